@@ -1,0 +1,298 @@
+"""Every setting of the study: one frozen class per section of params.yaml, no defaults, unknown keys refused.
+
+``params.yaml`` holds every number; these classes say what each means and which values are allowed. Derived numbers are
+properties. ``load_params`` refuses what it does not know by the full path of the key, with the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names the key, the value and what is allowed."""
+
+
+class Section(BaseModel):
+    """A part of params.yaml: immutable, complete, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class ComputeConfig(Section):
+    """Where and how numbers are computed."""
+
+    device: Literal["auto", "cuda", "mps", "cpu"]  # auto takes the first of cuda, mps, cpu that is there
+    precision: Literal["auto", "bfloat16", "float32"]  # of training's matrix products; auto = bfloat16 where in hardware
+    threads: PositiveInt  # CPU threads of one process; part of what makes results bit-identical
+
+
+class InstalledSource(Section):
+    """Functions of the standard library and of the packages that the lock file names, as installed here."""
+
+    kind: Literal["installed"]
+    weight: PositiveFraction  # share of the corpus' characters
+    min_lines: PositiveInt
+    max_lines: PositiveInt
+
+
+class FilesSource(Section):
+    """The user's own files: .py (cut into functions), .jsonl or .parquet (one text per row)."""
+
+    kind: Literal["files"]
+    weight: PositiveFraction
+    globs: list[str]
+    column: str  # of .jsonl and .parquet
+    min_lines: PositiveInt
+    max_lines: PositiveInt
+
+
+class HuggingFaceSource(Section):
+    """Any hub dataset, streamed through the datasets library."""
+
+    kind: Literal["huggingface"]
+    weight: PositiveFraction
+    path: str
+    name: str | None
+    split: str
+    column: str
+    filter: dict[str, str]  # column → value a row must have
+    min_lines: PositiveInt
+    max_lines: PositiveInt
+
+
+class IdiomsSource(Section):
+    """Generated simple, repetitive Python: the counterpart of the paper's simple component (METHOD §2)."""
+
+    kind: Literal["idioms"]
+    weight: Annotated[float, Field(gt=0, le=0.5)]  # real code keeps at least half
+
+
+Source = Annotated[
+    InstalledSource | FilesSource | HuggingFaceSource | IdiomsSource, Field(discriminator="kind")
+]
+
+
+class CorpusConfig(Section):
+    """What the models read."""
+
+    n_chars: PositiveInt  # size of the corpus, all sources together, in characters
+    validation_frac: Annotated[float, Field(gt=0, lt=0.5)]  # of source files or packages
+    sources: Annotated[list[Source], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _weights_add_up(self) -> CorpusConfig:
+        total = sum(source.weight for source in self.sources)
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the weights of the sources add up to {total:g}; they must add up to 1")
+        return self
+
+
+class TokeniseConfig(Section):
+    """The tokenizer and the statistics of its tokens."""
+
+    vocab_size: Annotated[int, Field(ge=257, le=200_000)]  # 256 bytes and <|endoftext|> at least
+    bigram_smoothing: Annotated[float, Field(gt=0)]  # pseudo-count, spread as the unigram distribution
+
+
+class TasksConfig(Section):
+    """How many contrast pairs of each task there are."""
+
+    n_train: PositiveInt
+    n_validation: PositiveInt
+    n_test: PositiveInt
+    tail_chars: PositiveInt  # a prompt's last characters, which must not occur in the training split
+
+
+class ModelConfig(Section):
+    """One model of the study: its shape, its sparsity, and what it is trained with (METHOD §1 and §2)."""
+
+    n_layer: PositiveInt
+    d_model: PositiveInt
+    d_head: PositiveInt
+    n_ctx: Annotated[int, Field(ge=8)]
+    afrac: PositiveFraction  # fraction of entries that AbsTopK keeps at each site; 1 = off
+    block_density: PositiveFraction  # nonzero fraction of attention and MLP matrices; 1 = dense
+    embed_density: PositiveFraction  # nonzero fraction of embedding, unembedding and biases
+    sink: bool  # a learned logit per head in the softmax's denominator
+    positions: bool  # learned positional embedding, added to the token embedding
+    lr: Annotated[float, Field(gt=0)]  # base learning rate
+    tokens: PositiveInt  # training tokens
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> ModelConfig:
+        if self.d_model % self.d_head:
+            raise ValueError(f"d_model {self.d_model} is not a multiple of d_head {self.d_head}")
+        if int(self.afrac * self.d_model) < 1:
+            raise ValueError(f"afrac {self.afrac:g} keeps no entry at width d_model {self.d_model}; raise afrac")
+        return self
+
+    @property
+    def n_head(self) -> int:
+        return self.d_model // self.d_head
+
+    @property
+    def d_mlp(self) -> int:
+        return 4 * self.d_model
+
+    @property
+    def kind(self) -> Literal["sparse", "dense"]:
+        """Dense models have density 1 and AbsTopK off: same code, nothing sparse."""
+        return "dense" if self.block_density == self.embed_density == self.afrac == 1 else "sparse"
+
+
+class PretrainConfig(Section):
+    """What all models share in training (METHOD §2)."""
+
+    batch: PositiveInt  # sequences of n_ctx tokens a step
+    keep_alive: Annotated[int, Field(ge=0)]  # least nonzero weights of a neuron or attention channel (the paper's j)
+    anneal_start: Fraction  # fraction of steps after which weights begin to be zeroed
+    anneal_end: Fraction  # fraction of steps at which the target density is reached
+    warmup: Fraction  # fraction of steps of learning-rate warm-up
+    beta1: Fraction
+    beta2: Fraction
+    eps: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    bigram_init: Literal["counts", "uniform"]  # smoothed log counts of the training tokens, or the authors' U(0, 0.02)
+    validate_every: PositiveInt  # steps
+    validation_tokens: PositiveInt
+    mean_tokens: PositiveInt  # training tokens over which each node's mean is taken
+    checkpoint_every: PositiveInt  # steps between resumable checkpoints
+
+    @model_validator(mode="after")
+    def _anneals_forwards(self) -> PretrainConfig:
+        if self.anneal_start > self.anneal_end:
+            raise ValueError(f"anneal_start {self.anneal_start:g} is after anneal_end {self.anneal_end:g}")
+        return self
+
+
+class PruneConfig(Section):
+    """The search for a circuit (METHOD §4, Table 2)."""
+
+    target_loss: Annotated[float, Field(gt=0)]  # nats, two-way, on validation pairs
+    curve_losses: list[Annotated[float, Field(gt=0)]]  # further targets, for the loss-against-size curve
+    steps: PositiveInt
+    batch_pairs: PositiveInt
+    k_coef: list[Annotated[float, Field(gt=0)]]  # each is tried; the smallest circuit wins
+    init_noise_scale: Annotated[float, Field(ge=0)]
+    init_noise_bias: float
+    weight_decay: Annotated[float, Field(ge=0)]
+    lr: Annotated[float, Field(gt=0)]
+    beta2: Fraction
+    warmup: Fraction
+    heaviside_temp: Annotated[float, Field(gt=0)]
+    grad_clip: Annotated[float, Field(gt=0)]
+    calibration_steps: Annotated[int, Field(ge=0)]
+    workers: PositiveInt  # tasks pruned side by side, one thread each
+
+
+class AblateConfig(Section):
+    """The tests of a circuit on pairs it was not made from (METHOD §6)."""
+
+    n_random: Annotated[int, Field(ge=1)]  # random sets of the circuit's size per site
+    n_bootstrap: Annotated[int, Field(ge=100)]
+    workers: PositiveInt
+
+
+class ReportConfig(Section):
+    """The frontier and its interval."""
+
+    n_bootstrap: Annotated[int, Field(ge=100)]
+    example_pairs: PositiveInt
+
+
+class TrackingConfig(Section):
+    """Where MLflow files what it is told; MLFLOW_TRACKING_URI says which server."""
+
+    experiment: str
+    flush_seconds: Annotated[float, Field(gt=0)]
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    profile: str
+    seed: Annotated[int, Field(ge=0)]
+    compute: ComputeConfig
+    corpus: CorpusConfig
+    tokenise: TokeniseConfig
+    tasks: TasksConfig
+    pretrain: PretrainConfig
+    models: Annotated[dict[str, ModelConfig], Field(min_length=1)]
+    prune: PruneConfig
+    ablate: AblateConfig
+    report: ReportConfig
+    tracking: TrackingConfig
+
+    @model_validator(mode="after")
+    def _densities_leave_keep_alive(self) -> Params:
+        for name, model in self.models.items():
+            fan = min(model.d_model, model.n_head * model.d_head)
+            if model.block_density * fan < self.pretrain.keep_alive and model.block_density < 1:
+                raise ValueError(
+                    f"models.{name}.block_density {model.block_density:g} leaves {model.block_density * fan:.2g} "
+                    f"weights a neuron, below pretrain.keep_alive {self.pretrain.keep_alive}; "
+                    f"allowed: at least {self.pretrain.keep_alive / fan:.4g}"
+                )
+        return self
+
+    def model(self, name: str) -> ModelConfig:
+        """The settings of one model. Raises ConfigError for an unknown name."""
+        if name not in self.models:
+            raise ConfigError(f"unknown model {name!r}; params.yaml has {', '.join(self.models)}")
+        return self.models[name]
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """The settings in a params file. Raises ConfigError that names every wrong key by its full path."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; run from the project's folder")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    return parse_params(raw, origin=str(path))
+
+
+def parse_params(raw: Any, origin: str = "params") -> Params:
+    """Checked settings from plain values. Raises ConfigError as ``load_params`` does."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{origin}: {_explain(dict(detail), raw)}" for detail in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _explain(detail: dict[str, Any], raw: Any) -> str:
+    """One sentence of what is wrong at one key, with the nearest valid name for an unknown one."""
+    key = ".".join(str(part) for part in detail["loc"]) or "file"
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(detail["loc"][-1]), _known_names(detail["loc"]), n=1)
+        hint = f"; did you mean {'.'.join([*map(str, detail['loc'][:-1]), near[0]])}?" if near else ""
+        return f"unknown key {key}{hint}"
+    if detail["type"] == "missing":
+        return f"missing key {key}"
+    message = detail["msg"].removeprefix("Value error, ")
+    value = detail.get("input")
+    shown = "" if isinstance(value, dict) else f" (got {value!r})"
+    return f"{key}: {message}{shown}"
+
+
+def _known_names(loc: tuple[Any, ...]) -> list[str]:
+    """The names that are allowed where an unknown key was found."""
+    section: Any = Params
+    for part in loc[:-1]:
+        fields = getattr(section, "model_fields", {})
+        annotation = fields[part].annotation if part in fields else section
+        section = ModelConfig if part == "models" else annotation
+    return list(getattr(section, "model_fields", {}))

@@ -1,0 +1,58 @@
+"""Interventions that prune and ablate share: nodes at their means, edges cut, values recorded (METHOD §4 and §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.model.transformer import Cut, Intervene, Transformer
+from pipeline.sites import split_edge_key
+
+Values = Mapping[str, Tensor]
+
+
+def hold_at_means(masks: Values, means: Values) -> Intervene:
+    """An intervention x → m·x + (1 − m)·mean at every site that has a mask (1 = keep, any shape that broadcasts)."""
+
+    def intervene(key: str, x: Tensor) -> Tensor:
+        if key not in masks:
+            return x
+        mask = masks[key].to(x.dtype)
+        return mask * x + (1 - mask) * means[key].to(x.dtype)
+
+    return intervene
+
+
+def record(
+    model: Transformer, tokens: Int[Tensor, "batch pos"], intervene: Intervene | None = None
+) -> tuple[Float[Tensor, "batch pos vocab"], dict[str, Float[Tensor, "batch pos width"]]]:
+    """Logits, and the value at every site as the rest of the model saw it."""
+    values: dict[str, Tensor] = {}
+
+    def keep(key: str, x: Tensor) -> Tensor:
+        values[key] = x if intervene is None else intervene(key, x)
+        return values[key]
+
+    return model(tokens, intervene=keep), values
+
+
+def edge_cuts(
+    model: Transformer, edges: Mapping[str, Int[Tensor, "n 2"]], means: Values, *, keep: bool
+) -> dict[str, Cut]:
+    """Cuts for ``Transformer.forward``: all edges but the given ones (``keep=True``), or only them (``keep=False``)."""
+    cuts: dict[str, Cut] = {}
+    for layer, block in enumerate(model.transformer["h"]):
+        sources = {"attn.c_attn": "attn_in", "attn.c_proj": "attn_v", "mlp.c_fc": "mlp_in", "mlp.c_proj": "mlp_neuron"}
+        for name, source in sources.items():
+            weight = block.get_submodule(name).weight
+            start = torch.zeros_like(weight) if keep else torch.ones_like(weight)
+            cuts[f"{layer}.{name}"] = Cut(start.detach(), means[f"{layer}.{source}"].to(weight.dtype))
+    for key, pairs in edges.items():
+        layer, kind = split_edge_key(key)
+        matrix = cuts[f"{layer}.{kind.weight}"].keep
+        first_row = kind.rows(len(matrix)).start
+        matrix[first_row + pairs[:, 1], pairs[:, 0]] = float(keep)
+    return cuts

@@ -1,0 +1,104 @@
+"""Every place of the transformer where a node can live, and every weight that can be an edge, named once.
+
+A *site* is a location inside a layer (METHOD §1). A *site key* is layer and site, ``"3.mlp_neuron"``. A *node* is a site
+key and an index, ``"3.mlp_neuron.1249"``. An *edge key* is layer, source site and target site,
+``"3.mlp_in->mlp_neuron"``. AbsTopK, masks, means, ablations, exports and pictures all use these names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Site(StrEnum):
+    """The eight sites of a layer, in the order in which the forward pass meets them."""
+
+    ATTN_IN = "attn_in"  # RMSNorm before attention: a read of the residual stream
+    ATTN_Q = "attn_q"
+    ATTN_K = "attn_k"
+    ATTN_V = "attn_v"
+    ATTN_OUT = "attn_out"  # c_proj of attention, before the residual add: a write
+    MLP_IN = "mlp_in"  # RMSNorm before the MLP: a read of the residual stream
+    MLP_NEURON = "mlp_neuron"  # after the activation function
+    MLP_OUT = "mlp_out"  # c_proj of the MLP, before the residual add: a write
+
+
+SITES = tuple(Site)
+
+# Site → name of the released circuits' hook for it (CHECKPOINT_FORMAT.md).
+RELEASED_HOOKS = {
+    Site.ATTN_IN: "attn.act_in",
+    Site.ATTN_Q: "attn.q",
+    Site.ATTN_K: "attn.k",
+    Site.ATTN_V: "attn.v",
+    Site.ATTN_OUT: "attn.resid_delta",
+    Site.MLP_IN: "mlp.act_in",
+    Site.MLP_NEURON: "mlp.post_act",
+    Site.MLP_OUT: "mlp.resid_delta",
+}
+
+
+@dataclass(frozen=True)
+class EdgeKind:
+    """Where the edges between two sites of a layer have their weights.
+
+    ``weight`` names the block's matrix (rows = targets, columns = sources); ``part`` is which of its equal row blocks
+    holds the targets (c_attn stacks q, k, v), out of ``n_parts``.
+    """
+
+    source: Site
+    target: Site
+    weight: str
+    part: int = 0
+    n_parts: int = 1
+
+    def rows(self, n_rows: int) -> slice:
+        """The rows of the weight matrix that belong to the target site."""
+        size = n_rows // self.n_parts
+        return slice(self.part * size, (self.part + 1) * size)
+
+
+EDGE_KINDS = (
+    EdgeKind(Site.ATTN_IN, Site.ATTN_Q, "attn.c_attn", 0, 3),
+    EdgeKind(Site.ATTN_IN, Site.ATTN_K, "attn.c_attn", 1, 3),
+    EdgeKind(Site.ATTN_IN, Site.ATTN_V, "attn.c_attn", 2, 3),
+    EdgeKind(Site.ATTN_V, Site.ATTN_OUT, "attn.c_proj"),
+    EdgeKind(Site.MLP_IN, Site.MLP_NEURON, "mlp.c_fc"),
+    EdgeKind(Site.MLP_NEURON, Site.MLP_OUT, "mlp.c_proj"),
+)
+
+
+def site_key(layer: int, site: Site) -> str:
+    """``"3.mlp_neuron"``."""
+    return f"{layer}.{site.value}"
+
+
+def split_site_key(key: str) -> tuple[int, Site]:
+    """Layer and site of a site key. Raises ValueError for anything else."""
+    layer, _, site = key.partition(".")
+    return int(layer), Site(site)
+
+
+def edge_key(layer: int, kind: EdgeKind) -> str:
+    """``"3.mlp_in->mlp_neuron"``."""
+    return f"{layer}.{kind.source.value}->{kind.target.value}"
+
+
+def split_edge_key(key: str) -> tuple[int, EdgeKind]:
+    """Layer and kind of an edge key. Raises ValueError for anything else."""
+    layer, _, ends = key.partition(".")
+    for kind in EDGE_KINDS:
+        if ends == f"{kind.source.value}->{kind.target.value}":
+            return int(layer), kind
+    raise ValueError(f"{key!r} is not an edge key; expected e.g. '0.mlp_in->mlp_neuron'")
+
+
+def site_keys(n_layer: int) -> list[str]:
+    """All site keys of a model, in the order of the forward pass."""
+    return [site_key(layer, site) for layer in range(n_layer) for site in SITES]
+
+
+def edge_keys(n_layer: int) -> list[str]:
+    """All edge keys of a model, in the order of the forward pass."""
+    return [edge_key(layer, kind) for layer in range(n_layer) for kind in EDGE_KINDS]
