@@ -33,7 +33,7 @@ class AbsTopK(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
-        keep = select_bits(x, k) if x.device.type == "cpu" else select_topk(x, k)
+        keep = select_bits(x, k) if x.device.type == "cpu" else select_sorted(x, k)
         ctx.save_for_backward(keep)
         return x * keep
 
@@ -43,53 +43,57 @@ class AbsTopK(torch.autograd.Function):
         return grads[0] * keep, None
 
 
-def select_topk(x: Tensor, k: int) -> Tensor:
-    """The oracle: a bool mask of each row's k largest magnitudes by a stable sort, ties to the lower index."""
+def select_sorted(x: Tensor, k: int) -> Tensor:
+    """The oracle: 1 at each row's k largest magnitudes, by a stable sort (ties to the lower index), else 0."""
     order = x.abs().argsort(dim=-1, descending=True, stable=True)[..., :k]
-    return torch.zeros_like(x, dtype=torch.bool).scatter_(-1, order, True)
+    return torch.zeros_like(x).scatter_(-1, order, 1)
 
 
 def select_bits(x: Tensor, k: int) -> Tensor:
-    """The same mask, by binary search over the bits (CPU; bfloat16, float16, float32)."""
+    """The same, by binary search over the bits (CPU; bfloat16 or float32). Raises TypeError for other types."""
+    if x.dtype not in _KERNELS:
+        raise TypeError(f"AbsTopK of {x.dtype} on a CPU; allowed: {', '.join(map(str, _KERNELS))}")
+    kernel, bits = _KERNELS[x.dtype]
     rows = x.detach().contiguous().reshape(-1, x.shape[-1])
-    ints = rows.view(torch.int32 if rows.element_size() == 4 else torch.int16).numpy()
-    keep = np.empty(ints.shape, dtype=np.bool_)
-    kernel = _select32 if rows.element_size() == 4 else _select16
-    kernel(ints, k, keep)
-    return torch.from_numpy(keep).view(x.shape)
+    keep = torch.empty_like(rows)
+    kernel(rows.view(bits).numpy(), k, keep.view(bits).numpy())
+    return keep.view(x.shape)
 
 
-def _row_kernel(dtype: Any, bits: int) -> Any:
-    mask = dtype((1 << (bits - 1)) - 1)
+def _row_kernel(dtype: Any, n_bits: int, one: int) -> Any:
+    """A compiled search over rows of bit patterns; ``one`` is the pattern of 1.0."""
+    magnitude_mask, one = dtype((1 << (n_bits - 1)) - 1), dtype(one)
 
-    @numba.njit(nogil=True, cache=True, fastmath=True)
+    @numba.njit(nogil=True, cache=True)
     def select(rows: Any, k: int, keep: Any) -> None:
         n_rows, width = rows.shape
         magnitude = np.empty(width, dtype)
         for row in range(n_rows):
             for i in range(width):
-                magnitude[i] = rows[row, i] & mask
+                magnitude[i] = rows[row, i] & magnitude_mask
             threshold = dtype(0)
-            for bit in range(bits - 2, -1, -1):
+            for bit in range(n_bits - 2, -1, -1):
                 candidate = dtype(threshold | dtype(1 << bit))
-                count = dtype(0)
+                count = 0
                 for i in range(width):
-                    count += dtype(magnitude[i] >= candidate)
+                    count += magnitude[i] >= candidate
                 if count >= k:
                     threshold = candidate
             kept = 0
             for i in range(width):
-                keep[row, i] = magnitude[i] >= threshold
+                keep[row, i] = one if magnitude[i] >= threshold else dtype(0)
                 kept += magnitude[i] >= threshold
             i = width
             while kept > k:  # too many equal to the threshold: the last ones go
                 i -= 1
                 if magnitude[i] == threshold:
-                    keep[row, i] = False
+                    keep[row, i] = 0
                     kept -= 1
 
     return select
 
 
-_select16 = _row_kernel(np.int16, 16)
-_select32 = _row_kernel(np.int32, 32)
+_KERNELS = {
+    torch.bfloat16: (_row_kernel(np.int16, 16, 0x3F80), torch.int16),
+    torch.float32: (_row_kernel(np.int32, 32, 0x3F800000), torch.int32),
+}

@@ -33,19 +33,39 @@ class Cut:
     mean: Float[Tensor, " in"]
 
 
-Cuts = Mapping[str, Cut]
+# What takes a linear map's place: cut edges, or another way to compute the same map (pipeline.model.held).
+LinearCut = Cut | Callable[[nn.Linear, Tensor], Tensor]
+Cuts = Mapping[str, LinearCut]
 
 
-def linear(layer: nn.Linear, x: Tensor, cut: Cut | None, mass: Tensor | None = None) -> Tensor:
+def linear(layer: nn.Linear, x: Tensor, cut: LinearCut | None, mass: Tensor | None = None) -> Tensor:
     """``layer(x)`` with the cut edges fed by their source's mean.
 
-    ``mass`` [batch, pos, in] scales the mean per source: attention's total weight on real tokens, below 1 with a sink.
+    ``mass`` [batch, pos, in] scales the mean per source: attention's total weight on real tokens, below 1 with a sink
+    (None: 1).
     """
     if cut is None:
         return F.linear(x, layer.weight, layer.bias)
+    if not isinstance(cut, Cut):
+        return cut(layer, x)
     live = F.linear(x, layer.weight * cut.keep, layer.bias)
     held = cut.mean if mass is None else cut.mean * mass
     return live + F.linear(held, layer.weight * (1 - cut.keep))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, last: Tensor | None) -> Tensor:
+    """Causal attention of float32 q, k, v [batch, head, pos, channel], kept out of autocast's hands.
+
+    With ``last`` [batch], there is one query per prompt, which sees the keys up to that one.
+    """
+    seen = None if last is None else (torch.arange(k.shape[2], device=k.device) <= last[:, None])[:, None, None]
+    with torch.autocast(q.device.type, enabled=False):
+        return F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None, scale=scale)
+
+
+def pick(x: Float[Tensor, "batch pos width"], at: Int[Tensor, " batch"]) -> Float[Tensor, "batch 1 width"]:
+    """The value at one position of each prompt."""
+    return x[torch.arange(len(x), device=x.device), at][:, None]
 
 
 class Attention(nn.Module):
@@ -62,23 +82,28 @@ class Attention(nn.Module):
     def split_heads(self, x: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch head pos d_head"]:
         return x.unflatten(-1, (self.n_head, self.d_head)).transpose(1, 2)
 
-    def pattern(self, q: Tensor, k: Tensor) -> Float[Tensor, "batch head query key"]:
-        """Attention weights of q and k [batch, pos, width]; rows add up to 1, or to less with a sink."""
-        scores = self.split_heads(q) @ self.split_heads(k).transpose(-1, -2)  # [batch, head, query, key]
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        scores = (scores.float() * self.d_head**-0.5).masked_fill(future, -torch.inf)
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, at: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Values averaged over the past, heads side by side [batch, pos, width], and each head's total weight on them.
+
+        The sink is a token before the first one: its key gives every query of the head the learned logit, its value is
+        zero. Two constant channels carry this through one call of the fused kernel: queries have a 1 that meets the
+        sink's logit, values a 1 whose average is the weight that real tokens got [batch, head, pos] (None: always 1).
+        float32, in which the fused CPU kernel is fastest. With ``at`` [batch], q holds that one position per prompt.
+        """
+        q, k, v = self.split_heads(q).float(), self.split_heads(k).float(), self.split_heads(v).float()
+        scale = self.d_head**-0.5
         if self.sink_logit is None:
-            return scores.softmax(-1)
-        total = torch.logaddexp(scores.logsumexp(-1, keepdim=True), self.sink_logit[:, None, None].float())
-        return (scores - total).exp()
+            return attend(q, k, v, scale, at).transpose(1, 2).flatten(-2), None
+        n_queries = q.shape[2]
+        q, v = F.pad(q, (0, 1, int(at is None), 0), value=1.0), F.pad(F.pad(v, (0, 1), value=1.0), (0, 0, 1, 0))
+        sink = F.pad((self.sink_logit / scale).view(1, -1, 1, 1), (self.d_head, 0)).expand(len(k), -1, -1, -1)
+        k = torch.cat([sink, F.pad(k, (0, 1))], dim=2)  # [batch, head, 1 + pos, d_head + 1]
+        mixed = attend(q, k, v, scale, None if at is None else at + 1)[:, :, -n_queries:]
+        return mixed[..., :-1].transpose(1, 2).flatten(-2), mixed[..., -1]
 
-    def mix(self, pattern: Tensor, v: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos width"]:
-        """Values averaged by the pattern, heads side by side again."""
-        return (pattern.to(v.dtype) @ self.split_heads(v)).transpose(1, 2).flatten(-2)
-
-    def mass(self, pattern: Tensor) -> Float[Tensor, "batch pos width"]:
+    def mass(self, weight: Tensor | None) -> Float[Tensor, "batch pos width"] | None:
         """Each value channel's total weight on real tokens: what a constant value is multiplied by."""
-        return pattern.sum(-1).transpose(1, 2).repeat_interleave(self.d_head, dim=-1)
+        return None if weight is None else weight.transpose(1, 2).repeat_interleave(self.d_head, dim=-1)
 
 
 class MLP(nn.Module):
@@ -103,18 +128,21 @@ class Block(nn.Module):
 
     def at(self, site: Site, x: Tensor, intervene: Intervene | None) -> Tensor:
         """The value at a site: AbsTopK, then whatever the intervention makes of it."""
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         x = abs_topk(x, int(self.afrac * x.shape[-1]))
         return x if intervene is None else intervene(site_key(self.layer, site), x)
 
-    def attend(self, x: Tensor, intervene: Intervene | None, cuts: Cuts) -> Tensor:
+    def attend(self, x: Tensor, intervene: Intervene | None, cuts: Cuts, at: Tensor | None) -> Tensor:
         h = self.at(Site.ATTN_IN, self.ln_1(x), intervene)
         q, k, v = linear(self.attn.c_attn, h, cuts.get(f"{self.layer}.attn.c_attn")).chunk(3, dim=-1)
+        q = q if at is None else pick(q, at)
         q, k = self.at(Site.ATTN_Q, q, intervene), self.at(Site.ATTN_K, k, intervene)
         v = self.at(Site.ATTN_V, v, intervene)
-        pattern = self.attn.pattern(q, k)
+        mixed, weight = self.attn.mix(q, k, v, at)
         cut = cuts.get(f"{self.layer}.attn.c_proj")
-        mass = self.attn.mass(pattern) if cut is not None else None
-        return self.at(Site.ATTN_OUT, linear(self.attn.c_proj, self.attn.mix(pattern, v), cut, mass), intervene)
+        out = linear(self.attn.c_proj, mixed, cut, self.attn.mass(weight) if cut else None)
+        return self.at(Site.ATTN_OUT, out, intervene)
 
     def think(self, x: Tensor, intervene: Intervene | None, cuts: Cuts) -> Tensor:
         h = self.at(Site.MLP_IN, self.ln_2(x), intervene)
@@ -122,8 +150,9 @@ class Block(nn.Module):
         h = self.at(Site.MLP_NEURON, h, intervene)
         return self.at(Site.MLP_OUT, linear(self.mlp.c_proj, h, cuts.get(f"{self.layer}.mlp.c_proj")), intervene)
 
-    def forward(self, x: Tensor, intervene: Intervene | None, cuts: Cuts) -> Tensor:
-        x = x + self.attend(x, intervene, cuts)
+    def forward(self, x: Tensor, intervene: Intervene | None, cuts: Cuts, at: Tensor | None = None) -> Tensor:
+        """The residual stream after the layer; with ``at`` [batch], only at that one position per prompt."""
+        x = (x if at is None else pick(x, at)) + self.attend(x, intervene, cuts, at)
         return x + self.think(x, intervene, cuts)
 
 
@@ -161,15 +190,16 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Logits [batch, pos, vocab] in nats, or [batch, vocab] at one position per prompt where ``at`` is given.
 
-        ``intervene(site_key, value)`` returns the value to use at each site; ``cuts`` maps ``"0.mlp.c_fc"`` and its like
-        to the edges held at their mean. Raises ValueError for prompts longer than the model's n_ctx.
+        With ``at``, the last layer computes only what those positions need: its sites after the keys and values hold
+        [batch, 1, width]. ``intervene(site_key, value)`` returns the value to use at each site; ``cuts`` maps
+        ``"0.mlp.c_fc"`` and its like to the edges held at their mean. Raises ValueError for prompts longer than the
+        model's n_ctx.
         """
         if tokens.shape[1] > self.config.n_ctx:
             raise ValueError(f"prompt of {tokens.shape[1]} tokens; this model reads at most n_ctx {self.config.n_ctx}")
         x = self.embed(tokens)
-        for block in self.transformer["h"]:
-            x = block(x, intervene, cuts or {})
+        for layer, block in enumerate(self.transformer["h"]):
+            x = block(x, intervene, cuts or {}, at if layer == self.config.n_layer - 1 else None)
         if at is not None:
-            rows = torch.arange(len(tokens), device=tokens.device)
-            x, tokens = x[rows, at], tokens[rows, at]
+            x, tokens = x[:, 0], tokens.gather(1, at[:, None])[:, 0]
         return self.lm_head(self.transformer["ln_f"](x)) + F.embedding(tokens, self.bigram_table)

@@ -1,0 +1,73 @@
+"""Checkpoints: ``model.safetensors`` (parameters by the released names), ``config.json``, ``means.safetensors``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.artifacts import ArtifactError, file_hash, read_json, write_json
+from pipeline.config import ModelConfig
+from pipeline.model.transformer import Transformer
+from pipeline.sites import site_keys
+
+FORMAT = 1
+
+
+def save_model(model: Transformer, folder: Path, extra: dict[str, Any]) -> None:
+    """Write parameters and configuration into an existing folder. ``extra`` (tokenizer hash, …) goes into config.json."""
+    tensors = {name: p.detach().float().cpu().contiguous() for name, p in model.named_parameters()}
+    save_file(tensors, folder / "model.safetensors")
+    config = {"format": FORMAT, "model": model.config.model_dump(), "vocab_size": model.vocab_size, **extra}
+    write_json(folder / "config.json", config)
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
+    """The model saved in ``folder``: float32, frozen, in evaluation mode.
+
+    Raises ArtifactError for a missing, damaged or foreign checkpoint: every tensor has to be there, of its shape, and
+    no other.
+    """
+    described = read_json(folder / "config.json")
+    if described.get("format") != FORMAT:
+        raise ArtifactError(f"{folder}: checkpoint format {described.get('format')!r}; this version reads {FORMAT}")
+    try:
+        model = Transformer(ModelConfig.model_validate(described["model"]), described["vocab_size"])
+        model.load_state_dict(_read(folder / "model.safetensors"), strict=True)
+    except (ValidationError, KeyError, RuntimeError) as error:
+        raise ArtifactError(f"{folder}: not a checkpoint of this project: {error}; run pretrain again") from error
+    return model.requires_grad_(False).eval().to(device)
+
+
+def save_means(means: dict[str, Tensor], folder: Path) -> None:
+    """Write the node means into an existing folder."""
+    save_file({key: value.contiguous() for key, value in means.items()}, folder / "means.safetensors")
+
+
+def load_means(folder: Path) -> dict[str, Tensor]:
+    """Site key → mean of every node. Raises ArtifactError where they are missing or not those of a whole model."""
+    means = _read(folder / "means.safetensors")
+    n_layer = read_json(folder / "config.json")["model"]["n_layer"]
+    missing = set(site_keys(n_layer)) ^ set(means)
+    if missing:
+        raise ArtifactError(f"{folder}/means.safetensors: sites do not fit the model: {', '.join(sorted(missing))}")
+    return means
+
+
+def model_hash(folder: Path) -> str:
+    """Identity of a checkpoint: its parameters and configuration."""
+    return file_hash(folder / "model.safetensors", folder / "config.json")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; run pretrain (dvc repro)")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path}: damaged ({error}); delete it and run pretrain again") from error

@@ -1,0 +1,42 @@
+"""The answers of a model, changed or not, to contrast pairs: what prune, ablate and report all score by."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
+from pipeline.model.transformer import Cuts, Intervene, Transformer
+
+CHUNK = 32  # prompts of one forward pass: few enough for the caches, enough to fill the matrix products
+
+
+@torch.no_grad()
+def score(
+    model: Transformer, batch: PairBatch, *, intervene: Intervene | None = None, cuts: Cuts | None = None
+) -> Float[Tensor, "prompt 2"]:
+    """Logits of the right and the wrong answer of every prompt, in the batch's order, computed in chunks."""
+    scored = torch.empty(batch.answers.shape, device=model.device)
+    by_length = batch.last.argsort(stable=True)
+    for rows in by_length.split(CHUNK):
+        last = batch.last[rows]
+        part = PairBatch(batch.tokens[rows, : int(last.max()) + 1], last, batch.answers[rows]).to(model.device)
+        scored[rows.to(model.device)] = answer_logits(
+            model(part.tokens, at=part.last, intervene=intervene, cuts=cuts), part
+        )
+    return scored
+
+
+def calibrated(answers: Float[Tensor, "prompt 2"], calibration: tuple[float, float]) -> Float[Tensor, "prompt 2"]:
+    """Answer logits times a scale, plus a shift on the answer of side a: right in rows 2i, wrong in rows 2i + 1."""
+    scale, shift = calibration
+    shifts = torch.zeros_like(answers)
+    shifts[0::2, 0] = shift
+    shifts[1::2, 1] = shift
+    return answers * scale + shifts
+
+
+def mean_loss(answers: Float[Tensor, "prompt 2"], calibration: tuple[float, float] = (1.0, 0.0)) -> float:
+    """The task loss in nats: mean over both prompts of every pair (METHOD §3)."""
+    return float(prompt_losses(calibrated(answers, calibration)).mean())

@@ -1,0 +1,196 @@
+"""Sparse pretraining: the loop, its validation, its log, and how it goes on after an interruption (METHOD §2)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.artifacts import file_hash, read_json, whole_file, whole_folder, write_json
+from pipeline.config import ComputeConfig, ModelConfig, PretrainConfig
+from pipeline.data.batches import Batches, validation_batches
+from pipeline.data.shards import TokenStream
+from pipeline.model.checkpoint import model_hash, save_means, save_model
+from pipeline.model.device import pick_device, prepare_cpu, training_precision
+from pipeline.model.initial import new_model
+from pipeline.model.means import node_means
+from pipeline.model.transformer import Transformer
+from pipeline.pretrain.optimizer import SparseAdam
+from pipeline.pretrain.projection import l0, nonzeros
+from pipeline.seeds import seed_of
+
+OnLog = Callable[[int, dict[str, float]], None]
+
+
+@dataclass
+class Run:
+    """A training run in progress: what a resumable checkpoint holds, and what never changes."""
+
+    model: Transformer
+    optimizer: SparseAdam
+    batches: Batches
+    n_steps: int
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "adam": self.optimizer.adam.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.adam.load_state_dict(state["adam"])
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+
+
+def pretrain(
+    *,
+    name: str,
+    config: ModelConfig,
+    shared: PretrainConfig,
+    compute: ComputeConfig,
+    seed: int,
+    tokens: Path,
+    folder: Path,
+    scratch: Path,
+    on_log: OnLog,
+) -> dict[str, Any]:
+    """Train one model on the token streams in ``tokens``; write checkpoint, means, history and summary to ``folder``.
+
+    Returns the summary. A run that was interrupted goes on from its last checkpoint in ``scratch`` and ends equal to an
+    unbroken one. ``on_log(step, metrics)`` is called at every validation. Raises ValueError for too few tokens.
+    """
+    prepare_cpu(compute.threads)
+    device = pick_device(compute)
+    run = _start(name, config, shared, seed, tokens, device)
+    checkpoint = scratch / "pretrain" / _identity(name, config, shared, compute, seed, tokens) / "checkpoint.pt"
+    if checkpoint.is_file():
+        run.restore(torch.load(checkpoint, map_location=device, weights_only=True))
+    validation = TokenStream.open(tokens, "validation")
+    precision = training_precision(compute, device)
+    with tqdm(total=run.n_steps, initial=run.step, desc=name, unit="step") as bar:
+        while run.step < run.n_steps:
+            metrics = _train_until_next_log(run, shared, precision, bar)
+            metrics["val_loss"] = validation_loss(run.model, _validation(validation, config, shared))
+            run.history.append(metrics)
+            on_log(run.step, metrics)
+            bar.set_postfix(loss=f"{metrics['val_loss']:.3f}", L0=int(metrics["l0"]))
+            if run.step % shared.checkpoint_every < shared.validate_every and run.step < run.n_steps:
+                with whole_file(checkpoint) as partial:
+                    torch.save(run.state(), partial)
+    summary = _finish(name, run, config, shared, tokens, folder)
+    checkpoint.unlink(missing_ok=True)
+    return summary
+
+
+def _start(
+    name: str, config: ModelConfig, shared: PretrainConfig, seed: int, tokens: Path, device: torch.device
+) -> Run:
+    stats = read_json(tokens / "stats.json")
+    bigram = load_file(tokens / "bigram.safetensors")["log_probs"] if shared.bigram_init == "counts" else None
+    vocab_size = read_json(tokens / "tokenizer.json")["vocab_size"]
+    model = new_model(config, vocab_size, seed_of(seed, "pretrain", name), bigram).to(device)
+    n_steps = max(1, config.tokens // (shared.batch * config.n_ctx))
+    stream = TokenStream.open(tokens, "train")
+    batches = Batches(stream, shared.batch, config.n_ctx, seed_of(seed, "batches"))
+    assert stats["n_tokens"]["train"] == stream.n_tokens
+    return Run(model, SparseAdam(model, config, shared, n_steps), batches, n_steps)
+
+
+def _identity(name: str, *parts: Any) -> str:
+    """A folder name that belongs to exactly these settings and these tokens."""
+    *settings, tokens = parts
+    data = file_hash(tokens / "train.bin", tokens / "validation.bin", tokens / "bigram.safetensors")
+    text = json.dumps([s.model_dump() if hasattr(s, "model_dump") else s for s in settings]) + data
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _train_until_next_log(run: Run, shared: PretrainConfig, precision: Any, bar: tqdm[Any]) -> dict[str, float]:
+    """Steps up to the next validation. Returns their mean loss, the last step's schedule and the speed."""
+    start, began = run.step, time.perf_counter()
+    stop = min(run.n_steps, (start // shared.validate_every + 1) * shared.validate_every)
+    total = torch.zeros((), device=run.model.device)
+    schedule: dict[str, float] = {}
+    run.model.train()
+    for step in range(start, stop):
+        batch = run.batches.at(step).to(run.model.device)
+        with precision:
+            loss = next_token_loss(run.model, batch)
+        loss.backward()
+        schedule = run.optimizer.step(step)
+        total += loss.detach()
+        bar.update()
+    run.step = stop
+    elapsed = time.perf_counter() - began
+    run.seconds += elapsed
+    n_tokens = shared.batch * run.model.config.n_ctx
+    return {
+        "step": stop,
+        "tokens": stop * n_tokens,
+        "train_loss": float(total) / (stop - start),
+        "l0": l0(run.model),
+        "tokens_per_second": (stop - start) * n_tokens / elapsed,
+        **schedule,
+    }
+
+
+def next_token_loss(model: Transformer, batch: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of every next token of ``batch`` [batch, n_ctx + 1]."""
+    logits = model(batch[:, :-1])
+    return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+
+
+@torch.no_grad()
+def validation_loss(model: Transformer, batches: Iterator[Tensor]) -> float:
+    """Mean cross-entropy in nats over the batches [batch, n_ctx + 1], all of one size, in float32."""
+    model.eval()
+    losses = [float(next_token_loss(model, batch.to(model.device))) for batch in batches]
+    return sum(losses) / len(losses)
+
+
+def _validation(stream: TokenStream, config: ModelConfig, shared: PretrainConfig) -> Iterator[Tensor]:
+    return iter(validation_batches(stream, shared.batch, config.n_ctx, shared.validation_tokens))
+
+
+def _finish(
+    name: str, run: Run, config: ModelConfig, shared: PretrainConfig, tokens: Path, folder: Path
+) -> dict[str, Any]:
+    """Means, checkpoint, history and summary, written whole."""
+    n_batches = max(1, shared.mean_tokens // (shared.batch * config.n_ctx))
+    run.model.eval()
+    means = node_means(run.model, [run.batches.at(step)[:, :-1] for step in range(n_batches)])
+    with whole_folder(folder) as partial:
+        save_model(run.model, partial, {"name": name, "tokenizer": read_json(tokens / "tokenizer.json")["hash"]})
+        save_means(means, partial)
+        (partial / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in run.history))
+        summary = {
+            "name": name,
+            "kind": config.kind,
+            "n_layer": config.n_layer,
+            "d_model": config.d_model,
+            "n_params": sum(p.numel() for p in run.model.parameters()),
+            "l0": l0(run.model),
+            "l0_by_matrix": nonzeros(run.model),
+            "tokens": run.n_steps * shared.batch * config.n_ctx,
+            "val_loss_nats": run.history[-1]["val_loss"],
+            "train_seconds": run.seconds,
+            "model_hash": model_hash(partial),
+        }
+        write_json(partial / "summary.json", summary)
+    return summary

@@ -1,0 +1,102 @@
+"""The projection onto sparse weights: after every optimizer step, all but the largest weights are zeroed (METHOD §2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipeline.config import ModelConfig
+from pipeline.model.transformer import Transformer
+
+FORCED = np.float32(np.inf)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One tensor that is made sparse: its final density, and along which axis keep-alive counts.
+
+    ``alive_axis`` 0: each row (a neuron's or channel's inputs) keeps ``keep_alive`` weights; 1: each column; None: no
+    keep-alive.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    density: float
+    alive_axis: int | None
+
+    def budget(self, progress: float) -> int:
+        """Nonzeros allowed when ``progress`` (0 dense … 1 annealed) of the way is gone; linear in their number."""
+        density = 1 - progress * (1 - self.density)
+        return max(1, round(density * self.parameter.numel()))
+
+
+def sparse_targets(model: Transformer, config: ModelConfig) -> list[Target]:
+    """The tensors to project: attention and MLP matrices, embedding, unembedding, biases.
+
+    Not: norm gains, bigram table, sink logits, positional embedding. Empty for a model of density 1.
+    """
+    targets = []
+    for name, parameter in model.named_parameters():
+        if name.endswith((".c_attn.weight", ".c_fc.weight")):
+            targets.append(Target(name, parameter, config.block_density, 0))
+        elif name.endswith(".c_proj.weight"):
+            targets.append(Target(name, parameter, config.block_density, 1))
+        elif name.endswith((".bias", "wte.weight", "lm_head.weight")):
+            targets.append(Target(name, parameter, config.embed_density, None))
+    return [target for target in targets if target.density < 1]
+
+
+def project(target: Target, progress: float, keep_alive: int) -> None:
+    """Zero, in place, all but the budgeted largest-magnitude entries; ties go to the lower index.
+
+    Keep-alive entries (the ``keep_alive`` largest of each row or column) count inside the budget.
+    """
+    budget = target.budget(progress)
+    if budget >= target.parameter.numel():
+        return
+    weight = target.parameter.detach()
+    keep = torch.from_numpy(largest(weight.cpu().numpy(), budget, keep_alive, target.alive_axis))
+    weight.mul_(keep.to(weight.device))
+
+
+def largest(weight: np.ndarray, budget: int, keep_alive: int, alive_axis: int | None) -> np.ndarray:
+    """A bool mask of exactly ``budget`` entries: the largest, after each row or column has its keep-alive ones."""
+    magnitude = np.abs(weight)
+    keep = _top(magnitude, budget)
+    if alive_axis is None or keep.sum(axis=1 - alive_axis).min() >= keep_alive:
+        return keep
+    lines = magnitude if alive_axis == 0 else magnitude.T
+    best = np.argsort(-lines, axis=1, kind="stable")[:, :keep_alive]
+    np.put_along_axis(lines, best, FORCED, axis=1)  # writes through to ``magnitude``
+    return _top(magnitude, budget)
+
+
+def _top(magnitude: np.ndarray, budget: int) -> np.ndarray:
+    """A bool mask of the ``budget`` largest entries, ties to the lower index."""
+    flat = magnitude.ravel()
+    threshold = np.partition(flat, flat.size - budget)[flat.size - budget]
+    keep = flat >= threshold
+    surplus = int(np.count_nonzero(keep)) - budget
+    if surplus:
+        keep[np.flatnonzero(flat == threshold)[-surplus:]] = False
+    return keep.reshape(magnitude.shape)
+
+
+def nonzeros(model: nn.Module) -> dict[str, int]:
+    """Exact nonzero count of every parameter: L0 per tensor; their sum over block matrices is the model's L0."""
+    return {name: int(torch.count_nonzero(p)) for name, p in model.named_parameters()}
+
+
+def l0(model: Transformer) -> int:
+    """Nonzero entries of all tensors that can be made sparse (METHOD §2), in a sparse or a dense model alike."""
+    tied = ("bigram_table", "sink_logit", "wpe.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")
+    return sum(count for name, count in nonzeros(model).items() if not name.endswith(tied))
+
+
+def density_of(weight: Float[Tensor, "out in"]) -> float:
+    """Nonzero fraction."""
+    return float(torch.count_nonzero(weight)) / weight.numel()

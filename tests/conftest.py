@@ -1,0 +1,53 @@
+"""Small real things that many tests start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from pipeline.config import ModelConfig, Params, load_params
+from pipeline.model.initial import new_model
+from pipeline.model.transformer import Transformer
+
+TINY = {
+    "n_layer": 2,
+    "d_model": 16,
+    "d_head": 4,
+    "n_ctx": 32,
+    "afrac": 1.0,
+    "block_density": 1.0,
+    "embed_density": 1.0,
+    "sink": False,
+    "positions": False,
+    "lr": 0.01,
+    "tokens": 4096,
+}
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """The laptop profile, as committed."""
+    return load_params("params.yaml")
+
+
+@pytest.fixture
+def tiny_config() -> Callable[..., ModelConfig]:
+    """A model configuration of a few thousand weights; keyword arguments override."""
+    return lambda **changes: ModelConfig.model_validate(TINY | changes)
+
+
+@pytest.fixture
+def tiny_model(tiny_config: Callable[..., ModelConfig]) -> Callable[..., Transformer]:
+    """A random frozen model with a vocabulary of 24, all its parameters (biases, sinks, gains too) nontrivial."""
+
+    def build(seed: int = 0, **changes: object) -> Transformer:
+        model = new_model(tiny_config(**changes), vocab_size=24, seed=seed, bigram=None)
+        generator = torch.Generator().manual_seed(seed + 1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        return model.requires_grad_(False).eval()
+
+    return build

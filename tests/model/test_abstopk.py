@@ -1,0 +1,53 @@
+"""AbsTopK against its oracle, and the laws it must obey."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pipeline.model.abstopk import abs_topk, select_bits, select_sorted
+
+WIDTH = 12
+# Few distinct values, so that ties are common; both zeros; infinities.
+VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, 3.0e38, float("inf"), float("-inf"), 1e-40])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@settings(deadline=None)
+@given(rows=arrays("float32", (3, WIDTH), elements=VALUES), k=st.integers(1, WIDTH))
+def test_bit_search_equals_a_stable_sort_with_ties_to_the_lower_index(dtype, rows, k):
+    x = torch.from_numpy(rows).to(dtype)
+    assert torch.equal(select_bits(x, k), select_sorted(x, k))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_exactly_k_entries_of_random_rows_survive_unchanged(dtype):
+    x = torch.randn(5, 7, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    kept = abs_topk(x, 16)
+    assert (kept != 0).sum(-1).eq(16).all()
+    assert torch.equal(kept[kept != 0], x[kept != 0])
+    assert (x.abs() * (kept == 0)).amax(-1).le(x.abs().masked_fill(kept == 0, torch.inf).amin(-1)).all()
+
+
+def test_gradient_flows_to_the_kept_entries_only():
+    x = torch.tensor([[3.0, -1.0, 0.5, -4.0]], requires_grad=True)
+    (abs_topk(x, 2) * torch.tensor([[1.0, 10.0, 100.0, 1000.0]])).sum().backward()
+    assert x.grad.tolist() == [[1.0, 0.0, 0.0, 1000.0]]
+
+
+def test_k_of_the_whole_width_changes_nothing():
+    x = torch.randn(2, 8)
+    assert abs_topk(x, 8) is x
+
+
+def test_k_below_one_is_refused():
+    with pytest.raises(ValueError, match="k 0"):
+        abs_topk(torch.ones(1, 4), 0)
+
+
+def test_a_type_without_a_kernel_is_refused_by_name():
+    with pytest.raises(TypeError, match="float64"):
+        abs_topk(torch.ones(1, 4, dtype=torch.float64), 2)
