@@ -1,0 +1,94 @@
+"""params.yaml is checked to the last key, and refused in words that help."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.config import ConfigError, load_params, parse_params
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    with open("params.yaml", encoding="utf-8") as file:
+        return yaml.safe_load(file)
+
+
+def refused(raw: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_params(raw, "params.yaml")
+    return str(caught.value)
+
+
+def changed(raw: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    raw = copy.deepcopy(raw)
+    *parents, last = path.split(".")
+    here = raw
+    for part in parents:
+        here = here[part]
+    here[last] = value
+    return raw
+
+
+def test_the_committed_profile_is_valid_and_varies_width_and_l0(params):
+    kinds = [model.kind for model in params.models.values()]
+    assert kinds.count("dense") >= 2 and kinds.count("sparse") >= 4
+
+
+def test_an_unknown_key_is_named_by_its_full_path_with_the_nearest_valid_one(raw):
+    name = next(iter(raw["models"]))
+    message = refused(changed(raw, f"models.{name}.d_modl", 64))
+    assert message == f"params.yaml: unknown key models.{name}.d_modl; did you mean models.{name}.d_model?"
+
+
+def test_a_missing_key_is_named(raw):
+    del raw["prune"]["target_loss"]
+    assert refused(raw) == "params.yaml: missing key prune.target_loss"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("seed", -1, "seed"),
+        ("tokenise.vocab_size", 100, "tokenise.vocab_size: Input should be greater than or equal to 257 (got 100)"),
+        ("prune.target_loss", 0, "prune.target_loss"),
+        ("compute.device", "tpu", "'cuda', 'mps' or 'cpu' (got 'tpu')"),
+        ("pretrain.anneal_start", 0.9, "anneal_start 0.9 is after anneal_end"),
+        ("ablate.n_random", 0, "ablate.n_random"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_what_is_allowed(raw, path, value, words):
+    assert words in refused(changed(raw, path, value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("d_head", 24, "is not a multiple of d_head 24"),
+        ("afrac", 1e-4, "keeps no entry"),
+        ("block_density", 1e-3, "below pretrain.keep_alive"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(raw, key, value, words):
+    name = next(name for name, model in raw["models"].items() if model["block_density"] < 1)
+    assert words in refused(changed(raw, f"models.{name}.{key}", value))
+
+
+def test_source_weights_add_up_and_idioms_are_at_most_half(raw):
+    uneven = changed(raw, "corpus.sources", [{"kind": "idioms", "weight": 0.5}])
+    assert "add up to 0.5" in refused(uneven)
+    too_many = changed(raw, "corpus.sources", [{"kind": "idioms", "weight": 0.6}])
+    assert "less than or equal to 0.5" in refused(too_many)
+
+
+def test_a_missing_file_says_where_to_run(tmp_path):
+    with pytest.raises(ConfigError, match="run from the project's folder"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones(params):
+    with pytest.raises(ConfigError, match=", ".join(params.models)):
+        params.model("sparse_d999")
