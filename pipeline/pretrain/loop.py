@@ -158,10 +158,13 @@ def next_token_loss(model: Transformer, batch: Tensor) -> Tensor:
 
 @torch.no_grad()
 def validation_loss(model: Transformer, batches: Iterator[Tensor]) -> float:
-    """Mean cross-entropy in nats over the batches [batch, n_ctx + 1], all of one size, in float32."""
+    """Mean cross-entropy in nats over all next tokens of the batches [batch, n_ctx + 1], in float32."""
     model.eval()
-    losses = [float(next_token_loss(model, batch.to(model.device))) for batch in batches]
-    return sum(losses) / len(losses)
+    total, n = 0.0, 0
+    for batch in batches:
+        total += float(next_token_loss(model, batch.to(model.device))) * len(batch)
+        n += len(batch)
+    return total / n
 
 
 def _validation(stream: TokenStream, config: ModelConfig, shared: PretrainConfig) -> Iterator[Tensor]:

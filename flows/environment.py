@@ -1,0 +1,92 @@
+"""Where a workspace keeps its services' state, set before prefect, mlflow and torch are imported.
+
+Everything stays inside the workspace (the folder with dvc.yaml): Prefect's database and results in ``.prefect/``, MLflow's
+in ``.mlflow/``. What the user has set in the environment wins. Importing ``flows`` applies this once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from pipeline.artifacts import Workspace
+
+
+class ServiceError(RuntimeError):
+    """A server that was asked for does not answer."""
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The workspace: the nearest folder, from ``start`` or the current one upwards, that holds dvc.yaml; else that folder."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    return here
+
+
+def workspace() -> Workspace:
+    """The study's folder, as seen from the current directory."""
+    return Workspace(find_root())
+
+
+def apply(root: Path) -> None:
+    """Set the defaults of one workspace; variables that are set already stay as they are."""
+    defaults = {
+        "PREFECT_HOME": str(root / ".prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+        "PREFECT_CLI_PROMPT": "false",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{root / '.mlflow' / 'mlflow.db'}",
+        # By default a dead server blocks each call for four minutes.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    if "PREFECT_API_URL" not in os.environ and (url := local_server(root)):
+        os.environ["PREFECT_API_URL"] = url
+
+
+def server_record(root: Path) -> Path:
+    """Where ``make`` notes the Prefect server that it started for this workspace: its url and process."""
+    return root / ".prefect" / "local_server.json"
+
+
+def local_server(root: Path) -> str | None:
+    """The API url of this workspace's own Prefect server, if it is up."""
+    try:
+        url = json.loads(server_record(root).read_text(encoding="utf-8"))["url"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return url if answers(url + "/health") else None
+
+
+def answers(url: str, timeout: float = 3) -> bool:
+    """Whether something at ``url`` says 200 within ``timeout`` seconds."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as reply:
+            return reply.status == 200
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def check_prefect() -> None:
+    """Raises ServiceError where PREFECT_API_URL is set and nothing healthy answers there."""
+    url = os.environ.get("PREFECT_API_URL")
+    if url and not answers(url.rstrip("/") + "/health", timeout=10):
+        raise ServiceError(
+            f"PREFECT_API_URL={url} does not answer ({url.rstrip('/')}/health); "
+            "start that server, or unset PREFECT_API_URL to use a local one"
+        )

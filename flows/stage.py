@@ -1,0 +1,173 @@
+"""How a stage runs as a program: its flow run, its errors in one line, its place under a study's run.
+
+``python -m flows.prune --model NAME`` is what dvc.yaml calls. Settings are checked before Prefect is touched. Errors that
+a user can mend end in one line and status 1; everything else keeps its traceback (and ``--debug`` gives it for all).
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import signal
+import socket
+import sys
+import threading
+import types
+import uuid
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import psutil
+from prefect import Flow, Task, flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import PrefectException
+from prefect.flow_engine import run_flow
+from prefect.states import Crashed, Failed, State
+
+from flows import environment
+from flows.environment import ServiceError
+from pipeline.artifacts import ArtifactError, Workspace
+from pipeline.config import Params, load_params
+
+# Names what the user can mend: settings, files, artifacts, servers. Libraries' ValueErrors are refusals of input.
+EXPECTED = (ValueError, ArtifactError, ServiceError, OSError)
+PARENT_VARIABLE = "SPARSE_CIRCUITS_PARENT_FLOW_RUN"  # set by flows.study for the stages it starts
+DEBUG_VARIABLE = "SPARSE_CIRCUITS_DEBUG"
+INTERRUPT_SECONDS = 5.0
+
+P = ParamSpec("P")
+
+
+def debugging() -> bool:
+    """Whether expected errors keep their traceback."""
+    return bool(os.environ.get(DEBUG_VARIABLE))
+
+
+def load_study() -> tuple[Workspace, Params]:
+    """The workspace of the current directory and its checked settings. Raises ConfigError."""
+    workspace = environment.workspace()
+    return workspace, load_params(workspace.params)
+
+
+def stage_flow(**options: Any) -> Callable[[Callable[P, None]], Flow[P, Any]]:
+    """A decorator like Prefect's ``flow`` (same options); an expected error ends the run Failed, with its message only."""
+
+    def decorate(function: Callable[P, None]) -> Flow[P, Any]:
+        @functools.wraps(function)
+        def refusing_plainly(*args: P.args, **kwargs: P.kwargs) -> State[Any] | None:
+            try:
+                return function(*args, **kwargs)
+            except EXPECTED as error:
+                if debugging():
+                    raise
+                return Failed(message=f"{error}" or type(error).__name__)
+
+        return flow(name=function.__name__, validate_parameters=False, **options)(refusing_plainly)
+
+    return decorate
+
+
+def main(stage: Flow[Any, Any] | Callable[[Params], Flow[Any, Any]], *, per_model: bool) -> None:
+    """Run a stage from the command line and leave with its status. ``stage``: its flow, or what makes it from params."""
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    if per_model:
+        parser.add_argument("--model", required=True, help="a key of params.yaml: models")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of expected errors too")
+    arguments = vars(parser.parse_args())
+    if arguments.pop("debug"):
+        os.environ[DEBUG_VARIABLE] = "1"
+    sys.exit(guarded(lambda: _run_checked(stage, arguments)))
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """The status of ``action``; expected errors are one line on stderr and 1, an interruption is 130."""
+    _leave_soon_after_interrupt()
+    try:
+        return action()
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except (*EXPECTED, PrefectException) as error:
+        if debugging():
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run_checked(stage: Flow[Any, Any] | Callable[[Params], Flow[Any, Any]], parameters: dict[str, Any]) -> int:
+    _, params = load_study()
+    if "model" in parameters:
+        params.model(parameters["model"])
+    environment.check_prefect()
+    made = stage if isinstance(stage, Flow) else stage(params)
+    state = run(made, " ".join([made.name, *map(str, parameters.values())]), parameters)
+    if state.is_completed():
+        return 0
+    print(f"error: {state.message or state.name}", file=sys.stderr)
+    return 1
+
+
+def run(stage: Flow[Any, Any], title: str, parameters: dict[str, Any]) -> State[Any]:
+    """The final state of a flow run named ``title``, which is a sub-run of the study's run where there is one."""
+    with get_client(sync_client=True) as client:
+        _crash_dead_runs(client, stage.name)
+        flow_run = client.create_flow_run(
+            stage,
+            name=title,
+            parameters=parameters,
+            tags=[process_tag()],
+            parent_task_run_id=_place_under_study(client, title),
+        )
+        return run_flow(stage, flow_run=flow_run, parameters=parameters, return_type="state")
+
+
+def _place_under_study(client: SyncPrefectClient, title: str) -> uuid.UUID | None:
+    """A task run in the study's flow run that stands for this stage, as Prefect makes for a sub-flow; None outside one."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if not parent:
+        return None
+    stands_for_it = Task(name=title, fn=lambda: None)
+    return client.create_task_run(stands_for_it, uuid.UUID(parent), dynamic_key=uuid.uuid4().hex, name=title).id
+
+
+def process_tag() -> str:
+    """Machine, process number and start time of this process: how a later run sees that this one died."""
+    return f"process:{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
+def _crash_dead_runs(client: SyncPrefectClient, flow_name: str) -> None:
+    """Set runs of this flow to Crashed that were killed and so still say Running."""
+    running = FlowRunFilter.model_validate({"state": {"type": {"any_": [StateType.RUNNING, StateType.PENDING]}}})
+    of_this_flow = FlowFilter.model_validate({"name": {"any_": [flow_name]}})
+    for flow_run in client.read_flow_runs(flow_filter=of_this_flow, flow_run_filter=running):
+        if _is_dead(flow_run):
+            client.set_flow_run_state(flow_run.id, Crashed(message="the process was killed"), force=True)
+
+
+def _is_dead(flow_run: FlowRun) -> bool:
+    """Whether the process that a run is tagged with was on this machine and is gone."""
+    for tag in flow_run.tags:
+        kind, _, rest = tag.partition(":")
+        host, _, process = rest.partition(":")
+        if kind == "process" and host == socket.gethostname():
+            pid, _, created = process.partition(":")
+            try:
+                return abs(psutil.Process(int(pid)).create_time() - float(created)) > 1
+            except (psutil.NoSuchProcess, ValueError):
+                return True
+    return False
+
+
+def _leave_soon_after_interrupt() -> None:
+    """On Ctrl-C, give flow and threads a few seconds to end, then go: every artifact is written whole or not at all."""
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        timer = threading.Timer(INTERRUPT_SECONDS, os._exit, args=(130,))
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)

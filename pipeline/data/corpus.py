@@ -1,0 +1,229 @@
+"""The stage corpus: functions from the sources of params.yaml, without duplicates and task prompts, in two splits.
+
+A source supplies characters up to its weight, real code always at least as many as the generated idioms. What goes to
+validation is decided by whole packages, modules or files, never by pieces of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from tqdm import tqdm
+
+from pipeline.artifacts import ArtifactError, whole_folder, write_json
+from pipeline.config import CorpusConfig
+from pipeline.data.contamination import TailIndex, check_clean
+from pipeline.data.sources import Document, DocumentSource, open_source
+from pipeline.seeds import seed_of
+
+CORPUS_FILE = "corpus.parquet"
+REPORT_FILE = "report.json"
+SPLITS = ("train", "validation")
+
+
+class CorpusError(ValueError):
+    """The sources do not give a corpus of use."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One function of the corpus; ``sha256`` is of its text with every run of white space made one space."""
+
+    text: str
+    source: str
+    group: str
+    sha256: str
+
+
+def build_corpus(config: CorpusConfig, seed: int, lock: Path, tails: Collection[str], folder: Path) -> dict[str, Any]:
+    """The report of the corpus written to ``folder`` (corpus.parquet and report.json).
+
+    ``tails`` are the ends of all task prompts: a function that holds one is dropped. Characters count after
+    all cuts. Raises SourceError for a source that gives nothing, CorpusError for a corpus without a training or a
+    validation split, ContaminationError if a tail is left in the training split.
+    """
+    named = _name_sources(config, seed, lock)
+    gathering = _Gathering(TailIndex(tails))
+    for name, source, budget in sorted(named, key=lambda item: item[0] == "idioms"):  # when the real part is known
+        gathering.take(name, source, budget if name != "idioms" else min(budget, gathering.n_chars))
+    splits = _split(gathering, config.validation_frac, seed)
+    entries = list(zip(gathering.entries, splits, strict=True))
+    Random(seed_of(seed, "corpus order")).shuffle(entries)
+    _refuse_useless(entries)
+    n_found = check_clean((entry.text for entry, split in entries if split == "train"), gathering.index)
+    report = _report(entries, {name: source for name, source, _ in named}, gathering, n_found)
+    with whole_folder(folder) as partial:
+        _write(entries, partial / CORPUS_FILE)
+        write_json(partial / REPORT_FILE, report)
+    return report
+
+
+def read_corpus(folder: Path, split: str) -> list[str]:
+    """All texts of a split, in the corpus' order. Raises ArtifactError where the corpus is missing or damaged."""
+    path = folder / CORPUS_FILE
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro corpus)")
+    try:
+        table = pyarrow.parquet.read_table(path, columns=["text"], filters=[("split", "=", split)])
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ArtifactError(f"{path}: damaged ({error}); delete it and run dvc repro corpus") from error
+    texts: list[str] = table.column("text").to_pylist()
+    return texts
+
+
+def _name_sources(config: CorpusConfig, seed: int, lock: Path) -> list[tuple[str, DocumentSource, int]]:
+    """Every source opened, under a name of its own, with its budget in characters."""
+    named = []
+    seen: Counter[str] = Counter()
+    for settings in config.sources:
+        seen[settings.kind] += 1
+        number = seen[settings.kind]
+        if settings.kind == "idioms" and number > 1:
+            raise CorpusError("corpus.sources lists idioms twice; allowed: once, with a weight of at most 0.5")
+        name = settings.kind if number == 1 else f"{settings.kind}-{number}"
+        named.append((name, open_source(settings, seed, lock), round(settings.weight * config.n_chars)))
+    return named
+
+
+class _Gathering:
+    """What has been taken from the sources so far."""
+
+    def __init__(self, index: TailIndex) -> None:
+        self.index = index
+        self.entries: list[Entry] = []
+        self.n_chars = 0
+        self.n_dropped = 0
+        self.budgets: dict[str, int] = {}
+        self._seen: set[str] = set()
+
+    def take(self, name: str, source: DocumentSource, budget: int) -> None:
+        """Documents of a source until the budget is reached or the source ends."""
+        self.budgets[name] = budget
+        taken, of_group, full = 0, Counter[str](), set[str]()
+        cap = source.max_group_frac * budget
+        with tqdm(total=budget, desc=f"corpus: {name}", unit="char", unit_scale=True) as progress:
+            for document in source.documents(full):
+                if taken >= budget:
+                    break
+                if document.group in full:
+                    continue
+                n = self._admit(name, source, document)
+                taken += n
+                of_group[document.group] += n
+                if of_group[document.group] >= cap:
+                    full.add(document.group)
+                progress.update(n)
+        self.n_chars += taken
+
+    def _admit(self, name: str, source: DocumentSource, document: Document) -> int:
+        """The document's characters if it becomes part of the corpus, 0 if it is refused."""
+        digest = hashlib.sha256(" ".join(document.text.split()).encode()).hexdigest()
+        if digest in self._seen:
+            source.tally.skipped["duplicate"] += 1
+            return 0
+        self._seen.add(digest)
+        if self.index.find(document.text) is not None:
+            source.tally.skipped["holds a task prompt"] += 1
+            self.n_dropped += 1
+            return 0
+        self.entries.append(Entry(document.text, name, document.group, digest))
+        return len(document.text)
+
+
+def _split(gathering: _Gathering, validation_frac: float, seed: int) -> list[str]:
+    """The split of every entry: per source, whole groups in an order of their hashes, as long as they fit."""
+    sizes: dict[str, Counter[str]] = {}
+    for entry in gathering.entries:
+        sizes.setdefault(entry.source, Counter())[entry.group] += len(entry.text)
+    held_out = {
+        (source, group)
+        for source, groups in sizes.items()
+        for group in _hold_out(groups, validation_frac, seed_of(seed, "validation", source))
+    }
+    return ["validation" if (entry.source, entry.group) in held_out else "train" for entry in gathering.entries]
+
+
+def _hold_out(sizes: Counter[str], validation_frac: float, seed: int) -> set[str]:
+    """Groups that hold at most that fraction of the characters: at least one, unless there is only one."""
+    room = validation_frac * sizes.total()
+    chosen: set[str] = set()
+    for group in sorted(sizes, key=lambda group: hashlib.sha256(f"{seed}\0{group}".encode()).digest()):
+        if sizes[group] <= room:
+            chosen.add(group)
+            room -= sizes[group]
+    if not chosen and len(sizes) > 1:
+        return {min(sizes, key=lambda group: (sizes[group], group))}
+    return chosen
+
+
+def _refuse_useless(entries: Sequence[tuple[Entry, str]]) -> None:
+    found = Counter(split for _, split in entries)
+    for split in SPLITS:
+        if not found[split]:
+            raise CorpusError(
+                f"the {split} split is empty ({len(entries)} functions in all): the corpus is too small; raise "
+                "corpus.n_chars or corpus.validation_frac, or give sources of more than one file"
+            )
+
+
+def _report(
+    entries: Sequence[tuple[Entry, str]],
+    sources: dict[str, DocumentSource],
+    gathering: _Gathering,
+    n_found: int,
+) -> dict[str, Any]:
+    """Counts per source and split, what was left out and why, the contamination check, and the corpus' hash."""
+    per_source = {
+        name: {
+            "requested_chars": gathering.budgets[name],
+            **_count([(entry, split) for entry, split in entries if entry.source == name]),
+            "files": source.tally.files,
+            "skipped": dict(sorted(source.tally.skipped.items())),
+        }
+        for name, source in sources.items()
+    }
+    n_tails = gathering.index.n_tails
+    return {
+        **_count(entries),
+        "hash": _hash(entries),
+        "sources": per_source,
+        "contamination": {"n_tails": n_tails, "n_dropped": gathering.n_dropped, "n_found": n_found},
+    }
+
+
+def _count(entries: Sequence[tuple[Entry, str]]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {"n_functions": {}, "n_chars": {}, "n_groups": {}}
+    for split in SPLITS:
+        mine = [entry for entry, of in entries if of == split]
+        counts["n_functions"][split] = len(mine)
+        counts["n_chars"][split] = sum(len(entry.text) for entry in mine)
+        counts["n_groups"][split] = len({(entry.source, entry.group) for entry in mine})
+    return counts
+
+
+def _hash(entries: Sequence[tuple[Entry, str]]) -> str:
+    """sha256 over texts, sources and splits in their order: the identity of the corpus."""
+    digest = hashlib.sha256()
+    for entry, split in entries:
+        digest.update(f"{split}\0{entry.source}\0{entry.text}\0".encode())
+    return digest.hexdigest()
+
+
+def _write(entries: Sequence[tuple[Entry, str]], path: Path) -> None:
+    table = pyarrow.table(
+        {
+            "text": [entry.text for entry, _ in entries],
+            "source": [entry.source for entry, _ in entries],
+            "sha256": [entry.sha256 for entry, _ in entries],
+            "split": [split for _, split in entries],
+        }
+    )
+    pyarrow.parquet.write_table(table, path, compression="zstd", row_group_size=4096)

@@ -1,0 +1,201 @@
+"""How many times more edges a dense model's circuits have than a sparse model's, at the same pretraining loss.
+
+The paper's headline (METHOD §5, Fig 2) for a handful of models: no two of them have the same loss, so dense edges are read
+off, task by task, between the two dense models around the sparse model's loss. Where there are no such two, the nearest
+dense model stands in and says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.seeds import seed_of
+
+METHOD = (
+    "For each sparse model and each task solved by it and by at least one dense model: the dense edge count at the sparse "
+    "model's validation loss, log edges interpolated linearly in validation loss between the two dense models that solve "
+    "the task and lie closest on either side of that loss; where the loss is not bracketed, the edge count of the dense "
+    "model nearest in loss (marked 'nearest', with the gap in nats, dense loss - sparse loss: such a pair is compared at "
+    "unequal losses; interpolated_only leaves those pairs out). The ratio is the geometric mean of dense edges / sparse edges over all (sparse model, "
+    "task) pairs; a circuit without edges counts as one edge. Interval: 95 % percentile bootstrap over tasks (a task "
+    "brings all its models along), null for fewer than two tasks; it says nothing of other seeds or other models."
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One circuit seen from the frontier: its model, the model's validation loss in nats, its edges (at least 1)."""
+
+    model: str
+    loss: float
+    edges: float
+
+
+@dataclass(frozen=True)
+class Match:
+    """Dense edges at one sparse model's loss, for one task."""
+
+    task: str
+    sparse: Point
+    dense_edges: float
+    matched: str  # "interpolated" or "nearest"
+    dense_models: tuple[str, ...]
+    loss_gap: float  # dense loss - sparse loss in nats; 0 where interpolated
+
+    @property
+    def log_ratio(self) -> float:
+        return math.log(self.dense_edges / self.sparse.edges)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "sparse_edges": self.sparse.edges,
+            "dense_edges": self.dense_edges,
+            "ratio": math.exp(self.log_ratio),
+            "matched": self.matched,
+            "dense_models": list(self.dense_models),
+            "loss_gap": self.loss_gap,
+        }
+
+
+def compare(
+    models: Sequence[Mapping[str, Any]], *, curve_losses: Sequence[float], seed: int, n_bootstrap: int
+) -> dict[str, Any]:
+    """The ``frontier`` entry of summary.json, from its ``models`` entries; the ratio is null where no task is shared."""
+    edges = {model["name"]: _solved_edges(model) for model in models}
+    matches = match_all(models, edges)
+    rng_seed = seed_of(seed, "report", "frontier")
+    interpolated = [match for match in matches if match.matched == "interpolated"]
+    return {
+        "ratio_dense_to_sparse_edges_at_matched_loss": ratio_of(matches),
+        "interval": ratio_interval(matches, n_bootstrap, rng_seed),
+        "tasks_compared": sorted({match.task for match in matches}),
+        "method": METHOD,
+        "n_interpolated": len(interpolated),
+        "n_nearest": len(matches) - len(interpolated),
+        "interpolated_only": {
+            "ratio": ratio_of(interpolated),
+            "interval": ratio_interval(interpolated, n_bootstrap, rng_seed),
+            "tasks_compared": sorted({match.task for match in interpolated}),
+        },
+        "per_model": [
+            _per_model(model, matches, n_bootstrap, rng_seed) for model in models if model["kind"] == "sparse"
+        ],
+        "by_target_loss": [_at_target(models, target, n_bootstrap, rng_seed) for target in curve_losses],
+        "pareto": {kind: [point.model for point in pareto(points_of(models, kind))] for kind in ("sparse", "dense")},
+    }
+
+
+def _per_model(
+    model: Mapping[str, Any], matches: Sequence[Match], n_bootstrap: int, rng_seed: int
+) -> dict[str, Any]:
+    own = [match for match in matches if match.sparse.model == model["name"]]
+    return {
+        "model": model["name"],
+        "val_loss_nats": model["val_loss_nats"],
+        "ratio": ratio_of(own),
+        "interval": ratio_interval(own, n_bootstrap, rng_seed),
+        "tasks": {match.task: match.as_dict() for match in own},
+    }
+
+
+def _at_target(
+    models: Sequence[Mapping[str, Any]], target: float, n_bootstrap: int, rng_seed: int
+) -> dict[str, Any]:
+    """The same ratio for the circuits of another target loss ("at every target loss", METHOD §5)."""
+    edges = {model["name"]: _curve_edges(model, target) for model in models}
+    matches = match_all(models, edges)
+    return {
+        "target_loss": target,
+        "ratio": ratio_of(matches),
+        "interval": ratio_interval(matches, n_bootstrap, rng_seed),
+        "tasks_compared": sorted({match.task for match in matches}),
+    }
+
+
+def _solved_edges(model: Mapping[str, Any]) -> dict[str, int]:
+    return {name: task["n_edges"] for name, task in model["tasks"].items() if task["solved"]}
+
+
+def _curve_edges(model: Mapping[str, Any], target: float) -> dict[str, int]:
+    """Task → edges of the circuit that meets ``target``, for solved tasks that reached it."""
+    return {
+        name: point["n_edges"]
+        for name, task in model["tasks"].items()
+        if task["solved"]
+        for point in task["curve"]
+        if point["target_loss"] == target and point.get("n_edges") is not None
+    }
+
+
+def match_all(models: Sequence[Mapping[str, Any]], edges: Mapping[str, Mapping[str, int]]) -> list[Match]:
+    """A match for every sparse model and every task in ``edges`` of it and of some dense model, in order."""
+    dense = [model for model in models if model["kind"] == "dense"]
+    matches = []
+    for model in models:
+        if model["kind"] != "sparse" or model["val_loss_nats"] is None:
+            continue
+        for task, count in edges[model["name"]].items():
+            rivals = [_point(other, edges[other["name"]][task]) for other in dense if task in edges[other["name"]]]
+            if rivals:
+                matches.append(match_loss(task, _point(model, count), rivals))
+    return matches
+
+
+def _point(model: Mapping[str, Any], n_edges: int) -> Point:
+    return Point(model["name"], model["val_loss_nats"], max(n_edges, 1))
+
+
+def match_loss(task: str, sparse: Point, dense: Sequence[Point]) -> Match:
+    """Dense edges at the loss of ``sparse``: interpolated where two dense points bracket it, else the nearest one's."""
+    below = max((point for point in dense if point.loss <= sparse.loss), key=lambda p: p.loss, default=None)
+    above = min((point for point in dense if point.loss >= sparse.loss), key=lambda p: p.loss, default=None)
+    if below is None or above is None:
+        nearest = min(dense, key=lambda point: abs(point.loss - sparse.loss))
+        gap = nearest.loss - sparse.loss
+        return Match(task, sparse, nearest.edges, "nearest", (nearest.model,), gap)
+    if below.loss == above.loss:
+        return Match(task, sparse, below.edges, "interpolated", (below.model,), 0.0)
+    share = (sparse.loss - below.loss) / (above.loss - below.loss)
+    log_edges = (1 - share) * math.log(below.edges) + share * math.log(above.edges)
+    return Match(task, sparse, math.exp(log_edges), "interpolated", (below.model, above.model), 0.0)
+
+
+def ratio_of(matches: Sequence[Match]) -> float | None:
+    """Geometric mean of dense over sparse edges, null for no match."""
+    return math.exp(math.fsum(match.log_ratio for match in matches) / len(matches)) if matches else None
+
+
+def ratio_interval(matches: Sequence[Match], n_bootstrap: int, rng_seed: int) -> list[float] | None:
+    """95 % percentile bootstrap of ``ratio_of`` over tasks, null for fewer than two tasks."""
+    tasks = sorted({match.task for match in matches})
+    if len(tasks) < 2:
+        return None
+    logs = [[match.log_ratio for match in matches if match.task == task] for task in tasks]
+    sums, counts = np.array([sum(part) for part in logs]), np.array([len(part) for part in logs])
+    drawn = np.random.default_rng(rng_seed).integers(len(tasks), size=(n_bootstrap, len(tasks)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.exp(np.quantile(means, [0.025, 0.975]))
+    return [float(low), float(high)]
+
+
+def points_of(models: Sequence[Mapping[str, Any]], kind: str) -> list[Point]:
+    """A point (validation loss, geometric-mean edges) per model of ``kind`` that solves some task."""
+    return [
+        Point(model["name"], model["val_loss_nats"], model["geomean_edges"])
+        for model in models
+        if model["kind"] == kind and model["geomean_edges"] is not None and model["val_loss_nats"] is not None
+    ]
+
+
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats in both loss and edges, by rising loss (and so by falling edges)."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.loss, p.edges)):
+        if not front or point.edges < front[-1].edges:
+            front.append(point)
+    return front

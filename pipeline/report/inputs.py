@@ -1,0 +1,88 @@
+"""What the report reads: the summaries of pretrain, prune and ablate for each model, checked to belong together."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import ArtifactError, Workspace, read_json
+
+
+@dataclass(frozen=True)
+class ModelArtifacts:
+    """Where the three stages left what they know of one model."""
+
+    model: Path  # folder: summary.json, history.jsonl, the checkpoint
+    circuits: Path  # folder: summary.json and one folder per circuit
+    ablations: Path  # file
+
+    @classmethod
+    def of(cls, workspace: Workspace, name: str) -> ModelArtifacts:
+        """The places of a model in a workspace."""
+        return cls(workspace.model(name), workspace.circuits(name), workspace.ablations(name))
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """The raw summaries of one model: ``pretrained``, ``pruned`` and ``ablated`` as their stages wrote them."""
+
+    pretrained: Mapping[str, Any]
+    pruned: Mapping[str, Any]
+    ablated: Mapping[str, Any]
+    history: tuple[Mapping[str, Any], ...]  # the lines of history.jsonl
+
+    @property
+    def name(self) -> str:
+        return str(self.pretrained["name"])
+
+
+def read_record(files: ModelArtifacts) -> ModelRecord:
+    """The summaries of one model.
+
+    Raises ArtifactError where one is missing, damaged, holds a number that is not finite, or belongs to another
+    checkpoint.
+    """
+    pretrained = _read_finite(files.model / "summary.json")
+    pruned = _read_finite(files.circuits / "summary.json")
+    ablated = _read_finite(files.ablations)
+    for path, other in ((files.circuits / "summary.json", pruned), (files.ablations, ablated)):
+        if other["model_hash"] != pretrained["model_hash"]:
+            raise ArtifactError(
+                f"{path}: made from checkpoint {other['model_hash']}, but {files.model} holds "
+                f"{pretrained['model_hash']}; run dvc repro"
+            )
+    return ModelRecord(pretrained, pruned, ablated, _read_history(files.model / "history.jsonl"))
+
+
+def _read_finite(path: Path) -> Any:
+    value = read_json(path)
+    for key, number in _numbers(value):
+        if not math.isfinite(number):
+            raise ArtifactError(f"{path}: {key} is {number}; a finite number or null is allowed; run its stage again")
+    return value
+
+
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every number inside ``value``, with its path."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _numbers(part, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _numbers(part, f"{key}[{index}]")
+    elif isinstance(value, float):
+        yield key, value
+
+
+def _read_history(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """The lines of a training history. Raises ArtifactError where the file is missing or a line is damaged."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro)")
+    try:
+        return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except ValueError as error:
+        raise ArtifactError(f"{path}: damaged ({error}); delete it and run pretrain again") from error

@@ -1,0 +1,134 @@
+"""results/index.html: the whole study on one page that needs nothing else, from the summary and its drawings.
+
+No number is made here that is not in the summary; this module only chooses what stands where.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.report.figures import inline
+from pipeline.report.templating import render
+
+
+@dataclass(frozen=True)
+class Example:
+    """One contrast pair as text: two (prompt, answer)."""
+
+    first: tuple[str, str]
+    second: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class PageParts:
+    """What the page shows besides the summary."""
+
+    figures: Mapping[str, str]  # frontier, curves, training → SVG file text
+    drawings: Mapping[tuple[str, str], str]  # (model, task) → SVG element
+    examples: Mapping[str, Sequence[Example]]  # task → pairs
+    statistics: Mapping[str, Any]  # the tokenise stage's stats.json
+
+
+def build_page(summary: Mapping[str, Any], parts: PageParts) -> str:
+    """HTML text of the report."""
+    models, tasks = summary["models"], task_names(summary)
+    return render(
+        "index.html.j2",
+        summary=summary,
+        models=models,
+        tasks=tasks,
+        frontier=summary["frontier"],
+        headline=headline(summary, parts.statistics),
+        figures={name: inline(svg, name) for name, svg in parts.figures.items()},
+        matrix=[{"task": task, "cells": [_cell(model, task, models) for model in models]} for task in tasks],
+        circuits=[_circuits_of(task, models, parts) for task in tasks],
+        statistics=parts.statistics,
+        provenance=summary["provenance"],
+        verdict=verdict,
+    )
+
+
+def task_names(summary: Mapping[str, Any]) -> list[str]:
+    """All tasks of the study, in the order in which the models list them."""
+    return list(dict.fromkeys(task for model in summary["models"] for task in model["tasks"]))
+
+
+def headline(summary: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers at the top: ratio, best loss beside the bigram's, tasks solved, smallest circuit; null where none."""
+    models = summary["models"]
+    losses = [(model["val_loss_nats"], model["name"]) for model in models if model["val_loss_nats"] is not None]
+    best_loss, best_model = min(losses, default=(None, None))
+    solved = {kind: _solved_by(models, kind) for kind in ("sparse", "dense")}
+    return {
+        "best_loss": best_loss,
+        "best_model": best_model,
+        "bigram_loss": statistics.get("bigram_loss_nats"),
+        "n_tasks": len(task_names(summary)),
+        "n_solved": len(solved["sparse"] | solved["dense"]),
+        "n_sparse": len(solved["sparse"]),
+        "n_dense": len(solved["dense"]),
+        "n_both": len(solved["sparse"] & solved["dense"]),
+    }
+
+
+def _solved_by(models: Sequence[Mapping[str, Any]], kind: str) -> set[str]:
+    own = [model for model in models if model["kind"] == kind]
+    return {name for model in own for name, task in model["tasks"].items() if task["solved"]}
+
+
+def _cell(model: Mapping[str, Any], name: str, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One field of the matrix; ``heat`` 0…1 is where the edges lie between the study's smallest and largest circuit."""
+    task = model["tasks"].get(name)
+    if task is None:
+        return {"state": "absent"}
+    if not task["expressible"]:
+        return {"state": "not expressible", "reason": task["reason"]}
+    if not task["solved"]:
+        return {"state": "not solved", "loss": task["unpruned_loss"]}
+    sizes = [t["n_edges"] for m in models for t in m["tasks"].values() if t["solved"]]
+    low, high = (math.log(max(size, 1)) for size in (min(sizes), max(sizes)))
+    heat = (math.log(max(task["n_edges"], 1)) - low) / (high - low) if high > low else 0.0
+    return {"state": "solved", "edges": task["n_edges"], "heat": round(heat, 2)}
+
+
+def verdict(task: Mapping[str, Any], target_loss: float) -> dict[str, bool | None]:
+    """Whether the circuit passes on test pairs; null where it was not tested.
+
+    Sufficient: alone (other nodes, other edges at their means) it stays within the target. Necessary: ablating it
+    costs more than ablating any of the random sets of its size; the interval's lower end counts.
+    """
+
+    def within(loss: float | None) -> bool | None:
+        return None if loss is None else loss <= target_loss
+
+    def beyond(what: str) -> bool | None:
+        interval, control = task[f"ablated_{what}_loss_interval"], task[f"random_{what}_loss_range"]
+        return None if interval is None or control is None else interval[0] > control[1]
+
+    return {
+        "sufficient_nodes": within(task["circuit_loss"]),
+        "sufficient_edges": within(task["edges_only_loss"]),
+        "necessary_nodes": beyond("nodes"),
+        "necessary_edges": beyond("edges"),
+    }
+
+
+def _circuits_of(name: str, models: Sequence[Mapping[str, Any]], parts: PageParts) -> dict[str, Any]:
+    """One task's section: its example pairs and every model's circuit for it, smallest first."""
+    found = [
+        {"model": model, "task": model["tasks"][name], "drawing": parts.drawings.get((model["name"], name))}
+        for model in models
+        if name in model["tasks"] and model["tasks"][name]["n_edges"] is not None
+    ]
+    found.sort(key=lambda entry: entry["task"]["n_edges"])
+    solved = [entry["task"]["n_edges"] for entry in found if entry["task"]["solved"]]
+    return {
+        "task": name,
+        "examples": parts.examples.get(name, ()),
+        "entries": found,
+        "smallest": min(solved, default=None),
+        "n_solved": len(solved),
+    }

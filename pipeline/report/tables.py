@@ -1,0 +1,53 @@
+"""The summary as small tables: CSV for ``dvc plots``, flat JSON for ``dvc metrics``."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+FRONTIER_COLUMNS = ("name", "kind", "n_layer", "d_model", "n_params", "l0", "val_loss_nats", "n_solved", "geomean_edges")
+CURVE_COLUMNS = ("target_loss", "n_nodes", "n_edges", "loss")
+
+
+def frontier_csv(summary: Mapping[str, Any]) -> str:
+    """One row a model that solves some task: where it stands on the frontier."""
+    rows = [model for model in summary["models"] if model["geomean_edges"] is not None]
+    return _csv(FRONTIER_COLUMNS, ([row[column] for column in FRONTIER_COLUMNS] for row in rows))
+
+
+def curves_csv(summary: Mapping[str, Any]) -> str:
+    """One row a circuit of the loss-against-size curves."""
+    rows = (
+        [model["name"], model["kind"], name, *(point.get(column) for column in CURVE_COLUMNS)]
+        for model in summary["models"]
+        for name, task in model["tasks"].items()
+        for point in task["curve"]
+        if point.get("n_edges") is not None
+    )
+    return _csv(("model", "kind", "task", *CURVE_COLUMNS), rows)
+
+
+def metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``dvc metrics show`` and ``diff`` print: the ratio, and three numbers a model."""
+    frontier = summary["frontier"]
+    low, high = frontier["interval"] or (None, None)
+    return {
+        "ratio_dense_to_sparse_edges": frontier["ratio_dense_to_sparse_edges_at_matched_loss"],
+        "ratio_low": low,
+        "ratio_high": high,
+        "n_tasks_compared": len(frontier["tasks_compared"]),
+        "models": {
+            model["name"]: {key: model[key] for key in ("val_loss_nats", "n_solved", "geomean_edges")}
+            for model in summary["models"]
+        },
+    }
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,53 @@
+"""The report's templates: Jinja2 files beside this module, with one set of rules for how numbers are written."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def nats(value: float | None) -> str:
+    """``0.087``; an en dash where there is nothing."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def count(value: float | None) -> str:
+    """``1,481``; one decimal under ten where it is not whole; an en dash where there is nothing."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 10 or float(value).is_integer() else f"{value:.1f}"
+
+
+def ratio(value: float | None) -> str:
+    """``16.2``; two decimals under ten; an en dash where there is nothing."""
+    return "–" if value is None else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def percent(value: float | None) -> str:
+    """``97 %``; an en dash where there is nothing."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def visible(text: str) -> str:
+    """Code with its line ends and other control characters written out."""
+    return text.replace("\r", "␍").replace("\t", "⇥").replace("\n", "⏎")
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("pipeline.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"nats": nats, "count": count, "ratio": ratio, "percent": percent, "visible": visible}
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a template under pipeline/report/templates. Raises UndefinedError for a value that is not given."""
+    return _environment().get_template(template).render(**values)

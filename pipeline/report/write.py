@@ -1,0 +1,132 @@
+"""The report stage as one function: everything under results/ from the artifacts of the other stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.artifacts import read_json, whole_folder, write_json
+from pipeline.circuit import Circuit
+from pipeline.config import Params
+from pipeline.data.tasks import TaskSet
+from pipeline.model.checkpoint import load_model
+from pipeline.report import figures
+from pipeline.report.drawing import Readout, draw_circuit, edge_weights, readout_weights
+from pipeline.report.inputs import ModelArtifacts, read_record
+from pipeline.report.page import Example, PageParts, build_page, task_names
+from pipeline.report.summary import summarise
+from pipeline.report.tables import curves_csv, frontier_csv, metrics
+
+DRAWING_BYTES = 4_500_000  # all drawings of the page together; results/ is committed, so it stays small
+
+
+def write_report(
+    models: Mapping[str, ModelArtifacts],
+    *,
+    tasks: Path,
+    tokens: Path,
+    params: Params,
+    provenance: Mapping[str, Any],
+    folder: Path,
+) -> dict[str, Any]:
+    """The summary, after writing ``folder`` whole: summary.json, index.html, figures, tables, the smallest circuits.
+
+    ``provenance`` (git commit or null, params hash, machine, seconds per stage) goes into the summary as it is. Equal
+    inputs give equal bytes. Raises ArtifactError where an artifact is missing, damaged or made from another checkpoint.
+    """
+    records = [read_record(files) for files in models.values()]
+    summary = summarise(
+        records,
+        target_loss=params.prune.target_loss,
+        curve_losses=params.prune.curve_losses,
+        seed=params.seed,
+        n_bootstrap=params.report.n_bootstrap,
+        provenance=provenance,
+    )
+    task_set = TaskSet.load(tasks)
+    histories = {record.name: record.history for record in records}
+    plots = {
+        "frontier": figures.frontier_svg(summary),
+        "curves": figures.curves_svg(summary),
+        "training": figures.training_svg(summary, histories),
+    }
+    examples = {name: _examples(task_set, name, params.report.example_pairs) for name in task_names(summary)}
+    with whole_folder(folder) as partial:
+        drawings = dict(_draw_all(summary, models, task_set, partial / "circuits"))
+        parts = PageParts(plots, within_budget(drawings, DRAWING_BYTES), examples, read_json(tokens / "stats.json"))
+        (partial / "index.html").write_text(build_page(summary, parts), encoding="utf-8")
+        for name, svg in plots.items():
+            (partial / f"{name}.svg").write_text(svg, encoding="utf-8")
+        (partial / "frontier.csv").write_text(frontier_csv(summary), encoding="utf-8")
+        (partial / "curves.csv").write_text(curves_csv(summary), encoding="utf-8")
+        write_json(partial / "metrics.json", metrics(summary))
+        write_json(partial / "summary.json", summary)
+    return summary
+
+
+def within_budget(drawings: Mapping[tuple[str, str], str], budget: int) -> dict[tuple[str, str], str]:
+    """As many drawings as fit into ``budget`` bytes, the smallest first."""
+    kept: dict[tuple[str, str], str] = {}
+    for key, svg in sorted(drawings.items(), key=lambda item: (len(item[1]), item[0])):
+        budget -= len(svg.encode())
+        if budget < 0:
+            break
+        kept[key] = svg
+    return kept
+
+
+def smallest_circuits(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Task → the model whose circuit for it has the fewest edges, for tasks that are solved."""
+    best: dict[str, tuple[int, str]] = {}
+    for model in summary["models"]:
+        for name, task in model["tasks"].items():
+            if task["solved"] and (name not in best or task["n_edges"] < best[name][0]):
+                best[name] = (task["n_edges"], model["name"])
+    return {name: model for name, (_, model) in best.items()}
+
+
+def _draw_all(
+    summary: Mapping[str, Any], files: Mapping[str, ModelArtifacts], task_set: TaskSet, folder: Path
+) -> Iterator[tuple[tuple[str, str], str]]:
+    """((model, task), SVG element) of every circuit; writes the smallest of each task as a file of its own."""
+    smallest = smallest_circuits(summary)
+    for model in tqdm(summary["models"], desc="draw circuits"):
+        place = files[model["name"]]
+        state = load_model(place.model).state_dict()
+        for name, task in model["tasks"].items():
+            if task["n_edges"] is None:
+                continue
+            circuit = Circuit.load(place.circuits / name)
+            alone = smallest.get(name) == model["name"]
+            yield (model["name"], name), _draw(circuit, state, task_set, model["name"], name)
+            if alone:
+                path = folder / model["name"] / f"{name}.svg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(_draw(circuit, state, task_set, model["name"], name, standalone=True), encoding="utf-8")
+
+
+def _draw(
+    circuit: Circuit, state: Mapping[str, Tensor], task_set: TaskSet, model: str, task: str, standalone: bool = False
+) -> str:
+    title = f"{task} in {model}: {circuit.n_nodes} nodes, {circuit.n_edges} edges"
+    readout = _readout(circuit, state, task_set, task)
+    return draw_circuit(circuit, edge_weights(circuit, state), title=title, readout=readout, standalone=standalone)
+
+
+def _readout(circuit: Circuit, state: Mapping[str, Tensor], task_set: TaskSet, task: str) -> Readout | None:
+    """The two answers at the picture's end, where all pairs of the task have the same two."""
+    answers = task_set.batch(task, "test").answers
+    first, second = answers[0].tolist()
+    if {tuple(row) for row in answers.tolist()} != {(first, second), (second, first)}:
+        return None
+    pair = task_set.examples(task, 1)[0]
+    return Readout((pair.a.answer, pair.b.answer), readout_weights(circuit, state, (first, second)))
+
+
+def _examples(task_set: TaskSet, name: str, n: int) -> list[Example]:
+    pairs = task_set.examples(name, n)
+    return [Example((pair.a.prompt, pair.a.answer), (pair.b.prompt, pair.b.answer)) for pair in pairs]
