@@ -92,7 +92,7 @@ def _frontier_axes(figure: Figure, axes: Axes, drawn: Any, norm: LogNorm) -> Non
     bar = figure.colorbar(drawn, ax=axes, label="parameters")
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     bar.ax.yaxis.set_minor_formatter(NullFormatter() if norm.vmax / norm.vmin > 10 else bar.ax.yaxis.get_major_formatter())
-    bar.solids.set_rasterized(False)
+    bar.solids.set_edgecolor("face")  # or the background shows between its bands
     handles = [
         Line2D([], [], marker=MARKERS[kind], color=colour, mfc="none", mec=INK, label=f"{kind} (line: Pareto front)")
         for kind, colour in (("sparse", SPARSE[0]), ("dense", DENSE[0]))
@@ -129,8 +129,8 @@ def _curve_axes(figure: Figure, panels: Any, n_tasks: int, n_columns: int, summa
     panels[0].xaxis.set_minor_locator(NullLocator())
     for panel in panels[max(n_tasks - n_columns, 0) : n_tasks]:
         panel.tick_params(labelbottom=True, axis="x", labelsize=8)
-    handles = [Line2D([], [], label=model["name"], **style) for model, style in _styles(summary)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), fontsize=8.5)
+    handles = [Line2D([], [], **style) for _, style in _styles(summary)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4), fontsize=8.5)
     figure.supxlabel("target task loss (nats)", fontsize=10)
     figure.supylabel("edges", fontsize=10)
 

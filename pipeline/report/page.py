@@ -29,6 +29,7 @@ class PageParts:
     figures: Mapping[str, str]  # frontier, curves, training → SVG file text
     drawings: Mapping[tuple[str, str], str]  # (model, task) → SVG element
     examples: Mapping[str, Sequence[Example]]  # task → pairs
+    decides: Mapping[str, str]  # task → what decides the answer
     statistics: Mapping[str, Any]  # the tokenise stage's stats.json
 
 
@@ -127,6 +128,7 @@ def _circuits_of(name: str, models: Sequence[Mapping[str, Any]], parts: PagePart
     solved = [entry["task"]["n_edges"] for entry in found if entry["task"]["solved"]]
     return {
         "task": name,
+        "decides": parts.decides.get(name),
         "examples": parts.examples.get(name, ()),
         "entries": found,
         "smallest": min(solved, default=None),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 from tqdm import tqdm
@@ -12,7 +12,10 @@ from tqdm import tqdm
 from pipeline.artifacts import read_json, whole_folder, write_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
-from pipeline.data.tasks import TaskSet
+from pipeline.data.pairs import PairBatch
+from pipeline.data.tasks.base import Pair
+from pipeline.data.tasks.registry import find_task
+from pipeline.data.tasks.registry import task_names as registered_tasks
 from pipeline.model.checkpoint import load_model
 from pipeline.report import figures
 from pipeline.report.drawing import Readout, draw_circuit, edge_weights, readout_weights
@@ -22,6 +25,14 @@ from pipeline.report.summary import summarise
 from pipeline.report.tables import curves_csv, frontier_csv, metrics
 
 DRAWING_BYTES = 4_500_000  # all drawings of the page together; results/ is committed, so it stays small
+
+
+class PairSource(Protocol):
+    """What the report needs of a TaskSet."""
+
+    def batch(self, name: str, split: str) -> PairBatch: ...
+
+    def examples(self, name: str, n: int) -> Sequence[Pair]: ...
 
 
 def write_report(
@@ -38,6 +49,24 @@ def write_report(
     ``provenance`` (git commit or null, params hash, machine, seconds per stage) goes into the summary as it is. Equal
     inputs give equal bytes. Raises ArtifactError where an artifact is missing, damaged or made from another checkpoint.
     """
+    from pipeline.data.tasks import TaskSet
+
+    statistics = read_json(tokens / "stats.json")
+    return assemble(
+        models, task_set=TaskSet.load(tasks), statistics=statistics, params=params, provenance=provenance, folder=folder
+    )
+
+
+def assemble(
+    models: Mapping[str, ModelArtifacts],
+    *,
+    task_set: PairSource,
+    statistics: Mapping[str, Any],
+    params: Params,
+    provenance: Mapping[str, Any],
+    folder: Path,
+) -> dict[str, Any]:
+    """``write_report`` with the tasks and the token statistics already read."""
     records = [read_record(files) for files in models.values()]
     summary = summarise(
         records,
@@ -47,7 +76,6 @@ def write_report(
         n_bootstrap=params.report.n_bootstrap,
         provenance=provenance,
     )
-    task_set = TaskSet.load(tasks)
     histories = {record.name: record.history for record in records}
     plots = {
         "frontier": figures.frontier_svg(summary),
@@ -55,9 +83,10 @@ def write_report(
         "training": figures.training_svg(summary, histories),
     }
     examples = {name: _examples(task_set, name, params.report.example_pairs) for name in task_names(summary)}
+    decides = {name: find_task(name).decides for name in task_names(summary) if name in registered_tasks()}
     with whole_folder(folder) as partial:
         drawings = dict(_draw_all(summary, models, task_set, partial / "circuits"))
-        parts = PageParts(plots, within_budget(drawings, DRAWING_BYTES), examples, read_json(tokens / "stats.json"))
+        parts = PageParts(plots, within_budget(drawings, DRAWING_BYTES), examples, decides, statistics)
         (partial / "index.html").write_text(build_page(summary, parts), encoding="utf-8")
         for name, svg in plots.items():
             (partial / f"{name}.svg").write_text(svg, encoding="utf-8")
@@ -90,7 +119,7 @@ def smallest_circuits(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _draw_all(
-    summary: Mapping[str, Any], files: Mapping[str, ModelArtifacts], task_set: TaskSet, folder: Path
+    summary: Mapping[str, Any], files: Mapping[str, ModelArtifacts], task_set: PairSource, folder: Path
 ) -> Iterator[tuple[tuple[str, str], str]]:
     """((model, task), SVG element) of every circuit; writes the smallest of each task as a file of its own."""
     smallest = smallest_circuits(summary)
@@ -110,14 +139,14 @@ def _draw_all(
 
 
 def _draw(
-    circuit: Circuit, state: Mapping[str, Tensor], task_set: TaskSet, model: str, task: str, standalone: bool = False
+    circuit: Circuit, state: Mapping[str, Tensor], task_set: PairSource, model: str, task: str, standalone: bool = False
 ) -> str:
     title = f"{task} in {model}: {circuit.n_nodes} nodes, {circuit.n_edges} edges"
     readout = _readout(circuit, state, task_set, task)
     return draw_circuit(circuit, edge_weights(circuit, state), title=title, readout=readout, standalone=standalone)
 
 
-def _readout(circuit: Circuit, state: Mapping[str, Tensor], task_set: TaskSet, task: str) -> Readout | None:
+def _readout(circuit: Circuit, state: Mapping[str, Tensor], task_set: PairSource, task: str) -> Readout | None:
     """The two answers at the picture's end, where all pairs of the task have the same two."""
     answers = task_set.batch(task, "test").answers
     first, second = answers[0].tolist()
@@ -127,6 +156,6 @@ def _readout(circuit: Circuit, state: Mapping[str, Tensor], task_set: TaskSet, t
     return Readout((pair.a.answer, pair.b.answer), readout_weights(circuit, state, (first, second)))
 
 
-def _examples(task_set: TaskSet, name: str, n: int) -> list[Example]:
+def _examples(task_set: PairSource, name: str, n: int) -> list[Example]:
     pairs = task_set.examples(name, n)
     return [Example((pair.a.prompt, pair.a.answer), (pair.b.prompt, pair.b.answer)) for pair in pairs]

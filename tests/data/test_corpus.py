@@ -1,4 +1,4 @@
-"""The corpus: from each source what it has, whole files to a split, no duplicates, no task prompts, the same for the same lock."""
+"""The corpus: whole files to a split, no duplicates, no task prompts, the same for the same lock and seed."""
 
 from __future__ import annotations
 

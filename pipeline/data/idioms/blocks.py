@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.data.idioms.lines import READ_MODES, WRITE_MODES, formatted, input_file, mode, output_file
+from pipeline.data.idioms.lines import READ_MODES, WRITE_MODES, formatted, input_file, mode, output_file, ternary
 from pipeline.data.idioms.literals import elements, entries, hang, rows, spread
 from pipeline.data.idioms.registry import BLOCKS, LINES
 from pipeline.data.idioms.scope import Lines, Scope, indent
@@ -42,7 +42,10 @@ def failure(scope: Scope) -> str:
 
 def answer(scope: Scope) -> str:
     """What a function returns: a constant in many cases."""
-    return scope.pick("True", "True", "False", "None") if scope.chance(0.6) else scope.value()
+    draw = scope.rng.random()
+    if draw < 0.1:
+        return ternary(scope)
+    return scope.pick("True", "True", "False", "None") if draw < 0.6 else scope.value()
 
 
 def loop(scope: Scope, head: str, *names: str) -> Lines:
@@ -71,20 +74,20 @@ def index(scope: Scope) -> str:
 # loops
 
 
-@BLOCKS.add(9)
+@BLOCKS.add(7)
 def for_each(scope: Scope) -> Lines:
     item, items = item_of(scope)
     return loop(scope, f"for {item} in {items}:", item)
 
 
-@BLOCKS.add(10)
+@BLOCKS.add(13)
 def for_range(scope: Scope) -> Lines:
     at = index(scope)
     limit = scope.pick(scope.number(), scope.some(), f"len({scope.many()})", f"1, {scope.some()}")
     return loop(scope, f"for {at} in range({limit}):", at)
 
 
-@BLOCKS.add(12)
+@BLOCKS.add(15)
 def for_enumerate(scope: Scope) -> Lines:
     at, (item, items) = index(scope), item_of(scope)
     return loop(scope, f"for {at}, {item} in enumerate({items}):", at, item)
@@ -105,6 +108,13 @@ def for_in_for(scope: Scope) -> Lines:
     return [f"for {outer} in {outer_items}:", *indent(before + nested)]
 
 
+@BLOCKS.add(6)
+def for_in_if(scope: Scope) -> Lines:
+    item, items = item_of(scope)
+    before = [LINES.draw(scope)(scope)] if scope.chance(0.5) else []
+    return [f"if {scope.condition()}:", *indent(before + loop(scope, f"for {item} in {items}:", item))]
+
+
 @BLOCKS.add(3)
 def for_range_in_range(scope: Scope) -> Lines:
     one, other = scope.rng.sample("ijkmn", 2)
@@ -123,13 +133,13 @@ def for_if(scope: Scope) -> Lines:
     return [f"for {item} in {items}:", *indent(inside)]
 
 
-@BLOCKS.add(7)
+@BLOCKS.add(10)
 def while_name(scope: Scope) -> Lines:
     name = scope.some() if scope.chance(0.7) else scope.place()
     return loop(scope, f"while {name}:")
 
 
-@BLOCKS.add(2)
+@BLOCKS.add(1)
 def while_compare(scope: Scope) -> Lines:
     name = scope.some()
     lines = loop(scope, f"while {name} {scope.pick('<', '>', '<=')} {scope.pick(scope.number(), scope.some())}:")
@@ -169,7 +179,7 @@ def if_none(scope: Scope) -> Lines:
     return [f"if {name} is None:", *indent([f"{name} = {scope.pick('[]', '{}', scope.value())}"])]
 
 
-@BLOCKS.add(2)
+@BLOCKS.add(1)
 def if_contains(scope: Scope) -> Lines:
     return [f"if {scope.some()} {scope.pick('in', 'not in')} {scope.many()}:", *body(scope)]
 
@@ -279,7 +289,7 @@ def call_with_dict(scope: Scope) -> Lines:
 # functions inside
 
 
-@BLOCKS.add(5)
+@BLOCKS.add(9)
 def inner_function(scope: Scope) -> Lines:
     name, arguments = scope.fresh("func", 0.0), [scope.word() for _ in range(scope.rng.choice((0, 1, 1, 2)))]
     arguments = list(dict.fromkeys(arguments))

@@ -8,7 +8,7 @@ from random import Random
 from pipeline.data.idioms.blocks import answer
 from pipeline.data.idioms.registry import BLOCKS, LINES, STORIES
 from pipeline.data.idioms.scope import Lines, Scope, indent
-from pipeline.data.words import ATTRIBUTES, IDIOM_WORDS
+from pipeline.data.words import IDIOM_WORDS
 
 
 def write_document(rng: Random) -> str:
@@ -77,9 +77,9 @@ def function_body(scope: Scope) -> Lines:
 
 def parameters(scope: Scope) -> list[str]:
     """Parameters without defaults, all with defaults, or with defaults from some place on."""
-    n = scope.rng.choice((0, 1, 1, 2, 2, 3, 3, 4, 5))
+    n = scope.rng.choice((0, 1, 1, 2, 2, 3, 3, 4, 4))
     draw = scope.rng.random()
-    first = n if draw < 0.5 else 0 if draw < 0.8 else scope.rng.randint(1, max(n - 1, 1))
+    first = n if draw < 0.5 else 0 if draw < 0.7 else scope.rng.randint(1, max(n - 1, 1))
     other = scope.pick("None", "None", "None", "True", "False", "0", "1", '""')
     names = [scope.fresh(letters=0.1) for _ in range(n)]
     return [name if at < first else f"{name}={default(scope, other)}" for at, name in enumerate(names)]
@@ -106,8 +106,8 @@ def class_with_init(scope: Scope) -> Lines:
 
 def class_attributes(scope: Scope) -> list[str]:
     """Two to eight names; in half of the classes ordinary ones."""
-    n, ordinary = scope.rng.choice((2, 3, 3, 4, 4, 5, 6, 7, 8)), scope.chance(0.5)
-    names = [scope.rng.choice(ATTRIBUTES) if ordinary else scope.word() for _ in range(n)]
+    n, ordinary = scope.rng.choice((2, 3, 3, 4, 4, 5, 6, 7, 8)), scope.chance(0.65)
+    names = [scope.ordinary() if ordinary else scope.word() for _ in range(n)]
     return list(dict.fromkeys(names))
 
 

@@ -13,7 +13,7 @@ WRITE_MODES = ("w", "w", "w", "w", "wb")
 # calls with strings
 
 
-@LINES.add(6)
+@LINES.add(5)
 def call_with_string(scope: Scope) -> str:
     return f"{scope.function()}({scope.string()})"
 
@@ -24,22 +24,22 @@ def assign_call_with_string(scope: Scope) -> str:
     return f"{scope.fresh()} = {function}({text})"
 
 
-@LINES.add(2)
+@LINES.add(1)
 def call_with_string_last(scope: Scope) -> str:
     return f"{scope.function()}({scope.some()}, {scope.string()})"
 
 
-@LINES.add(2)
+@LINES.add(1)
 def call_with_string_first(scope: Scope) -> str:
     return f"{scope.function()}({scope.string()}, {scope.value()})"
 
 
-@LINES.add(6)
+@LINES.add(5)
 def print_text(scope: Scope) -> str:
     return f"print({scope.string()})"
 
 
-@LINES.add(6)
+@LINES.add(8)
 def print_formatted_end(scope: Scope) -> str:
     return f"print({formatted(scope)})"
 
@@ -57,18 +57,18 @@ def print_formatted_middle(scope: Scope) -> str:
     return f"print(f{mark}{scope.text()} {{{scope.some()}}} {tail}{mark})"
 
 
-@LINES.add(5)
+@LINES.add(9)
 def call_with_formatted(scope: Scope) -> str:
     return f"{scope.function()}({formatted(scope)})"
 
 
-@LINES.add(2)
+@LINES.add(3)
 def assign_call_with_formatted(scope: Scope) -> str:
     function, text = scope.function(), formatted(scope)
     return f"{scope.fresh()} = {function}({text})"
 
 
-@LINES.add(2)
+@LINES.add(3)
 def append_string(scope: Scope) -> str:
     text = formatted(scope) if scope.chance(0.4) else scope.string()
     return f"{scope.known('list') or scope.some()}.append({text})"
@@ -104,7 +104,7 @@ def assign_text(scope: Scope) -> str:
     return f"{scope.fresh('any')} = {text}"
 
 
-@LINES.add(4)
+@LINES.add(2)
 def assign_value(scope: Scope) -> str:
     value = scope.value()
     return f"{scope.fresh()} = {value}"
@@ -116,12 +116,12 @@ def assign_call(scope: Scope) -> str:
     return f"{scope.fresh()} = {call}"
 
 
-@LINES.add(2)
+@LINES.add(1)
 def assign_again(scope: Scope) -> str:
     return f"{scope.some()} = {scope.value()}"
 
 
-@LINES.add(2)
+@LINES.add(1)
 def assign_sum(scope: Scope) -> str:
     left, right = scope.some(), scope.pick(scope.some(), scope.number())
     return f"{scope.fresh('num')} = {left} {scope.pick('+', '-', '*')} {right}"
@@ -138,7 +138,7 @@ def assign_pair(scope: Scope) -> str:
     return f"{scope.fresh(letters=0.5)}, {scope.fresh(letters=0.5)} = {scope.function()}({scope.some()})"
 
 
-@LINES.add(7)
+@LINES.add(9)
 def swap(scope: Scope) -> str:
     one, other = (scope.known("any", "num") for _ in range(2))
     if not one or not other or one == other or scope.chance(0.4):
@@ -148,40 +148,45 @@ def swap(scope: Scope) -> str:
 
 def two_names(scope: Scope) -> tuple[str, str]:
     """Two names that belong together: a pair of letters or two words, either first."""
-    if scope.chance(0.45):
-        one, other = scope.rng.sample(scope.pick("xy", "xy", "ab", "ij", "mn", "pq", "lr", "xyz", "abc"), 2)
+    if scope.chance(0.6):
+        one, other = scope.rng.sample(scope.pick("xy", "xy", "xy", "xy", "ab", "ij", "mn", "pq", "xyz"), 2)
         scope.kinds[one] = scope.kinds[other] = "any"
         return one, other
     return scope.fresh(), scope.fresh()
 
 
-@LINES.add(2)
+@LINES.add(1)
 def assign_item(scope: Scope) -> str:
     key = scope.string() if scope.chance(0.6) else scope.number()
     source = scope.many()
     return f"{scope.fresh()} = {source}[{key}]"
 
 
-@LINES.add(2)
+@LINES.add(1)
 def set_item(scope: Scope) -> str:
     return f"{scope.known('dict') or scope.many()}[{scope.string()}] = {scope.value()}"
 
 
-@LINES.add(2)
+@LINES.add(3)
 def set_attribute(scope: Scope) -> str:
     owner = "self" if scope.method else scope.some()
     name = scope.some()
     return f"{owner}.{name} = {name if scope.chance(0.6) else scope.value()}"
 
 
-@LINES.add(8)
+@LINES.add(13)
 def assign_ternary(scope: Scope) -> str:
-    one, other = scope.value(), scope.value()
-    condition = scope.some() if scope.chance(0.6) else scope.condition()
-    return f"{scope.fresh()} = {one} if {condition} else {other}"
+    value = ternary(scope)
+    return f"{scope.fresh()} = {value}"
 
 
-@LINES.add(5)
+def ternary(scope: Scope) -> str:
+    one, other = (scope.some() if scope.chance(0.5) else scope.value() for _ in range(2))
+    condition = scope.some() if scope.chance(0.7) else scope.condition()
+    return f"{one} if {condition} else {other}"
+
+
+@LINES.add(8)
 def assign_lambda(scope: Scope) -> str:
     argument = scope.rng.choice("xyabnst") if scope.chance(0.35) else scope.word()
     body = scope.pick(
@@ -261,7 +266,7 @@ def call_with_name(scope: Scope) -> str:
     return f"{scope.function()}({scope.some()})"
 
 
-@LINES.add(2)
+@LINES.add(1)
 def call_with_keywords(scope: Scope) -> str:
     names = [scope.some(), scope.word()]
     return f"{scope.function()}({names[0]}={names[0]}, {names[1]}={scope.value()})"
@@ -286,12 +291,12 @@ def open_file(scope: Scope) -> str:
     return f"{scope.fresh()} = open({path})"
 
 
-@LINES.add(3)
+@LINES.add(5)
 def open_file_for_reading(scope: Scope) -> str:
     return f"{scope.fresh(letters=0.2)} = open({input_file(scope)}, {mode(scope, READ_MODES)})"
 
 
-@LINES.add(3)
+@LINES.add(5)
 def open_file_for_writing(scope: Scope) -> str:
     return f"{scope.fresh(letters=0.2)} = open({output_file(scope)}, {mode(scope, WRITE_MODES)})"
 
@@ -303,18 +308,18 @@ def mode(scope: Scope, modes: tuple[str, ...]) -> str:
 
 def input_file(scope: Scope) -> str:
     """A name, or a string, that says that the file is read."""
-    return _file(scope, scope.pick("input", "input", "in", "source", "infile", "read"))
+    return _file(scope, scope.pick("input", "input", "input", "in", "source", "infile"))
 
 
 def output_file(scope: Scope) -> str:
     """A name, or a string, that says that the file is written."""
-    return _file(scope, scope.pick("output", "output", "out", "target", "outfile", "save"))
+    return _file(scope, scope.pick("output", "output", "output", "out", "target", "outfile"))
 
 
 def _file(scope: Scope, role: str) -> str:
     word = scope.word()
     draw = scope.rng.random()
-    if draw < 0.45:
+    if draw < 0.65:
         mark = scope.mark()
         stem = scope.pick(role, f"{role}_{word}", f"{word}_{role}")
         return f"{mark}{stem}.{scope.pick('txt', 'txt', 'csv', 'json')}{mark}"

@@ -7,12 +7,15 @@ was written earlier: a set is grown with ``.add``, a string with ``+=``, whateve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from random import Random
 
 from pipeline.data.words import ATTRIBUTES, IDIOM_WORDS
 
 LETTERS = tuple("abcdefghijkmnpqrstuvwxyz")
 SINGLE_NAMES = tuple(name for name in IDIOM_WORDS.names if "_" not in name)
+COMPOUND_NAMES = tuple(name for name in IDIOM_WORDS.names if "_" in name)
+ORDINARY_WEIGHTS = tuple(accumulate(1 / (1 + rank / 12) for rank in range(len(ATTRIBUTES))))
 RESERVED = frozenset(
     {"set", "open", "print", "self", "list", "dict", "str", "len", "range", "type", "filter", "format"}
 )
@@ -49,11 +52,17 @@ class Scope:
     def word(self) -> str:
         """A name for a variable: an ordinary one, any word, or two joined by an underscore."""
         draw = self.rng.random()
-        if draw < 0.25:
-            return self.rng.choice(ATTRIBUTES)
-        if draw < 0.85:
-            return self.rng.choice(IDIOM_WORDS.names)
+        if draw < 0.35:
+            return self.ordinary()
+        if draw < 0.65:
+            return self.rng.choice(SINGLE_NAMES)
+        if draw < 0.92:
+            return self.rng.choice(COMPOUND_NAMES)
         return f"{self.rng.choice(SINGLE_NAMES)}_{self.rng.choice(SINGLE_NAMES)}"
+
+    def ordinary(self) -> str:
+        """A name that much of Python uses, the most frequent ones more often."""
+        return self.rng.choices(ATTRIBUTES, cum_weights=ORDINARY_WEIGHTS)[0]
 
     def fresh(self, kind: str = "any", letters: float = 0.08) -> str:
         """A name not used so far, from now on known as being of a kind; ``letters`` is how often it is one letter."""
@@ -71,7 +80,7 @@ class Scope:
     def some(self) -> str:
         """A plain variable to read: mostly one in use."""
         name = self.known("any", "num", "str", "flag") if self.chance(0.8) else None
-        return name or self.rng.choice(IDIOM_WORDS.names)
+        return name or self.word()
 
     def many(self) -> str:
         """Something to iterate over or look into."""
@@ -102,9 +111,9 @@ class Scope:
         return self.quote if self.chance(0.75) else self.rng.choice("\"'")
 
     def text(self) -> str:
-        """One to six plain words."""
-        parts = [self.rng.choice(IDIOM_WORDS.strings) for _ in range(self.rng.choice((1, 1, 1, 2)))]
-        return " ".join(parts)
+        """One to three plain words, seldom more."""
+        text = self.rng.choice(IDIOM_WORDS.strings)
+        return f"{text} {self.rng.choice(IDIOM_WORDS.strings)}" if self.chance(0.1) else text
 
     def string(self, mark: str | None = None) -> str:
         mark = mark or self.mark()

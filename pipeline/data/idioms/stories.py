@@ -13,17 +13,17 @@ from pipeline.data.idioms.scope import Lines, Scope, indent
 def around(scope: Scope, statement: str, names: tuple[str, ...] = ()) -> Lines:
     """The statement alone, or as the body of a loop or branch, at one depth or at two."""
     draw = scope.rng.random()
-    if draw < 0.3:
+    if draw < 0.2:
         return [statement]
-    if draw < 0.5:
+    if draw < 0.35:
         return [f"if {scope.condition()}:", *indent([statement])]
     item, items = (names[0], scope.many()) if names else item_of(scope)
-    if draw < 0.8:
+    if draw < 0.85:
         return [f"for {item} in {items}:", *indent([statement])]
     return [f"for {item} in {items}:", *indent([f"if {scope.condition()}:", *indent([statement])])]
 
 
-@STORIES.add(9)
+@STORIES.add(14)
 def gather_in_set(scope: Scope) -> Iterator[Lines]:
     name = scope.fresh("set", 0.02)
     yield [f"{name} = set()"]
@@ -33,7 +33,7 @@ def gather_in_set(scope: Scope) -> Iterator[Lines]:
     scope.result = scope.result or name
 
 
-@STORIES.add(9)
+@STORIES.add(14)
 def gather_in_string(scope: Scope) -> Iterator[Lines]:
     name = scope.fresh("str", 0.02)
     yield [f"{name} = {scope.mark() * 2}"]
@@ -43,7 +43,7 @@ def gather_in_string(scope: Scope) -> Iterator[Lines]:
     scope.result = scope.result or name
 
 
-@STORIES.add(3)
+@STORIES.add(4)
 def gather_in_both(scope: Scope) -> Iterator[Lines]:
     """A set and a string side by side, in either order, each grown in its own way."""
     names = [scope.fresh("set", 0.02), scope.fresh("str", 0.02)]
@@ -57,7 +57,7 @@ def gather_in_both(scope: Scope) -> Iterator[Lines]:
     scope.result = scope.rng.choice(names)
 
 
-@STORIES.add(3)
+@STORIES.add(2)
 def gather_in_list(scope: Scope) -> Iterator[Lines]:
     name = scope.fresh("list", 0.02)
     yield [f"{name} = []"]
@@ -66,7 +66,7 @@ def gather_in_list(scope: Scope) -> Iterator[Lines]:
     scope.result = scope.result or name
 
 
-@STORIES.add(2)
+@STORIES.add(1)
 def count_up(scope: Scope) -> Iterator[Lines]:
     name = scope.fresh("num", 0.2)
     yield [f"{name} = 0"]
@@ -74,7 +74,7 @@ def count_up(scope: Scope) -> Iterator[Lines]:
     scope.result = scope.result or name
 
 
-@STORIES.add(2)
+@STORIES.add(1)
 def fill_dict(scope: Scope) -> Iterator[Lines]:
     name = scope.fresh("dict", 0.02)
     yield [f"{name} = {{}}"]
@@ -91,7 +91,7 @@ def open_read_close(scope: Scope) -> Iterator[Lines]:
     yield [f"{handle}.close()"]
 
 
-@STORIES.add(4)
+@STORIES.add(6)
 def read_then_write(scope: Scope) -> Iterator[Lines]:
     text = scope.pick("text", "lines", "data", scope.word())
     yield [f"with open({input_file(scope)}, {mode(scope, READ_MODES)}) as f:", *indent([f"{text} = f.read()"])]
@@ -99,7 +99,7 @@ def read_then_write(scope: Scope) -> Iterator[Lines]:
     yield [f"with open({output_file(scope)}, {mode(scope, WRITE_MODES)}) as f:", *indent([f"f.write({text})"])]
 
 
-@STORIES.add(4)
+@STORIES.add(3)
 def find_flag(scope: Scope) -> Iterator[Lines]:
     """A flag is False until it is True."""
     flag = scope.fresh("flag", 0.02)
@@ -120,7 +120,7 @@ def loop_until_flag(scope: Scope) -> Iterator[Lines]:
     yield [f"while {flag}:", *inside, *indent([f"{flag} = False"])]
 
 
-@STORIES.add(5)
+@STORIES.add(6)
 def swap_two(scope: Scope) -> Iterator[Lines]:
     one, other = two_names(scope)
     yield [f"{one} = {scope.value()}", f"{other} = {scope.value()}"]
@@ -137,7 +137,7 @@ def make_function_then_call(scope: Scope) -> Iterator[Lines]:
     yield [f"{scope.fresh()} = {function}({value})"]
 
 
-@STORIES.add(2)
+@STORIES.add(1)
 def count_while(scope: Scope) -> Iterator[Lines]:
     at = scope.fresh("num", 0.8)
     yield [f"{at} = 0"]

@@ -1,4 +1,4 @@
-"""Functions of the standard library and of the installed packages that the lock file names: real Python on every machine.
+"""Functions of the standard library and of the installed packages that the lock file names: real, on every machine.
 
 Which files are read, and in which order, depends on the lock, the Python version and the seed, never on where things
 are installed or on what else is.

@@ -1,4 +1,4 @@
-"""What a task is made of: contrast pairs of prompts, and the draws that fill them with names and strings (METHOD §3)."""
+"""What a task is made of: contrast pairs of prompts, and the draws that fill them with words (METHOD §3)."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Draw:
     taken: set[str] = field(default_factory=set)
 
     def name(self) -> str:
-        """A variable's name."""
-        return self._fresh(self.words.names)
+        """A variable's name, the shorter of two: most names in real code are one word."""
+        return min(self._fresh(self.words.names), self._fresh(self.words.names), key=len)
 
     def names(self, count: int) -> list[str]:
         return [self.name() for _ in range(count)]

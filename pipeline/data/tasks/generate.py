@@ -1,4 +1,4 @@
-"""Contrast pairs as text: the same for the same seed, whatever the tokenizer, so that they can be kept out of a corpus."""
+"""Contrast pairs as text: the same for a seed whatever the tokenizer, so that a corpus can be kept free of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tasks by name. A new one is a decorated function in any file of ``pipeline/data/tasks/prompts``; nothing lists it."""
+"""The tasks by name. A new one is a decorated function in any file of ``pipeline/data/tasks/prompts``."""
 
 from __future__ import annotations
 

@@ -77,15 +77,19 @@ def indent_for(draw: Draw) -> Pair:
     return contrast(head, ("    " + loop, " " * 7, body), (" " * 8 + loop, " " * 11, body))
 
 
-@task(decides="`f = lambda x` or `def f`", answers=(":", "("))
+@task(
+    decides="`f = lambda x` or `def f`",
+    answers=(":", "("),
+    variant="a class body and `(self`, because a bracket and the word after it are one token",
+)
 def lambda_func(draw: Draw) -> Pair:
-    """Go on after the name: a lambda's value, or a function's parameters."""
-    argument, inner, name = draw.names(3)
-    head = header(draw, argument) + filler(draw, argument)
+    """Go on after the name: a lambda's value, or a method's parameters."""
+    first, inner, name = draw.names(3)
+    head = f"class {draw.class_name()}:\n    {first} = {draw.number()}\n\n"
     return contrast(
         head,
-        (f"    {inner} = lambda {name}", ":", f" {name} + {draw.number()}\n    return {inner}\n"),
-        (f"    def {name}", "(", f"{inner}):\n        return {inner}\n    return {name}\n"),
+        (f"    {inner} = lambda {name}", ":", f" {name} + {draw.number()}\n"),
+        (f"    def {name}", "(self", f", {inner}):\n        return {inner}\n"),
     )
 
 

@@ -8,10 +8,11 @@ from pipeline.data.tasks.registry import task
 
 def _call(draw: Draw, argument: str) -> str:
     """The start of a statement up to the bracket of a call that takes one string."""
-    return draw.pick(("    print(", "    raise ValueError(", f"    {argument}.append(", f"    {draw.name()} = {argument}("))
+    start = draw.pick(("print", "raise ValueError", f"{argument}.append", f"{draw.name()} = {argument}"))
+    return f"    {start}("
 
 
-@task(decides='which quote opened the string: `("` or `(\'`', answers=('")', "')"))
+@task(decides="which quote opened the string: `(\"` or `('`", answers=('")', "')"))
 def single_double_quote(draw: Draw) -> Pair:
     """Close a string with the quote that opened it."""
     argument, result = draw.names(2)
@@ -33,7 +34,7 @@ def bracket_counting(draw: Draw) -> Pair:
 @task(
     decides="inside a dict or inside a list",
     answers=(":", ","),
-    variant="the prompt ends before the quote that closes the first string, because the quote and the mark are one token",
+    variant="the prompt ends before the quote that closes the first string: the quote and the mark are one token",
 )
 def bracket_brace(draw: Draw) -> Pair:
     """Go on after the first string: as a dict's key or as a list's item."""
@@ -57,6 +58,4 @@ def fstring_brace(draw: Draw) -> Pair:
     argument, result = draw.names(2)
     head = header(draw, argument, result) + filler(draw, argument) + _call(draw, argument)
     string, after = draw.string(), f"    return {result}\n"
-    return contrast(
-        head, (f'f"{string}', " {", f'{argument}}}")\n' + after), (f'"{string}', '")\n', after)
-    )
+    return contrast(head, (f'f"{string}', " {", f'{argument}}}")\n' + after), (f'"{string}', '")\n', after))

@@ -6,7 +6,7 @@ from pipeline.data.tasks.base import Draw, Pair, contrast, filler, header
 from pipeline.data.tasks.registry import task
 
 # The answers of class_init: names so frequent in Python that they are one token in any vocabulary trained on it.
-COPIED = ("name", "value", "data", "size", "path", "key", "index", "start", "text", "mode", "line", "type", "result")
+COPIED = ("name", "value", "data", "path", "key", "start", "end", "text", "line", "type", "result", "file")
 
 
 def _set_or_string(draw: Draw, name: str) -> Pair:
@@ -48,10 +48,11 @@ def class_init(draw: Draw) -> Pair:
     one, two = draw.rng.sample(COPIED, 2)
     parameters = draw.rng.sample([*earlier, one, two], 4)
     head = f"class {draw.class_name()}:\n    def __init__(self, {', '.join(parameters)}):\n"
-    head += "".join(f"        self.{name} = {name}\n" for name in earlier)
-    first, second = (f"        self.{name} = {name}\n" for name in (one, two))
+    head += "".join(f"        self.{name} = {name}\n" for name in earlier) + "        "
     return contrast(
-        head, (first.removesuffix(f" {one}\n"), f" {one}", "\n" + second), (second.removesuffix(f" {two}\n"), f" {two}", "\n" + first)
+        head,
+        (f"self.{one} =", f" {one}", f"\n        self.{two} = {two}\n"),
+        (f"self.{two} =", f" {two}", f"\n        self.{one} = {one}\n"),
     )
 
 

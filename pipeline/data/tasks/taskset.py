@@ -1,0 +1,132 @@
+"""The tasks of a study, read back: what pretraining, pruning and ablation know of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from pyarrow import ArrowException
+
+from pipeline.artifacts import ArtifactError, read_json
+from pipeline.data.pairs import PairBatch
+from pipeline.data.tasks.base import Pair, Side, TaskError
+from pipeline.data.tasks.encode import SCHEMA
+from pipeline.data.words import SPLITS
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Encoded contrast pairs and the report about them. Make one with ``load``."""
+
+    report: dict[str, Any]
+    rows: dict[str, list[dict[str, Any]]]  # by task, in the file's order
+
+    @classmethod
+    def load(cls, folder: Path) -> TaskSet:
+        """The tasks written by ``encode_tasks``. Raises ArtifactError where they are missing, damaged or incomplete."""
+        report = read_json(folder / "report.json")
+        if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):
+            raise ArtifactError(f"{folder / 'report.json'}: has no tasks; run the stage tasks again (dvc repro tasks)")
+        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in report["tasks"]}
+        for row in _read_rows(folder / "pairs.parquet"):
+            rows.setdefault(row["task"], []).append(row)
+        for name, part in rows.items():
+            expected = sum(report["tasks"].get(name, {"n_pairs": {}})["n_pairs"].values())
+            if len(part) != expected:
+                raise ArtifactError(
+                    f"{folder}: {len(part)} pairs of {name}, its report says {expected}; run tasks again"
+                )
+        return cls(report, rows)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every task, expressible or not, in the order of the paper's Table 1."""
+        return tuple(self.report["tasks"])
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """The tokenizer whose tokens these are."""
+        return str(self.report["tokenizer"])
+
+    @cached_property
+    def n_tokens_max(self) -> int:
+        """Tokens of the longest prompt; a model's n_ctx must not be smaller."""
+        return max((entry["n_tokens_max"] or 0 for entry in self.report["tasks"].values()), default=0)
+
+    def about(self, name: str) -> dict[str, Any]:
+        """A task's part of the report. Raises TaskError for an unknown name."""
+        if name not in self.report["tasks"]:
+            raise TaskError(f"unknown task {name!r}; allowed: {', '.join(self.names)}")
+        return dict(self.report["tasks"][name])
+
+    def expressible(self, name: str) -> bool:
+        """Whether this vocabulary can express the task."""
+        return bool(self.about(name)["expressible"])
+
+    def reason(self, name: str) -> str | None:
+        """Why the task is not expressible, None where it is."""
+        reason = self.about(name)["reason"]
+        return None if reason is None else str(reason)
+
+    def batch(self, name: str, split: str) -> PairBatch:
+        """All pairs of a split. Raises TaskError for an unknown split, or a task that is not expressible."""
+        if not self.expressible(name):
+            raise TaskError(f"task {name} is not expressible in this vocabulary: {self.reason(name)}")
+        if split not in SPLITS:
+            raise TaskError(f"unknown split {split!r} of task {name}; allowed: {', '.join(SPLITS)}")
+        return _batch([row for row in self.rows[name] if row["split"] == split])
+
+    def hash(self, name: str) -> str:
+        """The identity of a task: every prompt and answer in every split, in tokens."""
+        self.about(name)
+        digest = hashlib.sha256(name.encode())
+        for row in self.rows[name]:
+            digest.update(repr([row[key] for key in SCHEMA.names]).encode())
+        return digest.hexdigest()[:16]
+
+    def examples(self, name: str, n: int) -> list[Pair]:
+        """The first ``n`` test pairs as text, without what comes after; one pair if the task is not expressible."""
+        if not self.expressible(name):
+            a, b = self.about(name)["example"]
+            return [Pair(Side(a[0], a[1], ""), Side(b[0], b[1], ""))][:n]
+        rows = [row for row in self.rows[name] if row["split"] == "test"][:n]
+        return [
+            Pair(Side(row["a_prompt"], row["a_answer"], ""), Side(row["b_prompt"], row["b_answer"], "")) for row in rows
+        ]
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet file of pairs."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro tasks)")
+    try:
+        table = pq.read_table(path)
+    except (ArrowException, OSError) as error:
+        raise ArtifactError(f"{path}: damaged ({error}); delete it and run tasks again") from error
+    if not table.schema.equals(SCHEMA):
+        raise ArtifactError(
+            f"{path}: columns {', '.join(table.schema.names)}, not those of contrast pairs; run tasks again"
+        )
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _batch(rows: list[dict[str, Any]]) -> PairBatch:
+    """Pairs as tensors: sides a and b of each pair in neighbouring rows, padded on the right with the first token."""
+    sides = [
+        (row[f"{x}_tokens"], row[f"{x}_answer_token"], row[f"{y}_answer_token"])
+        for row in rows
+        for x, y in ("ab", "ba")
+    ]
+    longest = max(len(tokens) for tokens, _, _ in sides)
+    padded = [tokens + tokens[:1] * (longest - len(tokens)) for tokens, _, _ in sides]
+    return PairBatch(
+        tokens=torch.tensor(padded, dtype=torch.long),
+        last=torch.tensor([len(tokens) - 1 for tokens, _, _ in sides], dtype=torch.long),
+        answers=torch.tensor([[right, wrong] for _, right, wrong in sides], dtype=torch.long),
+    )

@@ -1,0 +1,160 @@
+"""A small invented study on disk: the artifacts of pretrain, prune and ablate, as those stages write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.artifacts import Workspace, write_json
+from pipeline.circuit import Circuit
+from pipeline.data.pairs import PairBatch
+from pipeline.model.checkpoint import model_hash, save_model
+from pipeline.model.transformer import Transformer
+from pipeline.report.inputs import ModelArtifacts
+from pipeline.sites import edge_keys, site_keys, split_edge_key
+
+
+@dataclass(frozen=True)
+class Side:
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    a: Side
+    b: Side
+
+
+class FakeTasks:
+    """Two prompts per task, always with answers 1 and 2."""
+
+    def batch(self, name: str, split: str) -> PairBatch:
+        return PairBatch(torch.zeros(2, 3, dtype=torch.long), torch.tensor([2, 2]), torch.tensor([[1, 2], [2, 1]]))
+
+    def examples(self, name: str, n: int) -> list[Pair]:
+        return [Pair(Side('print("red & <blue>', '")\n'), Side("print('red & <blue>", "')\n"))] * n
+
+
+def random_circuit(model: Transformer, share: float, seed: int) -> Circuit:
+    """A circuit of a random ``share`` of each site's nodes, with every nonzero weight between them as an edge."""
+    generator = torch.Generator().manual_seed(seed)
+    width = {"mlp_neuron": model.config.d_mlp}
+    widths = {key: width.get(key.split(".")[1], model.config.d_model) for key in site_keys(model.config.n_layer)}
+    kept = {key: torch.rand(size, generator=generator) < share for key, size in widths.items()}
+    edges = {}
+    for key in edge_keys(model.config.n_layer):
+        layer, kind = split_edge_key(key)
+        matrix = model.state_dict()[f"transformer.h.{layer}.{kind.weight}.weight"]
+        matrix = matrix[kind.rows(len(matrix))] != 0
+        sources, targets = kept[f"{layer}.{kind.source.value}"], kept[f"{layer}.{kind.target.value}"]
+        found = (matrix & targets[:, None] & sources[None]).T.nonzero()
+        edges |= {key: found} if len(found) else {}
+    nodes = {key: mask.nonzero().flatten() for key, mask in kept.items() if mask.any()}
+    values = {key: torch.zeros(size) for key, size in widths.items()}
+    return Circuit(nodes, edges, means=values, order={key: value + 1 for key, value in values.items()})
+
+
+def task_entry(circuit: Circuit | None, unpruned_loss: float | None, seconds: float = 1.0) -> dict[str, Any]:
+    """One task of circuits/<name>/summary.json; ``unpruned_loss`` None: not expressible."""
+    expressible = unpruned_loss is not None
+    found = circuit is not None
+    curve = [
+        {"target_loss": target, "n_nodes": circuit.n_nodes, "n_edges": max(int(circuit.n_edges * factor), 1), "loss": target}
+        for target, factor in ((0.5, 0.4), (0.25, 0.7), (0.15, 1.0), (0.06, 1.5))
+    ] if found else []  # fmt: skip
+    return {
+        "expressible": expressible,
+        "reason": None if expressible else "answer ')\\n' is two tokens",
+        "unpruned_loss": unpruned_loss,
+        "unpruned_validation_loss": unpruned_loss,
+        "solved": found if expressible else None,
+        "n_nodes": circuit.n_nodes if found else None,
+        "n_edges": circuit.n_edges if found else None,
+        "validation_loss": 0.14 if found else None,
+        "curve": curve,
+        "seconds": seconds,
+    }
+
+
+def ablation_entry(unpruned_loss: float) -> dict[str, Any]:
+    """One task of ablations/<name>.json: a circuit that is sufficient by nodes, not by edges, and necessary."""
+    entry: dict[str, Any] = {"unpruned_accuracy": 1.0, "circuit_accuracy": 0.95, "edges_only_accuracy": 0.9}
+    losses = {"unpruned": unpruned_loss, "circuit": 0.14, "edges_only": 0.2, "ablated_nodes": 2.5, "ablated_edges": 1.5}
+    for name, loss in losses.items():
+        entry |= {f"{name}_loss": loss, f"{name}_loss_interval": [loss * 0.9, loss * 1.1]}
+    for name, low in (("circuit", 0.7), ("edges_only", 0.8), ("nodes", 0.05), ("edges", 0.04)):
+        entry |= {f"random_{name}_losses": [low, low + 0.1, low + 0.3]}
+    return entry
+
+
+@pytest.fixture
+def task_source() -> FakeTasks:
+    return FakeTasks()
+
+
+@pytest.fixture
+def make_circuit() -> Callable[[Transformer, float, int], Circuit]:
+    """(model, share of nodes kept, seed) → circuit."""
+    return random_circuit
+
+
+MakeModel = Callable[..., ModelArtifacts]
+
+
+@pytest.fixture
+def make_model(tmp_path: Path, tiny_model: Callable[..., Transformer]) -> MakeModel:
+    """Writes all artifacts of one model into ``tmp_path``; tasks: name → (unpruned loss, share of nodes kept)."""
+
+    def make(
+        name: str, kind: str, val_loss: float, tasks: dict[str, tuple[float | None, float | None]], **changes: Any
+    ) -> ModelArtifacts:
+        model = tiny_model(**changes)
+        files = ModelArtifacts.of(Workspace(tmp_path), name)
+        files.model.mkdir(parents=True)
+        save_model(model, files.model, {})
+        identity = model_hash(files.model)
+        write_json(files.model / "summary.json", model_summary(name, kind, val_loss, model) | {"model_hash": identity})
+        write_history(files.model / "history.jsonl", val_loss)
+        pruned, ablated = {}, {}
+        for seed, (task, (loss, share)) in enumerate(tasks.items()):
+            circuit = None if share is None else random_circuit(model, share, seed)
+            pruned[task] = task_entry(circuit, loss)
+            if circuit is not None and loss is not None:
+                circuit.save(files.circuits / task)
+                ablated[task] = ablation_entry(loss)
+        write_json(files.circuits / "summary.json", {"model": name, "model_hash": identity, "tasks": pruned})
+        write_json(files.ablations, {"model": name, "model_hash": identity, "tasks": ablated})
+        return files
+
+    return make
+
+
+def model_summary(name: str, kind: str, val_loss: float, model: Transformer) -> dict[str, Any]:
+    n_params = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "name": name,
+        "kind": kind,
+        "n_layer": model.config.n_layer,
+        "d_model": model.config.d_model,
+        "n_params": n_params,
+        "l0": sum(int((parameter != 0).sum()) for parameter in model.parameters()),
+        "tokens": 4096,
+        "val_loss_nats": val_loss,
+        "train_seconds": 12.5,
+        "l0_by_matrix": {},
+    }
+
+
+def write_history(path: Path, val_loss: float, steps: Iterable[int] = range(0, 100, 10)) -> None:
+    lines = [
+        {"step": step, "tokens": 100 * step, "train_loss": val_loss + 1, "val_loss": val_loss + 1 / (1 + step), "l0": 9000 - step}
+        for step in steps
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

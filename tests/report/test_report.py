@@ -1,0 +1,188 @@
+"""The whole report from artifacts on disk: complete, self-contained, repeatable, true to its summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.artifacts import read_json
+from pipeline.config import Params
+from pipeline.report.inputs import ModelArtifacts
+from pipeline.report.page import verdict
+from pipeline.report.templating import count, nats
+from pipeline.report.write import assemble, within_budget
+
+TASKS = {"quotes": (0.05, 0.4), "lists": (0.1, 0.6), "for_while": (0.6, None), "with_as": (None, None)}
+Write = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def write(params: Params, task_source: Any, tmp_path: Path) -> Write:
+    """Writes the report of the given models into ``tmp_path / folder`` and returns the summary."""
+
+    def run(models: dict[str, ModelArtifacts], folder: str = "results") -> dict[str, Any]:
+        return assemble(
+            models,
+            task_set=task_source,
+            statistics={"bigram_loss_nats": 3.75},
+            params=params,
+            provenance={"git": None, "machine": {"cpu": "a < b", "cores": 2}, "seconds": {"pretrain": 60.5}},
+            folder=tmp_path / folder,
+        )
+
+    return run
+
+
+@pytest.fixture
+def models(make_model: Callable[..., ModelArtifacts]) -> dict[str, ModelArtifacts]:
+    return {
+        "dense_a": make_model("dense_a", "dense", 3.0, TASKS),
+        "sparse_a": make_model("sparse_a", "sparse", 3.1, TASKS, seed=1),
+    }
+
+
+class Page(HTMLParser):
+    """What a page refers to, its ids, and tags left open."""
+
+    VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.ids: list[str] = []
+        self.stack: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+                self.references.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.stack.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag, f"</{tag}> closes another element, line {self.getpos()[0]}"
+
+
+def test_the_page_needs_nothing_but_itself(write: Write, models: dict[str, ModelArtifacts], tmp_path: Path) -> None:
+    write(models)
+    text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.stack == []
+    assert all(reference.startswith(("#", "data:,")) for reference in page.references)
+    assert not re.search(r"https?://|@import|url\((?!#)", text)
+    inner = {reference[1:] for reference in page.references if reference.startswith("#")}
+    assert inner <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_equal_artifacts_give_equal_bytes(write: Write, models: dict[str, ModelArtifacts], tmp_path: Path) -> None:
+    write(models, "one")
+    write(models, "two")
+    one, two = (sorted(path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*")) for name in ("one", "two"))
+    assert one == two
+    for path in one:
+        if (tmp_path / "one" / path).is_file():
+            assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes(), path
+
+
+def test_every_file_of_the_report_is_there(write: Write, models: dict[str, ModelArtifacts], tmp_path: Path) -> None:
+    summary = write(models)
+    files = {str(path.relative_to(tmp_path / "results")) for path in (tmp_path / "results").rglob("*") if path.is_file()}
+    assert files >= {"summary.json", "metrics.json", "index.html", "frontier.svg", "curves.svg", "training.svg",
+                     "frontier.csv", "curves.csv"}  # fmt: skip
+    drawn = {name for name in files if name.startswith("circuits/")}
+    assert {Path(name).stem for name in drawn} == {"quotes", "lists"}  # the smallest circuit of each solved task
+    assert read_json(tmp_path / "results" / "summary.json") == summary
+
+
+def test_every_number_of_the_matrix_and_the_validation_table_is_in_the_page(
+    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
+) -> None:
+    summary = write(models)
+    text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+    rows = {row: re.sub(r"<[^>]+>", " ", text_of) for row, text_of in re.findall(r'<tr><th scope="row">(\w+)</th>(.*?)</tr>', text, re.S)}
+    for task in TASKS:
+        for model in summary["models"]:
+            entry = model["tasks"][task]
+            expected = count(entry["n_edges"]) if entry["solved"] else nats(entry["unpruned_loss"]) if entry["expressible"] else "not expressible"  # fmt: skip
+            assert expected in rows[task]
+    for model in summary["models"]:
+        assert nats(model["val_loss_nats"]) in text and count(model["geomean_edges"]) in text
+        for field in ("circuit_loss", "edges_only_loss", "ablated_nodes_loss", "random_edges_loss_median"):
+            assert f"{nats(model['tasks']['quotes'][field])}" in text
+    assert "3.750" in text  # the bigram table's loss
+
+
+def test_prompts_and_machine_names_are_escaped(write: Write, models: dict[str, ModelArtifacts], tmp_path: Path) -> None:
+    write(models)
+    text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+    assert "red &amp; &lt;blue&gt;" in text and "<blue>" not in text and "a &lt; b" in text
+
+
+def test_a_study_without_solved_tasks_still_has_a_report(
+    write: Write, make_model: Callable[..., ModelArtifacts], tmp_path: Path
+) -> None:
+    unsolved = {"for_while": (0.6, None), "with_as": (None, None)}
+    summary = write({"s": make_model("s", "sparse", 3.1, unsolved)})
+    assert summary["frontier"]["ratio_dense_to_sparse_edges_at_matched_loss"] is None
+    text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+    assert "nothing to compare" in text and "no model solves a task" in text
+    assert read_json(tmp_path / "results" / "metrics.json")["ratio_dense_to_sparse_edges"] is None
+
+
+def test_one_dense_model_alone_has_no_ratio(write: Write, make_model: Callable[..., ModelArtifacts]) -> None:
+    summary = write({"d": make_model("d", "dense", 3.1, TASKS)})
+    assert summary["frontier"]["ratio_dense_to_sparse_edges_at_matched_loss"] is None
+    assert summary["frontier"]["pareto"] == {"sparse": [], "dense": ["d"]}
+
+
+def test_tables_hold_the_summarys_numbers(write: Write, models: dict[str, ModelArtifacts], tmp_path: Path) -> None:
+    summary = write(models)
+    text = (tmp_path / "results" / "frontier.csv").read_text(encoding="utf-8")
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(text))}
+    metrics = read_json(tmp_path / "results" / "metrics.json")
+    for model in summary["models"]:
+        assert float(rows[model["name"]]["geomean_edges"]) == model["geomean_edges"]
+        assert metrics["models"][model["name"]]["n_solved"] == model["n_solved"] == 2
+    curves = list(csv.DictReader(io.StringIO((tmp_path / "results" / "curves.csv").read_text(encoding="utf-8"))))
+    assert len(curves) == 2 * 2 * 4  # models, circuits, target losses
+
+
+def test_plots_carry_no_date_and_follow_the_pages_colour(
+    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
+) -> None:
+    write(models)
+    for name in ("frontier", "curves", "training"):
+        svg = (tmp_path / "results" / f"{name}.svg").read_text(encoding="utf-8")
+        assert "<dc:date>" not in svg and "currentColor" in svg and "#010203" not in svg
+
+
+def test_a_budget_keeps_the_smallest_drawings() -> None:
+    drawings = {("m", "a"): "x" * 50, ("m", "b"): "x" * 10, ("m", "c"): "x" * 30}
+    assert set(within_budget(drawings, 45)) == {("m", "b"), ("m", "c")}
+
+
+def test_a_verdict_compares_with_the_target_and_with_the_worst_random_set() -> None:
+    task = {
+        "circuit_loss": 0.15, "edges_only_loss": 0.16, "ablated_nodes_loss_interval": [0.9, 1.2],
+        "random_nodes_loss_range": [0.1, 0.8], "ablated_edges_loss_interval": [0.7, 1.2],
+        "random_edges_loss_range": [0.1, 0.8],
+    }  # fmt: skip
+    expected = {"sufficient_nodes": True, "sufficient_edges": False, "necessary_nodes": True, "necessary_edges": False}
+    assert verdict(task, 0.15) == expected
+    assert verdict(task | {"random_nodes_loss_range": None}, 0.15)["necessary_nodes"] is None

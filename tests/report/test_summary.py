@@ -1,0 +1,115 @@
+"""results/summary.json against its contract, and what is null."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.artifacts import ArtifactError, read_json, write_json
+from pipeline.report.inputs import ModelArtifacts, read_record
+from pipeline.report.summary import geometric_mean_edges, summarise
+
+MakeModel = Callable[..., ModelArtifacts]
+
+NUMBER, NULLABLE, INTERVAL = (int, float), (int, float, type(None)), (list, type(None))
+MODEL_CONTRACT: dict[str, Any] = {
+    "name": str, "kind": str, "n_layer": int, "d_model": int, "n_params": int, "l0": int, "tokens": int,
+    "val_loss_nats": NULLABLE, "train_seconds": NUMBER, "tasks": dict, "n_solved": int, "geomean_edges": NULLABLE,
+}  # fmt: skip
+TASK_CONTRACT: dict[str, Any] = {
+    "expressible": bool, "unpruned_loss": NULLABLE, "solved": bool, "n_nodes": NULLABLE, "n_edges": NULLABLE,
+    "circuit_loss": NULLABLE, "circuit_accuracy": NULLABLE, "edges_only_loss": NULLABLE,
+    "ablated_nodes_loss": NULLABLE, "ablated_edges_loss": NULLABLE, "random_circuit_loss_median": NULLABLE,
+    "random_edges_only_loss_median": NULLABLE, "random_nodes_loss_median": NULLABLE,
+    "random_edges_loss_median": NULLABLE, "circuit_loss_interval": INTERVAL, "validation_loss": NULLABLE, "curve": list,
+}  # fmt: skip
+FRONTIER_CONTRACT: dict[str, Any] = {
+    "ratio_dense_to_sparse_edges_at_matched_loss": NULLABLE, "tasks_compared": list, "method": str,
+    "interval": INTERVAL, "per_model": list,
+}  # fmt: skip
+
+TASKS = {"quotes": (0.05, 0.4), "lists": (0.3, 0.4), "for_while": (0.6, None), "with_as": (None, None)}
+
+
+def check(value: dict[str, Any], contract: dict[str, Any]) -> None:
+    for key, kind in contract.items():
+        assert key in value and isinstance(value[key], kind), key
+
+
+def summary_of(*files: ModelArtifacts) -> dict[str, Any]:
+    records = [read_record(each) for each in files]
+    return summarise(
+        records, target_loss=0.15, curve_losses=[0.15, 0.5], seed=0, n_bootstrap=100, provenance={"git": None}
+    )
+
+
+def test_summary_keeps_its_contract(make_model: MakeModel) -> None:
+    summary = summary_of(make_model("d", "dense", 3.0, TASKS), make_model("s", "sparse", 3.1, TASKS, block_density=0.5))
+    for model in summary["models"]:
+        check(model, MODEL_CONTRACT)
+        for task in model["tasks"].values():
+            check(task, TASK_CONTRACT)
+    check(summary["frontier"], FRONTIER_CONTRACT)
+    assert summary["provenance"] == {"git": None}
+    json.dumps(summary, allow_nan=False)
+
+
+def test_solved_needs_expressible_and_test_loss_and_circuit(make_model: MakeModel) -> None:
+    model = summary_of(make_model("s", "sparse", 3.0, TASKS))["models"][0]
+    assert {name: task["solved"] for name, task in model["tasks"].items()} == {
+        "quotes": True,  # all three
+        "lists": False,  # a circuit was made on validation pairs, but the test loss is above the target
+        "for_while": False,
+        "with_as": False,
+    }
+    assert model["n_solved"] == 1
+    assert model["geomean_edges"] == pytest.approx(model["tasks"]["quotes"]["n_edges"])
+
+
+def test_what_does_not_exist_is_null_and_never_zero(make_model: MakeModel) -> None:
+    model = summary_of(make_model("s", "sparse", 3.0, {"with_as": (None, None), "for_while": (0.6, None)}))["models"][0]
+    assert model["n_solved"] == 0 and model["geomean_edges"] is None
+    for task in model["tasks"].values():
+        for field in ("n_nodes", "n_edges", "circuit_loss", "ablated_edges_loss", "random_nodes_loss_median"):
+            assert task[field] is None
+    assert model["tasks"]["with_as"]["unpruned_loss"] is None and model["tasks"]["with_as"]["reason"]
+
+
+def test_medians_and_ranges_of_the_controls_are_those_of_their_distributions(make_model: MakeModel) -> None:
+    task = summary_of(make_model("s", "sparse", 3.0, TASKS))["models"][0]["tasks"]["quotes"]
+    assert task["random_nodes_loss_median"] == pytest.approx(0.15)
+    assert task["random_edges_only_loss_range"] == [pytest.approx(0.8), pytest.approx(1.1)]
+    assert task["random_circuit_loss_n"] == 3
+
+
+def test_geometric_mean_of_edges_by_hand() -> None:
+    assert geometric_mean_edges([10, 1000]) == pytest.approx(100)
+    assert geometric_mean_edges([0, 100]) == pytest.approx(10)
+    assert geometric_mean_edges([]) is None
+
+
+def test_circuits_of_another_checkpoint_are_refused(make_model: MakeModel) -> None:
+    files = make_model("s", "sparse", 3.0, TASKS)
+    write_json(files.ablations, read_json(files.ablations) | {"model_hash": "feedbeef"})
+    with pytest.raises(ArtifactError, match="feedbeef"):
+        read_record(files)
+
+
+def test_a_number_that_is_not_finite_is_refused_by_its_place(make_model: MakeModel) -> None:
+    files = make_model("s", "sparse", 3.0, TASKS)
+    broken = read_json(files.ablations)
+    broken["tasks"]["quotes"]["circuit_loss"] = math.nan
+    files.ablations.write_text(json.dumps(broken), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"tasks\.quotes\.circuit_loss is nan"):
+        read_record(files)
+
+
+def test_a_missing_summary_is_refused(make_model: MakeModel) -> None:
+    files = make_model("s", "sparse", 3.0, TASKS)
+    files.ablations.unlink()
+    with pytest.raises(ArtifactError, match="no such file"):
+        read_record(files)
