@@ -7,12 +7,17 @@ like the magnitude): 15 or 31 vectorised counts and one write, no sort (METHOD Â
 
 from __future__ import annotations
 
+import functools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+
+MIN_ROWS = 256  # rows below which a second thread costs more than it gives
 
 
 def abs_topk(x: Tensor, k: int) -> Tensor:
@@ -56,8 +61,19 @@ def select_bits(x: Tensor, k: int) -> Tensor:
     kernel, bits = _KERNELS[x.dtype]
     rows = x.detach().contiguous().reshape(-1, x.shape[-1])
     keep = torch.empty_like(rows)
-    kernel(rows.view(bits).numpy(), k, keep.view(bits).numpy())
+    size = max(MIN_ROWS, -(-len(rows) // torch.get_num_threads()))
+    parts = list(zip(rows.view(bits).split(size), keep.view(bits).split(size), strict=True))
+    others = [_threads().submit(kernel, part.numpy(), k, into.numpy()) for part, into in parts[1:]]
+    kernel(parts[0][0].numpy(), k, parts[0][1].numpy())
+    for other in others:
+        other.result()
     return keep.view(x.shape)
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """The kernels let go of the interpreter's lock, so plain threads run side by side, as many as torch uses."""
+    return ThreadPoolExecutor(max_workers=torch.get_num_threads())
 
 
 def _row_kernel(dtype: Any, n_bits: int, one: int) -> Any:

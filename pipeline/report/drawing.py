@@ -44,14 +44,11 @@ def edge_weights(circuit: Circuit, state: Mapping[str, Tensor]) -> dict[str, Flo
 
 
 def readout_weights(circuit: Circuit, state: Mapping[str, Tensor], answers: tuple[int, int]) -> dict[int, float]:
-    """Written residual channel → what it adds to the first answer's logit minus the second's, per unit after the norm."""
+    """Written residual channel → what it adds to the first answer's logit minus the second's, per normalised unit."""
     first, second = (state["lm_head.weight"][token] for token in answers)
     towards = ((first - second) * state["transformer.ln_f.weight"]).tolist()
     written = {
-        int(index)
-        for key, indices in circuit.nodes.items()
-        if split_site_key(key)[1] in WRITES
-        for index in indices
+        int(index) for key, indices in circuit.nodes.items() if split_site_key(key)[1] in WRITES for index in indices
     }
     return {channel: towards[channel] for channel in sorted(written) if towards[channel] != 0}
 
@@ -88,10 +85,11 @@ def _edge_paths(circuit: Circuit, weights: Mapping[str, Tensor], layout: Layout)
     for key, ends in circuit.edges.items():
         layer, kind = split_edge_key(key)
         largest = max((float(weight.abs().max()) for other, weight in weights.items() if _same(other, key)), default=0)
+        start, end = f"{layer}.{kind.source.value}", f"{layer}.{kind.target.value}"
         for (source, target), weight in zip(ends.tolist(), weights[key].tolist(), strict=True):
             level = min(int(LEVELS * abs(weight) / largest), LEVELS - 1) if largest else 0
-            spots = layout.spots[f"{layer}.{kind.source.value}", source], layout.spots[f"{layer}.{kind.target.value}", target]
-            buckets.setdefault(("n" if weight < 0 else "p", level), []).append(_curve(*spots))
+            curve = _curve(layout.spots[start, source], layout.spots[end, target])
+            buckets.setdefault(("n" if weight < 0 else "p", level), []).append(curve)
     return [{"sign": sign, "level": level, "d": "".join(buckets[sign, level])} for sign, level in sorted(buckets)]
 
 

@@ -29,7 +29,7 @@ INK = "#010203"  # stands for currentColor until the SVG is written
 SPARSE = ("#0a7ea4", "#2aa198", "#3c6fd1", "#7a5fd0", "#1f9d61", "#5b8def")
 DENSE = ("#d9622b", "#e0a030", "#c2417c", "#a0522d")
 MARKERS = {"sparse": "o", "dense": "s"}
-STYLE = {
+STYLE: Any = {
     "svg.hashsalt": "sparse-circuits",  # element ids that depend on the content alone
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -90,9 +90,12 @@ def _frontier_axes(figure: Figure, axes: Axes, drawn: Any, norm: LogNorm) -> Non
     axes.set_xlabel("pretraining loss (validation, nats per token)")
     axes.set_ylabel("edges per circuit (geometric mean over solved tasks)")
     bar = figure.colorbar(drawn, ax=axes, label="parameters")
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-    bar.ax.yaxis.set_minor_formatter(NullFormatter() if norm.vmax / norm.vmin > 10 else bar.ax.yaxis.get_major_formatter())
-    bar.solids.set_edgecolor("face")  # or the background shows between its bands
+    written = FuncFormatter(lambda value, _: _short(value))
+    wide = (norm.vmax or 1) / (norm.vmin or 1) > 10
+    bar.ax.yaxis.set_major_formatter(written)
+    bar.ax.yaxis.set_minor_formatter(NullFormatter() if wide else written)
+    if bar.solids is not None:
+        bar.solids.set_edgecolor("face")  # or the background shows between its bands
     handles = [
         Line2D([], [], marker=MARKERS[kind], color=colour, mfc="none", mec=INK, label=f"{kind} (line: Pareto front)")
         for kind, colour in (("sparse", SPARSE[0]), ("dense", DENSE[0]))

@@ -1,8 +1,8 @@
 """How many times more edges a dense model's circuits have than a sparse model's, at the same pretraining loss.
 
-The paper's headline (METHOD §5, Fig 2) for a handful of models: no two of them have the same loss, so dense edges are read
-off, task by task, between the two dense models around the sparse model's loss. Where there are no such two, the nearest
-dense model stands in and says so.
+The paper's headline (METHOD §5, Fig 2) for a handful of models: no two of them have the same loss, so dense edges are
+read off, task by task, between the two dense models around the sparse model's loss. Where there are no such two, the
+nearest dense model stands in and says so.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import numpy as np
 from pipeline.seeds import seed_of
 
 METHOD = (
-    "For each sparse model and each task solved by it and by at least one dense model: the dense edge count at the sparse "
-    "model's validation loss, log edges interpolated linearly in validation loss between the two dense models that solve "
-    "the task and lie closest on either side of that loss; where the loss is not bracketed, the edge count of the dense "
-    "model nearest in loss (marked 'nearest', with the gap in nats, dense loss - sparse loss: such a pair is compared at "
-    "unequal losses; interpolated_only leaves those pairs out). The ratio is the geometric mean of dense edges / sparse edges over all (sparse model, "
-    "task) pairs; a circuit without edges counts as one edge. Interval: 95 % percentile bootstrap over tasks (a task "
-    "brings all its models along), null for fewer than two tasks; it says nothing of other seeds or other models."
+    "For each sparse model and each task solved by it and by at least one dense model: the dense edge count at "
+    "the sparse model's validation loss, log edges interpolated linearly in validation loss between the two dense "
+    "models that solve the task and lie closest on either side of that loss; where the loss is not bracketed, the "
+    "edge count of the dense model nearest in loss (marked 'nearest', with the gap in nats, dense loss - sparse "
+    "loss: such a pair is compared at unequal losses; interpolated_only leaves those pairs out). The ratio is the "
+    "geometric mean of dense edges / sparse edges over all (sparse model, task) pairs; a circuit without edges "
+    "counts as one edge. Interval: 95 % percentile bootstrap over tasks (a task brings all its models along), "
+    "null for fewer than two tasks; it says nothing of other seeds or other models."
 )
 
 
@@ -65,7 +66,7 @@ class Match:
 def compare(
     models: Sequence[Mapping[str, Any]], *, curve_losses: Sequence[float], seed: int, n_bootstrap: int
 ) -> dict[str, Any]:
-    """The ``frontier`` entry of summary.json, from its ``models`` entries; the ratio is null where no task is shared."""
+    """The ``frontier`` entry of summary.json from its ``models`` entries; the ratio is null where no task is shared."""
     edges = {model["name"]: _solved_edges(model) for model in models}
     matches = match_all(models, edges)
     rng_seed = seed_of(seed, "report", "frontier")
@@ -90,9 +91,7 @@ def compare(
     }
 
 
-def _per_model(
-    model: Mapping[str, Any], matches: Sequence[Match], n_bootstrap: int, rng_seed: int
-) -> dict[str, Any]:
+def _per_model(model: Mapping[str, Any], matches: Sequence[Match], n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
     own = [match for match in matches if match.sparse.model == model["name"]]
     return {
         "model": model["name"],
@@ -103,9 +102,7 @@ def _per_model(
     }
 
 
-def _at_target(
-    models: Sequence[Mapping[str, Any]], target: float, n_bootstrap: int, rng_seed: int
-) -> dict[str, Any]:
+def _at_target(models: Sequence[Mapping[str, Any]], target: float, n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
     """The same ratio for the circuits of another target loss ("at every target loss", METHOD §5)."""
     edges = {model["name"]: _curve_edges(model, target) for model in models}
     matches = match_all(models, edges)

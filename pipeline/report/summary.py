@@ -1,7 +1,7 @@
 """The study in one dictionary, results/summary.json: what every model solved, with which circuits, and how they test.
 
-Losses are in nats. A value that does not exist is null, never 0. Circuits of tasks that a model does not solve are never
-averaged in (METHOD §3).
+Losses are in nats. A value that does not exist is null, never 0. Circuits of tasks that a model does not solve are
+never averaged in (METHOD §3).
 """
 
 from __future__ import annotations

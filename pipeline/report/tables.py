@@ -7,7 +7,9 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-FRONTIER_COLUMNS = ("name", "kind", "n_layer", "d_model", "n_params", "l0", "val_loss_nats", "n_solved", "geomean_edges")
+FRONTIER_COLUMNS = (
+    "name", "kind", "n_layer", "d_model", "n_params", "l0", "val_loss_nats", "n_solved", "geomean_edges",
+)  # fmt: skip
 CURVE_COLUMNS = ("target_loss", "n_nodes", "n_edges", "loss")
 
 

@@ -66,8 +66,8 @@ def task_entry(circuit: Circuit | None, unpruned_loss: float | None, seconds: fl
     expressible = unpruned_loss is not None
     found = circuit is not None
     curve = [
-        {"target_loss": target, "n_nodes": circuit.n_nodes, "n_edges": max(int(circuit.n_edges * factor), 1), "loss": target}
-        for target, factor in ((0.5, 0.4), (0.25, 0.7), (0.15, 1.0), (0.06, 1.5))
+        {"target_loss": loss, "n_nodes": circuit.n_nodes, "n_edges": max(int(circuit.n_edges * share), 1), "loss": loss}
+        for loss, share in ((0.5, 0.4), (0.25, 0.7), (0.15, 1.0), (0.06, 1.5))
     ] if found else []  # fmt: skip
     return {
         "expressible": expressible,
@@ -154,7 +154,8 @@ def model_summary(name: str, kind: str, val_loss: float, model: Transformer) -> 
 
 def write_history(path: Path, val_loss: float, steps: Iterable[int] = range(0, 100, 10)) -> None:
     lines = [
-        {"step": step, "tokens": 100 * step, "train_loss": val_loss + 1, "val_loss": val_loss + 1 / (1 + step), "l0": 9000 - step}
+        {"step": step, "tokens": 100 * step, "train_loss": val_loss + 1, "val_loss": val_loss + 1 / (1 + step),
+         "l0": 9000 - step}
         for step in steps
-    ]
+    ]  # fmt: skip
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

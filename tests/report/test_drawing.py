@@ -20,8 +20,8 @@ from pipeline.report.layout import lay_out, spread
 @pytest.fixture
 def circuit() -> Circuit:
     """Channel 5 is read by two heads' channels and written by one; a neuron reads it and writes channel 7."""
-    nodes = {"0.attn_in": [5], "0.attn_k": [3], "0.attn_v": [2], "0.attn_out": [5], "0.mlp_in": [5], "0.mlp_neuron": [9],
-             "0.mlp_out": [7]}  # fmt: skip
+    nodes = {"0.attn_in": [5], "0.attn_k": [3], "0.attn_v": [2], "0.attn_out": [5], "0.mlp_in": [5],
+             "0.mlp_neuron": [9], "0.mlp_out": [7]}  # fmt: skip
     edges = {"0.attn_in->attn_k": [[5, 3]], "0.attn_in->attn_v": [[5, 2]], "0.attn_v->attn_out": [[2, 5]],
              "0.mlp_in->mlp_neuron": [[5, 9]], "0.mlp_neuron->mlp_out": [[9, 7]]}  # fmt: skip
     return Circuit(

@@ -55,8 +55,8 @@ def test_a_loss_that_is_not_bracketed_takes_the_nearest_dense_model_and_says_so(
 
 
 def test_the_ratio_is_the_geometric_mean_over_models_and_tasks() -> None:
-    models = [*DENSE, entry("s1", "sparse", 3.2, {"quotes": 40, "lists": 4}), entry("s2", "sparse", 3.0, {"quotes": 16})]
-    found = run(models)  # 400/40 = 10, 400/4 = 100, 1600/16 = 100
+    sparse = [entry("s1", "sparse", 3.2, {"quotes": 40, "lists": 4}), entry("s2", "sparse", 3.0, {"quotes": 16})]
+    found = run([*DENSE, *sparse])  # 400/40 = 10, 400/4 = 100, 1600/16 = 100
     assert found["ratio_dense_to_sparse_edges_at_matched_loss"] == pytest.approx((10 * 100 * 100) ** (1 / 3))
     assert [part["ratio"] for part in found["per_model"]] == [pytest.approx(math.sqrt(1000)), pytest.approx(100)]
     assert found["tasks_compared"] == ["lists", "quotes"]
@@ -97,6 +97,7 @@ def test_two_dense_models_of_the_sparse_loss_need_no_interpolation() -> None:
 
 
 def test_the_pareto_front_keeps_what_no_other_point_beats() -> None:
-    points = [Point("a", 3.0, 100), Point("b", 3.2, 100), Point("c", 3.1, 150), Point("d", 3.3, 20), Point("e", 3.4, 30)]
+    table = {"a": (3.0, 100), "b": (3.2, 100), "c": (3.1, 150), "d": (3.3, 20), "e": (3.4, 30)}
+    points = [Point(name, loss, edges) for name, (loss, edges) in table.items()]
     assert [point.model for point in pareto(points)] == ["a", "d"]
     assert pareto([]) == []
