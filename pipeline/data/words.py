@@ -1,8 +1,8 @@
 """Names and strings for generated code, dealt out so that what a task tests was never seen in a generated idiom.
 
-Four disjoint shares: ``IDIOM_WORDS`` for the idioms of the training corpus, and ``TASK_WORDS`` for the train, validation
-and test pairs of the tasks. Which share a whole identifier or phrase belongs to is decided by its own hash, so a word
-added to a list below moves no other. ``ATTRIBUTES`` are the exception: ordinary names of one token that tasks about
+Four disjoint shares: ``IDIOM_WORDS`` for the idioms of the training corpus, and ``TASK_WORDS`` for the train,
+validation and test pairs of the tasks. Which share a whole identifier or phrase belongs to is decided by its own hash
+and stays so when words are added. ``ATTRIBUTES`` are the exception: ordinary names of one token that tasks about
 copying need as answers in every share.
 """
 
@@ -32,7 +32,8 @@ _NOUNS = _split(
     """
     account actor address agent alarm album alias amount anchor angle animal answer apple apron arch archive area arena
     army arrow artist aspect asset atlas atom author award axis badge bag baker ball band bank banner barn barrel basin
-    basket batch battery beach beacon beam bean bear bell bench berry bike bill bird blade blanket blend block board boat
+    basket batch battery beach beacon beam bean bear bell bench berry bike bill bird blade blanket blend block board
+    boat
     bolt bonus book booth border bottle bound bowl box brain branch brand bread brick bridge brook brush bucket budget
     bug builder bundle burger bus butter button cabin cabinet cable cake camera camp canal candle canvas canyon cap
     capital car card cargo carpet carrier cart castle cat catalog cattle cave ceiling cell center chain chair chalk
@@ -89,7 +90,8 @@ _QUALIFIERS = _split(
 
 _VERBS = _split(
     """
-    add apply build change check clean close collect copy count create draw fetch fill find fix get give handle keep list
+    add apply build change check clean close collect copy count create draw fetch fill find fix get give handle keep
+    list
     load make mark measure merge move open paint parse pick plan print read remove rename report run save scan select
     send show sort split start stop store track update visit write
     """

@@ -94,8 +94,6 @@ def _frontier_axes(figure: Figure, axes: Axes, drawn: Any, norm: LogNorm) -> Non
     wide = (norm.vmax or 1) / (norm.vmin or 1) > 10
     bar.ax.yaxis.set_major_formatter(written)
     bar.ax.yaxis.set_minor_formatter(NullFormatter() if wide else written)
-    if bar.solids is not None:
-        bar.solids.set_edgecolor("face")  # or the background shows between its bands
     handles = [
         Line2D([], [], marker=MARKERS[kind], color=colour, mfc="none", mec=INK, label=f"{kind} (line: Pareto front)")
         for kind, colour in (("sparse", SPARSE[0]), ("dense", DENSE[0]))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 
 def nats(value: float | None) -> str:
@@ -35,6 +37,11 @@ def visible(text: str) -> str:
     return text.replace("\r", "␍").replace("\t", "⇥").replace("\n", "⏎")
 
 
+def code(text: str) -> Markup:
+    """HTML of a sentence in which `backticks` mark code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     environment = Environment(
@@ -44,7 +51,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"nats": nats, "count": count, "ratio": ratio, "percent": percent, "visible": visible}
+    environment.filters |= {
+        "nats": nats,
+        "count": count,
+        "ratio": ratio,
+        "percent": percent,
+        "visible": visible,
+        "code": code,
+    }
     return environment
 
 

@@ -13,9 +13,8 @@ from pipeline.artifacts import read_json, whole_folder, write_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
 from pipeline.data.pairs import PairBatch
-from pipeline.data.tasks.base import Pair
-from pipeline.data.tasks.registry import find_task
-from pipeline.data.tasks.registry import task_names as registered_tasks
+from pipeline.data.tasks import Pair, TaskSet, find_task
+from pipeline.data.tasks import task_names as registered_tasks
 from pipeline.model.checkpoint import load_model
 from pipeline.report import figures
 from pipeline.report.drawing import Readout, draw_circuit, edge_weights, readout_weights
@@ -49,8 +48,6 @@ def write_report(
     ``provenance`` (git commit or null, params hash, machine, seconds per stage) goes into the summary as it is. Equal
     inputs give equal bytes. Raises ArtifactError where an artifact is missing, damaged or made from another checkpoint.
     """
-    from pipeline.data.tasks import TaskSet
-
     statistics = read_json(tokens / "stats.json")
     return assemble(
         models, task_set=TaskSet.load(tasks), statistics=statistics, params=params, provenance=provenance, folder=folder

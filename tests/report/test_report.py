@@ -16,7 +16,7 @@ from pipeline.artifacts import read_json
 from pipeline.config import Params
 from pipeline.report.inputs import ModelArtifacts
 from pipeline.report.page import verdict
-from pipeline.report.templating import count, nats
+from pipeline.report.templating import code, count, nats
 from pipeline.report.write import assemble, within_budget
 
 TASKS = {"quotes": (0.05, 0.4), "lists": (0.1, 0.6), "for_while": (0.6, None), "with_as": (None, None)}
@@ -95,7 +95,7 @@ def test_the_page_needs_nothing_but_itself(write: Write, models: dict[str, Model
     text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
     page = Page(text)
     assert page.stack == []
-    assert [reference for reference in page.references if not reference.startswith(("#", "data:,"))] == []
+    assert [reference for reference in page.references if not reference.startswith(("#", "data:"))] == []
     assert not re.search(r"https?://|@import|url\((?!#)", text)
     inner = {reference[1:] for reference in page.references if reference.startswith("#")}
     assert inner <= set(page.ids)
@@ -192,3 +192,7 @@ def test_a_verdict_compares_with_the_target_and_with_the_worst_random_set() -> N
     expected = {"sufficient_nodes": True, "sufficient_edges": False, "necessary_nodes": True, "necessary_edges": False}
     assert verdict(task, 0.15) == expected
     assert verdict(task | {"random_nodes_loss_range": None}, 0.15)["necessary_nodes"] is None
+
+
+def test_backticks_become_code_and_everything_else_is_escaped() -> None:
+    assert code('`x < ""` & <b>') == "<code>x &lt; &#34;&#34;</code> &amp; &lt;b&gt;"

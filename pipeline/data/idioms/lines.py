@@ -213,13 +213,13 @@ def sort_by_lambda(scope: Scope) -> str:
 # collections
 
 
-@LINES.add(8)
+@LINES.add(9)
 def assign_flat_list(scope: Scope) -> str:
     value = flat_list(scope)
     return f"{scope.fresh('list')} = {value}"
 
 
-@LINES.add(7)
+@LINES.add(8)
 def assign_nested_list(scope: Scope) -> str:
     value = nested_list(scope)
     return f"{scope.fresh('list')} = {value}"

@@ -27,7 +27,7 @@ def around(scope: Scope, statement: str, names: tuple[str, ...] = ()) -> Lines:
 def gather_in_set(scope: Scope) -> Iterator[Lines]:
     name = scope.fresh("set", 0.02)
     yield [f"{name} = set()"]
-    for _ in range(scope.rng.choice((1, 1, 2))):
+    for _ in range(scope.rng.choice((1, 2, 2, 3))):
         item = scope.word()
         yield around(scope, f"{name}.add({scope.pick(item, scope.some(), scope.string())})", (item,))
     scope.result = scope.result or name
@@ -37,7 +37,7 @@ def gather_in_set(scope: Scope) -> Iterator[Lines]:
 def gather_in_string(scope: Scope) -> Iterator[Lines]:
     name = scope.fresh("str", 0.02)
     yield [f"{name} = {scope.mark() * 2}"]
-    for _ in range(scope.rng.choice((1, 1, 2))):
+    for _ in range(scope.rng.choice((1, 2, 2, 3))):
         item = scope.word()
         yield around(scope, f"{name} += {scope.pick(item, scope.some(), scope.string())}", (item,))
     scope.result = scope.result or name
