@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.data.idioms.lines import READ_MODES, WRITE_MODES, formatted, input_file, mode, output_file, ternary
+from pipeline.data.idioms.lines import formatted, open_to_read, open_to_write, ternary
 from pipeline.data.idioms.literals import elements, entries, hang, rows, spread
 from pipeline.data.idioms.registry import BLOCKS, LINES
 from pipeline.data.idioms.scope import Lines, Scope, indent
@@ -68,7 +68,7 @@ def item_of(scope: Scope) -> tuple[str, str]:
 
 
 def index(scope: Scope) -> str:
-    return scope.rng.choice("iijkn") if scope.chance(0.6) else scope.pick("idx", "index", scope.word())
+    return scope.rng.choice("iiiiijkn") if scope.chance(0.85) else scope.pick("idx", "index", scope.word())
 
 
 # loops
@@ -221,7 +221,7 @@ def try_except(scope: Scope) -> Lines:
 # files
 
 
-@BLOCKS.add(13)
+@BLOCKS.add(16)
 def with_open(scope: Scope) -> Lines:
     handle = scope.pick("f", "f", "file", "handle", scope.word())
     return [f"with open({scope.some()}) as {handle}:", *use_file(scope, handle)]
@@ -230,13 +230,13 @@ def with_open(scope: Scope) -> Lines:
 @BLOCKS.add(4)
 def with_open_for_reading(scope: Scope) -> Lines:
     handle = scope.pick("f", "f", "file", "infile", "source")
-    return [f"with open({input_file(scope)}, {mode(scope, READ_MODES)}) as {handle}:", *use_file(scope, handle)]
+    return [f"with {open_to_read(scope)} as {handle}:", *use_file(scope, handle)]
 
 
 @BLOCKS.add(4)
 def with_open_for_writing(scope: Scope) -> Lines:
     handle = scope.pick("f", "f", "file", "outfile", "target")
-    head = f"with open({output_file(scope)}, {mode(scope, WRITE_MODES)}) as {handle}:"
+    head = f"with {open_to_write(scope)} as {handle}:"
     return [head, *indent([f"{handle}.write({scope.pick(scope.some(), scope.string())})"])]
 
 

@@ -148,8 +148,8 @@ def swap(scope: Scope) -> str:
 
 def two_names(scope: Scope) -> tuple[str, str]:
     """Two names that belong together: a pair of letters or two words, either first."""
-    if scope.chance(0.6):
-        one, other = scope.rng.sample(scope.pick("xy", "xy", "xy", "xy", "ab", "ij", "mn", "pq", "xyz"), 2)
+    if scope.chance(0.7):
+        one, other = scope.rng.sample(scope.pick("xy", "xy", "xy", "xy", "xy", "ab", "ij", "mn", "xyz"), 2)
         scope.kinds[one] = scope.kinds[other] = "any"
         return one, other
     return scope.fresh(), scope.fresh()
@@ -225,7 +225,7 @@ def assign_nested_list(scope: Scope) -> str:
     return f"{scope.fresh('list')} = {value}"
 
 
-@LINES.add(9)
+@LINES.add(10)
 def assign_dict(scope: Scope) -> str:
     value = dict_literal(scope)
     return f"{scope.fresh('dict')} = {value}"
@@ -293,36 +293,31 @@ def open_file(scope: Scope) -> str:
 
 @LINES.add(5)
 def open_file_for_reading(scope: Scope) -> str:
-    return f"{scope.fresh(letters=0.2)} = open({input_file(scope)}, {mode(scope, READ_MODES)})"
+    return f"{scope.fresh(letters=0.2)} = {open_to_read(scope)}"
 
 
 @LINES.add(5)
 def open_file_for_writing(scope: Scope) -> str:
-    return f"{scope.fresh(letters=0.2)} = open({output_file(scope)}, {mode(scope, WRITE_MODES)})"
+    return f"{scope.fresh(letters=0.2)} = {open_to_write(scope)}"
 
 
-def mode(scope: Scope, modes: tuple[str, ...]) -> str:
-    mark = scope.mark()
-    return f"{mark}{scope.rng.choice(modes)}{mark}"
+def open_to_read(scope: Scope) -> str:
+    """``open`` with mode r and a name, or a string, that says that the file is read."""
+    return _opened(scope, scope.pick("input", "input", "input", "in", "source", "infile"), READ_MODES)
 
 
-def input_file(scope: Scope) -> str:
-    """A name, or a string, that says that the file is read."""
-    return _file(scope, scope.pick("input", "input", "input", "in", "source", "infile"))
+def open_to_write(scope: Scope) -> str:
+    """``open`` with mode w and a name, or a string, that says that the file is written."""
+    return _opened(scope, scope.pick("output", "output", "output", "out", "target", "outfile"), WRITE_MODES)
 
 
-def output_file(scope: Scope) -> str:
-    """A name, or a string, that says that the file is written."""
-    return _file(scope, scope.pick("output", "output", "output", "out", "target", "outfile"))
-
-
-def _file(scope: Scope, role: str) -> str:
-    word = scope.word()
-    draw = scope.rng.random()
-    if draw < 0.65:
-        mark = scope.mark()
-        stem = scope.pick(role, f"{role}_{word}", f"{word}_{role}")
-        return f"{mark}{stem}.{scope.pick('txt', 'txt', 'csv', 'json')}{mark}"
-    if draw < 0.9:
-        return scope.pick(f"{role}_{word}", f"{word}_{role}", f"{role}_{scope.pick('path', 'file', 'name')}")
-    return f"self.{role}_{scope.pick('path', 'file', 'name')}" if scope.method else f"args.{role}_{word}"
+def _opened(scope: Scope, role: str, modes: tuple[str, ...]) -> str:
+    mark, word, draw = scope.mark(), scope.word(), scope.rng.random()
+    if draw < 0.6:
+        stem = scope.pick(f"{word}_{role}", f"{word}_{role}", f"{role}_{word}", role)
+        file = f"{mark}{stem}.{scope.pick('txt', 'txt', 'csv', 'json')}{mark}"
+    elif draw < 0.9:
+        file = scope.pick(f"{word}_{role}", f"{role}_{word}", f"{role}_{scope.pick('path', 'file', 'name')}")
+    else:
+        file = f"self.{role}_{scope.pick('path', 'file', 'name')}" if scope.method else f"args.{role}_{word}"
+    return f"open({file}, {mark}{scope.rng.choice(modes)}{mark})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.data.idioms.blocks import body, item_of
-from pipeline.data.idioms.lines import READ_MODES, WRITE_MODES, input_file, mode, output_file, two_names
+from pipeline.data.idioms.lines import open_to_read, open_to_write, two_names
 from pipeline.data.idioms.registry import STORIES
 from pipeline.data.idioms.scope import Lines, Scope, indent
 
@@ -94,9 +94,9 @@ def open_read_close(scope: Scope) -> Iterator[Lines]:
 @STORIES.add(6)
 def read_then_write(scope: Scope) -> Iterator[Lines]:
     text = scope.pick("text", "lines", "data", scope.word())
-    yield [f"with open({input_file(scope)}, {mode(scope, READ_MODES)}) as f:", *indent([f"{text} = f.read()"])]
+    yield [f"with {open_to_read(scope)} as f:", *indent([f"{text} = f.read()"])]
     scope.kinds[text] = "any"
-    yield [f"with open({output_file(scope)}, {mode(scope, WRITE_MODES)}) as f:", *indent([f"f.write({text})"])]
+    yield [f"with {open_to_write(scope)} as f:", *indent([f"f.write({text})"])]
 
 
 @STORIES.add(3)

@@ -1,0 +1,90 @@
+"""Is a circuit sufficient, is it necessary, by nodes and by edges, on pairs never seen before (METHOD §6)."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.ablate.bootstrap import interval
+from pipeline.ablate.conditions import Condition, Runner, accuracy, pair_losses
+from pipeline.ablate.controls import random_edges, random_nodes
+from pipeline.circuit import Circuit
+from pipeline.config import AblateConfig
+from pipeline.data.pairs import PairBatch, prompt_losses
+from pipeline.model.scoring import calibrated, mean_loss, score
+from pipeline.model.transformer import Transformer
+from pipeline.seeds import seed_of
+
+# Condition → under which name the losses of its random controls are reported.
+RANDOM_NAMES = {
+    Condition.CIRCUIT: "random_circuit",
+    Condition.EDGES_ONLY: "random_edges_only",
+    Condition.ABLATED_NODES: "random_nodes",
+    Condition.ABLATED_EDGES: "random_edges",
+}
+
+
+class WrongModelError(ValueError):
+    """A circuit is to be run on a model that it was not cut out of."""
+
+
+def check_belongs(circuit: Circuit, model_hash: str) -> None:
+    """Raises WrongModelError where the circuit is of another checkpoint."""
+    if circuit.about["model_hash"] != model_hash:
+        raise WrongModelError(
+            f"circuit of {circuit.about.get('model')} / {circuit.about.get('task')} belongs to checkpoint "
+            f"{circuit.about['model_hash']}, not to {model_hash}; prune this model again (dvc repro)"
+        )
+
+
+def ablate_task(
+    *, model: Transformer, circuit: Circuit, batch: PairBatch, config: AblateConfig, seed: int
+) -> dict[str, Any]:
+    """Loss (nats) and accuracy of the model and of the circuit under every condition, with random controls.
+
+    ``batch`` holds the test pairs. Where the circuit is what remains, its calibration is applied. Each loss has a 95 %
+    bootstrap interval over pairs. Controls: ``config.n_random`` random sets of the same size per site or kind of edge,
+    uncalibrated.
+    """
+    runner = Runner(model, circuit.means)
+    generator = torch.Generator().manual_seed(seed_of(seed, "ablate"))
+    row = scored("unpruned", score(model, batch), config, generator)
+    for condition in Condition:
+        answers = runner.answers(circuit, condition, batch)
+        if condition.keeps:
+            row[f"{condition.value}_loss_uncalibrated"] = mean_loss(answers)
+            answers = calibrated(answers, circuit.calibration)
+        row |= scored(condition.value, answers, config, generator)
+        losses = random_losses(runner, circuit, condition, batch, config.n_random, generator)
+        name = RANDOM_NAMES[condition]
+        row |= {f"{name}_losses": losses, f"{name}_loss_median": median(losses)}
+    return row
+
+
+def scored(
+    name: str, answers: Float[Tensor, "prompt 2"], config: AblateConfig, generator: torch.Generator
+) -> dict[str, Any]:
+    """Loss, its interval and accuracy, under the condition's name."""
+    losses = prompt_losses(answers).cpu()
+    return {
+        f"{name}_loss": float(losses.mean()),
+        f"{name}_loss_interval": interval(pair_losses(losses), config.n_bootstrap, generator),
+        f"{name}_accuracy": accuracy(answers),
+    }
+
+
+def random_losses(
+    runner: Runner, circuit: Circuit, condition: Condition, batch: PairBatch, n: int, generator: torch.Generator
+) -> list[float]:
+    """Task losses of ``n`` random sets of the circuit's size under the same condition."""
+    losses = []
+    for _ in range(n):
+        drawn = (
+            random_edges(circuit, runner.model, generator) if condition.of_edges else random_nodes(circuit, generator)
+        )
+        losses.append(mean_loss(runner.answers(drawn, condition, batch)))
+    return losses
