@@ -146,7 +146,7 @@ def while_compare(scope: Scope) -> Lines:
     return [*lines[:2], *indent([f"{name} {scope.pick('+=', '-=')} 1"])] if len(lines) == 2 else lines
 
 
-@BLOCKS.add(12)
+@BLOCKS.add(15)
 def while_true(scope: Scope) -> Lines:
     lines = loop(scope, "while True:")
     if scope.chance(0.5):
@@ -167,7 +167,7 @@ def if_equals(scope: Scope) -> Lines:
     return [f"if {scope.some()} == {scope.value()}:", *body(scope)]
 
 
-@BLOCKS.add(21)
+@BLOCKS.add(24)
 def if_true(scope: Scope) -> Lines:
     constant = scope.pick("True", "True", "True", "True", "False", "None")
     return [f"{'while' if scope.chance(0.1) else 'if'} {scope.some()} == {constant}:", *body(scope)]
@@ -189,7 +189,7 @@ def if_else(scope: Scope) -> Lines:
     return [f"if {scope.condition()}:", *body(scope, 2), "else:", *body(scope, 2)]
 
 
-@BLOCKS.add(14)
+@BLOCKS.add(17)
 def if_elif(scope: Scope) -> Lines:
     """A chain on one variable or on several, closed by else in half of the cases."""
     name = scope.some() if scope.chance(0.3) else None

@@ -1,0 +1,62 @@
+# The whole study from a fresh clone, or an unpacked archive. Needs Python 3.11 and make.
+# Everything happens in this folder: .venv (packages), .prefect and .mlflow (services), .smoke (the small study).
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+BIN := $(CURDIR)/$(VENV)/bin
+
+# dvc.yaml says `python`: that has to be the environment's.
+export PATH := $(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install setup study smoke test ui down clean
+
+help:
+	@echo "make study   the whole study with real Python code, about an hour; the report: results/index.html"
+	@echo "make smoke   the same pipeline on a tiny profile, in .smoke/, under four minutes"
+	@echo "make test    lint, types and every test that this machine can run, the small study among them"
+	@echo "make ui      the UIs of Prefect and MLflow on localhost, with their addresses"
+	@echo "make down    stop the servers that make started"
+	@echo "make clean   delete .smoke, .scratch and caches of tools; keeps data, models, circuits, results, .venv"
+
+# The environment is made again where the lock or the project's metadata changed since.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("needs Python 3.11, not " + sys.version.split()[0] \
+		+ "; say which: make PYTHON=/path/to/python3.11")'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned packages into $(VENV) (minutes, the first time)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+install: $(INSTALLED)
+
+# Outside a git checkout, DVC has to be told (in .dvc/config.local) that there is none.
+setup: $(INSTALLED)
+	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
+
+study: setup
+	@$(BIN)/python -m flows.services up
+	$(BIN)/dvc repro
+	@echo
+	@echo "The report: $(CURDIR)/results/index.html"
+	@echo "make ui opens the UIs of Prefect (every stage) and MLflow (every model and circuit); make down stops them."
+
+smoke: setup
+	$(BIN)/python -m flows.smoke
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q
+
+ui: $(INSTALLED)
+	@$(BIN)/python -m flows.services ui
+
+down:
+	@if test -x $(VENV)/bin/python; then $(BIN)/python -m flows.services down; else echo "nothing runs: no $(VENV)"; fi
+
+clean: down
+	rm -rf .smoke .scratch .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	find flows pipeline tests -name __pycache__ -type d -prune -exec rm -rf {} +

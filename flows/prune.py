@@ -1,0 +1,136 @@
+"""Stage prune: the smallest circuit of every task that one model does (METHOD §4), each task a unit of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow, task
+from prefect.artifacts import create_table_artifact
+
+from flows import environment, units
+from flows.stage import load_study, main, stage_flow
+from flows.tracking import Tracker
+from pipeline.artifacts import Workspace, whole_folder, write_json
+from pipeline.config import Params, PruneConfig
+from pipeline.data.tasks import TaskSet
+from pipeline.model.checkpoint import load_means
+from pipeline.model.device import prepare_cpu
+from pipeline.prune import prune_task
+from pipeline.seeds import seed_of
+
+CODE = ("prune", "model", "circuit.py", "data/pairs.py", "seeds.py", "sites.py")
+NOT_EXPRESSIBLE: units.Row = {
+    "unpruned_loss": None,
+    "unpruned_validation_loss": None,
+    "solved": None,
+    "n_nodes": None,
+    "n_edges": None,
+    "validation_loss": None,
+    "k_coef": None,
+    "curve": [],
+    "seconds": None,
+}
+
+
+@stage_flow()
+def prune(model: str) -> None:
+    """Write circuits/<model> from models/<model> and data/tasks."""
+    workspace, params = load_study()
+    tasks = units.checked_tasks(workspace, model)
+    shared = units.shared_inputs(workspace, params, "prune", model, units.code_hash(*CODE))
+    inputs = {name: shared | {"task_hash": tasks.hash(name)} for name in tasks.names if tasks.expressible(name)}
+    folders = {name: unit_folder(workspace, name, values) for name, values in inputs.items()}
+    found = units.run_units(prune_unit, inputs, redo={name for name in folders if not folders[name].is_dir()})
+    rows = {name: full_row(tasks, name, found.get(name, NOT_EXPRESSIBLE)) for name in tasks.names}
+    with whole_folder(workspace.circuits(model)) as partial:
+        for name, folder in folders.items():
+            if rows[name]["n_edges"] is not None:
+                shutil.copytree(folder / "circuit", partial / name)
+        write_json(partial / "summary.json", {"model": model, "model_hash": shared["model_hash"], "tasks": rows})
+    with Tracker(params, model) as tracker:
+        tracker.log_circuits(workspace.model(model), workspace.circuits(model))
+    show_circuits(model, rows)
+    forget_others(folders.values())
+    announce(model, rows, params.prune.target_loss)
+
+
+@task(name="prune", **units.UNIT)
+def prune_unit(task: str, inputs: dict[str, Any]) -> units.Row:
+    """The summary row of one task in one model; its circuit, if there is one, is left in the unit's folder."""
+    began = time.perf_counter()
+    workspace = environment.workspace()
+    prepare_cpu(1)
+    folder = workspace.model(inputs["model"])
+    model = units.loaded_model(folder, inputs["model_hash"], inputs["device"])
+    pairs = units.loaded_tasks(workspace.tasks)
+    pruned = prune_task(
+        model=model,
+        means={key: value.to(model.device) for key, value in load_means(folder).items()},
+        batches={split: pairs.batch(task, split).to(model.device) for split in ("train", "validation", "test")},
+        config=PruneConfig.model_validate(inputs["settings"] | {"workers": 1}),
+        seed=seed_of(inputs["seed"], "prune", inputs["model"], task),
+        about={"task": task} | {key: inputs[key] for key in ("model", "model_hash", "task_hash")},
+    )
+    with whole_folder(unit_folder(workspace, task, inputs)) as partial:
+        if pruned.circuit is not None:
+            pruned.circuit.save(partial / "circuit")
+    return pruned.row | {"seconds": time.perf_counter() - began}
+
+
+def unit_folder(workspace: Workspace, task: str, inputs: Mapping[str, Any]) -> Path:
+    """Where the unit with these inputs leaves its circuit until all are there."""
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    return workspace.scratch / "prune" / inputs["model"] / f"{task}-{digest}"
+
+
+def full_row(tasks: TaskSet, name: str, found: units.Row) -> units.Row:
+    """A task's entry in circuits/<model>/summary.json."""
+    return {"expressible": tasks.expressible(name), "reason": tasks.reason(name)} | found
+
+
+def forget_others(folders: Iterable[Path]) -> None:
+    """Delete what units of other settings or other checkpoints of the same model left."""
+    kept = set(folders)
+    for parent in {folder.parent for folder in kept}:
+        for other in set(parent.iterdir()) - kept:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def show_circuits(model: str, rows: Mapping[str, units.Row]) -> None:
+    """Put the table of circuits into Prefect's UI."""
+    columns = ("expressible", "unpruned_loss", "solved", "n_nodes", "n_edges", "validation_loss", "seconds")
+    table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]
+    create_table_artifact(table, key=units.artifact_key("circuits", model), description=f"Circuits of {model}")
+
+
+def announce(model: str, rows: Mapping[str, units.Row], target_loss: float) -> None:
+    """Say what was found; a model that does no task is worth a warning."""
+    edges = [row["n_edges"] for row in rows.values() if row["n_edges"] is not None]
+    if not edges:
+        losses = [row["unpruned_loss"] for row in rows.values() if row["unpruned_loss"] is not None]
+        best = f"its lowest is {min(losses):.3f}" if losses else "none is expressible in this vocabulary"
+        print(
+            f"warning: {model} solves no task: none has an unpruned loss of at most prune.target_loss {target_loss:g} "
+            f"nats ({best}); it has no circuits. Raise models.{model}.tokens or the target",
+            file=sys.stderr,
+        )
+        return
+    mean = math.exp(math.fsum(math.log(max(count, 1)) for count in edges) / len(edges))
+    print(f"{model}: circuits for {len(edges)} of {len(rows)} tasks, geometric mean {mean:.1f} edges")
+
+
+def flow_for(params: Params) -> Flow[[str], Any]:
+    """The flow with as many units side by side as the settings say."""
+    return prune.with_options(task_runner=units.runner(params.prune.workers))
+
+
+if __name__ == "__main__":
+    main(flow_for, per_model=True)

@@ -1,0 +1,121 @@
+"""Stage report: results/ from what the other stages left, with where it comes from."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect.artifacts import create_markdown_artifact
+
+from flows.stage import load_study, main, stage_flow
+from flows.tracking import log_study
+from pipeline.artifacts import Workspace, file_hash, read_json
+from pipeline.config import Params
+from pipeline.report.inputs import ModelArtifacts
+from pipeline.report.write import write_report
+
+
+@stage_flow()
+def report() -> None:
+    """Write results/."""
+    workspace, params = load_study()
+    summary = write_report(
+        {name: ModelArtifacts.of(workspace, name) for name in params.models},
+        tasks=workspace.tasks,
+        tokens=workspace.tokens,
+        params=params,
+        provenance=provenance(workspace, params),
+        folder=workspace.results,
+    )
+    said = headline(summary)
+    create_markdown_artifact(f"{said}\n\n{table(summary)}", key="study", description=f"Study, profile {params.profile}")
+    log_study(params, summary, workspace.results)
+    print(said)
+    print(f"report: {workspace.results / 'index.html'}")
+
+
+def provenance(workspace: Workspace, params: Params) -> dict[str, Any]:
+    """Code, settings, machine and time of the results: what ``results/summary.json`` says of where it comes from."""
+    return {
+        "git": git_state(workspace.root),
+        "profile": params.profile,
+        "params_hash": file_hash(workspace.params),
+        "machine": machine(),
+        "seconds": stage_seconds(workspace, params),
+    }
+
+
+def git_state(root: Path) -> dict[str, Any] | None:
+    """The commit, and whether tracked code or settings differ from it; None outside a git checkout."""
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        # What the study itself writes (dvc.lock, results) does not count as a change.
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!results")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its usable cores, and the versions that numbers depend on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    return {"cpu": processor(), "cores": cores, "gpu": gpu, "system": platform.system(), **versions}
+
+
+def processor() -> str:
+    """The processor's name, or its kind where the system does not tell."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def stage_seconds(workspace: Workspace, params: Params) -> dict[str, dict[str, float]]:
+    """Stage → model → seconds of work, as the stages' own summaries say: training, and all units of pruning."""
+    pretrain = {name: read_json(workspace.model(name) / "summary.json")["train_seconds"] for name in params.models}
+    prune = {}
+    for name in params.models:
+        rows = read_json(workspace.circuits(name) / "summary.json")["tasks"].values()
+        prune[name] = sum(row["seconds"] for row in rows if row["seconds"] is not None)
+    return {"pretrain": pretrain, "prune": prune}
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """The study's answer in a sentence."""
+    frontier = summary["frontier"]
+    ratio = frontier["ratio_dense_to_sparse_edges_at_matched_loss"]
+    if ratio is None:
+        return "No task is solved by both a sparse and a dense model, so their circuits cannot be compared."
+    n = len(frontier["tasks_compared"])
+    return f"At matched pretraining loss, dense circuits have {ratio:.2f} times the edges of sparse ones ({n} tasks)."
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The models as a Markdown table."""
+    lines = ["| model | kind | L0 | validation loss | solved | edges (geometric mean) |", "|---|---|--:|--:|--:|--:|"]
+    for model in summary["models"]:
+        edges = "–" if model["geomean_edges"] is None else f"{model['geomean_edges']:.1f}"
+        loss = f"{model['val_loss_nats']:.3f}"
+        lines.append(
+            f"| {model['name']} | {model['kind']} | {model['l0']:,} | {loss} | {model['n_solved']} | {edges} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main(report, per_model=False)

@@ -1,0 +1,109 @@
+"""The whole study as one Prefect flow run: ``python -m flows.study``, or the deployment in prefect.yaml.
+
+Stages and their order come from DVC's graph (dvc.yaml). Each is a task that runs ``dvc repro --single-item <stage>``,
+so that DVC still decides what is out of date; the flow run of a stage that does run is a sub-run of the study's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import graphlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture, wait
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import environment, services
+from flows.stage import PARENT_VARIABLE, guarded, load_study, run
+
+SIDE_BY_SIDE = 2  # stages at once; each takes compute.threads threads
+RETRY_SECONDS = 5.0
+
+
+class StudyError(ValueError):
+    """The study's graph cannot be read, or one of its stages failed."""
+
+
+def stage_graph(root: Path) -> dict[str, list[str]]:
+    """Every stage of dvc.yaml with the stages that make what it reads, each after those. Raises StudyError."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.scm import SCMError
+
+    try:
+        with Repo(str(root)) as repo:
+            graph = repo.index.graph  # an edge leads from a stage to one that it needs
+            needs = {stage.addressing: sorted(made.addressing for made in graph.successors(stage)) for stage in graph}
+    except (DvcException, SCMError) as error:
+        raise StudyError(f"{root}: DVC cannot read the study's graph: {error}") from error
+    return {name: needs[name] for name in graphlib.TopologicalSorter(needs).static_order()}
+
+
+@task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=RETRY_SECONDS, task_run_name="dvc repro {stage}")
+def repro(stage: str, root: Path, study_run: str | None) -> None:
+    """Bring one stage up to date, its output on the terminal. Raises StudyError where DVC cannot."""
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
+    parent = {PARENT_VARIABLE: study_run} if study_run else {}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # dvc.yaml says `python`
+    status = subprocess.run(command, cwd=root, env=os.environ | parent | {"PATH": path}).returncode
+    if status:
+        raise StudyError(f"stage {stage} failed (dvc repro ended with status {status}); why is in its output")
+
+
+_runner: Any = ThreadPoolTaskRunner(max_workers=SIDE_BY_SIDE)  # Any: Prefect's types do not let it in as it is
+
+
+@flow(name="study", task_runner=_runner)
+def study() -> State[None]:
+    """Completed when every stage is up to date, else Failed, naming what failed and what could not run for it."""
+    root = environment.find_root()
+    study_run = runtime.flow_run.id
+    futures: dict[str, PrefectFuture[None]] = {}
+    for stage, needed in stage_graph(root).items():
+        before = [futures[name] for name in needed]
+        futures[stage] = repro.submit(stage, root, study_run, return_state=False, wait_for=before)
+    wait(list(futures.values()))
+    return verdict({stage: future.state for stage, future in futures.items()})
+
+
+def verdict(states: dict[str, State[None]]) -> State[None]:
+    """How the study ended, from the last state of each stage's task."""
+    failed = [stage for stage, state in states.items() if state.is_failed() or state.is_crashed()]
+    waiting = [stage for stage, state in states.items() if not state.is_final()]
+    if not failed and not waiting:
+        return Completed(message=f"{len(states)} stages are up to date")
+    message = f"failed: {', '.join(failed)}"
+    if waiting:
+        message += f"; not run, for want of what those make: {', '.join(waiting)}"
+    return Failed(message=message)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status of the study as one flow run on the user's Prefect server, or a local one that stays up."""
+    argparse.ArgumentParser(prog="python -m flows.study", description=__doc__).parse_args(arguments)
+    return guarded(_study_on_a_server)
+
+
+def _study_on_a_server() -> int:
+    workspace, _ = load_study()
+    stage_graph(workspace.root)
+    url = services.start_prefect(workspace.root)
+    os.environ["PREFECT_API_URL"] = url
+    print(f"Prefect UI: {url.removesuffix('/api')} (make down stops it)", flush=True)
+    with temporary_settings({PREFECT_API_URL: url}):
+        state = run(study, "study", {})
+    print(f"study: {state.message}", file=sys.stdout if state.is_completed() else sys.stderr)
+    return 0 if state.is_completed() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

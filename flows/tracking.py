@@ -1,0 +1,285 @@
+"""What MLflow is told of models, circuits and the study: it records, never decides, never slows or stops a stage.
+
+Everything is sent from one thread of its own, buffered, to the server that MLFLOW_TRACKING_URI names. When that fails,
+one warning says so and nothing more is sent; the same numbers are in the stage's own files. One experiment holds
+
+- a run per checkpoint (tag ``kind`` = model; found again by ``model_hash``): curves, sizes, rates;
+- under it a run per task (``kind`` = circuit; found again by ``identity``): sizes, losses, the circuit as artifact;
+- a run per report (``kind`` = study): the ratio and what lies in results/.
+
+Of runs of the same thing the tag ``latest`` is true for the newest only, so that queries can leave out the past.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import queue
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from alembic.util import CommandError
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from requests import RequestException
+from sqlalchemy.exc import SQLAlchemyError
+
+from flows.tracking_store import Store, TrackingError
+from pipeline.artifacts import file_hash, read_json
+from pipeline.config import Params
+
+# What a server that is absent, broken or something else brings about; ValueError: an answer that is not JSON.
+FAILURES = (
+    MlflowException,
+    TrackingError,
+    RequestException,
+    SQLAlchemyError,
+    CommandError,
+    OSError,
+    ImportError,
+    ValueError,
+)
+CLOSE_SECONDS = 60.0  # how long the end of a stage waits for what is still to be sent
+
+Job = Callable[[], None]
+
+
+class Sender:
+    """Runs jobs one after the other in a thread; after the first failure, one warning and no more jobs."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.failed = False
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def send(self, job: Job) -> None:
+        """Run ``job`` later; returns at once."""
+        if not self.failed:
+            self._jobs.put(job)
+
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Wait for the jobs that are left, but not longer than ``seconds``."""
+        self._jobs.put(None)
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._give_up(f"still busy after {seconds:g} s")
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None and not self.failed:
+            try:
+                job()
+            except FAILURES as error:
+                self._give_up(f"{type(error).__name__}: {error}")
+
+    def _give_up(self, why: str) -> None:
+        if self.failed:
+            return
+        self.failed = True
+        first_line = why.strip().splitlines()[0][:300]
+        print(
+            f"warning: MLflow tracking is off until this stage ends: MLFLOW_TRACKING_URI={self.uri}: {first_line}. "
+            "The stage goes on and its files will be complete; start that server, or unset MLFLOW_TRACKING_URI to "
+            "record in .mlflow/mlflow.db",
+            file=sys.stderr,
+        )
+
+
+class Tracker:
+    """Tells MLflow of one model: its training, its circuits, their ablations. A context manager."""
+
+    def __init__(self, params: Params, model: str) -> None:
+        self.params, self.model = params, model
+        self.store = Store(params.tracking.experiment)
+        self.sender = Sender(self.store.uri)
+        self._buffer: list[Metric] = []
+        self._flushed = time.monotonic()
+        self._run: str | None = None  # the run of a training in progress
+        self._finished = False
+
+    def __enter__(self) -> Tracker:
+        self.sender.start()
+        self.sender.send(self.store.connect)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self._flush()
+        if kind is not None:
+            status = "FAILED" if issubclass(kind, Exception) else "KILLED"
+            self.sender.send(lambda: self._end_training(status))
+        self.sender.close()
+
+    def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a point to the curves of the training in progress; sent every ``tracking.flush_seconds``."""
+        self._buffer += as_metrics({key: value for key, value in metrics.items() if key != "step"}, step)
+        if time.monotonic() - self._flushed >= self.params.tracking.flush_seconds:
+            self._flush()
+
+    def log_model(self, summary: Mapping[str, Any], folder: Path) -> None:
+        """End the training's run with what models/<name>/summary.json says; its small files become artifacts."""
+        self._flush()
+        self.sender.send(lambda: self._end_model(self._training_run(), summary, folder))
+
+    def log_circuits(self, checkpoint: Path, circuits: Path) -> None:
+        """A run per task under the model's, from the folders models/<name> and circuits/<name>."""
+        summary, pruned = read_json(checkpoint / "summary.json"), read_json(circuits / "summary.json")
+        self.sender.send(lambda: self._send_circuits(summary, checkpoint, pruned["tasks"], circuits, {}))
+
+    def log_ablations(self, checkpoint: Path, circuits: Path, ablations: Path) -> None:
+        """Add the losses in ablations/<name>.json to the runs of the circuits."""
+        summary, pruned = read_json(checkpoint / "summary.json"), read_json(circuits / "summary.json")
+        ablated = read_json(ablations)["tasks"]
+        rows = {task: row for task, row in pruned["tasks"].items() if task in ablated}
+        self.sender.send(lambda: self._send_circuits(summary, checkpoint, rows, circuits, ablated))
+
+    def _flush(self) -> None:
+        metrics, self._buffer, self._flushed = self._buffer, [], time.monotonic()
+        if metrics:
+            self.sender.send(lambda: self.store.write(self._training_run(), metrics=metrics))
+
+    # What follows runs in the sender's thread.
+
+    def _training_run(self) -> str:
+        """The run of this training: that of an interrupted one with the same settings, else a new one."""
+        if self._run is None:
+            params = self.params
+            settings = _digest(params.model(self.model), params.pretrain, params.compute, params.seed)
+            tags = {"kind": "model", "model": self.model, "settings": settings}
+            unfinished = [run for run in self.store.find(tags) if "model_hash" not in run.data.tags]
+            self._run = unfinished[0].info.run_id if unfinished else self.store.new_run(self.model, tags)
+            self.store.write(self._run, params=self._settings())
+        return self._run
+
+    def _settings(self) -> dict[str, Any]:
+        """The params of a model's run that are known before it is trained; ``tokens`` are counted at its end."""
+        params, config = self.params, self.params.model(self.model)
+        study = {"seed": params.seed, "batch": params.pretrain.batch, "profile": params.profile}
+        return {"model": self.model, "kind": config.kind} | config.model_dump(exclude={"tokens"}) | study
+
+    def _end_training(self, status: str) -> None:
+        if self._run is not None and not self._finished:
+            self.store.end(self._run, status)
+
+    def _end_model(self, run: str, summary: Mapping[str, Any], folder: Path) -> None:
+        """Write a trained model's facts into its run and make it the latest of its name."""
+        self._finished = True
+        params = {key: summary[key] for key in ("n_params", "l0", "tokens")}
+        metrics = {key: summary[key] for key in ("val_loss_nats", "train_seconds")}
+        metrics |= {f"l0/{name}": count for name, count in summary["l0_by_matrix"].items()}
+        key = {"key": f"{self.model}:{summary['model_hash']}", "model_hash": summary["model_hash"]}
+        self.store.write(run, params=params, metrics=as_metrics(metrics, summary["tokens"]), tags=key)
+        self.store.supersede(self.store.find({"kind": "model", "model": self.model}), run)
+        for name in ("config.json", "summary.json", "history.jsonl"):
+            self.store.add_file(run, folder / name)
+        self.store.end(run, "FINISHED")
+
+    def _model_run(self, summary: Mapping[str, Any], folder: Path) -> str:
+        """The run of a checkpoint; made from its files where MLflow has never heard of it."""
+        tags = {"kind": "model", "model": self.model, "model_hash": summary["model_hash"]}
+        if found := self.store.find(tags):
+            return found[0].info.run_id
+        run = self.store.new_run(self.model, tags)
+        self.store.write(run, params=self._settings(), metrics=list(_history(folder / "history.jsonl")))
+        self._end_model(run, summary, folder)
+        return run
+
+    def _send_circuits(
+        self,
+        summary: Mapping[str, Any],
+        checkpoint: Path,
+        rows: Mapping[str, Mapping[str, Any]],
+        circuits: Path,
+        ablated: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        parent = self._model_run(summary, checkpoint)
+        recorded = self.store.find({"kind": "circuit", "model": self.model})
+        for task, row in rows.items():
+            if not row["expressible"] or self.sender.failed:
+                continue
+            folder = circuits / task if row["n_edges"] is not None else None
+            identity = circuit_identity(summary["model_hash"], task, self.params.prune.target_loss, folder)
+            of_task = [run for run in recorded if run.data.tags["task"] == task]
+            same = [run.info.run_id for run in of_task if run.data.tags.get("identity") == identity]
+            run = same[0] if same else self._new_circuit(summary, task, identity, folder)
+            results = {**row, **ablated.get(task, {}), "model_val_loss": summary["val_loss_nats"]}
+            tags = {"solved": str(bool(row["solved"])).lower(), "mlflow.parentRunId": parent}
+            self.store.write(run, metrics=as_metrics(results, 0), tags=tags)
+            self.store.supersede(of_task, run)
+            self.store.end(run, "FINISHED")
+
+    def _new_circuit(self, summary: Mapping[str, Any], task: str, identity: str, folder: Path | None) -> str:
+        tags = {"kind": "circuit", "model": self.model, "task": task, "model_hash": summary["model_hash"]}
+        run = self.store.new_run(f"{self.model} {task}", tags | {"identity": identity})
+        params = {"model": self.model, "task": task, "target_loss": self.params.prune.target_loss}
+        params |= {key: summary[key] for key in ("kind", "n_layer", "d_model", "n_params", "l0")}
+        self.store.write(run, params=params)
+        if folder is not None:
+            self.store.add_folder(run, folder, "circuit")
+        return run
+
+
+def log_study(params: Params, summary: Mapping[str, Any], results: Path) -> None:
+    """Record a report as a run of its own: the frontier's numbers, tasks solved, the files in ``results``."""
+    store = Store(params.tracking.experiment)
+    sender = Sender(store.uri)
+    sender.start()
+    sender.send(store.connect)
+    sender.send(lambda: _send_study(store, params, summary, results))
+    sender.close()
+
+
+def _send_study(store: Store, params: Params, summary: Mapping[str, Any], results: Path) -> None:
+    provenance = summary["provenance"]
+    git = provenance["git"] or {}
+    tags = {"kind": "study", "profile": params.profile, "params_hash": provenance["params_hash"]}
+    tags |= {"commit": str(git.get("commit")), "dirty": str(git.get("dirty")).lower()}
+    run = store.new_run(f"study {params.profile}", tags)
+    numbers = {f"n_solved/{model['name']}": model["n_solved"] for model in summary["models"]}
+    numbers |= {f"geomean_edges/{model['name']}": model["geomean_edges"] for model in summary["models"]}
+    numbers |= {f"val_loss_nats/{model['name']}": model["val_loss_nats"] for model in summary["models"]}
+    numbers["ratio_dense_to_sparse_edges"] = summary["frontier"]["ratio_dense_to_sparse_edges_at_matched_loss"]
+    settings = {"profile": params.profile, "seed": params.seed, "target_loss": params.prune.target_loss}
+    store.write(run, params=settings, metrics=as_metrics(numbers, 0))
+    store.supersede(store.find({"kind": "study", "profile": params.profile}), run)
+    store.add_folder(run, results, "results")
+    store.end(run, "FINISHED")
+
+
+def circuit_identity(model_hash: str, task: str, target_loss: float, folder: Path | None) -> str:
+    """What makes two circuits of a task the same: checkpoint, target and, where there is a circuit, its files."""
+    files = None if folder is None else file_hash(folder / "circuit.json", folder / "circuit.safetensors")
+    return _digest(model_hash, task, target_loss, files)
+
+
+def as_metrics(values: Mapping[str, Any], step: int) -> list[Metric]:
+    """MLflow's metrics for those values that are finite numbers."""
+    now = int(time.time() * 1000)
+    return [
+        Metric(key, float(value), now, step)
+        for key, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ]
+
+
+def _history(path: Path) -> Iterator[Metric]:
+    """The curves in a history.jsonl, as ``log_step`` would have sent them."""
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            yield from as_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])
+
+
+def _digest(*parts: Any) -> str:
+    plain: Iterable[Any] = (part.model_dump() if hasattr(part, "model_dump") else part for part in parts)
+    return hashlib.sha256(json.dumps(list(plain)).encode()).hexdigest()[:16]

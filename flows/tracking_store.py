@@ -1,0 +1,141 @@
+"""The MLflow calls of this project, on whichever store MLFLOW_TRACKING_URI names; they may fail and may block."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+BATCH = 1000  # metrics that one log_batch takes
+PROBE_SECONDS = 3.0
+SQLITE = "sqlite:///"
+
+
+class TrackingError(RuntimeError):
+    """The tracking server does not answer."""
+
+
+class Store:
+    """One experiment of a tracking server. ``connect`` first."""
+
+    def __init__(self, experiment: str) -> None:
+        self.uri = os.environ["MLFLOW_TRACKING_URI"]
+        self.experiment = experiment
+        self.client: MlflowClient
+        self.experiment_id = ""
+        self.takes_files = True
+
+    def connect(self) -> None:
+        """Find or make the experiment. Raises TrackingError or whatever MLflow raises."""
+        probe(self.uri)
+        database = local_database(self.uri)
+        if database is not None:
+            database.parent.mkdir(parents=True, exist_ok=True)
+        # Two stages that start side by side must not both create the tables.
+        with FileLock(f"{database}.lock", timeout=60) if database is not None else nullcontext():
+            self.client = MlflowClient(tracking_uri=self.uri)
+            self._open_experiment(None if database is None else (database.parent / "artifacts").as_uri())
+
+    def _open_experiment(self, artifacts: str | None) -> None:
+        """``artifacts``: where a local database's files lie, given because MLflow would take the current folder."""
+        found = self.client.get_experiment_by_name(self.experiment) or self._new_experiment(artifacts)
+        self.experiment_id = found.experiment_id
+        if artifacts is not None and found.artifact_location != artifacts:
+            self.takes_files = False
+            print(
+                f"warning: the MLflow experiment {self.experiment} keeps its files in {found.artifact_location}, where "
+                "this folder once was; numbers are recorded, files are not; a new tracking.experiment gets both",
+                file=sys.stderr,
+            )
+
+    def _new_experiment(self, artifacts: str | None) -> Experiment:
+        try:
+            made = self.client.create_experiment(self.experiment, artifact_location=artifacts)
+        except MlflowException:
+            if (found := self.client.get_experiment_by_name(self.experiment)) is None:
+                raise
+            return found  # somebody else was quicker
+        return self.client.get_experiment(made)
+
+    def find(self, tags: Mapping[str, str]) -> list[Run]:
+        """All runs that have these tags, the newest first."""
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id], wanted, order_by=["start_time DESC"], max_results=1000, page_token=token
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def new_run(self, name: str, tags: Mapping[str, str]) -> str:
+        """The id of a new run."""
+        return self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name).info.run_id
+
+    def write(
+        self,
+        run: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        metrics: Sequence[Metric] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Add params, metrics and tags to a run in as few calls as MLflow allows."""
+        named = [Param(key, str(value)) for key, value in (params or {}).items()]
+        marked = [RunTag(key, value) for key, value in (tags or {}).items()]
+        if named or marked or metrics:
+            self.client.log_batch(run, metrics=metrics[:BATCH], params=named, tags=marked)
+        for start in range(BATCH, len(metrics), BATCH):
+            self.client.log_batch(run, metrics=metrics[start : start + BATCH])
+
+    def supersede(self, others: Iterable[Run], run: str) -> None:
+        """Mark ``run`` as the latest, and the others as not."""
+        for old in others:
+            if old.info.run_id != run and old.data.tags.get("latest") == "true":
+                self.client.set_tag(old.info.run_id, "latest", "false")
+        self.client.set_tag(run, "latest", "true")
+
+    def add_file(self, run: str, path: Path) -> None:
+        """Keep a copy of a file with the run."""
+        if self.takes_files:
+            self.client.log_artifact(run, str(path))
+
+    def add_folder(self, run: str, folder: Path, name: str) -> None:
+        """Keep a copy of all files in a folder with the run, under ``name``."""
+        if self.takes_files:
+            self.client.log_artifacts(run, str(folder), name)
+
+    def end(self, run: str, status: str) -> None:
+        """Close a run: FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(run, status, end_time=int(time.time() * 1000))
+
+
+def local_database(uri: str) -> Path | None:
+    """The file of an SQLite uri, None for any other."""
+    return Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) else None
+
+
+def probe(uri: str) -> None:
+    """Raises TrackingError where a web address gives no answer at all within a few seconds."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # it answers; what else it can do, the first call shows
+    except OSError as error:
+        raise TrackingError(f"no answer within {PROBE_SECONDS:g} s ({error})") from error

@@ -1,0 +1,123 @@
+"""The units of a mapped stage: one Prefect task per (model, task), each kept when it is finished.
+
+A unit takes a task's name and small plain values (names, hashes of what it reads and of the code, settings) and gives a
+row of plain values. Prefect keeps the rows in the workspace and gives them back when all of these are the same, so that
+an interrupted stage goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Container, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import Task
+from prefect.cache_policies import INPUTS, TASK_SOURCE
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+from tqdm import tqdm
+
+import pipeline
+from pipeline.artifacts import ArtifactError, Workspace, file_hash, read_json
+from pipeline.config import Params
+from pipeline.data.tasks import TaskSet
+from pipeline.model.checkpoint import load_model, model_hash
+from pipeline.model.device import pick_device, prepare_cpu
+from pipeline.model.transformer import Transformer
+
+Row = dict[str, Any]
+
+# How a unit is declared: @task(name="prune", **UNIT)
+UNIT: dict[str, Any] = {
+    "task_run_name": "{task}",
+    "cache_policy": INPUTS + TASK_SOURCE,
+    "persist_result": True,
+    "result_serializer": "json",
+}
+
+
+def runner(workers: int) -> ThreadPoolTaskRunner[PrefectFuture[Any]]:
+    """Units side by side in threads of one process, which share one copy of the model."""
+    return ThreadPoolTaskRunner(max_workers=workers)
+
+
+def code_hash(*parts: str) -> str:
+    """Identity of the code under ``pipeline/`` that a stage runs (files or folders), and of torch."""
+    home = Path(pipeline.__file__).parent
+    sources = [path for part in parts for path in _sources(home / part)]
+    return hashlib.sha256(f"{torch.__version__} {file_hash(*sources)}".encode()).hexdigest()[:16]
+
+
+def _sources(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def checked_tasks(workspace: Workspace, model: str) -> TaskSet:
+    """The tasks. Raises ArtifactError where they are in other tokens than the model's, or too long for it."""
+    tasks, checkpoint = TaskSet.load(workspace.tasks), read_json(workspace.model(model) / "config.json")
+    if tasks.tokenizer_hash != checkpoint.get("tokenizer"):
+        raise ArtifactError(
+            f"{workspace.tasks}: in the tokens of tokenizer {tasks.tokenizer_hash}, but models/{model} was trained "
+            f"with {checkpoint.get('tokenizer')}; run dvc repro, which makes both from one tokenizer"
+        )
+    n_ctx = checkpoint["model"]["n_ctx"]
+    if tasks.n_tokens_max > n_ctx:
+        raise ArtifactError(
+            f"models.{model}.n_ctx {n_ctx} is too short: the longest prompt of the tasks has {tasks.n_tokens_max} "
+            f"tokens; allowed: at least {tasks.n_tokens_max}; raise it in params.yaml and run dvc repro"
+        )
+    return tasks
+
+
+def shared_inputs(workspace: Workspace, params: Params, stage: str, model: str, code: str) -> dict[str, Any]:
+    """What the results of all units of a stage follow from, apart from their task; plain values only."""
+    return {
+        "model": model,
+        "model_hash": model_hash(workspace.model(model)),
+        "seed": params.seed,
+        "settings": getattr(params, stage).model_dump(exclude={"workers"}),
+        "device": str(pick_device(params.compute)),
+        "code": code,
+    }
+
+
+def run_units(
+    unit: Task[..., Row], inputs: Mapping[str, Mapping[str, Any]], *, redo: Container[str] = ()
+) -> dict[str, Row]:
+    """Task → row of its unit, in the order of ``inputs`` (task → inputs); only what has not run before is run.
+
+    Those in ``redo`` are run in any case. Every unit is run to its end before the first one's error is raised.
+    """
+    prepare_cpu(1)
+    again = unit.with_options(refresh_cache=True)
+    futures = {task: (again if task in redo else unit).submit(task, dict(values)) for task, values in inputs.items()}
+    for future in tqdm(futures.values(), desc=unit.name, unit="task"):
+        future.wait()
+    return {task: future.result() for task, future in futures.items()}
+
+
+def artifact_key(*names: str) -> str:
+    """A key as Prefect's artifacts want it: small letters, digits and dashes."""
+    return re.sub("[^a-z0-9]+", "-", "-".join(names).lower()).strip("-")
+
+
+@lru_cache(maxsize=2)
+def loaded_model(folder: Path, hash_: str, device: str) -> Transformer:
+    """The checkpoint of that hash, loaded once a process. Raises ArtifactError where the folder holds another one."""
+    if (found := model_hash(folder)) != hash_:
+        raise ArtifactError(f"{folder}: changed from checkpoint {hash_} to {found} while its circuits were sought")
+    return load_model(folder, device)
+
+
+def loaded_tasks(folder: Path) -> TaskSet:
+    """The tasks, loaded once a process and version of their files."""
+    return _loaded_tasks(folder, file_hash(folder / "report.json", folder / "pairs.parquet"))
+
+
+@lru_cache(maxsize=2)
+def _loaded_tasks(folder: Path, hash_: str) -> TaskSet:
+    return TaskSet.load(folder)
