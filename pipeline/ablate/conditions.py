@@ -20,7 +20,12 @@ from pipeline.model.transformer import Transformer
 
 
 class Condition(Enum):
-    """What is left of the model. Values are the names under which losses are reported."""
+    """What is left of the model. Values are the names under which losses are reported.
+
+    For a circuit that has all edges between its nodes, CIRCUIT and EDGES_ONLY differ in one thing: which nodes AbsTopK
+    keeps. Nodes outside the circuit compete for a place before they are held at their means, with their live values in
+    the first case, and with the constants that cut inputs give them in the second. Without AbsTopK the two are equal.
+    """
 
     CIRCUIT = "circuit"  # only the circuit's nodes; every other node is at its mean
     EDGES_ONLY = "edges_only"  # only the circuit's edges between its nodes; every other edge carries its source's mean
