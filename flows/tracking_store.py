@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
+import sqlite3
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
@@ -40,8 +43,6 @@ class Store:
         """Find or make the experiment. Raises TrackingError or whatever MLflow raises."""
         probe(self.uri)
         database = local_database(self.uri)
-        if database is not None:
-            database.parent.mkdir(parents=True, exist_ok=True)
         # Two stages that start side by side must not both create the tables.
         with FileLock(f"{database}.lock", timeout=60) if database is not None else nullcontext():
             self.client = MlflowClient(tracking_uri=self.uri)
@@ -130,12 +131,23 @@ def local_database(uri: str) -> Path | None:
 
 
 def probe(uri: str) -> None:
-    """Raises TrackingError where a web address gives no answer at all within a few seconds."""
-    if not uri.startswith(("http://", "https://")):
-        return
+    """Raises TrackingError where the store at ``uri`` is not there: MLflow itself would go on asking for minutes."""
+    database, address = local_database(uri), urlsplit(uri)
     try:
-        urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=PROBE_SECONDS).close()
+        if database is not None:
+            _probe_file(database)
+        elif address.scheme in ("http", "https"):
+            urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=PROBE_SECONDS).close()
+        elif address.hostname and address.port:
+            socket.create_connection((address.hostname, address.port), timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError:
         return  # it answers; what else it can do, the first call shows
-    except OSError as error:
-        raise TrackingError(f"no answer within {PROBE_SECONDS:g} s ({error})") from error
+    except (OSError, sqlite3.Error) as error:
+        raise TrackingError(f"no tracking server or database there ({error})") from error
+
+
+def _probe_file(database: Path) -> None:
+    """Raises OSError or sqlite3.Error for what is not, and cannot become, a database."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(database, timeout=PROBE_SECONDS)) as connection:
+        connection.execute("PRAGMA schema_version")

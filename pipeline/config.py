@@ -191,7 +191,8 @@ class PruneConfig(Section):
     warmup: Fraction
     heaviside_temp: Annotated[float, Field(gt=0)]
     grad_clip: Annotated[float, Field(gt=0)]
-    calibration_steps: Annotated[int, Field(ge=0)]
+    calibration_steps: Annotated[int, Field(ge=0)]  # of LBFGS; 0 = no calibration
+    calibration_pairs: PositiveInt  # of the train pairs
     workers: PositiveInt  # tasks pruned side by side, one thread each
 
 

@@ -35,7 +35,7 @@ class Ranking:
     model: Transformer
     means: Means
     order: Float[Tensor, " node"]
-    train: PairBatch
+    fit: PairBatch  # train pairs that calibration is fitted to
     validation: PairBatch
     calibration_steps: int
     seen: dict[int, Evaluation] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Ranking:
             masks = self.masks(k)
             cuts = held_linears(self.model, {key: mask > 0 for key, mask in masks.items()}, self.means)
             hold = hold_at_means(masks, self.means)
-            fitted = calibrate(score(self.model, self.train, intervene=hold, cuts=cuts), self.calibration_steps)
+            fitted = calibrate(score(self.model, self.fit, intervene=hold, cuts=cuts), self.calibration_steps)
             loss = mean_loss(score(self.model, self.validation, intervene=hold, cuts=cuts), fitted)
             self.seen[k] = Evaluation(k, loss, fitted)
         return self.seen[k]

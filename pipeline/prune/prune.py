@@ -78,10 +78,11 @@ def smallest_candidate(
     model: Transformer, means: Means, batches: Mapping[str, PairBatch], config: PruneConfig, seed: int
 ) -> Candidate | None:
     """The candidate with the fewest edges over all values of k_coef; None where none meets the target."""
-    candidates = []
+    candidates, train = [], batches["train"]
+    fit = train.take(torch.arange(min(config.calibration_pairs, train.n_pairs)))
     for k_coef in config.k_coef:
-        order = search(model, means, batches["train"], config, k_coef, seed_of(seed, "search"))
-        ranking = Ranking(model, means, order, batches["train"], batches["validation"], config.calibration_steps)
+        order = search(model, means, train, config, k_coef, seed_of(seed, "search"))
+        ranking = Ranking(model, means, order, fit, batches["validation"], config.calibration_steps)
         if found := ranking.smallest(config.target_loss):
             candidates.append(Candidate(k_coef, ranking, found, count_edges(model, ranking.masks(found.k))))
     return min(candidates, key=lambda candidate: candidate.n_edges, default=None)

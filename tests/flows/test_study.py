@@ -1,0 +1,119 @@
+"""The study's flow takes its stages from DVC's graph, runs each after what it needs, and says what failed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from prefect.states import Completed, Crashed, Failed, Pending
+
+from flows.study import StudyError, stage_graph, verdict
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def graph_of(tmp_path):
+    """The graph of a folder with the given stages, outside any git checkout."""
+
+    def build(stages: dict) -> dict[str, list[str]]:
+        (tmp_path / ".dvc").mkdir(exist_ok=True)
+        (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+        (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+        return stage_graph(tmp_path)
+
+    return build
+
+
+def test_the_graph_is_dvcs_own(graph_of):
+    found = graph_of(
+        {
+            "last": {"cmd": "true", "deps": ["middle.txt", "first.txt"]},
+            "middle": {"cmd": "true", "deps": ["first.txt"], "outs": ["middle.txt"]},
+            "first": {"cmd": "true", "outs": ["first.txt"]},
+        }
+    )
+    assert list(found) == ["first", "middle", "last"]
+    assert found == {"first": [], "middle": ["first"], "last": ["first", "middle"]}
+
+
+def test_every_model_has_its_stages_in_order(tmp_path, params):
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    graph = stage_graph(tmp_path)
+    order = list(graph)
+    for model in params.models:
+        places = [order.index(f"{stage}@{model}") for stage in ("pretrain", "prune", "ablate")]
+        assert order.index("tokenise") < places[0] < places[1] < places[2] < order.index("report")
+        assert not {f"pretrain@{other}" for other in params.models} & set(graph[f"pretrain@{model}"])
+    assert len(order) == 4 + 3 * len(params.models)
+
+
+def test_a_graph_that_dvc_refuses_is_an_error_of_one_line_with_its_reason(graph_of):
+    with pytest.raises(StudyError, match="DVC cannot read the study's graph: .*both"):
+        graph_of({"both": {"cmd": "true", "deps": ["both.txt"], "outs": ["both.txt"]}})
+
+
+def test_the_verdict_names_what_failed_and_what_could_not_run():
+    done = {"corpus": Completed(), "tokenise": Completed()}
+    assert verdict(done).is_completed()
+    ended = verdict(done | {"pretrain@a": Failed(), "prune@a": Pending(name="NotReady"), "pretrain@b": Crashed()})
+    assert ended.is_failed()
+    assert ended.message == "failed: pretrain@a, pretrain@b; not run, for want of what those make: prune@a"
+
+
+STAGE = """
+import pathlib, sys
+name, *rest = sys.argv[1:]
+log = pathlib.Path("log.txt")
+with log.open("a") as file:
+    file.write(name + "\\n")
+if "breaks" in rest or ("once" in rest and log.read_text().split().count(name) == 1):
+    sys.exit(1)
+pathlib.Path(name + ".txt").write_text(name)
+"""
+
+
+def stage(name: str, *options: str, needs: tuple[str, ...] = ()) -> dict:
+    """A stage that notes its name in log.txt, every time it runs, before it fails or makes its output."""
+    deps = [f"{one}.txt" for one in needs]
+    return {"cmd": " ".join(["python stage.py", name, *options]), "deps": deps, "outs": [f"{name}.txt"]}
+
+
+@pytest.mark.slow
+def test_a_failed_stage_is_tried_again_and_stops_only_what_needs_it(tmp_path, graph_of, monkeypatch, capfd):
+    (tmp_path / "stage.py").write_text(STAGE, encoding="utf-8")
+    graph_of(
+        {
+            "first": stage("first", "once"),
+            "broken": stage("broken", "breaks", needs=("first",)),
+            "after": stage("after", needs=("broken",)),
+            "other": stage("other", needs=("first",)),
+        }
+    )
+    state = run_study(tmp_path, monkeypatch)
+    runs = (tmp_path / "log.txt").read_text(encoding="utf-8").split()
+    assert state.is_failed()
+    assert state.message == "failed: broken; not run, for want of what those make: after"
+    assert {name: runs.count(name) for name in set(runs)} == {"first": 2, "broken": 2, "other": 1}
+
+    # Again, mended: what is up to date is not run.
+    (tmp_path / "dvc.yaml").write_text((tmp_path / "dvc.yaml").read_text().replace(" breaks", ""), encoding="utf-8")
+    assert run_study(tmp_path, monkeypatch).is_completed()
+    again = (tmp_path / "log.txt").read_text(encoding="utf-8").split()[len(runs) :]
+    assert again == ["broken", "after"]
+
+
+def run_study(root: Path, monkeypatch):
+    from prefect.testing.utilities import prefect_test_harness
+
+    import flows.study
+
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(flows.study.repro, "retry_delay_seconds", 0.0)
+    with prefect_test_harness():
+        return flows.study.study(return_state=True)

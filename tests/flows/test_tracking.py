@@ -1,0 +1,272 @@
+"""What MLflow is told, on a real local database; and that a server that is not there costs nothing but a warning."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flows import tracking
+from flows.tracking import Sender, Tracker, as_metrics
+from flows.tracking_store import Store
+from pipeline.artifacts import write_json
+from pipeline.circuit import Circuit
+from pipeline.config import Params
+
+MODEL = "sparse_d128"
+TASKS = ("quotes", "brackets", "swaps")  # a circuit, none, and not expressible
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables but without experiments: making the tables takes seconds."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+        Store("unused").connect()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch, params: Params) -> Iterator[Store]:
+    """The store of a fresh workspace in ``tmp_path``, connected."""
+    database = tmp_path / ".mlflow" / "mlflow.db"
+    database.parent.mkdir()
+    shutil.copy(empty_database, database)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    store = Store(params.tracking.experiment)
+    store.connect()
+    yield store
+
+
+def write_checkpoint(folder: Path, model_hash: str) -> dict[str, Any]:
+    """models/<name> without the tensors; returns its summary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = {
+        "name": MODEL, "kind": "sparse", "n_layer": 2, "d_model": 128, "n_params": 1000, "l0": 250, "tokens": 4096,
+        "l0_by_matrix": {"wte.weight": 200, "lm_head.weight": 50}, "val_loss_nats": 2.5, "train_seconds": 9.0,
+        "model_hash": model_hash,
+    }  # fmt: skip
+    write_json(folder / "summary.json", summary)
+    write_json(folder / "config.json", {})
+    history = [{"step": step, "train_loss": 4.0 - step, "val_loss": 4.5 - step} for step in (1, 2)]
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    return summary
+
+
+def write_circuits(folder: Path, model_hash: str, n_nodes: int) -> None:
+    """circuits/<name> of the three tasks."""
+    circuit = Circuit(
+        nodes={"0.mlp_neuron": torch.arange(n_nodes)},
+        edges={},
+        means={"0.mlp_neuron": torch.zeros(8)},
+        order={"0.mlp_neuron": torch.zeros(8)},
+        about={"model_hash": model_hash},
+    )
+    circuit.save(folder / "quotes")
+    row = {"expressible": True, "unpruned_loss": 0.1, "solved": True, "n_nodes": n_nodes, "n_edges": 7, "curve": []}
+    unsolved = row | {"unpruned_loss": 0.6, "solved": False, "n_nodes": None, "n_edges": None}
+    rows = dict(zip(TASKS, (row, unsolved, unsolved | {"expressible": False, "unpruned_loss": None}), strict=True))
+    write_json(folder / "summary.json", {"model_hash": model_hash, "tasks": rows})
+
+
+def train(params: Params, folder: Path, model_hash: str) -> None:
+    """What flows.pretrain tells of a training."""
+    with Tracker(params, MODEL) as tracker:
+        tracker.log_step(1, {"step": 1, "train_loss": 3.0, "l0": 900.0})
+        tracker.log_step(2, {"step": 2, "train_loss": 2.0, "l0": 250.0})
+        tracker.log_model(write_checkpoint(folder, model_hash), folder)
+
+
+def curve(store: Store, run: str, metric: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in store.client.get_metric_history(run, metric)]
+
+
+def test_a_training_is_one_run_with_curves_facts_and_small_files(store: Store, params: Params, tmp_path: Path) -> None:
+    train(params, tmp_path / "model", "abc")
+    (run,) = store.find({"kind": "model", "model_hash": "abc"})
+    assert run.info.status == "FINISHED"
+    assert curve(store, run.info.run_id, "train_loss") == [(1, 3.0), (2, 2.0)]
+    assert run.data.tags["key"] == f"{MODEL}:abc" and run.data.tags["latest"] == "true"
+    assert {key: run.data.params[key] for key in ("model", "kind", "l0", "tokens", "d_model")} == {
+        "model": MODEL, "kind": "sparse", "l0": "250", "tokens": "4096", "d_model": "128",
+    }  # fmt: skip
+    assert run.data.metrics["val_loss_nats"] == 2.5 and run.data.metrics["l0/wte.weight"] == 200
+    files = {file.path for file in store.client.list_artifacts(run.info.run_id)}
+    assert files == {"config.json", "summary.json", "history.jsonl"}
+    assert (tmp_path / ".mlflow" / "artifacts" / run.info.run_id).is_dir()
+
+
+def test_prune_and_ablate_fill_the_same_run_of_a_task(store: Store, params: Params, tmp_path: Path) -> None:
+    checkpoint, circuits, ablations = tmp_path / "model", tmp_path / "circuits", tmp_path / "ablations.json"
+    train(params, checkpoint, "abc")
+    write_circuits(circuits, "abc", n_nodes=3)
+    with Tracker(params, MODEL) as tracker:
+        tracker.log_circuits(checkpoint, circuits)
+    write_json(ablations, {"tasks": {"quotes": {"circuit_loss": 0.14, "ablated_nodes_loss": 2.0, "random": [1.0]}}})
+    with Tracker(params, MODEL) as tracker:
+        tracker.log_ablations(checkpoint, circuits, ablations)
+    (model,) = store.find({"kind": "model"})
+    runs = {run.data.tags["task"]: run for run in store.find({"kind": "circuit", "latest": "true"})}
+    assert set(runs) == {"quotes", "brackets"}  # a task that is not expressible has no run
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {model.info.run_id}
+    assert runs["quotes"].data.metrics == {
+        "unpruned_loss": 0.1, "n_nodes": 3, "n_edges": 7, "circuit_loss": 0.14, "ablated_nodes_loss": 2.0,
+        "model_val_loss": 2.5,
+    }  # fmt: skip
+    assert runs["brackets"].data.metrics == {"unpruned_loss": 0.6, "model_val_loss": 2.5}
+    assert (runs["quotes"].data.tags["solved"], runs["brackets"].data.tags["solved"]) == ("true", "false")
+    files = {file.path for file in store.client.list_artifacts(runs["quotes"].info.run_id, "circuit")}
+    assert files == {"circuit/circuit.json", "circuit/circuit.safetensors"}
+
+
+def test_another_checkpoint_or_circuit_supersedes_and_the_first_comes_back(
+    store: Store, params: Params, tmp_path: Path
+) -> None:
+    def prune(model_hash: str, n_nodes: int) -> None:
+        write_checkpoint(tmp_path / "model", model_hash)
+        write_circuits(tmp_path / "circuits", model_hash, n_nodes)
+        with Tracker(params, MODEL) as tracker:
+            tracker.log_circuits(tmp_path / "model", tmp_path / "circuits")
+
+    def latest() -> list[float]:
+        return [run.data.metrics["n_nodes"] for run in store.find({"task": "quotes", "latest": "true"})]
+
+    seen = []
+    for model_hash, n_nodes in (("abc", 3), ("abc", 4), ("xyz", 5), ("abc", 3)):
+        prune(model_hash, n_nodes)
+        seen.append(latest())
+    assert seen == [[3], [4], [5], [3]]
+    assert len(store.find({"task": "quotes"})) == 3 and len(store.find({"kind": "model"})) == 2
+
+
+def test_a_checkpoint_that_mlflow_never_saw_gets_its_run_from_its_files(
+    store: Store, params: Params, tmp_path: Path
+) -> None:
+    write_checkpoint(tmp_path / "model", "abc")
+    write_circuits(tmp_path / "circuits", "abc", n_nodes=3)
+    with Tracker(params, MODEL) as tracker:
+        tracker.log_circuits(tmp_path / "model", tmp_path / "circuits")
+    (run,) = store.find({"kind": "model", "latest": "true"})
+    assert curve(store, run.info.run_id, "val_loss") == [(1, 3.5), (2, 2.5)]
+
+
+def test_an_interrupted_training_goes_on_in_its_run(store: Store, params: Params, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Tracker(params, MODEL) as tracker:
+        tracker.log_step(0, {"train_loss": 4.0})
+        raise KeyboardInterrupt
+    (run,) = store.find({"kind": "model"})
+    assert run.info.status == "KILLED"
+    train(params, tmp_path / "model", "abc")
+    (same,) = store.find({"kind": "model"})
+    assert same.info.run_id == run.info.run_id and same.info.status == "FINISHED"
+    assert curve(store, run.info.run_id, "train_loss") == [(0, 4.0), (1, 3.0), (2, 2.0)]
+
+
+def test_training_again_after_the_end_is_a_run_of_its_own(store: Store, params: Params, tmp_path: Path) -> None:
+    train(params, tmp_path / "model", "abc")
+    train(params, tmp_path / "model", "xyz")
+    new, old = store.find({"kind": "model"})
+    assert (new.data.tags["model_hash"], new.data.tags["latest"]) == ("xyz", "true")
+    assert (old.data.tags["model_hash"], old.data.tags["latest"]) == ("abc", "false")
+
+
+def test_more_metrics_than_one_call_takes_are_all_recorded(store: Store) -> None:
+    run = store.new_run("many", {"kind": "test"})
+    store.write(run, metrics=[point for step in range(2300) for point in as_metrics({"loss": step}, step)])
+    assert curve(store, run, "loss") == [(step, float(step)) for step in range(2300)]
+
+
+def test_what_is_no_finite_number_is_no_metric() -> None:
+    values = {"a": 1, "b": 0.5, "c": None, "d": True, "e": float("nan"), "f": [1.0], "g": "1"}
+    assert {point.key: point.value for point in as_metrics(values, 0)} == {"a": 1.0, "b": 0.5}
+
+
+def test_a_copied_workspace_leaves_the_files_of_the_first_one_alone(
+    store: Store, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / ".mlflow", copy / ".mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy / '.mlflow' / 'mlflow.db'}")
+    train(params, tmp_path / "model", "abc")
+    assert not (tmp_path / ".mlflow" / "artifacts").exists()
+    assert capfd.readouterr().err.count("files are not") == 1
+    again = Store(params.tracking.experiment)
+    again.connect()
+    assert [run.data.tags["model_hash"] for run in again.find({"kind": "model"})] == ["abc"]
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """A port that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("kind", ["nobody", "silent", "not a database", "unknown scheme", "malformed"])
+def test_a_dead_store_is_one_warning_and_no_delay(
+    kind: str,
+    silent_server: str,
+    params: Params,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "text.db").write_text("certainly not a database, only a line of text that is long enough")
+    uris: dict[str, Callable[[], str]] = {
+        "nobody": free_address,
+        "silent": lambda: silent_server,
+        "not a database": lambda: f"sqlite:///{tmp_path / 'text.db'}",
+        "unknown scheme": lambda: "gopher://nowhere",
+        "malformed": lambda: "http://[",
+    }
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uris[kind]())
+    began = time.monotonic()
+    train(params, tmp_path / "model", "abc")
+    assert time.monotonic() - began < 20
+    errors = capfd.readouterr().err
+    assert errors.count("warning:") == 1
+    assert f"MLFLOW_TRACKING_URI={uris[kind]()}" in errors or kind == "nobody"
+    assert "unset MLFLOW_TRACKING_URI" in errors
+
+
+def test_sending_never_waits_for_a_slow_server(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sender = Sender("http://slow")
+    sender.start()
+    began = time.monotonic()
+    for _ in range(100):
+        sender.send(lambda: time.sleep(30))
+    assert time.monotonic() - began < 1
+    sender.close(seconds=0.2)
+    assert time.monotonic() - began < 5
+    assert "still busy after 0.2 s" in capfd.readouterr().err
+
+
+def test_nothing_is_sent_after_a_failure() -> None:
+    sender, done = Sender("http://broken"), []
+    sender.start()
+
+    def fail() -> None:
+        raise tracking.TrackingError("broken")
+
+    for job in (lambda: done.append(1), fail, lambda: done.append(2)):
+        sender.send(job)
+    sender.close()
+    assert done == [1] and sender.failed
