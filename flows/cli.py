@@ -126,7 +126,10 @@ def latest_runs(params: Params, kind: str, **narrowed: str) -> pd.DataFrame:
     try:
         probe(uri)
         mlflow.set_tracking_uri(uri)
-        found: Any = mlflow.search_runs(experiment_names=[params.tracking.experiment], filter_string=wanted)
+        experiment = mlflow.get_experiment_by_name(params.tracking.experiment)
+        if experiment is None:
+            raise ServiceError(nothing(params, kind))
+        found: Any = mlflow.search_runs([experiment.experiment_id], filter_string=wanted)
     except FAILURES as error:
         why = str(error).strip().splitlines()[0]
         raise ServiceError(f"MLFLOW_TRACKING_URI={uri}: {why}; start that server, or unset the variable") from error

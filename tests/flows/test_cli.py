@@ -106,7 +106,7 @@ def test_refusals_are_one_line(store, monkeypatch, capsys):
         [line] = refusal(monkeypatch, capsys, *arguments).splitlines()
         return line
 
-    assert "MLflow has no model yet" in one("models") and not Path("mlflow.db").is_file() or True
+    assert "MLflow has no model yet" in one("models")
     told(store)
     assert "MLflow has no circuit yet" in one("circuits", "--model", "dense_d64")
     assert one("circuits", "--task", "with_has") == "error: unknown task 'with_has'; did you mean 'with_as'?"
