@@ -1,4 +1,4 @@
-"""One Prefect flow per stage: each loads artifacts, calls ``pipeline``, saves artifacts. Importing this sets the environment."""
+"""One Prefect flow per stage: it loads artifacts, calls ``pipeline``, saves artifacts. Importing this sets up services."""
 
 from flows import environment
 

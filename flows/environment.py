@@ -1,7 +1,7 @@
 """Where a workspace keeps its services' state, set before prefect, mlflow and torch are imported.
 
-Everything stays inside the workspace (the folder with dvc.yaml): Prefect's database and results in ``.prefect/``, MLflow's
-in ``.mlflow/``. What the user has set in the environment wins. Importing ``flows`` applies this once.
+Everything stays inside the workspace (the folder with dvc.yaml): Prefect's database and results in ``.prefect/``,
+MLflow's in ``.mlflow/``. What the user has set in the environment wins. Importing ``flows`` applies this once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class ServiceError(RuntimeError):
 
 
 def find_root(start: Path | None = None) -> Path:
-    """The workspace: the nearest folder, from ``start`` or the current one upwards, that holds dvc.yaml; else that folder."""
+    """The workspace: the nearest folder that holds dvc.yaml, upwards from ``start`` (or the current one); else that."""
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file():

@@ -1,7 +1,8 @@
 """How a stage runs as a program: its flow run, its errors in one line, its place under a study's run.
 
-``python -m flows.prune --model NAME`` is what dvc.yaml calls. Settings are checked before Prefect is touched. Errors that
-a user can mend end in one line and status 1; everything else keeps its traceback (and ``--debug`` gives it for all).
+``python -m flows.prune --model NAME`` is what dvc.yaml calls. Settings are checked before Prefect is touched. Errors
+that a user can mend end in one line and status 1; everything else keeps its traceback (and ``--debug`` gives it for
+all).
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def load_study() -> tuple[Workspace, Params]:
 
 
 def stage_flow(**options: Any) -> Callable[[Callable[P, None]], Flow[P, Any]]:
-    """A decorator like Prefect's ``flow`` (same options); an expected error ends the run Failed, with its message only."""
+    """A decorator like Prefect's ``flow`` (same options); an expected error ends the run Failed, with its message."""
 
     def decorate(function: Callable[P, None]) -> Flow[P, Any]:
         @functools.wraps(function)
@@ -71,7 +72,7 @@ def stage_flow(**options: Any) -> Callable[[Callable[P, None]], Flow[P, Any]]:
 
 
 def main(stage: Flow[Any, Any] | Callable[[Params], Flow[Any, Any]], *, per_model: bool) -> None:
-    """Run a stage from the command line and leave with its status. ``stage``: its flow, or what makes it from params."""
+    """Run a stage from the command line, leave with its status. ``stage``: its flow, or what makes it from params."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     if per_model:
         parser.add_argument("--model", required=True, help="a key of params.yaml: models")
@@ -125,7 +126,7 @@ def run(stage: Flow[Any, Any], title: str, parameters: dict[str, Any]) -> State[
 
 
 def _place_under_study(client: SyncPrefectClient, title: str) -> uuid.UUID | None:
-    """A task run in the study's flow run that stands for this stage, as Prefect makes for a sub-flow; None outside one."""
+    """A task run in the study's flow run that stands for this stage, as Prefect makes for a sub-flow; else None."""
     parent = os.environ.get(PARENT_VARIABLE)
     if not parent:
         return None

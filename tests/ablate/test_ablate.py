@@ -74,7 +74,9 @@ def test_a_missing_edge_changes_the_edge_level_circuit_only(model, batch):
     less = Circuit(circuit.nodes, dict(circuit.edges) | {key: circuit.edges[key][:-20]}, circuit.means, circuit.order)
     whole, part = (answers(model, c, Condition.EDGES_ONLY, batch) for c in (circuit, less))
     assert not torch.allclose(whole, part, atol=1e-4)
-    assert torch.equal(answers(model, circuit, Condition.CIRCUIT, batch), answers(model, less, Condition.CIRCUIT, batch))
+    assert torch.equal(
+        answers(model, circuit, Condition.CIRCUIT, batch), answers(model, less, Condition.CIRCUIT, batch)
+    )
 
 
 def test_random_node_sets_have_the_circuit_s_size_at_every_site(model, batch):

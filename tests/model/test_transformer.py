@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.model.ablation import edge_cuts, hold_at_means, record
-from pipeline.sites import SITES, edge_key, EDGE_KINDS, site_key, site_keys
+from pipeline.sites import EDGE_KINDS, SITES, edge_key, site_key, site_keys
 
 TOKENS = torch.randint(0, 24, (3, 9), generator=torch.Generator().manual_seed(5))
 

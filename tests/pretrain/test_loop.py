@@ -82,14 +82,14 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(train):
 
 
 def test_an_interrupted_run_ends_equal_to_an_unbroken_one(train, tmp_path):
-    class Interrupted(Exception):
+    class InterruptedRunError(Exception):
         pass
 
     def stop_late(step, metrics):
         if step == 20:
-            raise Interrupted
+            raise InterruptedRunError
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         train(into="broken", on_log=stop_late)
     assert not (tmp_path / "broken" / "tiny").exists()
     seen = []
