@@ -1,4 +1,4 @@
-"""One Prefect flow per stage: it loads artifacts, calls ``pipeline``, saves artifacts. Importing this sets up services."""
+"""One Prefect flow per stage: it loads artifacts, calls ``pipeline``, saves artifacts. Importing this sets defaults."""
 
 from flows import environment
 
