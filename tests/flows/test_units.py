@@ -1,0 +1,70 @@
+"""What the mapped stages refuse, and what the identity of a unit depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flows import units
+from pipeline.artifacts import ArtifactError, Workspace, write_json
+from pipeline.config import Params
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A model of 32 positions trained with tokenizer t1, and tasks in t1 whose longest prompt has 20 tokens."""
+    folder = tmp_path / "models" / "small"
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", {"tokenizer": "t1", "model": {"n_ctx": 32}})
+    (folder / "model.safetensors").write_bytes(b"weights")
+    _tasks_are(monkeypatch, tokenizer_hash="t1", n_tokens_max=20)
+    return Workspace(tmp_path)
+
+
+def _tasks_are(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> None:
+    monkeypatch.setattr(units.TaskSet, "load", lambda folder: SimpleNamespace(**facts))
+
+
+def test_tasks_that_fit_the_model_are_taken(workspace: Workspace) -> None:
+    assert units.checked_tasks(workspace, "small").n_tokens_max == 20
+
+
+def test_tasks_in_another_tokenizer_are_refused(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    _tasks_are(monkeypatch, tokenizer_hash="t2", n_tokens_max=20)
+    with pytest.raises(ArtifactError, match="tokenizer t2.*trained with t1.*dvc repro"):
+        units.checked_tasks(workspace, "small")
+
+
+def test_prompts_longer_than_the_context_are_refused(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    _tasks_are(monkeypatch, tokenizer_hash="t1", n_tokens_max=33)
+    with pytest.raises(ArtifactError, match=r"models\.small\.n_ctx 32 .*33 tokens; allowed: at least 33"):
+        units.checked_tasks(workspace, "small")
+
+
+def test_units_depend_on_settings_seed_and_checkpoint_but_not_on_workers(workspace: Workspace, params: Params) -> None:
+    def inputs(changed: Params) -> dict[str, Any]:
+        return units.shared_inputs(workspace, changed, "prune", "small", "code")
+
+    def with_prune(**changes: Any) -> Params:
+        return params.model_copy(update={"prune": params.prune.model_copy(update=changes)})
+
+    first = inputs(params)
+    assert inputs(with_prune(workers=params.prune.workers + 1)) == first
+    assert inputs(with_prune(steps=params.prune.steps + 1)) != first
+    assert inputs(params.model_copy(update={"seed": params.seed + 1})) != first
+    (workspace.model("small") / "model.safetensors").write_bytes(b"other weights")
+    assert inputs(params) != first
+
+
+def test_code_hash_is_that_of_the_files_named() -> None:
+    assert units.code_hash("prune", "seeds.py") == units.code_hash("prune", "seeds.py")
+    assert units.code_hash("prune", "seeds.py") != units.code_hash("prune")
+    with pytest.raises(ArtifactError, match="nowhere.py"):
+        units.code_hash("nowhere.py")
+
+
+def test_artifact_keys_are_what_prefect_takes() -> None:
+    assert units.artifact_key("circuits", "sparse_d256.Half") == "circuits-sparse-d256-half"
