@@ -46,8 +46,8 @@ smoke: setup
 	$(BIN)/python -m flows.smoke
 
 test: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check flows pipeline tests
+	$(BIN)/ruff format --check flows pipeline tests
 	$(BIN)/mypy
 	$(BIN)/pytest -q
 

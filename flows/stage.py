@@ -23,10 +23,10 @@ import psutil
 from prefect import Flow, Task, flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import PrefectException
 from prefect.flow_engine import run_flow
-from prefect.states import Crashed, Failed, State
+from prefect.states import Crashed, Failed
 
 from flows import environment
 from flows.environment import ServiceError
@@ -60,7 +60,8 @@ def stage_flow(**options: Any) -> Callable[[Callable[P, None]], Flow[P, Any]]:
         @functools.wraps(function)
         def refusing_plainly(*args: P.args, **kwargs: P.kwargs) -> State[Any] | None:
             try:
-                return function(*args, **kwargs)
+                function(*args, **kwargs)
+                return None
             except EXPECTED as error:
                 if debugging():
                     raise
@@ -122,7 +123,8 @@ def run(stage: Flow[Any, Any], title: str, parameters: dict[str, Any]) -> State[
             tags=[process_tag()],
             parent_task_run_id=_place_under_study(client, title),
         )
-        return run_flow(stage, flow_run=flow_run, parameters=parameters, return_type="state")
+        state: Any = run_flow(stage, flow_run=flow_run, parameters=parameters, return_type="state")
+        return state
 
 
 def _place_under_study(client: SyncPrefectClient, title: str) -> uuid.UUID | None:

@@ -42,10 +42,15 @@ def stage_graph(root: Path) -> dict[str, list[str]]:
     try:
         with Repo(str(root)) as repo:
             graph = repo.index.graph  # an edge leads from a stage to one that it needs
-            needs = {stage.addressing: sorted(made.addressing for made in graph.successors(stage)) for stage in graph}
+            needs = {_address(stage): sorted(map(_address, graph.successors(stage))) for stage in graph}
     except (DvcException, SCMError) as error:
         raise StudyError(f"{root}: DVC cannot read the study's graph: {error}") from error
     return {name: needs[name] for name in graphlib.TopologicalSorter(needs).static_order()}
+
+
+def _address(stage: Any) -> str:
+    """What ``dvc repro`` knows a stage by in the workspace; its own ``addressing`` is for the current directory."""
+    return stage.name if stage.path_in_repo == "dvc.yaml" else f"{stage.path_in_repo}:{stage.name}"
 
 
 @task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=RETRY_SECONDS, task_run_name="dvc repro {stage}")

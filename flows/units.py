@@ -12,13 +12,13 @@ import re
 from collections.abc import Container, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from prefect import Task
 from prefect.cache_policies import INPUTS, TASK_SOURCE
 from prefect.futures import PrefectFuture
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from tqdm import tqdm
 
 import pipeline
@@ -40,9 +40,10 @@ UNIT: dict[str, Any] = {
 }
 
 
-def runner(workers: int) -> ThreadPoolTaskRunner[PrefectFuture[Any]]:
+def runner(workers: int) -> TaskRunner[PrefectFuture[Any]]:
     """Units side by side in threads of one process, which share one copy of the model."""
-    return ThreadPoolTaskRunner(max_workers=workers)
+    # Prefect's own classes do not fit each other's annotations: TaskRunner is invariant in its future.
+    return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=workers))
 
 
 def code_hash(*parts: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -51,3 +51,12 @@ def tiny_model(tiny_config: Callable[..., ModelConfig]) -> Callable[..., Transfo
         return model.requires_grad_(False).eval()
 
     return build
+
+
+@pytest.fixture(autouse=True)
+def processor_as_it_was() -> Iterator[None]:
+    """Undo what training sets for a whole process: denormals flushed to zero, and the number of threads."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(threads)

@@ -110,7 +110,7 @@ def test_refusals_are_one_line(store, monkeypatch, capsys):
     told(store)
     assert "MLflow has no circuit yet" in one("circuits", "--model", "dense_d64")
     assert one("circuits", "--task", "with_has") == "error: unknown task 'with_has'; did you mean 'with_as'?"
-    assert one("circuits", "--model", "d64").startswith("error: unknown model 'd64'; params.yaml has dense_d64,")
+    assert one("circuits", "--model", "d64").startswith("error: unknown model 'd64'; params.yaml has ")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert one("models").startswith("error: MLFLOW_TRACKING_URI=http://127.0.0.1:9: ")
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
 from prefect.states import Completed, Crashed, Failed, Pending
 
+from flows.environment import local_server
+from flows.smoke import workspace_environment
 from flows.study import StudyError, stage_graph, verdict
 
 ROOT = Path(__file__).parent.parent.parent
@@ -74,6 +80,10 @@ with log.open("a") as file:
     file.write(name + "\\n")
 if "breaks" in rest or ("once" in rest and log.read_text().split().count(name) == 1):
     sys.exit(1)
+if "flow" in rest:
+    from flows.stage import run, stage_flow
+    def toy(): pass
+    assert run(stage_flow()(toy), "the flow of " + name, {}).is_completed()
 pathlib.Path(name + ".txt").write_text(name)
 """
 
@@ -84,36 +94,54 @@ def stage(name: str, *options: str, needs: tuple[str, ...] = ()) -> dict:
     return {"cmd": " ".join(["python stage.py", name, *options]), "deps": deps, "outs": [f"{name}.txt"]}
 
 
-@pytest.mark.slow
-def test_a_failed_stage_is_tried_again_and_stops_only_what_needs_it(tmp_path, graph_of, monkeypatch, capfd):
+@pytest.fixture
+def run_study(tmp_path):
+    """Run ``python -m flows.study`` in the folder, as a user does; its server is stopped at the end."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
     (tmp_path / "stage.py").write_text(STAGE, encoding="utf-8")
+    variables = workspace_environment() | {"PYTHONPATH": str(ROOT)}
+
+    def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+
+    yield lambda: python("flows.study")
+    assert python("flows.services", "down").returncode == 0
+
+
+def recorded(root: Path, what: str) -> list[dict]:
+    """All flow runs or task runs that the folder's Prefect server knows."""
+    url = f"{local_server(root)}/{what}/filter"
+    request = urllib.request.Request(url, data=b"{}", headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as reply:
+        return json.load(reply)
+
+
+@pytest.mark.slow
+def test_a_failed_stage_is_tried_again_and_stops_only_what_needs_it(tmp_path, graph_of, run_study):
     graph_of(
         {
             "first": stage("first", "once"),
             "broken": stage("broken", "breaks", needs=("first",)),
             "after": stage("after", needs=("broken",)),
-            "other": stage("other", needs=("first",)),
+            "other": stage("other", "flow", needs=("first",)),
         }
     )
-    state = run_study(tmp_path, monkeypatch)
+    done = run_study()
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "study: failed: broken; not run, for want of what those make: after" in done.stderr
     runs = (tmp_path / "log.txt").read_text(encoding="utf-8").split()
-    assert state.is_failed()
-    assert state.message == "failed: broken; not run, for want of what those make: after"
     assert {name: runs.count(name) for name in set(runs)} == {"first": 2, "broken": 2, "other": 1}
 
-    # Again, mended: what is up to date is not run.
-    (tmp_path / "dvc.yaml").write_text((tmp_path / "dvc.yaml").read_text().replace(" breaks", ""), encoding="utf-8")
-    assert run_study(tmp_path, monkeypatch).is_completed()
-    again = (tmp_path / "log.txt").read_text(encoding="utf-8").split()[len(runs) :]
-    assert again == ["broken", "after"]
+    # The flow run of a stage hangs on a task run of the study's flow run.
+    flows = {flow["name"]: flow for flow in recorded(tmp_path, "flow_runs")}
+    of_study = {task["id"] for task in recorded(tmp_path, "task_runs") if task["flow_run_id"] == flows["study"]["id"]}
+    assert flows["the flow of other"]["parent_task_run_id"] in of_study
 
-
-def run_study(root: Path, monkeypatch):
-    from prefect.testing.utilities import prefect_test_harness
-
-    import flows.study
-
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(flows.study.repro, "retry_delay_seconds", 0.0)
-    with prefect_test_harness():
-        return flows.study.study(return_state=True)
+    # Mended, only what is out of date runs.
+    mended = (tmp_path / "dvc.yaml").read_text(encoding="utf-8").replace(" breaks", "")
+    (tmp_path / "dvc.yaml").write_text(mended, encoding="utf-8")
+    done = run_study()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "study: 4 stages are up to date" in done.stdout
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8").split()[len(runs) :] == ["broken", "after"]

@@ -238,7 +238,7 @@ def test_a_dead_store_is_one_warning_and_no_delay(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uris[kind]())
     began = time.monotonic()
     train(params, tmp_path / "model", "abc")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40
     errors = capfd.readouterr().err
     assert errors.count("warning:") == 1
     assert f"MLFLOW_TRACKING_URI={uris[kind]()}" in errors or kind == "nobody"
@@ -253,9 +253,9 @@ def test_sending_never_waits_for_a_slow_server(
     began = time.monotonic()
     for _ in range(100):
         sender.send(lambda: time.sleep(30))
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     sender.close(seconds=0.2)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert "still busy after 0.2 s" in capfd.readouterr().err
 
 

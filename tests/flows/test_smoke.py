@@ -1,0 +1,176 @@
+"""The smoke study: its workspace is a clean copy that touches nothing else, and its results keep the contract."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from flows import smoke
+from pipeline.artifacts import Workspace
+from pipeline.config import load_params
+from pipeline.data.tasks import task_names
+
+ROOT = Path(__file__).parent.parent.parent
+MODEL_FIELDS = {
+    "name", "kind", "n_layer", "d_model", "n_params", "l0", "tokens", "val_loss_nats", "train_seconds", "tasks",
+    "n_solved", "geomean_edges",
+}  # fmt: skip
+TASK_FIELDS = {
+    "expressible", "unpruned_loss", "solved", "n_nodes", "n_edges", "circuit_loss", "circuit_accuracy",
+    "edges_only_loss", "ablated_nodes_loss", "ablated_edges_loss", "random_nodes_loss_median",
+}  # fmt: skip
+OF_A_CIRCUIT = TASK_FIELDS - {"expressible", "unpruned_loss", "solved"}
+
+
+def test_the_workspace_is_the_project_without_anything_made_from_it(tmp_path):
+    workspace = smoke.make_workspace(ROOT, tmp_path / "w")
+    held = {path.name for path in workspace.root.iterdir()}
+    assert {"dvc.yaml", "pipeline", "flows", "profiles", "requirements.lock", ".dvc"} <= held
+    assert not held & {"data", "models", "circuits", "ablations", "results", "dvc.lock", ".git", ".venv", ".mlflow"}
+    params = load_params(workspace.params)
+    assert params.profile == "smoke" and list(params.models) == ["dense_d64", "sparse_d96"]
+
+
+def test_outside_a_checkout_the_same_files_are_found_by_walking(monkeypatch):
+    by_git = smoke.project_files(ROOT)
+    monkeypatch.setattr(smoke, "_git_files", lambda root: None)
+    by_walk = smoke.project_files(ROOT)
+    assert {path for path in by_git if path.suffix in {".py", ".yaml", ".lock"}} == {
+        path for path in by_walk if path.suffix in {".py", ".yaml", ".lock"}
+    }
+
+
+def test_only_what_a_smoke_run_made_is_wiped(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    for folder in (tmp_path / "mine", ROOT, ROOT.parent):
+        with pytest.raises(smoke.SmokeError, match="name another folder"):
+            smoke.make_workspace(ROOT, folder)
+    assert (tmp_path / "mine" / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+    first = smoke.make_workspace(ROOT, tmp_path / "w").root / "left.txt"
+    first.touch()
+    smoke.make_workspace(ROOT, tmp_path / "w")
+    assert not first.exists()
+
+
+def test_the_workspaces_environment_points_at_no_other_workspace(monkeypatch):
+    for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "DVC_ROOT", "PYTHONPATH"):
+        monkeypatch.setenv(name, "elsewhere")
+    monkeypatch.setenv("HOME", "/home/me")
+    found = smoke.workspace_environment()
+    assert "elsewhere" not in found.values() and found["HOME"] == "/home/me"
+    assert found["PATH"].startswith(str(Path(sys.executable).parent))
+
+
+def test_the_table_tells_circuits_from_tasks_that_are_not_solved_or_not_expressible():
+    assert smoke.outcome({"expressible": True, "n_edges": 1234, "circuit_loss": 0.1}) == "1,234 edges, alone 0.100"
+    assert smoke.outcome({"expressible": True, "n_edges": 0, "circuit_loss": None}) == "0 edges"
+    assert smoke.outcome({"expressible": True, "n_edges": None, "unpruned_loss": 0.5}) == "not solved (0.500)"
+    assert smoke.outcome({"expressible": False, "n_edges": None, "unpruned_loss": None}) == "not expressible"
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory) -> Workspace:
+    """A whole smoke study, run as ``make smoke`` runs it."""
+    into = tmp_path_factory.mktemp("smoke") / "w"
+    command = [sys.executable, "-m", "flows.smoke", "--into", str(into)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (into / "said.txt").write_text(done.stdout, encoding="utf-8")
+    return Workspace(into)
+
+
+@pytest.fixture(scope="module")
+def summary(studied) -> dict[str, Any]:
+    return json.loads((studied.results / "summary.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_summary_keeps_its_contract(studied, summary):
+    assert {"models", "frontier", "provenance"} <= set(summary)
+    assert {model["name"]: model["kind"] for model in summary["models"]} == {
+        "dense_d64": "dense",
+        "sparse_d96": "sparse",
+    }
+    frontier = {"ratio_dense_to_sparse_edges_at_matched_loss", "tasks_compared", "method"}
+    assert frontier <= set(summary["frontier"])
+    for model in summary["models"]:
+        assert set(model) >= MODEL_FIELDS
+        assert set(model["tasks"]) == set(task_names())
+        assert model["n_solved"] == sum(bool(task["solved"]) for task in model["tasks"].values())
+        assert all(set(task) >= TASK_FIELDS for task in model["tasks"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_where_there_is_no_circuit_there_are_no_numbers(summary):
+    for model in summary["models"]:
+        for name, task in model["tasks"].items():
+            if not task["expressible"]:
+                assert task["unpruned_loss"] is None, name
+            if task["n_edges"] is None:
+                assert all(task[key] is None for key in OF_A_CIRCUIT), name
+            else:
+                assert task["solved"] and all(math.isfinite(task[key]) for key in OF_A_CIRCUIT), name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_model_has_a_circuit_that_beats_chance_and_is_missed(summary):
+    for model in summary["models"]:
+        found = [task for task in model["tasks"].values() if task["n_edges"] is not None]
+        assert found, f"{model['name']} solves no task: the smoke profile is too small"
+        assert all(task["circuit_loss"] < math.log(2) for task in found)
+        assert any(task["ablated_nodes_loss"] > 2 * task["unpruned_loss"] for task in found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_it_ends_with_a_table_of_what_it_found(studied, summary):
+    said = (studied.root / "said.txt").read_text(encoding="utf-8")
+    assert all(model["name"] in said for model in summary["models"])
+    assert all(name in said for name in task_names())
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(*smoke.tables(summary))
+    assert f"{summary['models'][0]['val_loss_nats']:.3f}" in captured.get()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_again_nothing_is_out_of_date(studied):
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    environment = smoke.workspace_environment()
+    found = subprocess.run(command, cwd=studied.root, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(found.stdout) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_model_and_circuit_is_in_the_workspaces_own_mlflow(studied, summary):
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{studied.root / '.mlflow' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("sparse-circuits")
+    runs = client.search_runs([experiment.experiment_id], "tags.latest = 'true'", max_results=1000)
+    models = {run.data.params["model"] for run in runs if run.data.tags["kind"] == "model"}
+    assert models == {model["name"] for model in summary["models"]}
+    edges = {
+        (run.data.params["model"], run.data.params["task"]): run.data.metrics["n_edges"]
+        for run in runs
+        if run.data.tags["kind"] == "circuit" and "n_edges" in run.data.metrics
+    }
+    assert edges == {
+        (model["name"], name): task["n_edges"]
+        for model in summary["models"]
+        for name, task in model["tasks"].items()
+        if task["n_edges"] is not None
+    }
