@@ -32,7 +32,7 @@ class ComputeConfig(Section):
     """Where and how numbers are computed."""
 
     device: Literal["auto", "cuda", "mps", "cpu"]  # auto takes the first of cuda, mps, cpu that is there
-    precision: Literal["auto", "bfloat16", "float32"]  # of training's matrix products; auto = bfloat16 where in hardware
+    precision: Literal["auto", "bfloat16", "float32"]  # of matrix products; auto: bfloat16 where in hardware
     threads: PositiveInt  # CPU threads of one process; part of what makes results bit-identical
 
 
@@ -77,9 +77,7 @@ class IdiomsSource(Section):
     weight: Annotated[float, Field(gt=0, le=0.5)]  # real code keeps at least half
 
 
-Source = Annotated[
-    InstalledSource | FilesSource | HuggingFaceSource | IdiomsSource, Field(discriminator="kind")
-]
+Source = Annotated[InstalledSource | FilesSource | HuggingFaceSource | IdiomsSource, Field(discriminator="kind")]
 
 
 class CorpusConfig(Section):
@@ -200,6 +198,7 @@ class AblateConfig(Section):
     """The tests of a circuit on pairs it was not made from (METHOD §6)."""
 
     n_random: Annotated[int, Field(ge=1)]  # random sets of the circuit's size per site
+    random_pairs: PositiveInt  # of the test pairs, on which the random sets are scored
     n_bootstrap: Annotated[int, Field(ge=100)]
     workers: PositiveInt
 

@@ -1,7 +1,7 @@
 """Every place of the transformer where a node can live, and every weight that can be an edge, named once.
 
-A *site* is a location inside a layer (METHOD §1). A *site key* is layer and site, ``"3.mlp_neuron"``. A *node* is a site
-key and an index, ``"3.mlp_neuron.1249"``. An *edge key* is layer, source site and target site,
+A *site* is a location inside a layer (METHOD §1). A *site key* is layer and site, ``"3.mlp_neuron"``. A *node* is a
+site key and an index, ``"3.mlp_neuron.1249"``. An *edge key* is layer, source site and target site,
 ``"3.mlp_in->mlp_neuron"``. AbsTopK, masks, means, ablations, exports and pictures all use these names.
 """
 

@@ -48,18 +48,19 @@ def ablate_task(
 
     ``batch`` holds the test pairs. Where the circuit is what remains, its calibration is applied. Each loss has a 95 %
     bootstrap interval over pairs. Controls: ``config.n_random`` random sets of the same size per site or kind of edge,
-    uncalibrated.
+    uncalibrated, on the first ``config.random_pairs`` pairs.
     """
     runner = Runner(model, circuit.means)
     generator = torch.Generator().manual_seed(seed_of(seed, "ablate"))
     row = scored("unpruned", score(model, batch), config, generator)
+    some = batch.take(torch.arange(min(config.random_pairs, batch.n_pairs)))
     for condition in Condition:
         answers = runner.answers(circuit, condition, batch)
         if condition.keeps:
             row[f"{condition.value}_loss_uncalibrated"] = mean_loss(answers)
             answers = calibrated(answers, circuit.calibration)
         row |= scored(condition.value, answers, config, generator)
-        losses = random_losses(runner, circuit, condition, batch, config.n_random, generator)
+        losses = random_losses(runner, circuit, condition, some, config.n_random, generator)
         name = RANDOM_NAMES[condition]
         row |= {f"{name}_losses": losses, f"{name}_loss_median": median(losses)}
     return row

@@ -36,9 +36,7 @@ class PairBatch:
         return PairBatch(self.tokens.to(device), self.last.to(device), self.answers.to(device))
 
 
-def answer_logits(
-    logits: Float[Tensor, "prompt vocab"], batch: PairBatch
-) -> Float[Tensor, "prompt 2"]:
+def answer_logits(logits: Float[Tensor, "prompt vocab"], batch: PairBatch) -> Float[Tensor, "prompt 2"]:
     """Logits of the right and of the wrong answer."""
     return logits.gather(-1, batch.answers)
 

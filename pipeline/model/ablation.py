@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.model.transformer import Cut, Intervene, Transformer
-from pipeline.sites import split_edge_key
+from pipeline.sites import EDGE_KINDS, site_key, split_edge_key
 
+SOURCES = {kind.weight: kind.source for kind in EDGE_KINDS}  # matrix → the site that it reads
 Values = Mapping[str, Tensor]
 
 
@@ -45,11 +46,10 @@ def edge_cuts(
     """Cuts for ``Transformer.forward``: all edges but the given ones (``keep=True``), or only them (``keep=False``)."""
     cuts: dict[str, Cut] = {}
     for layer, block in enumerate(model.transformer["h"]):
-        sources = {"attn.c_attn": "attn_in", "attn.c_proj": "attn_v", "mlp.c_fc": "mlp_in", "mlp.c_proj": "mlp_neuron"}
-        for name, source in sources.items():
+        for name, source in SOURCES.items():
             weight = block.get_submodule(name).weight
             start = torch.zeros_like(weight) if keep else torch.ones_like(weight)
-            cuts[f"{layer}.{name}"] = Cut(start.detach(), means[f"{layer}.{source}"].to(weight.dtype))
+            cuts[f"{layer}.{name}"] = Cut(start.detach(), means[site_key(layer, source)].to(weight.dtype))
     for key, pairs in edges.items():
         layer, kind = split_edge_key(key)
         matrix = cuts[f"{layer}.{kind.weight}"].keep

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 MIN_ROWS = 256  # rows below which a second thread costs more than it gives
 
 

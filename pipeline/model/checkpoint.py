@@ -20,7 +20,7 @@ FORMAT = 1
 
 
 def save_model(model: Transformer, folder: Path, extra: dict[str, Any]) -> None:
-    """Write parameters and configuration into an existing folder. ``extra`` (tokenizer hash, …) goes into config.json."""
+    """Write parameters and configuration into an existing folder. ``extra`` goes into config.json."""
     tensors = {name: p.detach().float().cpu().contiguous() for name, p in model.named_parameters()}
     save_file(tensors, folder / "model.safetensors")
     config = {"format": FORMAT, "model": model.config.model_dump(), "vocab_size": model.vocab_size, **extra}

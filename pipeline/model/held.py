@@ -22,8 +22,8 @@ WORTHWHILE = 0.6  # fraction of live channels above which picking them out costs
 
 
 class HeldLinear:
-    """``layer(x)`` for an x whose channels outside ``sources`` are constant, and whose targets outside ``targets`` need no
-    gradient. ``weight`` [out, in] is what multiplies the sources, ``constant`` [out] all the rest, bias included."""
+    """``layer(x)`` for an x whose channels outside ``sources`` are constant, and whose targets outside ``targets`` need
+    no gradient. ``weight`` [out, in] is what multiplies the sources, ``constant`` [out] all the rest, bias included."""
 
     def __init__(self, weight: Tensor, constant: Tensor, sources: Bool[Tensor, " in"], targets: Bool[Tensor, " out"]):
         self.sources, self.targets = sources.nonzero().flatten(), targets.nonzero().flatten()
@@ -52,8 +52,8 @@ def held_linears(
 ) -> dict[str, LinearCut]:
     """Stand-ins for the linear maps of a model whose nodes outside ``kept`` are held at their means, for every site.
 
-    Use them with ``hold_at_means`` and the same masks: logits and gradients of masks are those without them. Attention's
-    c_proj is left alone: with a sink, what it reads of a held value channel is not constant.
+    Use them with ``hold_at_means`` and the same masks: logits and gradients of masks are those without them.
+    Attention's c_proj is left alone: with a sink, what it reads of a held value channel is not constant.
     """
     cuts: dict[str, LinearCut] = {}
     for layer, block in enumerate(model.transformer["h"]):

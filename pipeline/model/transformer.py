@@ -1,8 +1,8 @@
 """The only forward pass: a GPT-2 style, pre-norm, decoder-only transformer with AbsTopK at every site (METHOD §1).
 
-Training, mean caching, pruning, ablation and pictures all call ``Transformer.forward``. What they change, they change by
-two arguments: ``intervene`` sees the value at every site, after AbsTopK, and returns the value to go on with; ``cuts``
-holds the source of single edges at its mean.
+Training, mean caching, pruning, ablation and pictures all call ``Transformer.forward``. What they change, they change
+by two arguments: ``intervene`` sees the value at every site, after AbsTopK, and returns the value to go on with;
+``cuts`` holds the source of single edges at its mean.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ def pretrain(
         while run.step < run.n_steps:
             metrics = _train_until_next_log(run, shared, precision, bar)
             metrics["val_loss"] = validation_loss(run.model, _validation(validation, config, shared))
+            check_finite(name, metrics)
             run.history.append(metrics)
             on_log(run.step, metrics)
             bar.set_postfix(loss=f"{metrics['val_loss']:.3f}", L0=int(metrics["l0"]))
@@ -97,6 +99,15 @@ def pretrain(
     summary = _finish(name, run, config, shared, tokens, folder)
     checkpoint.unlink(missing_ok=True)
     return summary
+
+
+def check_finite(name: str, metrics: dict[str, float]) -> None:
+    """Raises ValueError where training has diverged."""
+    if not math.isfinite(metrics["train_loss"] + metrics["val_loss"]):
+        raise ValueError(
+            f"{name}: the loss is not finite at step {metrics['step']:.0f} (learning rate {metrics['lr']:.3g}); "
+            f"lower models.{name}.lr and run the stage again"
+        )
 
 
 def _start(
@@ -145,6 +156,7 @@ def _train_until_next_log(run: Run, shared: PretrainConfig, precision: Any, bar:
         "tokens": stop * n_tokens,
         "train_loss": float(total) / (stop - start),
         "l0": l0(run.model),
+        **{f"l0/{name}": count for name, count in nonzeros(run.model).items()},
         "tokens_per_second": (stop - start) * n_tokens / elapsed,
         **schedule,
     }

@@ -1,4 +1,4 @@
-"""The projection onto sparse weights: after every optimizer step, all but the largest weights are zeroed (METHOD §2)."""
+"""The projection onto sparse weights: after every optimizer step, all but the largest are zeroed (METHOD §2)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.config import ModelConfig
 from pipeline.model.transformer import Transformer
@@ -95,8 +94,3 @@ def l0(model: Transformer) -> int:
     """Nonzero entries of all tensors that can be made sparse (METHOD §2), in a sparse or a dense model alike."""
     tied = ("bigram_table", "sink_logit", "wpe.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")
     return sum(count for name, count in nonzeros(model).items() if not name.endswith(tied))
-
-
-def density_of(weight: Float[Tensor, "out in"]) -> float:
-    """Nonzero fraction."""
-    return float(torch.count_nonzero(weight)) / weight.numel()

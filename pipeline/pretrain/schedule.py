@@ -8,7 +8,7 @@ from pipeline.config import PretrainConfig
 
 
 def anneal_progress(step: int, n_steps: int, config: PretrainConfig) -> float:
-    """How much of the way from dense to the target L0 is gone after ``step``: 0 … 1, linear between the two fractions."""
+    """How much of the way from dense to the target L0 is gone after ``step``: 0 … 1, linear between them."""
     start, end = config.anneal_start * n_steps, config.anneal_end * n_steps
     if step >= end:
         return 1.0

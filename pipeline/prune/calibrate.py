@@ -32,5 +32,3 @@ def calibrate(answers: Float[Tensor, "prompt 2"], steps: int) -> tuple[float, fl
     optimizer.step(closure)
     scale, shift = parameters.tolist()
     return (scale, shift) if mean_loss(answers, (scale, shift)) < mean_loss(answers) else (1.0, 0.0)
-
-

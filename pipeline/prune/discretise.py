@@ -64,7 +64,7 @@ class Ranking:
 
 
 def smallest_that(holds: Callable[[int], bool], start: int, most: int) -> int | None:
-    """The smallest k in 0 … ``most`` that ``holds``, if that is monotone in k; else one that holds while k − 1 does not.
+    """The smallest k in 0 … ``most`` that ``holds``, if that is monotone in k; else one whose k − 1 does not.
 
     Looks upwards from ``start`` by doubling, then bisects. None where not even ``most`` holds.
     """

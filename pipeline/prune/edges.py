@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -12,10 +11,8 @@ from pipeline.model.transformer import Transformer
 from pipeline.sites import EDGE_KINDS, edge_key, site_key
 
 
-def induced_edges(
-    model: Transformer, masks: Mapping[str, Float[Tensor, " width"]]
-) -> dict[str, Int[Tensor, "n 2"]]:
-    """Edge key → (source index, target index) of every edge between nodes with mask 1, sorted; empty kinds are absent."""
+def induced_edges(model: Transformer, masks: Mapping[str, Float[Tensor, " width"]]) -> dict[str, Int[Tensor, "n 2"]]:
+    """Edge key → (source index, target index) of every edge between nodes with mask 1, sorted; no empty kinds."""
     edges = {}
     for layer, block in enumerate(model.transformer["h"]):
         for kind in EDGE_KINDS:

@@ -54,7 +54,7 @@ def prune_task(
     ``batches`` has the train, validation and test pairs; test pairs are only reported on, never chosen by. ``about``
     (model, task, hashes) goes into the circuit.
     """
-    row = {
+    row: dict[str, Any] = {
         "unpruned_loss": mean_loss(score(model, batches["test"])),
         "unpruned_validation_loss": mean_loss(score(model, batches["validation"])),
         "solved": False,

@@ -28,9 +28,7 @@ def search(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(flatten(means)), generator=generator)
     tau = (config.init_noise_scale * noise + config.init_noise_bias).clamp(-1, 1).requires_grad_(True)
-    optimizer = torch.optim.AdamW(
-        [tau], lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.AdamW([tau], lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, config))
     for _, batch in zip(range(config.steps), batches(train, config.batch_pairs, generator), strict=False):
         mask: Tensor = Heaviside.apply(tau, config.heaviside_temp)
