@@ -22,6 +22,7 @@ from mlflow.tracking import MlflowClient
 
 BATCH = 1000  # metrics that one log_batch takes
 PROBE_SECONDS = 3.0
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens with the table of runs
 SQLITE = "sqlite:///"
 
 
@@ -62,7 +63,7 @@ class Store:
 
     def _new_experiment(self, artifacts: str | None) -> Experiment:
         try:
-            made = self.client.create_experiment(self.experiment, artifact_location=artifacts)
+            made = self.client.create_experiment(self.experiment, artifacts, EXPERIMENT_TAGS)
         except MlflowException:
             if (found := self.client.get_experiment_by_name(self.experiment)) is None:
                 raise
