@@ -35,6 +35,7 @@ NOT_COPIED = {
 }  # fmt: skip
 NOT_COPIED_OF_DVC = {"cache", "tmp", "config.local"}
 WAIT_SECONDS = 15.0
+PIPED_WIDTH = 120  # columns, where the output is no terminal
 
 
 class SmokeError(ValueError):
@@ -165,9 +166,10 @@ def tables(summary: dict[str, Any]) -> list[Table]:
         overview.add_row(
             model["name"], f"{model['val_loss_nats']:.3f}", f"{model['l0']:,}", solved, number(model["geomean_edges"])
         )
-    circuits = Table(
-        "task", *[model["name"] for model in models], title="Circuits: edges, or the unpruned loss in nats"
-    )
+    circuits = Table(title="Circuits: edges, or the unpruned loss in nats")
+    circuits.add_column("task", no_wrap=True)
+    for model in models:
+        circuits.add_column(model["name"])
     for task in dict.fromkeys(task for model in models for task in model["tasks"]):
         circuits.add_row(task, *[outcome(model["tasks"].get(task, {})) for model in models])
     return [overview, circuits]
@@ -198,7 +200,7 @@ def smoke(root: Path, into: Path) -> int:
     if status:
         print(f"error: dvc repro ended with status {status} in {workspace.root}", file=sys.stderr)
         return status
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     for table in tables(read_json(workspace.results / "summary.json")):
         console.print(table)
     console.print(f"{time.monotonic() - began:.0f} s; the report: {workspace.results / 'index.html'}", soft_wrap=True)
