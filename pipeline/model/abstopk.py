@@ -94,6 +94,8 @@ def _row_kernel(dtype: Any, n_bits: int, one: int) -> Any:
                     count += magnitude[i] >= candidate
                 if count >= k:
                     threshold = candidate
+                if count == k:  # exactly the k largest are at or above it: the lower bits change nothing
+                    break
             kept = 0
             for i in range(width):
                 keep[row, i] = one if magnitude[i] >= threshold else dtype(0)
