@@ -19,6 +19,7 @@ MODEL_FIELDS = (
 )  # fmt: skip
 PRUNE_FIELDS = ("reason", "unpruned_loss", "unpruned_validation_loss", "n_nodes", "n_edges", "validation_loss")
 ABLATE_LOSSES = ("circuit_loss", "edges_only_loss", "ablated_nodes_loss", "ablated_edges_loss")
+UNCALIBRATED = ("circuit_loss_uncalibrated", "edges_only_loss_uncalibrated")  # comparable with the random sets
 ABLATE_ACCURACIES = ("unpruned_accuracy", "circuit_accuracy", "edges_only_accuracy")
 RANDOM_SETS = ("circuit", "edges_only", "nodes", "edges")  # what was drawn at random, in the words of ablate
 
@@ -63,7 +64,7 @@ def summarise_task(pruned: Mapping[str, Any], ablated: Mapping[str, Any], target
     facts["solved"] = bool(
         facts["expressible"] and loss is not None and loss <= target_loss and facts["n_edges"] is not None
     )
-    facts |= {field: ablated.get(field) for field in (*ABLATE_LOSSES, *ABLATE_ACCURACIES)}
+    facts |= {field: ablated.get(field) for field in (*ABLATE_LOSSES, *UNCALIBRATED, *ABLATE_ACCURACIES)}
     for field in ("unpruned_loss", *ABLATE_LOSSES):
         facts[f"{field}_interval"] = ablated.get(f"{field}_interval")
     for name in RANDOM_SETS:
