@@ -22,6 +22,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from tqdm import tqdm
 
 import pipeline
+from flows import environment
 from pipeline.artifacts import ArtifactError, Workspace, file_hash, read_json
 from pipeline.config import Params
 from pipeline.data.tasks import TaskSet
@@ -92,8 +93,11 @@ def run_units(
     """Task → row of its unit, in the order of ``inputs`` (task → inputs); only what has not run before is run.
 
     Those in ``redo`` are run in any case. Every unit is run to its end before the first one's error is raised.
+    Raises ArtifactError before any of them for a damaged checkpoint, which would else fail each.
     """
     prepare_cpu(1)
+    for values in list(inputs.values())[:1]:  # all units of a stage share one model
+        loaded_model(environment.workspace().model(values["model"]), values["model_hash"], values["device"])
     again = unit.with_options(refresh_cache=True)
     futures = {task: (again if task in redo else unit).submit(task, dict(values)) for task, values in inputs.items()}
     for future in tqdm(futures.values(), desc=unit.name, unit="task"):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from flows import units
 from pipeline.artifacts import ArtifactError, Workspace, write_json
 from pipeline.config import Params
+
+MODEL = {
+    "n_layer": 1, "d_model": 16, "d_head": 16, "n_ctx": 32, "afrac": 1, "block_density": 1, "embed_density": 1,
+    "sink": False, "positions": False, "lr": 0.01, "tokens": 1,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -68,3 +73,17 @@ def test_code_hash_is_that_of_the_files_named() -> None:
 
 def test_artifact_keys_are_what_prefect_takes() -> None:
     assert units.artifact_key("circuits", "sparse_d256.Half") == "circuits-sparse-d256-half"
+
+
+def test_a_damaged_checkpoint_is_refused_before_any_unit_starts(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, params: Params
+) -> None:
+    write_json(workspace.model("small") / "config.json", {"format": 1, "model": MODEL, "vocab_size": 300})
+    inputs = units.shared_inputs(workspace, params, "prune", "small", "code")
+    monkeypatch.setattr(units.environment, "workspace", lambda: workspace)
+    started: list[str] = []
+    unit = SimpleNamespace(name="prune", submit=lambda task, values: started.append(task))
+    unit.with_options = lambda **options: unit
+    with pytest.raises(ArtifactError, match="model.safetensors: damaged"):
+        units.run_units(cast("Any", unit), {"var_swap": inputs, "with_as": inputs})
+    assert started == []
