@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,18 +82,16 @@ def free_port(preferred: int) -> int:
 def start_prefect(root: Path) -> str:
     """The API url of a healthy Prefect server: the user's (PREFECT_API_URL), the one already up, or a new one."""
     environment.check_prefect()
-    own = prefect_service(root)
     if url := os.environ.get("PREFECT_API_URL"):
         return url
-    own.record.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(own.record.with_suffix(".lock"), timeout=2 * START_SECONDS):
-        if url := own.url():
-            return url
-        port = free_port(own.port)
+
+    def start(own: Service, port: int) -> str:
         url = f"http://127.0.0.1:{port}/api"
         command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         _start(own, command, url, {"PREFECT_SERVER_UI_API_URL": url})
-    return url
+        return url
+
+    return _up(prefect_service(root), start)
 
 
 def start_mlflow(root: Path) -> str:
@@ -100,16 +99,21 @@ def start_mlflow(root: Path) -> str:
     store = os.environ["MLFLOW_TRACKING_URI"]
     if store.startswith(("http://", "https://")):
         return store
-    own = mlflow_service(root)
-    own.record.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(own.record.with_suffix(".lock"), timeout=2 * START_SECONDS):
-        if url := own.url():
-            return url
-        port = free_port(own.port)
+
+    def start(own: Service, port: int) -> str:
         url = f"http://127.0.0.1:{port}"
         command = ["mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(port)]
         _start(own, [*command, "--workers", "1"], url, {})
-    return url
+        return url
+
+    return _up(mlflow_service(root), start)
+
+
+def _up(own: Service, start: Callable[[Service, int], str]) -> str:
+    """The url of a service that is already up, or of the one that ``start`` starts on a free port; one at a time."""
+    own.record.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(own.record.with_suffix(".lock"), timeout=2 * START_SECONDS):
+        return own.url() or start(own, free_port(own.port))
 
 
 def stop(service: Service) -> bool:

@@ -96,8 +96,8 @@ def run_units(
     Raises ArtifactError before any of them for a damaged checkpoint, which would else fail each.
     """
     prepare_cpu(1)
-    for values in list(inputs.values())[:1]:  # all units of a stage share one model
-        loaded_model(environment.workspace().model(values["model"]), values["model_hash"], values["device"])
+    if shared := next(iter(inputs.values()), None):  # all units of a stage share one model
+        loaded_model(environment.workspace().model(shared["model"]), shared["model_hash"], shared["device"])
     again = unit.with_options(refresh_cache=True)
     futures = {task: (again if task in redo else unit).submit(task, dict(values)) for task, values in inputs.items()}
     for future in tqdm(futures.values(), desc=unit.name, unit="task"):

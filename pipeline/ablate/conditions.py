@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.model.ablation import edge_cuts, hold_at_means
-from pipeline.model.held import held_linears, spare
+from pipeline.model.held import only, spare
 from pipeline.model.scoring import score
 from pipeline.model.transformer import Transformer
 
@@ -56,8 +56,7 @@ class Runner:
     def _changes(self, circuit: Circuit, condition: Condition) -> dict[str, Any]:
         masks = circuit.node_masks()
         if condition is Condition.CIRCUIT:
-            kept = {key: mask > 0 for key, mask in masks.items()}
-            return self._holding(masks) | {"cuts": held_linears(self.model, kept, self.means)}
+            return only(self.model, masks, self.means)
         if condition is Condition.ABLATED_NODES:
             return self._holding({key: 1 - mask for key, mask in masks.items()})
         cuts = edge_cuts(self.model, circuit.edges, self.means, keep=condition.keeps)

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pipeline.circuit import Circuit
+from pipeline.model.ablation import edge_weights
 from pipeline.model.transformer import Transformer
 from pipeline.sites import site_key, split_edge_key
 
@@ -34,9 +35,7 @@ def random_edges(circuit: Circuit, model: Transformer, generator: torch.Generato
 
 def nonzero_edges(model: Transformer, key: str) -> Int[Tensor, "n 2"]:
     """All (source index, target index) of an edge key whose weight is not zero."""
-    layer, kind = split_edge_key(key)
-    weight = model.transformer["h"][layer].get_submodule(kind.weight).weight
-    return (weight[kind.rows(len(weight))] != 0).T.nonzero().cpu()
+    return (edge_weights(model, key) != 0).T.nonzero().cpu()
 
 
 def ends(edges: Mapping[str, Int[Tensor, "n 2"]]) -> dict[str, Int[Tensor, " n"]]:

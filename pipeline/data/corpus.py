@@ -18,7 +18,7 @@ import pyarrow
 import pyarrow.parquet
 from tqdm import tqdm
 
-from pipeline.artifacts import ArtifactError, whole_folder, write_json
+from pipeline.artifacts import whole_folder, write_json
 from pipeline.config import CorpusConfig
 from pipeline.data.contamination import TailIndex, check_clean
 from pipeline.data.sources import Document, DocumentSource, open_source
@@ -64,19 +64,6 @@ def build_corpus(config: CorpusConfig, seed: int, lock: Path, tails: Collection[
         _write(entries, partial / CORPUS_FILE)
         write_json(partial / REPORT_FILE, report)
     return report
-
-
-def read_corpus(folder: Path, split: str) -> list[str]:
-    """All texts of a split, in the corpus' order. Raises ArtifactError where the corpus is missing or damaged."""
-    path = folder / CORPUS_FILE
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro corpus)")
-    try:
-        table = pyarrow.parquet.read_table(path, columns=["text"], filters=[("split", "=", split)])
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ArtifactError(f"{path}: damaged ({error}); delete it and run dvc repro corpus") from error
-    texts: list[str] = table.column("text").to_pylist()
-    return texts
 
 
 def _name_sources(config: CorpusConfig, seed: int, lock: Path) -> list[tuple[str, DocumentSource, int]]:

@@ -40,6 +40,13 @@ def record(
     return model(tokens, intervene=keep), values
 
 
+def edge_weights(model: Transformer, key: str) -> Float[Tensor, "target source"]:
+    """The weights of all edges of an edge key; those that are zero are no edges."""
+    layer, kind = split_edge_key(key)
+    matrix: Tensor = model.transformer["h"][layer].get_submodule(kind.weight).weight
+    return matrix[kind.rows(len(matrix))]
+
+
 def edge_cuts(
     model: Transformer, edges: Mapping[str, Int[Tensor, "n 2"]], means: Values, *, keep: bool
 ) -> dict[str, Cut]:

@@ -36,9 +36,10 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
     described = read_json(folder / "config.json")
     if described.get("format") != FORMAT:
         raise ArtifactError(f"{folder}: checkpoint format {described.get('format')!r}; this version reads {FORMAT}")
+    tensors = _read(folder / "model.safetensors")
     try:
         model = Transformer(ModelConfig.model_validate(described["model"]), described["vocab_size"])
-        model.load_state_dict(_read(folder / "model.safetensors"), strict=True)
+        model.load_state_dict(tensors, strict=True)
     except (ValidationError, KeyError, RuntimeError) as error:
         raise ArtifactError(f"{folder}: not a checkpoint of this project: {error}; run pretrain again") from error
     return model.requires_grad_(False).eval().to(device)

@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from pipeline.model.ablation import SOURCES, hold_at_means
 from pipeline.model.transformer import Cut, LinearCut, Transformer
-from pipeline.sites import EDGE_KINDS, Site, site_key
+from pipeline.sites import EDGE_KINDS, site_key
 
+HELD = ("attn.c_attn", "mlp.c_fc", "mlp.c_proj")  # not attention's c_proj: with a sink it reads no constants
 WORTHWHILE = 0.6  # fraction of live channels above which picking them out costs more than it spares
 
 
@@ -46,6 +48,12 @@ class _Held(torch.autograd.Function):
         return grads[0].index_select(-1, held.targets) @ held.back, None
 
 
+def only(model: Transformer, masks: Mapping[str, Tensor], means: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The keyword arguments of ``Transformer.forward`` that leave the nodes of hard masks alone live (1 = keep)."""
+    kept = {key: mask.detach() > 0 for key, mask in masks.items()}
+    return {"intervene": hold_at_means(masks, means), "cuts": held_linears(model, kept, means)}
+
+
 @torch.no_grad()
 def held_linears(
     model: Transformer, kept: Mapping[str, Bool[Tensor, " width"]], means: Mapping[str, Float[Tensor, " width"]]
@@ -57,9 +65,9 @@ def held_linears(
     """
     cuts: dict[str, LinearCut] = {}
     for layer, block in enumerate(model.transformer["h"]):
-        for name in ("attn.c_attn", "mlp.c_fc", "mlp.c_proj"):
-            kinds = [kind for kind in EDGE_KINDS if kind.weight == name and kind.source is not Site.ATTN_V]
-            source = site_key(layer, kinds[0].source)
+        for name in HELD:
+            source = site_key(layer, SOURCES[name])
+            kinds = [kind for kind in EDGE_KINDS if kind.weight == name]
             sources, targets = kept[source], torch.cat([kept[site_key(layer, kind.target)] for kind in kinds])
             if (sources.float().mean() + targets.float().mean()) / 2 < WORTHWHILE:
                 part = block.get_submodule(name)
@@ -74,7 +82,7 @@ def spare(model: Transformer, cuts: Mapping[str, LinearCut]) -> dict[str, Linear
     spared = dict(cuts)
     for key, cut in cuts.items():
         layer, _, name = key.partition(".")
-        if not isinstance(cut, Cut) or name == "attn.c_proj":
+        if not isinstance(cut, Cut) or name not in HELD:
             continue
         part = model.transformer["h"][int(layer)].get_submodule(name)
         sources = cut.keep.any(dim=0)

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.artifacts import file_hash, read_json, whole_file, whole_folder, write_json
 from pipeline.config import ComputeConfig, ModelConfig, PretrainConfig
 from pipeline.data.batches import Batches, validation_batches
+from pipeline.data.bigram import load_bigram
 from pipeline.data.shards import TokenStream
 from pipeline.model.checkpoint import model_hash, save_means, save_model
 from pipeline.model.device import pick_device, prepare_cpu, training_precision
@@ -113,23 +113,22 @@ def check_finite(name: str, metrics: dict[str, float]) -> None:
 def _start(
     name: str, config: ModelConfig, shared: PretrainConfig, seed: int, tokens: Path, device: torch.device
 ) -> Run:
-    stats = read_json(tokens / "stats.json")
-    bigram = load_file(tokens / "bigram.safetensors")["log_probs"] if shared.bigram_init == "counts" else None
+    stream = TokenStream.open(tokens, "train")
+    bigram = load_bigram(tokens) if shared.bigram_init == "counts" else None
     vocab_size = read_json(tokens / "tokenizer.json")["vocab_size"]
     model = new_model(config, vocab_size, seed_of(seed, "pretrain", name), bigram).to(device)
     n_steps = max(1, config.tokens // (shared.batch * config.n_ctx))
-    stream = TokenStream.open(tokens, "train")
     batches = Batches(stream, shared.batch, config.n_ctx, seed_of(seed, "batches"))
-    assert stats["n_tokens"]["train"] == stream.n_tokens
     return Run(model, SparseAdam(model, config, shared, n_steps), batches, n_steps)
 
 
-def _identity(name: str, *parts: Any) -> str:
+def _identity(
+    name: str, config: ModelConfig, shared: PretrainConfig, compute: ComputeConfig, seed: int, tokens: Path
+) -> str:
     """A folder name that belongs to exactly these settings and these tokens."""
-    *settings, tokens = parts
     data = file_hash(tokens / "train.bin", tokens / "validation.bin", tokens / "bigram.safetensors")
-    text = json.dumps([s.model_dump() if hasattr(s, "model_dump") else s for s in settings]) + data
-    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    settings = [config.model_dump(), shared.model_dump(), compute.model_dump(), seed]
+    return f"{name}-{hashlib.sha256((json.dumps(settings) + data).encode()).hexdigest()[:16]}"
 
 
 def _train_until_next_log(run: Run, shared: PretrainConfig, precision: Any, bar: tqdm[Any]) -> dict[str, float]:
@@ -151,12 +150,13 @@ def _train_until_next_log(run: Run, shared: PretrainConfig, precision: Any, bar:
     elapsed = time.perf_counter() - began
     run.seconds += elapsed
     n_tokens = shared.batch * run.model.config.n_ctx
+    counts = nonzeros(run.model)
     return {
         "step": stop,
         "tokens": stop * n_tokens,
         "train_loss": float(total) / (stop - start),
-        "l0": l0(run.model),
-        **{f"l0/{name}": count for name, count in nonzeros(run.model).items()},
+        "l0": l0(counts),
+        **{f"l0/{name}": count for name, count in counts.items()},
         "tokens_per_second": (stop - start) * n_tokens / elapsed,
         **schedule,
     }
@@ -189,6 +189,7 @@ def _finish(
     """Means, checkpoint, history and summary, written whole."""
     n_batches = max(1, shared.mean_tokens // (shared.batch * config.n_ctx))
     run.model.eval()
+    counts = nonzeros(run.model)
     means = node_means(run.model, [run.batches.at(step)[:, :-1] for step in range(n_batches)])
     with whole_folder(folder) as partial:
         save_model(run.model, partial, {"name": name, "tokenizer": read_json(tokens / "tokenizer.json")["hash"]})
@@ -200,8 +201,8 @@ def _finish(
             "n_layer": config.n_layer,
             "d_model": config.d_model,
             "n_params": sum(p.numel() for p in run.model.parameters()),
-            "l0": l0(run.model),
-            "l0_by_matrix": nonzeros(run.model),
+            "l0": l0(counts),
+            "l0_by_matrix": counts,
             "tokens": run.n_steps * shared.batch * config.n_ctx,
             "val_loss_nats": run.history[-1]["val_loss"],
             "train_seconds": run.seconds,

@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.data.pairs import PairBatch
-from pipeline.model.ablation import hold_at_means
-from pipeline.model.held import held_linears
+from pipeline.model.held import only
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
 from pipeline.prune.calibrate import calibrate
@@ -48,11 +47,9 @@ class Ranking:
 
     def evaluate(self, k: int) -> Evaluation:
         if k not in self.seen:
-            masks = self.masks(k)
-            cuts = held_linears(self.model, {key: mask > 0 for key, mask in masks.items()}, self.means)
-            hold = hold_at_means(masks, self.means)
-            fitted = calibrate(score(self.model, self.fit, intervene=hold, cuts=cuts), self.calibration_steps)
-            loss = mean_loss(score(self.model, self.validation, intervene=hold, cuts=cuts), fitted)
+            changes = only(self.model, self.masks(k), self.means)
+            fitted = calibrate(score(self.model, self.fit, **changes), self.calibration_steps)
+            loss = mean_loss(score(self.model, self.validation, **changes), fitted)
             self.seen[k] = Evaluation(k, loss, fitted)
         return self.seen[k]
 

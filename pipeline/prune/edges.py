@@ -7,21 +7,20 @@ from collections.abc import Mapping
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.model.ablation import edge_weights
 from pipeline.model.transformer import Transformer
-from pipeline.sites import EDGE_KINDS, edge_key, site_key
+from pipeline.sites import edge_keys, site_key, split_edge_key
 
 
 def induced_edges(model: Transformer, masks: Mapping[str, Float[Tensor, " width"]]) -> dict[str, Int[Tensor, "n 2"]]:
     """Edge key → (source index, target index) of every edge between nodes with mask 1, sorted; no empty kinds."""
     edges = {}
-    for layer, block in enumerate(model.transformer["h"]):
-        for kind in EDGE_KINDS:
-            weight = block.get_submodule(kind.weight).weight
-            weight = weight[kind.rows(len(weight))]  # [target, source]
-            sources, targets = masks[site_key(layer, kind.source)] > 0, masks[site_key(layer, kind.target)] > 0
-            pairs = ((weight != 0) & targets[:, None] & sources[None, :]).T.nonzero()
-            if len(pairs):
-                edges[edge_key(layer, kind)] = pairs.cpu()
+    for key in edge_keys(model.config.n_layer):
+        layer, kind = split_edge_key(key)
+        sources, targets = masks[site_key(layer, kind.source)] > 0, masks[site_key(layer, kind.target)] > 0
+        pairs = ((edge_weights(model, key) != 0) & targets[:, None] & sources[None, :]).T.nonzero()
+        if len(pairs):
+            edges[key] = pairs.cpu()
     return edges
 
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from pipeline.config import PruneConfig
 from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
-from pipeline.model.ablation import hold_at_means
-from pipeline.model.held import held_linears
+from pipeline.model.held import only
 from pipeline.model.transformer import Transformer
 from pipeline.prune.masks import Heaviside, by_site, flatten
 
@@ -59,9 +58,7 @@ def batches(pairs: PairBatch, size: int, generator: torch.Generator) -> Iterator
 
 def masked_loss(model: Transformer, means: Means, mask: Float[Tensor, " node"], batch: PairBatch) -> Tensor:
     """Task loss in nats with the nodes outside the (hard) mask held at their means; differentiable in the mask."""
-    masks = by_site(mask, means)
-    cuts = held_linears(model, {key: value.detach() > 0 for key, value in masks.items()}, means)
-    logits = model(batch.tokens, at=batch.last, intervene=hold_at_means(masks, means), cuts=cuts)
+    logits = model(batch.tokens, at=batch.last, **only(model, by_site(mask, means), means))
     return prompt_losses(answer_logits(logits, batch)).mean()
 
 

@@ -12,9 +12,10 @@ import pytest
 
 from pipeline.artifacts import ArtifactError
 from pipeline.config import CorpusConfig, FilesSource, HuggingFaceSource, IdiomsSource, InstalledSource, Source
-from pipeline.data.corpus import CorpusError, build_corpus, read_corpus
+from pipeline.data.corpus import CorpusError, build_corpus
 from pipeline.data.sources import SourceError
 from pipeline.data.sources.installed import locked_packages, read_lock, standard_library
+from pipeline.data.tokenise import read_documents
 
 LINES = {"min_lines": 2, "max_lines": 40}
 
@@ -171,7 +172,7 @@ def test_sources_are_mixed_filled_to_their_budgets_and_both_held_out(
         assert 0.05 * 100_000 < source["n_chars"]["validation"] <= 0.1 * 110_000
     sources = [row["source"] for row in rows(tmp_path / "a")]
     assert 0.2 < sources[:100].count("idioms") / 100 < 0.8
-    assert read_corpus(tmp_path / "a", "train") == [
+    assert list(read_documents(tmp_path / "a" / "corpus.parquet", "train")) == [
         row["text"] for row in rows(tmp_path / "a") if row["split"] == "train"
     ]
 
@@ -201,7 +202,7 @@ def test_only_what_the_lock_names_is_read(lock: Path) -> None:
 
 def test_a_missing_or_damaged_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="run the stage"):
-        read_corpus(tmp_path, "train")
+        list(read_documents(tmp_path / "corpus.parquet", "train"))
     (tmp_path / "corpus.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(ArtifactError, match="damaged"):
-        read_corpus(tmp_path, "train")
+        list(read_documents(tmp_path / "corpus.parquet", "train"))
