@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from flows.stage import load_study, main, stage_flow
-from flows.tracking import Tracker
-from pipeline.pretrain.loop import pretrain as pretrain_model
+from flows.torchrun import launch, train
+from pipeline.artifacts import read_json
+from pipeline.pretrain.distributed import ALONE
 
 
 @stage_flow()
 def pretrain(model: str) -> None:
-    """Write models/<model> from data/tokens."""
+    """Write models/<model> from data/tokens, in as many processes as ``compute.processes`` says."""
     workspace, params = load_study()
-    with Tracker(params, model) as tracker:
-        summary = pretrain_model(
-            name=model,
-            config=params.model(model),
-            shared=params.pretrain,
-            compute=params.compute,
-            seed=params.seed,
-            tokens=workspace.tokens,
-            folder=workspace.model(model),
-            scratch=workspace.scratch,
-            on_log=tracker.log_step,
-        )
-        tracker.log_model(summary, workspace.model(model))
+    if params.compute.processes > 1:
+        launch(workspace, params, model)
+    else:
+        train(workspace, params, model, ALONE)
+    summary = read_json(workspace.model(model) / "summary.json")
     print(
         f"{model}: validation loss {summary['val_loss_nats']:.3f} nats, L0 {summary['l0']:,}, "
         f"{summary['tokens']:,} tokens in {summary['train_seconds']:.0f} s"

@@ -34,6 +34,8 @@ class ComputeConfig(Section):
     device: Literal["auto", "cuda", "mps", "cpu"]  # auto takes the first of cuda, mps, cpu that is there
     precision: Literal["auto", "bfloat16", "float32"]  # of matrix products; auto: bfloat16 where in hardware
     threads: PositiveInt  # CPU threads of one process; part of what makes results bit-identical
+    sparse_below: Literal["auto"] | Fraction  # density from which on products skip zeros; auto: measured at the start
+    processes: PositiveInt  # that train one model together on this machine: each has a share of the batch and a GPU
 
 
 class InstalledSource(Section):
@@ -151,7 +153,9 @@ class ModelConfig(Section):
 class PretrainConfig(Section):
     """What all models share in training (METHOD §2)."""
 
-    batch: PositiveInt  # sequences of n_ctx tokens a step
+    batch: PositiveInt  # sequences of n_ctx tokens a step, all processes together
+    accumulate: PositiveInt  # parts of a process' share of them that pass one after the other, to spare memory
+    activation_checkpointing: bool  # layers are computed again in the backward pass: less memory, a third more time
     keep_alive: Annotated[int, Field(ge=0)]  # least nonzero weights of a neuron or attention channel (the paper's j)
     anneal_start: Fraction  # fraction of steps after which weights begin to be zeroed
     anneal_end: Fraction  # fraction of steps at which the target density is reached
@@ -171,6 +175,16 @@ class PretrainConfig(Section):
         if self.anneal_start > self.anneal_end:
             raise ValueError(f"anneal_start {self.anneal_start:g} is after anneal_end {self.anneal_end:g}")
         return self
+
+    def sequences_at_once(self, processes: int) -> int:
+        """Sequences in one forward pass of each process. Raises ValueError where they do not come out equal."""
+        parts = processes * self.accumulate
+        if self.batch % parts:
+            raise ValueError(
+                f"pretrain.batch {self.batch} does not divide into equal parts for {processes} processes × "
+                f"pretrain.accumulate {self.accumulate}; allowed: a multiple of {parts}"
+            )
+        return self.batch // parts
 
 
 class PruneConfig(Section):
@@ -232,6 +246,11 @@ class Params(Section):
     ablate: AblateConfig
     report: ReportConfig
     tracking: TrackingConfig
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Params:
+        self.pretrain.sequences_at_once(self.compute.processes)
+        return self
 
     @model_validator(mode="after")
     def _densities_leave_keep_alive(self) -> Params:

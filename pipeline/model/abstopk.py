@@ -1,14 +1,12 @@
 """AbsTopK: keep the k entries of largest magnitude of every row, zero the rest (METHOD §1).
 
-Ties are broken towards the lower index, so exactly k entries are kept. On a CPU a numba kernel finds each row's k-th
-largest magnitude by a binary search over the bits of the number (a magnitude's bit pattern, read as an integer, orders
-like the magnitude): 15 or 31 vectorised counts and one write, no sort (METHOD §8). Elsewhere torch.topk does.
+Ties are broken towards the lower index, so exactly k entries are kept. On a CPU a numba kernel searches for each row's
+threshold (pipeline.model.threshold), from the threshold of the row before; on a GPU a Triton kernel does
+(pipeline.model.abstopk_gpu).
 """
 
 from __future__ import annotations
 
-import functools
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
@@ -16,18 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MIN_ROWS = 256  # rows below which a second thread costs more than it gives
+from pipeline.model.threads import in_shares
+from pipeline.model.threshold import search
+
+SHARE = 1 << 16  # entries below which a second thread costs more than it gives
 
 
 def abs_topk(x: Tensor, k: int) -> Tensor:
     """x with all but the k largest-magnitude entries of its last dimension zeroed; gradients flow to those k only.
 
-    k at or above the width returns x itself. Raises ValueError for k < 1.
+    k at or above the width returns x itself, k 0 zeros. Raises ValueError for k below 0, and on a CPU for NaN, which has no
+    rank (on a GPU, where looking would wait for it, NaN counts as larger than infinity: it is kept and reaches the loss).
     """
-    if k < 1:
-        raise ValueError(f"AbsTopK with k {k}; at least 1 is needed")
+    if k < 0:
+        raise ValueError(f"AbsTopK with k {k}; at least 0 is needed")
     if k >= x.shape[-1]:
         return x
+    if k == 0:
+        return torch.zeros_like(x)
     kept: Tensor = AbsTopK.apply(x, k)
     return kept
 
@@ -37,80 +41,113 @@ class AbsTopK(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
-        keep = select_bits(x, k) if x.device.type == "cpu" else select_sorted(x, k)
+        kept, keep = select(x.detach(), k)
         ctx.save_for_backward(keep)
-        return x * keep
+        return kept
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (keep,) = ctx.saved_tensors
-        return grads[0] * keep, None
+        return masked(grads[0], keep), None
+
+
+def select(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """x with all but each row's k largest magnitudes zeroed, and the uint8 mask of those k, by the device's fast way."""
+    if x.device.type == "cpu":
+        return select_bits(x, k)
+    if x.device.type == "cuda":
+        from pipeline.model.abstopk_gpu import keep_topk  # needs Triton, which comes with torch for CUDA
+
+        return keep_topk(x, k)
+    keep = select_sorted(x, k)
+    return torch.where(keep.bool(), x, 0), keep
 
 
 def select_sorted(x: Tensor, k: int) -> Tensor:
-    """The oracle: 1 at each row's k largest magnitudes, by a stable sort (ties to the lower index), else 0."""
+    """The oracle: uint8, 1 at each row's k largest magnitudes by a stable sort (ties to the lower index), else 0."""
     order = x.abs().argsort(dim=-1, descending=True, stable=True)[..., :k]
-    return torch.zeros_like(x).scatter_(-1, order, 1)
+    return torch.zeros_like(x, dtype=torch.uint8).scatter_(-1, order, 1)
 
 
-def select_bits(x: Tensor, k: int) -> Tensor:
-    """The same, by binary search over the bits (CPU; bfloat16 or float32). Raises TypeError for other types."""
-    if x.dtype not in _KERNELS:
-        raise TypeError(f"AbsTopK of {x.dtype} on a CPU; allowed: {', '.join(map(str, _KERNELS))}")
-    kernel, bits = _KERNELS[x.dtype]
-    rows = x.detach().contiguous().reshape(-1, x.shape[-1])
-    keep = torch.empty_like(rows)
-    size = max(MIN_ROWS, -(-len(rows) // torch.get_num_threads()))
-    parts = list(zip(rows.view(bits).split(size), keep.view(bits).split(size), strict=True))
-    others = [_threads().submit(kernel, part.numpy(), k, into.numpy()) for part, into in parts[1:]]
-    kernel(parts[0][0].numpy(), k, parts[0][1].numpy())
-    for other in others:
-        other.result()
-    return keep.view(x.shape)
+def select_bits(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """What ``select`` gives, on a CPU (bfloat16 or float32). Raises TypeError for other types, ValueError for NaN."""
+    bits, kernel, _ = _kernels(x.dtype)
+    rows = x.contiguous().view(-1, x.shape[-1])
+    kept, keep = torch.empty_like(rows), torch.empty_like(rows, dtype=torch.uint8)
+    source, into, mask = rows.view(bits).numpy(), kept.view(bits).numpy(), keep.numpy()
+    undefined: list[int] = []
+
+    def work(start: int, stop: int) -> None:
+        row = kernel(source[start:stop], k, into[start:stop], mask[start:stop])
+        undefined.extend([start + row] if row >= 0 else [])
+
+    in_shares(work, len(rows), least=-(-SHARE // rows.shape[1]))
+    if undefined:
+        raise ValueError(f"AbsTopK of NaN in row {min(undefined)} of {len(rows)}: NaN has no rank")
+    return kept.view(x.shape), keep.view(x.shape)
 
 
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    """The kernels let go of the interpreter's lock, so plain threads run side by side, as many as torch uses."""
-    return ThreadPoolExecutor(max_workers=torch.get_num_threads())
+def masked(x: Tensor, keep: Tensor) -> Tensor:
+    """x where ``keep`` (uint8, 0 or 1) is 1, else 0."""
+    if x.device.type != "cpu":
+        return torch.where(keep.bool(), x, 0)
+    bits, _, kernel = _kernels(x.dtype)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    source, mask, into = (
+        x.contiguous().view(-1).view(bits).numpy(),
+        keep.view(-1).numpy(),
+        out.view(-1).view(bits).numpy(),
+    )
+    in_shares(lambda at, to: kernel(source[at:to], mask[at:to], into[at:to]), len(source), least=SHARE)
+    return out
 
 
-def _row_kernel(dtype: Any, n_bits: int, one: int) -> Any:
-    """A compiled search over rows of bit patterns; ``one`` is the pattern of 1.0."""
-    magnitude_mask, one = dtype((1 << (n_bits - 1)) - 1), dtype(one)
+def _kernels(dtype: torch.dtype) -> tuple[torch.dtype, Any, Any]:
+    if dtype not in _KERNELS:
+        raise TypeError(f"AbsTopK of {dtype} on a CPU; allowed: {', '.join(map(str, _KERNELS))}")
+    return _KERNELS[dtype]
+
+
+def _row_kernel(dtype: Any, infinity: int) -> Any:
+    """A compiled selection from rows of bit patterns. It returns the first row that holds NaN, or -1."""
+    magnitudes, threshold = search(dtype)
 
     @numba.njit(nogil=True, cache=True)
-    def select(rows: Any, k: int, keep: Any) -> None:
-        n_rows, width = rows.shape
+    def select(rows: Any, k: int, kept: Any, keep: Any) -> int:
+        width = rows.shape[1]
         magnitude = np.empty(width, dtype)
-        for row in range(n_rows):
+        limit = np.int64(0)
+        for r in range(rows.shape[0]):
+            top = magnitudes(rows[r], magnitude)
+            if top > infinity:
+                return r
+            limit, n = threshold(magnitude, k, top, limit)
+            bound = dtype(limit)
             for i in range(width):
-                magnitude[i] = rows[row, i] & magnitude_mask
-            threshold = dtype(0)
-            for bit in range(n_bits - 2, -1, -1):
-                candidate = dtype(threshold | dtype(1 << bit))
-                count = 0
-                for i in range(width):
-                    count += magnitude[i] >= candidate
-                if count >= k:
-                    threshold = candidate
-                if count == k:  # exactly the k largest are at or above it: the lower bits change nothing
-                    break
-            kept = 0
+                kept[r, i] = rows[r, i] & dtype(-dtype(magnitude[i] >= bound))
             for i in range(width):
-                keep[row, i] = one if magnitude[i] >= threshold else dtype(0)
-                kept += magnitude[i] >= threshold
+                keep[r, i] = magnitude[i] >= bound
             i = width
-            while kept > k:  # too many equal to the threshold: the last ones go
+            while n > k:  # too many equal to the threshold: the last ones go
                 i -= 1
-                if magnitude[i] == threshold:
-                    keep[row, i] = 0
-                    kept -= 1
+                if magnitude[i] == bound:
+                    kept[r, i], keep[r, i] = 0, 0
+                    n -= 1
+        return -1
 
     return select
 
 
+def _mask_kernel(dtype: Any) -> Any:
+    @numba.njit(nogil=True, cache=True)
+    def mask(values: Any, keep: Any, out: Any) -> None:
+        for i in range(len(values)):
+            out[i] = values[i] & dtype(-dtype(keep[i]))
+
+    return mask
+
+
 _KERNELS = {
-    torch.bfloat16: (_row_kernel(np.int16, 16, 0x3F80), torch.int16),
-    torch.float32: (_row_kernel(np.int32, 32, 0x3F800000), torch.int32),
+    torch.bfloat16: (torch.int16, _row_kernel(np.int16, 0x7F80), _mask_kernel(np.int16)),
+    torch.float32: (torch.int32, _row_kernel(np.int32, 0x7F800000), _mask_kernel(np.int32)),
 }

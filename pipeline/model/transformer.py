@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from pipeline.config import ModelConfig
 from pipeline.model.abstopk import abs_topk
+from pipeline.model.attention import attend
+from pipeline.model.linear import Linear
 from pipeline.sites import Site, site_key
 
 Intervene = Callable[[str, Tensor], Tensor]
@@ -45,22 +47,12 @@ def linear(layer: nn.Linear, x: Tensor, cut: LinearCut | None, mass: Tensor | No
     (None: 1).
     """
     if cut is None:
-        return F.linear(x, layer.weight, layer.bias)
+        return layer(x)
     if not isinstance(cut, Cut):
         return cut(layer, x)
     live = F.linear(x, layer.weight * cut.keep, layer.bias)
     held = cut.mean if mass is None else cut.mean * mass
     return live + F.linear(held, layer.weight * (1 - cut.keep))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, last: Tensor | None) -> Tensor:
-    """Causal attention of float32 q, k, v [batch, head, pos, channel], kept out of autocast's hands.
-
-    With ``last`` [batch], there is one query per prompt, which sees the keys up to that one.
-    """
-    seen = None if last is None else (torch.arange(k.shape[2], device=k.device) <= last[:, None])[:, None, None]
-    with torch.autocast(q.device.type, enabled=False):
-        return F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None, scale=scale)
 
 
 def pick(x: Float[Tensor, "batch pos width"], at: Int[Tensor, " batch"]) -> Float[Tensor, "batch 1 width"]:
@@ -75,35 +67,17 @@ class Attention(nn.Module):
         super().__init__()
         width = config.n_head * config.d_head
         self.n_head, self.d_head = config.n_head, config.d_head
-        self.c_attn = nn.Linear(config.d_model, 3 * width)
-        self.c_proj = nn.Linear(width, config.d_model)
+        self.c_attn = Linear(config.d_model, 3 * width)
+        self.c_proj = Linear(width, config.d_model)
         self.sink_logit = nn.Parameter(torch.zeros(config.n_head)) if config.sink else None
 
-    def split_heads(self, x: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch head pos d_head"]:
-        return x.unflatten(-1, (self.n_head, self.d_head)).transpose(1, 2)
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Values averaged over the past [batch, pos, width], each head's total weight on them [batch, head, pos]."""
+        return attend(q, k, v, self.sink_logit, self.n_head, at)
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, at: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Values averaged over the past, heads side by side [batch, pos, width], and each head's total weight on them.
-
-        The sink is a token before the first one: its key gives every query of the head the learned logit, its value is
-        zero. Two constant channels carry this through one call of the fused kernel: queries have a 1 that meets the
-        sink's logit, values a 1 whose average is the weight that real tokens got [batch, head, pos] (None: always 1).
-        float32, in which the fused CPU kernel is fastest. With ``at`` [batch], q holds that one position per prompt.
-        """
-        q, k, v = self.split_heads(q).float(), self.split_heads(k).float(), self.split_heads(v).float()
-        scale = self.d_head**-0.5
-        if self.sink_logit is None:
-            return attend(q, k, v, scale, at).transpose(1, 2).flatten(-2), None
-        n_queries = q.shape[2]
-        q, v = F.pad(q, (0, 1, int(at is None), 0), value=1.0), F.pad(F.pad(v, (0, 1), value=1.0), (0, 0, 1, 0))
-        sink = F.pad((self.sink_logit / scale).view(1, -1, 1, 1), (self.d_head, 0)).expand(len(k), -1, -1, -1)
-        k = torch.cat([sink, F.pad(k, (0, 1))], dim=2)  # [batch, head, 1 + pos, d_head + 1]
-        mixed = attend(q, k, v, scale, None if at is None else at + 1)[:, :, -n_queries:]
-        return mixed[..., :-1].transpose(1, 2).flatten(-2), mixed[..., -1]
-
-    def mass(self, weight: Tensor | None) -> Float[Tensor, "batch pos width"] | None:
+    def mass(self, weight: Tensor) -> Float[Tensor, "batch pos width"]:
         """Each value channel's total weight on real tokens: what a constant value is multiplied by."""
-        return None if weight is None else weight.transpose(1, 2).repeat_interleave(self.d_head, dim=-1)
+        return weight.transpose(1, 2).repeat_interleave(self.d_head, dim=-1)
 
 
 class MLP(nn.Module):
@@ -111,8 +85,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.d_model, config.d_mlp)
-        self.c_proj = nn.Linear(config.d_mlp, config.d_model)
+        self.c_fc = Linear(config.d_model, config.d_mlp)
+        self.c_proj = Linear(config.d_mlp, config.d_model)
 
 
 class Block(nn.Module):
@@ -167,7 +141,7 @@ class Transformer(nn.Module):
         self.transformer = nn.ModuleDict({"wte": wte, "h": blocks, "ln_f": nn.RMSNorm(config.d_model)})
         if config.positions:
             self.transformer["wpe"] = nn.Embedding(config.n_ctx, config.d_model)
-        self.lm_head = nn.Linear(config.d_model, vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, vocab_size, bias=False)
         self.bigram_table = nn.Parameter(torch.empty(vocab_size, vocab_size).uniform_(0, 0.02))
 
     @property

@@ -7,13 +7,13 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.artifacts import file_hash, read_json, whole_file, whole_folder, write_json
@@ -26,8 +26,11 @@ from pipeline.model.device import pick_device, prepare_cpu, training_precision
 from pipeline.model.initial import new_model
 from pipeline.model.means import node_means
 from pipeline.model.transformer import Transformer
+from pipeline.pretrain.distributed import ALONE, Ranks
 from pipeline.pretrain.optimizer import SparseAdam
+from pipeline.pretrain.products import skip_zeros, sparse_below
 from pipeline.pretrain.projection import l0, nonzeros
+from pipeline.pretrain.step import next_token_loss, recompute_blocks, train_step
 from pipeline.seeds import seed_of
 
 OnLog = Callable[[int, dict[str, float]], None]
@@ -38,9 +41,12 @@ class Run:
     """A training run in progress: what a resumable checkpoint holds, and what never changes."""
 
     model: Transformer
+    trained: nn.Module  # what the training step calls: the model, or it with gradients averaged over the ranks
     optimizer: SparseAdam
     batches: Batches
     n_steps: int
+    ranks: Ranks
+    sequences: int  # in one forward pass of one rank
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -59,6 +65,11 @@ class Run:
         self.optimizer.adam.load_state_dict(state["adam"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
 
+    def read(self, step: int) -> Tensor:
+        """This rank's sequences of a step [batch, n_ctx + 1], where the model's device can fetch them from."""
+        batch = self.ranks.part(self.batches.at(step))
+        return batch.pin_memory() if self.model.device.type == "cuda" else batch
+
 
 def pretrain(
     *,
@@ -71,34 +82,61 @@ def pretrain(
     folder: Path,
     scratch: Path,
     on_log: OnLog,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Train one model on the token streams in ``tokens``; write checkpoint, means, history and summary to ``folder``.
 
     Returns the summary. A run that was interrupted goes on from its last checkpoint in ``scratch`` and ends equal to an
-    unbroken one. ``on_log(step, metrics)`` is called at every validation. Raises ValueError for too few tokens.
+    unbroken one. ``on_log(step, metrics)`` is called at every validation. Of several ranks, all call this, and the
+    first alone validates, logs and writes files. Raises ValueError for too few tokens or for a batch that cannot be
+    shared out.
     """
     prepare_cpu(compute.threads)
-    device = pick_device(compute)
-    run = _start(name, config, shared, seed, tokens, device)
+    run = _start(name, config, shared, seed, tokens, pick_device(compute), ranks)
     checkpoint = scratch / "pretrain" / _identity(name, config, shared, compute, seed, tokens) / "checkpoint.pt"
     if checkpoint.is_file():
-        run.restore(torch.load(checkpoint, map_location=device, weights_only=True))
+        run.restore(torch.load(checkpoint, map_location=run.model.device, weights_only=True))
+    ranks.check_step(run.step)
     validation = TokenStream.open(tokens, "validation")
-    precision = training_precision(compute, device)
-    with tqdm(total=run.n_steps, initial=run.step, desc=name, unit="step") as bar:
+    precision = training_precision(compute, run.model.device)
+    skipped = _skip_zeros(run, config, compute, precision, scratch)
+    with tqdm(total=run.n_steps, initial=run.step, desc=name, unit="step", disable=not ranks.is_first) as bar:
         while run.step < run.n_steps:
             metrics = _train_until_next_log(run, shared, precision, bar)
-            metrics["val_loss"] = validation_loss(run.model, _validation(validation, config, shared))
-            check_finite(name, metrics)
-            run.history.append(metrics)
-            on_log(run.step, metrics)
-            bar.set_postfix(loss=f"{metrics['val_loss']:.3f}", L0=int(metrics["l0"]))
-            if run.step % shared.checkpoint_every < shared.validate_every and run.step < run.n_steps:
-                with whole_file(checkpoint) as partial:
-                    torch.save(run.state(), partial)
-    summary = _finish(name, run, config, shared, tokens, folder)
+            if ranks.is_first:
+                _validate(name, run, validation, shared, metrics)
+                on_log(run.step, metrics)
+                bar.set_postfix(loss=f"{metrics['val_loss']:.3f}", L0=int(metrics["l0"]))
+                _keep(run, shared, checkpoint)
+    summary = ranks.from_first(_finish(name, run, config, shared, tokens, folder, skipped) if ranks.is_first else {})
     checkpoint.unlink(missing_ok=True)
     return summary
+
+
+def _skip_zeros(run: Run, config: ModelConfig, compute: ComputeConfig, precision: Any, scratch: Path) -> float:
+    """Let products skip zeros below the density at which that pays here; the first rank finds it. Returns it."""
+    density = 0.0
+    if run.ranks.is_first:
+        n_tokens = run.sequences * config.n_ctx
+        density = sparse_below(config, compute, n_tokens, run.model.device, precision, scratch / "pretrain")
+    density = run.ranks.from_first(density)
+    skip_zeros(run.model, density)
+    return density
+
+
+def _validate(name: str, run: Run, stream: TokenStream, shared: PretrainConfig, metrics: dict[str, float]) -> None:
+    """Add the validation loss to ``metrics`` and those to the history. Raises ValueError where training diverged."""
+    batches = validation_batches(stream, run.sequences, run.model.config.n_ctx, shared.validation_tokens)
+    metrics["val_loss"] = validation_loss(run.model, batches)
+    check_finite(name, metrics)
+    run.history.append(metrics)
+
+
+def _keep(run: Run, shared: PretrainConfig, checkpoint: Path) -> None:
+    """Write a resumable checkpoint where one is due."""
+    if run.step % shared.checkpoint_every < shared.validate_every and run.step < run.n_steps:
+        with whole_file(checkpoint) as partial:
+            torch.save(run.state(), partial)
 
 
 def check_finite(name: str, metrics: dict[str, float]) -> None:
@@ -111,15 +149,26 @@ def check_finite(name: str, metrics: dict[str, float]) -> None:
 
 
 def _start(
-    name: str, config: ModelConfig, shared: PretrainConfig, seed: int, tokens: Path, device: torch.device
+    name: str,
+    config: ModelConfig,
+    shared: PretrainConfig,
+    seed: int,
+    tokens: Path,
+    device: torch.device,
+    ranks: Ranks,
 ) -> Run:
+    """The run at step 0. Raises ValueError where the batch cannot be shared out over the ranks."""
+    sequences = shared.sequences_at_once(ranks.n)
     stream = TokenStream.open(tokens, "train")
     bigram = load_bigram(tokens) if shared.bigram_init == "counts" else None
     vocab_size = read_json(tokens / "tokenizer.json")["vocab_size"]
     model = new_model(config, vocab_size, seed_of(seed, "pretrain", name), bigram).to(device)
+    if shared.activation_checkpointing:
+        recompute_blocks(model)
     n_steps = max(1, config.tokens // (shared.batch * config.n_ctx))
     batches = Batches(stream, shared.batch, config.n_ctx, seed_of(seed, "batches"))
-    return Run(model, SparseAdam(model, config, shared, n_steps), batches, n_steps)
+    optimizer = SparseAdam(model, config, shared, n_steps, ranks)
+    return Run(model, ranks.trained(model), optimizer, batches, n_steps, ranks, sequences)
 
 
 def _identity(
@@ -136,36 +185,38 @@ def _train_until_next_log(run: Run, shared: PretrainConfig, precision: Any, bar:
     start, began = run.step, time.perf_counter()
     stop = min(run.n_steps, (start // shared.validate_every + 1) * shared.validate_every)
     total = torch.zeros((), device=run.model.device)
-    schedule: dict[str, float] = {}
     run.model.train()
-    for step in range(start, stop):
-        batch = run.batches.at(step).to(run.model.device)
-        with precision:
-            loss = next_token_loss(run.model, batch)
-        loss.backward()
-        schedule = run.optimizer.step(step)
-        total += loss.detach()
+    for step, batch in read_ahead(run.read, start, stop):
+        batch = batch.to(run.model.device, non_blocking=True)
+        total += train_step(run.trained, run.optimizer, batch, step, precision, shared.accumulate)
         bar.update()
+    train_loss = float(run.ranks.mean(total)) / (stop - start)
     run.step = stop
     elapsed = time.perf_counter() - began
     run.seconds += elapsed
+    run.ranks.check_identical(run.model)
     n_tokens = shared.batch * run.model.config.n_ctx
     counts = nonzeros(run.model)
     return {
         "step": stop,
         "tokens": stop * n_tokens,
-        "train_loss": float(total) / (stop - start),
+        "train_loss": train_loss,
         "l0": l0(counts),
         **{f"l0/{name}": count for name, count in counts.items()},
         "tokens_per_second": (stop - start) * n_tokens / elapsed,
-        **schedule,
+        **run.optimizer.schedule,
     }
 
 
-def next_token_loss(model: Transformer, batch: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of every next token of ``batch`` [batch, n_ctx + 1]."""
-    logits = model(batch[:, :-1])
-    return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+def read_ahead(read: Callable[[int], Tensor], start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+    """Every step from ``start`` to before ``stop`` with its ``read(step)``, read while the one before it is in use."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as thread:
+        coming = thread.submit(read, start)
+        for step in range(start, stop):
+            batch = coming.result()
+            if step + 1 < stop:
+                coming = thread.submit(read, step + 1)
+            yield step, batch
 
 
 @torch.no_grad()
@@ -179,18 +230,15 @@ def validation_loss(model: Transformer, batches: Iterator[Tensor]) -> float:
     return total / n
 
 
-def _validation(stream: TokenStream, config: ModelConfig, shared: PretrainConfig) -> Iterator[Tensor]:
-    return iter(validation_batches(stream, shared.batch, config.n_ctx, shared.validation_tokens))
-
-
 def _finish(
-    name: str, run: Run, config: ModelConfig, shared: PretrainConfig, tokens: Path, folder: Path
+    name: str, run: Run, config: ModelConfig, shared: PretrainConfig, tokens: Path, folder: Path, skipped: float
 ) -> dict[str, Any]:
     """Means, checkpoint, history and summary, written whole."""
     n_batches = max(1, shared.mean_tokens // (shared.batch * config.n_ctx))
+    batches = [run.batches.at(step)[:, :-1] for step in range(n_batches)]
     run.model.eval()
     counts = nonzeros(run.model)
-    means = node_means(run.model, [run.batches.at(step)[:, :-1] for step in range(n_batches)])
+    means = node_means(run.model, [part for batch in batches for part in batch.split(run.sequences)])
     with whole_folder(folder) as partial:
         save_model(run.model, partial, {"name": name, "tokenizer": read_json(tokens / "tokenizer.json")["hash"]})
         save_means(means, partial)
@@ -206,6 +254,7 @@ def _finish(
             "tokens": run.n_steps * shared.batch * config.n_ctx,
             "val_loss_nats": run.history[-1]["val_loss"],
             "train_seconds": run.seconds,
+            "sparse_below": skipped,
             "model_hash": model_hash(partial),
         }
         write_json(partial / "summary.json", summary)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pipeline.config import ModelConfig, PretrainConfig
 from pipeline.model.transformer import Transformer
+from pipeline.pretrain.distributed import ALONE, Ranks, owners
 from pipeline.pretrain.projection import Target, project, sparse_targets
 from pipeline.pretrain.schedule import anneal_progress, learning_rate
 
@@ -17,20 +18,24 @@ class SparseAdam:
     """Adam on dense moments whose result is made sparse: a zeroed weight keeps its moments and can come back.
 
     The order is the authors': normalised gradient, Adam, projection, then decoupled weight decay on tensors of two and
-    more dimensions except the bigram table.
+    more dimensions except the bigram table. With several ranks, each projects the tensors that it owns.
     """
 
-    def __init__(self, model: Transformer, config: ModelConfig, shared: PretrainConfig, n_steps: int) -> None:
+    def __init__(
+        self, model: Transformer, config: ModelConfig, shared: PretrainConfig, n_steps: int, ranks: Ranks = ALONE
+    ) -> None:
         self.parameters = list(model.parameters())
         self.targets: list[Target] = sparse_targets(model, config)
+        self.owners = owners([target.parameter.numel() for target in self.targets], ranks.n)
         self.decayed = [p for name, p in model.named_parameters() if p.ndim >= 2 and name != "bigram_table"]
         self.adam = torch.optim.Adam(
             self.parameters, lr=0.0, betas=(shared.beta1, shared.beta2), eps=shared.eps, fused=True
         )
-        self.config, self.shared, self.n_steps = config, shared, n_steps
+        self.config, self.shared, self.n_steps, self.ranks = config, shared, n_steps, ranks
+        self._last: dict[str, Tensor | float] = {}
 
-    def step(self, step: int) -> dict[str, float]:
-        """Apply the gradients of optimizer step number ``step`` (from 0). Returns rate, gradient RMS, progress."""
+    def step(self, step: int) -> None:
+        """Apply the gradients, which are the same on all ranks, of optimizer step number ``step`` (from 0)."""
         progress = anneal_progress(step, self.n_steps, self.shared)
         rate = learning_rate(step, self.n_steps, self.config.lr, self.l0_frac(progress), self.shared)
         gradient = normalise(self.parameters)
@@ -38,22 +43,34 @@ class SparseAdam:
             group["lr"] = rate
         self.adam.step()
         with torch.no_grad():
-            for target in self.targets:
-                project(target, progress, self.shared.keep_alive)
+            self._project(progress)
             torch._foreach_mul_(self.decayed, 1 - rate * self.shared.weight_decay)
         self.adam.zero_grad(set_to_none=True)
-        return {"lr": rate, "gradient_rms": gradient, "anneal_progress": progress}
+        self._last = {"lr": rate, "gradient_rms": gradient, "anneal_progress": progress}
+
+    @property
+    def schedule(self) -> dict[str, float]:
+        """Rate, gradient RMS and annealing progress of the last step. Waits for the device, which steps do not."""
+        return {name: float(value) for name, value in self._last.items()}
 
     def l0_frac(self, progress: float) -> float:
         """Target L0 over present L0, of the tensors that are made sparse; 1 for a dense model."""
         present = sum(target.budget(progress) for target in self.targets)
         return sum(target.budget(1.0) for target in self.targets) / present if present else 1.0
 
+    def _project(self, progress: float) -> None:
+        """Make the tensors sparse: each on its owner, which sends it to the others."""
+        owned = list(zip(self.targets, self.owners, strict=True))
+        due = [(target, owner) for target, owner in owned if target.budget(progress) < target.parameter.numel()]
+        own = [target for target, owner in due if owner == self.ranks.rank]
+        project(own, progress, self.shared.keep_alive)
+        self.ranks.share([target.parameter.detach() for target, _ in due], [owner for _, owner in due])
 
-def normalise(parameters: list[nn.Parameter]) -> float:
+
+def normalise(parameters: list[nn.Parameter]) -> Tensor:
     """Divide all gradients, in place, by their common root-mean-square (plus a floor). Returns it as it was."""
     gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
     norms = torch.stack(torch._foreach_norm(gradients))
     rms = (norms.square().sum() / sum(g.numel() for g in gradients)).sqrt()
     torch._foreach_div_(gradients, rms + GRADIENT_FLOOR)
-    return float(rms)
+    return rms

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
 
 from pipeline.config import ModelConfig
+from pipeline.model.threads import in_shares
 from pipeline.model.transformer import Transformer
+from pipeline.pretrain import projection_cpu
+from pipeline.pretrain.projection_gpu import keep_largest
 
 FORCED = np.float32(np.inf)
 
@@ -27,6 +30,7 @@ class Target:
     parameter: nn.Parameter
     density: float
     alive_axis: int | None
+    last: list[int] = field(default_factory=lambda: [0], compare=False)  # the last threshold's bits: where to begin
 
     def budget(self, progress: float) -> int:
         """Nonzeros allowed when ``progress`` (0 dense … 1 annealed) of the way is gone; linear in their number."""
@@ -50,21 +54,33 @@ def sparse_targets(model: Transformer, config: ModelConfig) -> list[Target]:
     return [target for target in targets if target.density < 1]
 
 
-def project(target: Target, progress: float, keep_alive: int) -> None:
-    """Zero, in place, all but the budgeted largest-magnitude entries; ties go to the lower index.
+def project(targets: Sequence[Target], progress: float, keep_alive: int) -> None:
+    """Zero, in place, all but the budgeted largest-magnitude entries of every target; ties go to the lower index.
 
-    Keep-alive entries (the ``keep_alive`` largest of each row or column) count inside the budget.
+    Keep-alive entries (the ``keep_alive`` largest of each row or column) count inside the budget. On a CPU the targets are
+    done side by side, each from its last threshold; what is kept does not depend on that.
     """
-    budget = target.budget(progress)
-    if budget >= target.parameter.numel():
+    due = [target for target in targets if target.budget(progress) < target.parameter.numel()]
+    if due and due[0].parameter.device.type == "cpu":
+        in_shares(lambda start, stop: _keep_each(due[start:stop], progress, keep_alive), len(due))
         return
-    weight = target.parameter.detach()
-    keep = torch.from_numpy(largest(weight.cpu().numpy(), budget, keep_alive, target.alive_axis))
-    weight.mul_(keep.to(weight.device))
+    for target in due:
+        weight = target.parameter.detach()
+        weight.mul_(keep_largest(weight, target.budget(progress), keep_alive, target.alive_axis))
+
+
+def _keep_each(targets: Sequence[Target], progress: float, keep_alive: int) -> None:
+    for target in targets:
+        weight = target.parameter.detach().view(torch.int32)
+        least = 0 if target.alive_axis is None else keep_alive
+        rows = (weight if weight.ndim == 2 else weight[None]).numpy()
+        by_column = target.alive_axis == 1
+        target.last[0] = projection_cpu.keep_largest(rows, target.budget(progress), least, by_column, target.last[0])
+        torch.autograd.graph.increment_version(target.parameter)  # numpy's writes go unseen
 
 
 def largest(weight: np.ndarray, budget: int, keep_alive: int, alive_axis: int | None) -> np.ndarray:
-    """A bool mask of exactly ``budget`` entries: the largest, after each row or column has its keep-alive ones."""
+    """The oracle: a bool mask of exactly ``budget`` entries, the largest, after each line has its keep-alive ones."""
     magnitude = np.abs(weight)
     keep = _top(magnitude, budget)
     if alive_axis is None or keep.sum(axis=1 - alive_axis).min() >= keep_alive:

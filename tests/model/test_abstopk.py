@@ -8,19 +8,49 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.model.abstopk import abs_topk, select_bits, select_sorted
+from pipeline.model.abstopk import abs_topk, masked, select_bits, select_sorted
 
 WIDTH = 12
-# Few distinct values, so that ties are common; both zeros; infinities.
+# Few distinct values, so that ties are common; both zeros; infinities; a denormal.
 VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, 3.0e38, float("inf"), float("-inf"), 1e-40])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @settings(deadline=None)
-@given(rows=arrays("float32", (3, WIDTH), elements=VALUES), k=st.integers(1, WIDTH))
+@given(rows=arrays("float32", (3, WIDTH), elements=VALUES), k=st.integers(0, WIDTH))
 def test_bit_search_equals_a_stable_sort_with_ties_to_the_lower_index(dtype, rows, k):
     x = torch.from_numpy(rows).to(dtype)
-    assert torch.equal(select_bits(x, k), select_sorted(x, k))
+    kept, keep = select_bits(x, k)
+    assert torch.equal(keep, select_sorted(x, k))
+    assert torch.equal(kept, torch.where(keep.bool(), x, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 9), st.integers(1, 700), st.integers(0, 10_000), st.floats(0, 1))
+def test_any_shape_and_scale_gives_what_the_sort_gives(dtype, n, width, seed, fraction):
+    generator = torch.Generator().manual_seed(seed)
+    scale = torch.exp(30 * torch.randn(n, 1, generator=generator))  # rows far from each other: a bad first guess
+    x = (torch.randn(n, width, generator=generator) * scale).to(dtype)
+    k = int(fraction * width)
+    assert torch.equal(select_bits(x, k)[1], select_sorted(x, k))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_rows_shared_out_over_threads_are_all_done(threads):
+    torch.set_num_threads(threads)
+    x = torch.randn(2000, 130, generator=torch.Generator().manual_seed(0))
+    kept, keep = select_bits(x, 40)
+    assert torch.equal(keep, select_sorted(x, 40))
+    assert torch.equal(masked(x, keep), kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nan_is_refused_and_its_row_named(dtype):
+    x = torch.ones(4, 8, dtype=dtype)
+    x[2, 5] = torch.nan
+    with pytest.raises(ValueError, match="NaN in row 2 of 4"):
+        abs_topk(x, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -43,9 +73,10 @@ def test_k_of_the_whole_width_changes_nothing():
     assert abs_topk(x, 8) is x
 
 
-def test_k_below_one_is_refused():
-    with pytest.raises(ValueError, match="k 0"):
-        abs_topk(torch.ones(1, 4), 0)
+def test_k_zero_keeps_nothing_and_k_below_is_refused():
+    assert torch.equal(abs_topk(torch.full((1, 4), torch.inf), 0), torch.zeros(1, 4))
+    with pytest.raises(ValueError, match="k -1"):
+        abs_topk(torch.ones(1, 4), -1)
 
 
 def test_a_type_without_a_kernel_is_refused_by_name():

@@ -48,8 +48,7 @@ def test_every_zero_is_exactly_zero_and_the_rest_is_untouched(tiny_model, tiny_c
     model = tiny_model()
     before = {name: p.clone() for name, p in model.named_parameters()}
     targets = sparse_targets(model, config)
-    for target in targets:
-        project(target, 1.0, keep_alive=2)
+    project(targets, 1.0, keep_alive=2)
     touched = {target.name: target for target in targets}
     for name, parameter in model.named_parameters():
         if name not in touched:

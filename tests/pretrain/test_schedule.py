@@ -27,7 +27,7 @@ def test_the_sharkfin_is_warm_up_times_decay_times_root_of_the_l0_ratio(shared, 
 def test_the_normalised_gradient_has_unit_rms_over_all_parameters():
     a, b = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1))
     a.grad, b.grad = torch.tensor([3.0, 0.0, 0.0]), torch.tensor([4.0])
-    assert normalise([a, b]) == pytest.approx(2.5)
+    assert float(normalise([a, b])) == pytest.approx(2.5)
     assert a.grad[0] / b.grad[0] == pytest.approx(0.75)
     assert float(a.grad.square().sum() + b.grad.square().sum()) / 4 == pytest.approx(1, rel=1e-4)
 

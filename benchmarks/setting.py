@@ -1,0 +1,86 @@
+"""The models that benchmarks train: a size, a density, random tokens, steps after annealing."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.straightforward import Straightforward
+from pipeline.config import ModelConfig, Params, load_params
+from pipeline.model.device import pick_device, training_precision
+from pipeline.model.initial import new_model
+from pipeline.pretrain.optimizer import SparseAdam
+from pipeline.pretrain.products import skip_zeros, sparse_below
+from pipeline.pretrain.step import train_step
+
+N_STEPS = 1000
+STEP = 700  # after the laptop profile's annealing, which ends at half
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model's size and a step's. ``density`` 1: dense, without AbsTopK."""
+
+    d_model: int
+    n_layer: int
+    density: float = 1.0
+    n_ctx: int = 128
+    batch: int = 32
+    vocab_size: int = 1024
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step."""
+        return self.batch * self.n_ctx
+
+    @property
+    def config(self) -> ModelConfig:
+        return ModelConfig(
+            **{"n_layer": self.n_layer, "d_model": self.d_model, "d_head": 16, "n_ctx": self.n_ctx},
+            **{"afrac": 1.0 if self.density == 1 else 0.25, "sink": True, "positions": False},
+            **{"block_density": self.density, "embed_density": self.density, "lr": 0.01, "tokens": 1},
+        )
+
+    def random_batch(self) -> Tensor:
+        return torch.randint(self.vocab_size, (self.batch, self.n_ctx + 1))
+
+
+class Ours:
+    """This project's training, set up as the stage pretrain does, products chosen by measurement included."""
+
+    def __init__(self, setting: Setting, params: Params | None = None) -> None:
+        params = params or load_params()
+        compute, self.setting = params.compute.model_copy(update={"threads": torch.get_num_threads()}), setting
+        self.device = pick_device(compute)
+        self.precision = training_precision(compute, self.device)
+        self.model = new_model(setting.config, setting.vocab_size, 0, None).to(self.device)
+        self.optimizer = SparseAdam(self.model, setting.config, params.pretrain, N_STEPS)
+        with tempfile.TemporaryDirectory() as folder:
+            self.skipped_below = sparse_below(
+                setting.config, compute, setting.tokens, self.device, self.precision, Path(folder)
+            )
+        skip_zeros(self.model, self.skipped_below)
+        self.batch = setting.random_batch().to(self.device)
+
+    def step(self) -> float:
+        """One optimizer step. Returns its loss in nats."""
+        return float(train_step(self.model, self.optimizer, self.batch, STEP, self.precision, 1))
+
+
+class Peer:
+    """The straightforward implementation of the same training."""
+
+    def __init__(self, setting: Setting, params: Params | None = None) -> None:
+        params = params or load_params()
+        device = pick_device(params.compute)
+        self.model = Straightforward(setting.config, params.pretrain, setting.vocab_size).to(device)
+        self.precision = training_precision(params.compute, device)
+        self.batch = setting.random_batch().to(device)
+
+    def step(self) -> float:
+        """One optimizer step. Returns its loss in nats."""
+        return self.model.step(self.batch, self.precision)

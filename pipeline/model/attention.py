@@ -1,0 +1,85 @@
+"""Causal attention with an optional sink: each head's average of the values, and the weight that real tokens got.
+
+The sink is a token before the first one: its score is the head's learned logit for every query, its value is zero (METHOD
+§1). On a CPU, numba kernels take one head of one sequence and TILE queries at a time, the queries side by side in vectors:
+a tile of scores never leaves the cache, and nothing of size pos × pos is written (the algorithm is FlashAttention's, Dao et
+al. 2022). Values that AbsTopK zeroed are skipped. Elsewhere torch's fused kernel does it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.model.attention_cpu import backward_heads, forward_heads
+from pipeline.model.threads import in_shares
+
+Heads = Float[Tensor, "batch pos width"]
+Mass = Float[Tensor, "batch head pos"]
+
+
+def attend(
+    q: Heads, k: Heads, v: Heads, sink: Float[Tensor, " head"] | None, n_head: int, at: Int[Tensor, " batch"] | None
+) -> tuple[Heads, Mass]:
+    """Values averaged over the past, heads side by side, and each head's total weight on real tokens (no sink: 1).
+
+    Softmax and sums in float32, in which the result is given. With ``at``, q holds one query per prompt, which sees the
+    tokens up to that position.
+    """
+    q, k, v = q.float(), k.float(), v.float()
+    if q.device.type == "cpu" and at is None:
+        mixed, mass = CausalAttention.apply(q, k, v, sink, n_head)
+        return mixed, mass
+    return attend_fused(q, k, v, sink, n_head, at)
+
+
+def attend_fused(
+    q: Heads, k: Heads, v: Heads, sink: Tensor | None, n_head: int, at: Tensor | None
+) -> tuple[Heads, Mass]:
+    """The same by torch's fused kernel, which knows no sink and returns no weights.
+
+    Constant channels carry both through one call of it: queries have a 1 that meets the sink's logit in the sink's key,
+    values a 1 whose average is the weight of real tokens.
+    """
+    q, k, v = (x.unflatten(-1, (n_head, -1)).transpose(1, 2) for x in (q, k, v))
+    n_queries, scale = q.shape[2], q.shape[3] ** -0.5
+    logit = torch.full((n_head,), -torch.inf, device=q.device) if sink is None else sink / scale
+    first = F.pad(logit.view(1, -1, 1, 1), (q.shape[3], 0)).expand(len(k), -1, -1, -1)
+    k = torch.cat([first, F.pad(k, (0, 1))], dim=2)  # [batch, head, 1 + pos, d_head + 1]
+    q, v = F.pad(q, (0, 1, int(at is None), 0), value=1.0), F.pad(F.pad(v, (0, 1), value=1.0), (0, 0, 1, 0))
+    seen = None if at is None else (torch.arange(k.shape[2], device=k.device) <= at[:, None] + 1)[:, None, None]
+    with torch.autocast(q.device.type, enabled=False):
+        mixed = F.scaled_dot_product_attention(q, k, v, seen, is_causal=at is None, scale=scale)[:, :, -n_queries:]
+    return mixed[..., :-1].transpose(1, 2).flatten(-2), mixed[..., -1]
+
+
+class CausalAttention(torch.autograd.Function):
+    """``attend`` on a CPU; backward computes the scores again from the logarithm of each query's denominator."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, n_head: int) -> tuple[Tensor, Tensor]:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        mixed, mass = torch.empty_like(q), torch.empty(len(q), n_head, q.shape[1])
+        log_total, logits = torch.empty_like(mass), _sink_logits(sink, n_head)
+        arrays = [x.detach().numpy() for x in (q, k, v, logits, mixed, mass, log_total)]
+        in_shares(lambda start, stop: forward_heads(start, stop, *arrays), len(q) * n_head)
+        ctx.save_for_backward(q, k, v, logits, mixed, mass, log_total)
+        ctx.has_sink = sink is not None
+        return mixed, mass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:
+        q, k, v, logits, mixed, mass, log_total = ctx.saved_tensors
+        dq, dk, dv, dsink = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), torch.empty(mass.shape[:2])
+        g, g_mass = grads[0].contiguous(), grads[1].contiguous()
+        arrays = [x.detach().numpy() for x in (q, k, v, mixed, mass, log_total, g, g_mass, dq, dk, dv, dsink)]
+        in_shares(lambda start, stop: backward_heads(start, stop, *arrays), mass.shape[0] * mass.shape[1])
+        return dq, dk, dv, dsink.sum(0) if ctx.has_sink else None, None
+
+
+def _sink_logits(sink: Tensor | None, n_head: int) -> Tensor:
+    return torch.full((n_head,), -torch.inf) if sink is None else sink.detach().float()

@@ -1,0 +1,60 @@
+"""The linear maps of the model: dense, or through the nonzeros of their weight where that was measured to be faster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.model.sparse import Nonzeros, fits, multiply, outer
+
+MOSTLY_ZERO = 0.5  # fraction of nonzeros in the gradient below which dW goes through them
+SAMPLE = 64  # rows of the gradient in which they are counted
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` that skips the zeros of its weight at densities of ``sparse_below`` and under (0: never).
+
+    Both ways are the same map within float rounding. The nonzeros are gathered anew whenever the weight has changed.
+    """
+
+    sparse_below: float = 0.0
+    _nonzeros: tuple[int, Nonzeros | None] = (-1, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        nonzeros = self.nonzeros() if self.sparse_below and fits(self.weight) else None
+        if nonzeros is None:
+            return F.linear(x, self.weight, self.bias)
+        y: Tensor = SparseProduct.apply(x.float(), self.weight, self.bias, nonzeros)
+        return y.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else y
+
+    def nonzeros(self) -> Nonzeros | None:
+        """The weight's nonzeros as they are now; None where they are more than ``sparse_below`` of it."""
+        version, nonzeros = self._nonzeros
+        if version != self.weight._version:
+            few = int(torch.count_nonzero(self.weight)) <= self.sparse_below * self.weight.numel()
+            nonzeros = Nonzeros.of(self.weight) if few else None
+            self._nonzeros = (self.weight._version, nonzeros)
+        return nonzeros
+
+
+class SparseProduct(torch.autograd.Function):
+    """x Wᵀ + b for x [..., in], by the nonzeros of W; backward by those of W and of the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, nonzeros: Nonzeros) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.nonzeros, ctx.has_bias = nonzeros, bias is not None
+        return multiply(x.flatten(0, -2), nonzeros.rows, bias).unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
+        (x,) = ctx.saved_tensors
+        g = grads[0].float().flatten(0, -2)
+        dx = multiply(g, ctx.nonzeros.columns, None).view(x.shape) if ctx.needs_input_grad[0] else None
+        x = x.flatten(0, -2)
+        mostly_zero = int(torch.count_nonzero(g[:SAMPLE])) < MOSTLY_ZERO * g[:SAMPLE].numel()
+        dw = outer(g, x) if mostly_zero else g.t() @ x
+        return dx, dw, g.sum(0) if ctx.has_bias else None, None

@@ -1,0 +1,24 @@
+"""Cross-entropy equals torch's, value and gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.pretrain.loss import ROWS, cross_entropy
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-3)])
+def test_loss_and_gradient_equal_torchs_in_float32(dtype, tolerance):
+    generator = torch.Generator().manual_seed(0)
+    logits = (4 * torch.randn(ROWS + 37, 50, generator=generator)).to(dtype)
+    targets = torch.randint(50, (len(logits),), generator=generator)
+    ours, theirs = logits.clone().requires_grad_(), logits.float().requires_grad_()
+    (2 * cross_entropy(ours, targets)).backward()
+    (2 * F.cross_entropy(theirs, targets)).backward()
+    torch.testing.assert_close(cross_entropy(ours, targets), F.cross_entropy(theirs, targets), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        ours.grad.float(), theirs.grad, rtol=0, atol=tolerance * float(theirs.grad.abs().max()) * 8
+    )
+    assert ours.grad.dtype == dtype
