@@ -1,7 +1,7 @@
 """The numba kernels of causal attention: some heads of some sequences, TILE queries side by side (see attention.py).
 
-Arrays are [batch, pos, width] with heads side by side in width, [batch, head, pos] for what a head has one number of.
-A tile holds one row of TILE queries per key (scores) or channel (q, outputs, gradients).
+Scores are in bits (log2 e times nats), since powers of two are what a processor makes. Arrays are [batch, pos, width] with heads side by side in width, [batch, head, pos] for what a head has one number of.
+A tile holds a row of TILE queries for each key (scores) or channel (queries, outputs, gradients).
 """
 
 from __future__ import annotations
@@ -11,10 +11,20 @@ from typing import Any
 import numba
 import numpy as np
 
-from pipeline.model.simd import BLOCK, TILE, add_rows, exp_differences, transpose_block
+from pipeline.model.simd import (
+    BLOCK,
+    TILE,
+    add_rows,
+    exp2_differences,
+    multiply_differences,
+    raise_to,
+    transpose_block,
+)
 from pipeline.model.sparse import nonzeros_of_tile
 
-NEVER = np.float32(-1e30)  # the score of a key that a query does not see
+NEVER = np.float32(-1e30)  # the score of a token that a query does not see
+ONE, NOTHING = np.float32(1), np.float32(0)
+BITS = np.float32(np.log2(np.e))  # in a nat
 
 
 @numba.njit(nogil=True, cache=True)
@@ -27,36 +37,34 @@ def forward_heads(
     values, queries = np.zeros(d_head * padded, np.float32), np.empty(d_head * TILE, np.float32)
     scores, out = np.empty(padded * TILE, np.float32), np.empty(d_head * TILE, np.float32)
     top, total, held = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
-    every, token, scale = np.arange(d_head).astype(np.int32), np.empty(TILE, np.int32), np.empty(TILE, np.float32)
+    every, ones = np.arange(padded).astype(np.int32), np.ones(padded, np.float32)
+    token, scale = np.empty(TILE, np.int32), np.empty(TILE, np.float32)
     for head in range(first, last):
         b, h = head // n_head, head % n_head
         at = h * d_head
-        _by_channel(v[b], 0, n_pos, at, d_head, np.float32(1), values, padded)
+        _by_channel(v[b], 0, n_pos, at, d_head, ONE, values, padded)
         for t in range(0, n_pos, TILE):
             n = min(TILE, n_pos - t)
-            _by_channel(q[b], t, n, at, d_head, np.float32(d_head**-0.5), queries, TILE)
+            _by_channel(q[b], t, n, at, d_head, BITS * np.float32(d_head**-0.5), queries, TILE)
             _scores(k[b], t + n, at, d_head, queries, every, scores)
             _hide_later(scores, t, n, NEVER)
-            held[:], top[:] = sink[h], sink[h]
+            held[:], top[:] = sink[h] * BITS, sink[h] * BITS
             for s in range(t + n):
-                for i in range(TILE):
-                    top[i] = max(top[i], scores[s * TILE + i])
-            exp_differences(held, 0, top)
-            total[:] = held
+                raise_to(top, scores, s * TILE)
             for s in range(t + n):
-                exp_differences(scores, s * TILE, top)
-            _hide_later(scores, t, n, np.float32(0))
-            for s in range(t + n):
-                for i in range(TILE):
-                    total[i] += scores[s * TILE + i]
-            out[:] = 0
+                exp2_differences(scores, s * TILE, top)
+            exp2_differences(held, 0, top)
+            _hide_later(scores, t, n, NOTHING)
+            total[:], out[:] = held, 0
+            add_rows(total, 0, scores, TILE, 0, every, 0, ones, 0, t + n)
             for c in range(d_head):
                 _add_keys(out, c, scores, values, padded, t, token, scale)
             for i in range(n):
                 mass[b, h, t + i] = 1 - held[i] / total[i]
-                log_total[b, h, t + i] = top[i] + np.log(total[i])
-                for c in range(d_head):
-                    mixed[b, t + i, at + c] = out[c * TILE + i] / total[i]
+                log_total[b, h, t + i] = top[i] + np.log2(total[i])
+            for i in range(TILE):
+                total[i] = 1 / total[i]
+            _by_token(out, TILE, total, mixed[b], t, n, at, d_head)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -64,15 +72,15 @@ def backward_heads(
     first: int, last: int, q: Any, k: Any, v: Any, mixed: Any, mass: Any, log_total: Any,
     g: Any, g_mass: Any, dq: Any, dk: Any, dv: Any, dsink: Any,
 ) -> None:  # fmt: skip
-    """Fill ``dq``, ``dk``, ``dv`` and ``dsink`` [batch, head] from the gradients ``g`` of mixed and ``g_mass`` of mass."""
+    """Fill ``dq``, ``dk``, ``dv`` and ``dsink`` [batch, head] from the gradients ``g`` of mixed, ``g_mass`` of mass."""
     n_head, n_pos, d_head = mass.shape[1], q.shape[1], q.shape[2] // mass.shape[1]
-    padded = -(-n_pos // TILE) * TILE
-    root = np.float32(d_head**-0.5)
+    padded, root = -(-n_pos // TILE) * TILE, np.float32(d_head**-0.5)
     keys, queries = np.zeros(d_head * padded, np.float32), np.empty(d_head * TILE, np.float32)
     gradients, out = np.empty(d_head * TILE, np.float32), np.empty(d_head * TILE, np.float32)
     weights, changes = np.zeros(padded * TILE, np.float32), np.zeros(padded * TILE, np.float32)
     to_keys, to_values = np.empty(d_head * padded, np.float32), np.empty(d_head * padded, np.float32)
     turned = np.empty(TILE * TILE, np.float32)
+    ones, per_bit = np.ones(TILE, np.float32), np.full(TILE, 1 / BITS, np.float32)
     shift, delta = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     every, token, scale = np.arange(d_head).astype(np.int32), np.empty(TILE, np.int32), np.empty(TILE, np.float32)
     for head in range(first, last):
@@ -82,62 +90,88 @@ def backward_heads(
         to_keys[:], to_values[:], dsink[b, h] = 0, 0, 0
         for t in range(0, n_pos, TILE):
             n = min(TILE, n_pos - t)
-            _by_channel(q[b], t, n, at, d_head, root, queries, TILE)
-            _by_channel(g[b], t, n, at, d_head, np.float32(1), gradients, TILE)
+            _by_channel(q[b], t, n, at, d_head, BITS * root, queries, TILE)
+            _by_channel(g[b], t, n, at, d_head, ONE, gradients, TILE)
+            _by_channel(mixed[b], t, n, at, d_head, ONE, out, TILE)
             shift[:], delta[:] = 0, 0
+            for c in range(d_head):
+                for i in range(TILE):
+                    delta[i] += gradients[c * TILE + i] * out[c * TILE + i]
             for i in range(n):
                 shift[i] = log_total[b, h, t + i]
-                delta[i] = g_mass[b, h, t + i] * (mass[b, h, t + i] - 1)
-                for c in range(d_head):
-                    delta[i] += g[b, t + i, at + c] * mixed[b, t + i, at + c]
+                delta[i] += g_mass[b, h, t + i] * (mass[b, h, t + i] - 1)
                 dsink[b, h] -= (1 - mass[b, h, t + i]) * (delta[i] + g_mass[b, h, t + i])
             _scores(k[b], t + n, at, d_head, queries, every, weights)
-            for s in range(t + n):
-                exp_differences(weights, s * TILE, shift)
-            _hide_later(weights, t, n, np.float32(0))
             _scores(v[b], t + n, at, d_head, gradients, every, changes)
             for s in range(t + n):
-                for i in range(TILE):
-                    changes[s * TILE + i] = weights[s * TILE + i] * (changes[s * TILE + i] - delta[i])
+                exp2_differences(weights, s * TILE, shift)
+            _hide_later(weights, t, n, NOTHING)
+            for s in range(t + n):
+                multiply_differences(changes, s * TILE, delta, weights)
             out[:] = 0
             for c in range(d_head):
                 _add_keys(out, c, changes, keys, padded, t, token, scale)
-            for i in range(n):
-                for c in range(d_head):
-                    dq[b, t + i, at + c] = out[c * TILE + i]
+            _by_token(out, TILE, ones, dq[b], t, n, at, d_head)
             for s in range(0, t + n, TILE):
                 _turn(weights, s, turned)
                 _add_queries(to_values, s, turned, gradients, d_head, padded, token, scale)
                 _turn(changes, s, turned)
                 _add_queries(to_keys, s, turned, queries, d_head, padded, token, scale)
-        for s in range(n_pos):
-            for c in range(d_head):
-                dk[b, s, at + c], dv[b, s, at + c] = to_keys[c * padded + s], to_values[c * padded + s]
+        for s in range(0, n_pos, TILE):
+            n = min(TILE, n_pos - s)
+            _by_token(to_keys[s:], padded, per_bit, dk[b], s, n, at, d_head)
+            _by_token(to_values[s:], padded, ones, dv[b], s, n, at, d_head)
 
 
 @numba.njit(nogil=True, cache=True)
 def _by_channel(rows: Any, t: int, n: int, at: int, d_head: int, factor: Any, out: Any, stride: int) -> None:
-    """The head's channels of ``n`` tokens from ``t``, times ``factor``, one row of ``stride`` numbers each."""
-    for i in range(n):
-        for c in range(d_head):
-            out[c * stride + i] = rows[t + i, at + c] * factor
+    """The head's channels of ``n`` tokens from ``t``, times ``factor``, in one row of ``stride`` numbers each."""
+    width, flat = rows.shape[1], rows.reshape(-1)
+    whole, channels = n // BLOCK * BLOCK, d_head // BLOCK * BLOCK
+    for i in range(0, whole, BLOCK):
+        for c in range(0, channels, BLOCK):
+            transpose_block(flat, (t + i) * width + at + c, width, out, c * stride + i, stride)
     for c in range(d_head):
+        for i in range(whole if c < channels else 0, n):
+            out[c * stride + i] = rows[t + i, at + c]
         out[c * stride + n : (c + 1) * stride] = 0
+        if factor != ONE:
+            for i in range(n):
+                out[c * stride + i] *= factor
+
+
+@numba.njit(nogil=True, cache=True)
+def _by_token(tile: Any, stride: int, factor: Any, rows: Any, t: int, n: int, at: int, d_head: int) -> None:
+    """Write channels, one in every ``stride`` numbers of ``tile`` and each token's times its ``factor``, into the head's
+    place in ``n`` rows from ``t``. The tile is overwritten."""
+    width, flat = rows.shape[1], rows.reshape(-1)
+    whole, channels = n // BLOCK * BLOCK, d_head // BLOCK * BLOCK
+    for c in range(d_head):
+        for i in range(n):
+            tile[c * stride + i] *= factor[i]
+    for i in range(0, whole, BLOCK):
+        for c in range(0, channels, BLOCK):
+            transpose_block(tile, c * stride + i, stride, flat, (t + i) * width + at + c, width)
+    for c in range(d_head):
+        for i in range(whole if c < channels else 0, n):
+            rows[t + i, at + c] = tile[c * stride + i]
 
 
 @numba.njit(nogil=True, cache=True)
 def _scores(rows: Any, n: int, at: int, d_head: int, queries: Any, every: Any, out: Any) -> None:
     """The dot product of each of the first ``n`` tokens' channels with every query of the tile."""
     out[: n * TILE] = 0
+    flat = rows.reshape(-1)
     for s in range(n):
-        add_rows(out, s * TILE, queries, TILE, 0, every, rows[s, at : at + d_head], 0, d_head)
+        add_rows(out, s * TILE, queries, TILE, 0, every, 0, flat, s * rows.shape[1] + at, d_head)
 
 
 @numba.njit(nogil=True, cache=True)
 def _hide_later(scores: Any, t: int, n: int, value: Any) -> None:
     """Set what the queries, from ``t`` on, have for tokens after them."""
-    for i in range(1, n):
-        scores[(t + i) * TILE : (t + i) * TILE + i] = value
+    for s in range(1, n):
+        for i in range(s):
+            scores[(t + s) * TILE + i] = value
 
 
 @numba.njit(nogil=True, cache=True)
@@ -145,7 +179,7 @@ def _add_keys(out: Any, c: int, tile: Any, channels: Any, stride: int, t: int, t
     """Add to row ``c`` of ``out`` the tile's rows, each times its token's number in channel ``c``."""
     for s in range(0, t + TILE, TILE):
         n = nonzeros_of_tile(channels, c * stride + s, s, token, scale)
-        add_rows(out, c * TILE, tile, TILE, 0, token, scale, 0, n)
+        add_rows(out, c * TILE, tile, TILE, 0, token, 0, scale, 0, n)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -161,4 +195,4 @@ def _add_queries(to: Any, s: int, turned: Any, channels: Any, d_head: int, strid
     """Add to the tokens from ``s`` on, channel by channel, the rows of all queries, each times its number there."""
     for c in range(d_head):
         n = nonzeros_of_tile(channels, c * TILE, 0, token, scale)
-        add_rows(to, c * stride + s, turned, TILE, 0, token, scale, 0, n)
+        add_rows(to, c * stride + s, turned, TILE, 0, token, 0, scale, 0, n)

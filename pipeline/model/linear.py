@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.sparse import Nonzeros, fits, multiply, outer
+from pipeline.model.sparse import Nonzeros, fits, multiply, n_nonzero, outer
 
 MOSTLY_ZERO = 0.5  # fraction of nonzeros in the gradient below which dW goes through them
 SAMPLE = 64  # rows of the gradient in which they are counted
@@ -34,7 +34,7 @@ class Linear(nn.Linear):
         """The weight's nonzeros as they are now; None where they are more than ``sparse_below`` of it."""
         version, nonzeros = self._nonzeros
         if version != self.weight._version:
-            few = int(torch.count_nonzero(self.weight)) <= self.sparse_below * self.weight.numel()
+            few = n_nonzero(self.weight) <= self.sparse_below * self.weight.numel()
             nonzeros = Nonzeros.of(self.weight) if few else None
             self._nonzeros = (self.weight._version, nonzeros)
         return nonzeros
@@ -55,6 +55,8 @@ class SparseProduct(torch.autograd.Function):
         g = grads[0].float().flatten(0, -2)
         dx = multiply(g, ctx.nonzeros.columns, None).view(x.shape) if ctx.needs_input_grad[0] else None
         x = x.flatten(0, -2)
-        mostly_zero = int(torch.count_nonzero(g[:SAMPLE])) < MOSTLY_ZERO * g[:SAMPLE].numel()
-        dw = outer(g, x) if mostly_zero else g.t() @ x
-        return dx, dw, g.sum(0) if ctx.has_bias else None, None
+        if n_nonzero(g[:SAMPLE]) < MOSTLY_ZERO * g[:SAMPLE].numel():
+            dw, db = outer(g, x)
+        else:
+            dw, db = g.t() @ x, g.sum(0)
+        return dx, dw, db if ctx.has_bias else None, None

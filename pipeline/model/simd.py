@@ -16,35 +16,36 @@ from numba.extending import intrinsic
 TILE = 64  # numbers summed side by side: eight registers of AVX2, four of AVX-512
 BLOCK = 8  # rows and columns of a block that is transposed at once
 
-LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4  # ln 2 in two parts, the first exact when multiplied by whole numbers
-ROUNDER = 1.5 * 2**23  # a float32 that has no room for a fraction: what is added to it is rounded to whole numbers
+ROUNDER = 1.5 * 2**23  # a float32 with no room for a fraction: what is added to it is rounded to whole numbers
 _INT = ir.IntType(64)
 
 
 @intrinsic
 def add_rows(
-    typing: Any, out: Any, at: Any, rows: Any, stride: Any, offset: Any, index: Any, scale: Any, start: Any, stop: Any
-) -> Any:
-    """``out[at:][:TILE] += scale[p] * rows[index[p] * stride + offset:][:TILE]`` for p in ``start … stop``.
+    typing: Any, out: Any, at: Any, rows: Any, stride: Any, offset: Any,
+    index: Any, index_at: Any, scale: Any, scale_at: Any, n: Any,
+) -> Any:  # fmt: skip
+    """``out[at:][:TILE] += scale[scale_at + p] * rows[index[index_at + p] * stride + offset:][:TILE]``, p in range(n).
 
-    ``out`` and ``rows`` are flat float32 arrays, ``index`` int32. The sums stay in registers from the first p to the last.
+    ``out``, ``rows``, ``scale`` are flat float32 arrays, ``index`` int32. The sums stay in registers from first to last.
     """
-    signature = types.void(out, at, rows, stride, offset, index, scale, start, stop)
+    signature = types.void(out, at, rows, stride, offset, index, index_at, scale, scale_at, n)
 
     def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        out, at, rows, stride, offset, index, scale, start, stop = _values(context, b, signature, args)
+        out, at, rows, stride, offset, index, index_at, scale, scale_at, n = _values(context, b, signature, args)
+        index, scale = b.gep(index, [index_at]), b.gep(scale, [scale_at])
         target = _vector_at(b, out, at, TILE)
         before = _load(b, target)
         entry, loop, done = b.block, b.append_basic_block("row"), b.append_basic_block("done")
-        b.cbranch(b.icmp_signed("<", start, stop), loop, done)
+        b.cbranch(b.icmp_signed("<", _INT(0), n), loop, done)
         b.position_at_end(loop)
         p, total = b.phi(_INT), b.phi(before.type)
         row = b.mul(b.sext(b.load(b.gep(index, [p])), _INT), stride)
         values = _load(b, _vector_at(b, rows, b.add(row, offset), TILE))
         product = b.fmul(_splat(b, b.load(b.gep(scale, [p])), TILE), values, flags=["contract"])
         after, following = b.fadd(total, product, flags=["contract"]), b.add(p, _INT(1))
-        b.cbranch(b.icmp_signed("<", following, stop), loop, done)
-        for phi, first, later in ((p, start, following), (total, before, after)):
+        b.cbranch(b.icmp_signed("<", following, n), loop, done)
+        for phi, first, later in ((p, _INT(0), following), (total, before, after)):
             phi.add_incoming(first, entry)
             phi.add_incoming(later, loop)
         b.position_at_end(done)
@@ -73,36 +74,70 @@ def transpose_block(typing: Any, source: Any, at: Any, stride: Any, out: Any, to
 
 
 @intrinsic
-def exp_differences(typing: Any, values: Any, at: Any, less: Any) -> Any:
-    """``values[at:][:TILE] = exp(values[at:][:TILE] - less[:TILE])``, float32, relative error under 3e-7; 0 below exp(-87)."""
-    signature = types.void(values, at, less)
+def raise_to(typing: Any, out: Any, values: Any, at: Any) -> Any:
+    """``out[:TILE] = maximum(out[:TILE], values[at:][:TILE])``, float32."""
+    signature = types.void(out, values, at)
 
     def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        values, at, less = _values(context, b, signature, args)
-        target = _vector_at(b, values, at, TILE)
-        difference = b.fsub(_load(b, target), _load(b, _vector_at(b, less, _INT(0), TILE)))
-        b.store(_exp(b, difference), target).align = 4
+        out, values, at = _values(context, b, signature, args)
+        target = _vector_at(b, out, _INT(0), TILE)
+        old, new = _load(b, target), _load(b, _vector_at(b, values, at, TILE))
+        b.store(b.select(b.fcmp_ordered(">", new, old), new, old), target).align = 4
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-def _exp(b: Any, x: Any) -> Any:
-    """exp(x) = 2ⁿ · 2ᶠ with n whole and |f| ≤ 1/2; 2ᶠ by its series, whose terms past the sixth are below rounding."""
+@intrinsic
+def multiply_differences(typing: Any, values: Any, at: Any, less: Any, factors: Any) -> Any:
+    """``values[at:][:TILE] = (values[at:][:TILE] - less[:TILE]) * factors[at:][:TILE]``, float32."""
+    signature = types.void(values, at, less, factors)
+
+    def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        values, at, less, factors = _values(context, b, signature, args)
+        target = _vector_at(b, values, at, TILE)
+        difference = b.fsub(_load(b, target), _load(b, _vector_at(b, less, _INT(0), TILE)))
+        b.store(b.fmul(difference, _load(b, _vector_at(b, factors, at, TILE))), target).align = 4
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def exp2_differences(typing: Any, values: Any, at: Any, less: Any) -> Any:
+    """``values[at:][:TILE] = 2 ** (values[at:][:TILE] - less[:TILE])``, float32, within 3e-7; 0 under 2**-126."""
+    signature = types.void(values, at, less)
+
+    def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        values, at, less = _values(context, b, signature, args)
+        for i in range(0, TILE, BLOCK):  # few enough at a time that all of it stays in registers
+            target = _vector_at(b, values, b.add(at, _INT(i)), BLOCK)
+            difference = b.fsub(_load(b, target), _load(b, _vector_at(b, less, _INT(i), BLOCK)))
+            b.store(_exp2(b, difference), target).align = 4
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _exp2(b: Any, x: Any) -> Any:
+    """2ˣ = 2ⁿ · 2ᶠ with n whole and |f| ≤ 1/2; 2ᶠ by its series, whose terms past the sixth are below rounding.
+
+    ROUNDER has no room for a fraction: with x added, its lowest bits are n, which are shifted into the exponent.
+    """
 
     def constant(value: float) -> Any:
-        return ir.Constant(x.type, [value] * TILE)
+        return ir.Constant(x.type, [value] * BLOCK)
 
-    whole = ir.VectorType(ir.IntType(32), TILE)
-    exponent = b.fmul(x, constant(math.log2(math.e)))
-    rounded = b.fsub(b.fadd(exponent, constant(ROUNDER)), constant(ROUNDER))
-    f = b.fsub(b.fsub(x, b.fmul(rounded, constant(LN2_HIGH))), b.fmul(rounded, constant(LN2_LOW)))
-    series = constant(1 / math.factorial(6))
+    whole = ir.VectorType(ir.IntType(32), BLOCK)
+    rounded = b.fadd(x, constant(ROUNDER))
+    f = b.fsub(x, b.fsub(rounded, constant(ROUNDER)))
+    series = constant(math.log(2) ** 6 / math.factorial(6))
     for i in range(5, -1, -1):
-        series = b.fadd(b.fmul(series, f, flags=["contract"]), constant(1 / math.factorial(i)), flags=["contract"])
-    power = b.shl(b.add(b.fptosi(rounded, whole), ir.Constant(whole, [127] * TILE)), ir.Constant(whole, [23] * TILE))
-    in_range = b.fcmp_ordered(">", x, constant(-87.0))
-    return b.select(in_range, b.fmul(series, b.bitcast(power, x.type)), constant(0.0))
+        term = constant(math.log(2) ** i / math.factorial(i))
+        series = b.fadd(b.fmul(series, f, flags=["contract"]), term, flags=["contract"])
+    n = b.shl(b.bitcast(rounded, whole), ir.Constant(whole, [23] * BLOCK))
+    power = b.bitcast(b.add(b.bitcast(series, whole), n), x.type)
+    return b.select(b.fcmp_ordered(">=", x, constant(-126.0)), power, constant(0.0))
 
 
 @intrinsic

@@ -23,6 +23,7 @@ from pipeline.model.threads import in_shares
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 WIDE = 512  # most columns of dW that are summed at a time
+TOGETHER = 2 * TILE  # tokens whose rows are added to a row of dW at once
 IN_CACHE = 1 << 16  # numbers of dW, a quarter megabyte, that stay in the second-level cache while all tokens pass by
 
 
@@ -46,7 +47,7 @@ class Nonzeros:
     def of(cls, weight: Float[Tensor, "out in"]) -> Nonzeros:
         """Those of ``weight``, as it is now."""
         matrix = weight.detach().contiguous().numpy()
-        n = int(np.count_nonzero(matrix))
+        n = n_nonzero(weight)
         rows, columns = _empty_rows(matrix.shape[0], n), _empty_rows(matrix.shape[1], n)
         _by_rows(matrix, rows.start, rows.column, rows.value)
         _by_columns(rows.start, rows.column, rows.value, columns.start, columns.column, columns.value)
@@ -55,6 +56,11 @@ class Nonzeros:
 
 def _empty_rows(n_rows: int, n: int) -> Rows:
     return Rows(np.zeros(n_rows + 1, np.int32), np.empty(n, np.int32), np.empty(n, np.float32))
+
+
+def n_nonzero(x: Tensor) -> int:
+    """How many entries of a float32 tensor on a CPU are not zero."""
+    return int(_count(x.detach().contiguous().view(-1).view(torch.int32).numpy()))
 
 
 def fits(weight: Tensor) -> bool:
@@ -77,12 +83,12 @@ def multiply(x: Float[Tensor, "n in"], rows: Rows, bias: Float[Tensor, " out"] |
     return out
 
 
-def outer(g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> Float[Tensor, "out in"]:
-    """Gᵀ X, at the cost of the nonzeros of G; float32, contiguous."""
-    out = torch.empty(g.shape[1], x.shape[1])
-    gradients, values, into = g.contiguous().numpy(), x.detach().contiguous().numpy(), out.numpy()
-    in_shares(lambda start, stop: _outer(gradients, values, start, stop, into), len(into), multiple=2 * BLOCK)
-    return out
+def outer(g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"]]:
+    """Gᵀ X and the column sums of G, at the cost of the nonzeros of G; float32, contiguous."""
+    out, total = torch.empty(g.shape[1], x.shape[1]), torch.empty(g.shape[1])
+    gradients, values, into, sums = g.contiguous().numpy(), x.detach().contiguous().numpy(), out.numpy(), total.numpy()
+    in_shares(lambda start, stop: _outer(gradients, values, start, stop, into, sums), len(into), multiple=2 * BLOCK)
+    return out, total
 
 
 @numba.njit(nogil=True, cache=True)
@@ -95,6 +101,14 @@ def nonzeros_of_tile(values: Any, at: int, first: int, place: Any, value: Any) -
         place[n], value[n] = first + s, values[at + s]
         bits &= bits - 1
         n += 1
+    return n
+
+
+@numba.njit(nogil=True, cache=True)
+def _count(bits: Any) -> Any:
+    n = np.int32(0)
+    for i in range(len(bits)):
+        n = np.int32(n + np.int32((bits[i] & np.int32(0x7FFFFFFF)) != 0))
     return n
 
 
@@ -150,7 +164,8 @@ def _multiply(x: Any, start: Any, column: Any, value: Any, bias: Any, y: Any) ->
         for j in range(0, n_out, 2 * BLOCK):
             for i in range(2 * BLOCK):
                 sums[i * TILE : (i + 1) * TILE] = bias[j + i]
-                add_rows(sums, i * TILE, channels, TILE, 0, column, value, start[j + i], start[j + i + 1])
+                p = start[j + i]
+                add_rows(sums, i * TILE, channels, TILE, 0, column, p, value, p, start[j + i + 1] - p)
             whole = n // BLOCK * BLOCK
             for s in range(0, whole, BLOCK):
                 transpose_block(sums, s, TILE, flat, (t + s) * n_out + j, n_out)
@@ -161,22 +176,27 @@ def _multiply(x: Any, start: Any, column: Any, value: Any, bias: Any, y: Any) ->
 
 
 @numba.njit(nogil=True, cache=True)
-def _outer(g: Any, x: Any, first: int, last: int, out: Any) -> None:
+def _outer(g: Any, x: Any, first: int, last: int, out: Any, total: Any) -> None:
     n_in = x.shape[1]
     rows, sums = x.reshape(-1), out.reshape(-1)
-    columns = np.empty(2 * BLOCK * TILE, np.float32)  # [out, token]
-    token, scale = np.empty(TILE, np.int32), np.empty(TILE, np.float32)
+    columns = np.empty(2 * BLOCK * TOGETHER, np.float32)  # [token // TILE, out, token % TILE]
+    token, scale = np.empty(TOGETHER, np.int32), np.empty(TOGETHER, np.float32)
     width = min(n_in, WIDE)
     height = max(2 * BLOCK, IN_CACHE // width)
-    out[first:last] = 0
+    out[first:last], total[first:last] = 0, 0
     for c, top in [(c, top) for c in range(0, n_in, width) for top in range(first, last, height)]:
-        for t in range(0, x.shape[0], TILE):
+        for t in range(0, x.shape[0], TOGETHER):
             for j in range(top, min(top + height, last), 2 * BLOCK):
-                n = min(TILE, x.shape[0] - t)
-                if n < TILE:
-                    columns[:] = 0
-                _transpose(g[t : t + n], n, j, 2 * BLOCK, columns)
+                columns[:] = 0
+                for part in range(t, min(t + TOGETHER, x.shape[0]), TILE):
+                    n = min(TILE, x.shape[0] - part)
+                    _transpose(g[part : part + n], n, j, 2 * BLOCK, columns[(part - t) * 2 * BLOCK :])
                 for i in range(2 * BLOCK):
-                    n_nonzero = nonzeros_of_tile(columns, i * TILE, t, token, scale)
+                    n = 0
+                    for part in range(0, TOGETHER, TILE):
+                        n += nonzeros_of_tile(columns, part * 2 * BLOCK + i * TILE, t + part, token[n:], scale[n:])
+                    if c == 0:
+                        for p in range(n):
+                            total[j + i] += scale[p]
                     for s in range(c, min(c + width, n_in), TILE):
-                        add_rows(sums, (j + i) * n_in + s, rows, n_in, s, token, scale, 0, n_nonzero)
+                        add_rows(sums, (j + i) * n_in + s, rows, n_in, s, token, 0, scale, 0, n)

@@ -19,6 +19,7 @@ from pipeline.config import ModelConfig
 from pipeline.model.abstopk import abs_topk
 from pipeline.model.attention import attend
 from pipeline.model.linear import Linear
+from pipeline.model.norm import RMSNorm
 from pipeline.sites import Site, site_key
 
 Intervene = Callable[[str, Tensor], Tensor]
@@ -95,9 +96,9 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.afrac = layer, config.afrac
-        self.ln_1 = nn.RMSNorm(config.d_model)
+        self.ln_1 = RMSNorm(config.d_model)
         self.attn = Attention(config)
-        self.ln_2 = nn.RMSNorm(config.d_model)
+        self.ln_2 = RMSNorm(config.d_model)
         self.mlp = MLP(config)
 
     def at(self, site: Site, x: Tensor, intervene: Intervene | None) -> Tensor:
@@ -138,7 +139,7 @@ class Transformer(nn.Module):
         self.config, self.vocab_size = config, vocab_size
         wte = nn.Embedding(vocab_size, config.d_model)
         blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.transformer = nn.ModuleDict({"wte": wte, "h": blocks, "ln_f": nn.RMSNorm(config.d_model)})
+        self.transformer = nn.ModuleDict({"wte": wte, "h": blocks, "ln_f": RMSNorm(config.d_model)})
         if config.positions:
             self.transformer["wpe"] = nn.Embedding(config.n_ctx, config.d_model)
         self.lm_head = Linear(config.d_model, vocab_size, bias=False)
