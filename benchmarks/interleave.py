@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
 from rich.console import Console
@@ -13,15 +17,61 @@ from rich.table import Table
 from tqdm import tqdm
 
 
+class Worker:
+    """A variant in a process of its own, where nothing that another one sets reaches it: one call at a time, on demand.
+
+    ``build(*args)`` runs there; it returns the call to time and what to say of it. ``environment``: variables that the
+    process starts with.
+    """
+
+    def __init__(self, build: Callable[..., tuple[Callable[[], object], Any]], *args: Any, **environment: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, pipe = context.Pipe()
+        before = os.environ.copy()
+        os.environ.update(environment)
+        self._process = context.Process(target=_serve, args=(pipe, build, args), daemon=True)
+        self._process.start()
+        os.environ.clear()
+        os.environ.update(before)
+        pipe.close()
+        self.said = self._pipe.recv()
+
+    def __call__(self) -> float:
+        """Seconds of one call, as measured in the process."""
+        self._pipe.send("again")
+        return float(self._pipe.recv())
+
+    def stop(self) -> float:
+        """End the process. Returns the MiB by which its memory grew at most, from before ``build``."""
+        self._pipe.send("stop")
+        grown = float(self._pipe.recv())
+        self._process.join()
+        return grown
+
+
+def _serve(pipe: Connection, build: Callable[..., tuple[Callable[[], object], Any]], args: tuple[Any, ...]) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call, said = build(*args)
+    pipe.send(said)
+    while pipe.recv() == "again":
+        start = time.perf_counter()
+        call()
+        pipe.send(time.perf_counter() - start)
+    pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
 def interleave(variants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Seconds of every call of each variant, name → ``rounds`` of them, after ``warmup`` calls that do not count."""
+    """Seconds of every call of each variant, name → ``rounds`` of them, after ``warmup`` calls that do not count.
+
+    Variants are called here, or in their own process where they are a Worker.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for turn in tqdm(range(warmup + rounds), desc="rounds", leave=False):
         for name, call in variants.items():
             start = time.perf_counter()
-            call()
+            told = call()
             if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(told if isinstance(call, Worker) else time.perf_counter() - start)
     return seconds
 
 

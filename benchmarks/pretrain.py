@@ -1,28 +1,29 @@
 """A training step, sparse and dense, ours and the straightforward one, against the matmul bound, interleaved.
 
-``python -m benchmarks.pretrain [--d-model 256 --n-layer 2] [--json]``. The bound is the time of the matrix products alone,
-6 FLOP a weight and token, attention's not counted, at the rate that torch's own product of the MLP's shape reaches in the
-same rounds. ``--memory`` measures peak memory instead, each variant in a process of its own.
+``python -m benchmarks.pretrain [--d-model 256 --n-layer 2] [--json]``. Every variant is a process of its own; they take
+turns. The bound is the time of the matrix products alone, 6 FLOP a weight and token, attention's not counted, at the rate
+at which torch's own product of the MLP's shape runs in the same rounds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
+import math
 import statistics
-import subprocess
-import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.interleave import interleave, ratio, show
+from benchmarks.interleave import Worker, interleave, ratio, show
 from benchmarks.setting import Ours, Peer, Setting
-from pipeline.model.device import prepare_cpu
+from pipeline.config import load_params
+from pipeline.model.device import has_fast_bfloat16, pick_device, prepare_cpu
 
 DENSITIES = {"1/16": 1 / 16, "1/64": 1 / 64, "dense": 1.0}
-PEAK_STEPS = 4
+GOMP_DEFAULT = "300000"  # what libgomp spins where nobody sets GOMP_SPINCOUNT; this project sets it (pipeline/__init__.py)
+Built = tuple[Callable[[], object], Any]
 
 
 def main() -> None:
@@ -32,81 +33,68 @@ def main() -> None:
     parser.add_argument("--n-ctx", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--peak", choices=DENSITIES, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    prepare_cpu(args.threads)
     settings = {
         name: Setting(args.d_model, args.n_layer, density, args.n_ctx, args.batch)
         for name, density in DENSITIES.items()
     }
-    if args.peak:
-        print(peak(settings[args.peak]))
-        return
     size = f"n_layer {args.n_layer}, d_model {args.d_model}, {args.batch} × {args.n_ctx} tokens, {args.threads} threads"
-    rows = memory(list(DENSITIES)) if args.memory else speed(settings, args.rounds)
-    show(size, rows, args.json)
+    show(size, table(settings, args.threads, args.rounds), args.json)
 
 
-def speed(settings: dict[str, Setting], rounds: int) -> list[dict[str, object]]:
-    """A row for each variant: its median time, tokens a second, and ratios from the same rounds."""
-    ours = {name: Ours(setting) for name, setting in settings.items()}
-    variants = {f"ours {name}": one.step for name, one in ours.items()}
-    variants |= {f"straightforward {name}": Peer(setting).step for name, setting in settings.items()}
-    dense = ours["dense"]
-    bound, share = product(dense)
-    seconds = interleave(variants | {"bound": bound}, rounds)
-    seconds["bound"] = [share * one for one in seconds["bound"]]
+def table(settings: dict[str, Setting], threads: int, rounds: int) -> list[dict[str, object]]:
+    """A row for each variant: its median time, tokens a second, memory, and ratios of times in the same rounds."""
+    workers = {f"ours {name}": Worker(ours, setting, threads) for name, setting in settings.items()}
+    for name, setting in settings.items():
+        workers[f"straightforward {name}"] = Worker(peer, setting, threads, GOMP_SPINCOUNT=GOMP_DEFAULT)
+    workers["bound"] = Worker(product, settings["dense"], threads, GOMP_SPINCOUNT=GOMP_DEFAULT)
+    seconds = interleave(workers, rounds)
+    seconds["bound"] = [workers["bound"].said * one for one in seconds["bound"]]
+    memory = {name: worker.stop() for name, worker in workers.items()}
     return [
         {
             "step": name,
             "ms": 1e3 * statistics.median(seconds[name]),
-            "tokens/s": f"{dense.setting.tokens / statistics.median(seconds[name]):.0f}",
+            "tokens/s": f"{settings['dense'].tokens / statistics.median(seconds[name]):.0f}",
             "÷ our dense": ratio(seconds, name, "ours dense"),
-            "straightforward ÷ it": ratio(seconds, name.replace("ours", "straightforward"), name)
-            if name != "bound"
-            else float("nan"),
+            "straightforward ÷ it": _advantage(seconds, name),
             "of the bound": ratio(seconds, "bound", name),
-            "zeros skipped below": ours[name.removeprefix("ours ")].skipped_below if name.startswith("ours") else "",
+            "memory ÷ our dense": memory[name] / memory["ours dense"] if name != "bound" else math.nan,
+            "zeros skipped below": workers[name].said if name.startswith("ours") else "",
         }
         for name in seconds
     ]
 
 
-def product(ours: Ours) -> tuple[object, float]:
-    """A call that multiplies as the MLP does, and how many of its time all the matrix products of a step would take."""
-    d, tokens = ours.setting.d_model, ours.setting.tokens
-    n_weights = sum(p.numel() for name, p in ours.model.named_parameters() if name.endswith(".weight") and p.ndim == 2)
-    n_weights -= ours.model.transformer["wte"].weight.numel()
-    with ours.precision:
-        kind = torch.get_autocast_dtype(ours.device.type) if torch.is_autocast_enabled() else torch.float32
-    x, weight = (
-        torch.randn(tokens, d, device=ours.device, dtype=kind),
-        torch.randn(4 * d, d, device=ours.device, dtype=kind),
-    )
+def _advantage(seconds: dict[str, list[float]], name: str) -> float:
+    return ratio(seconds, name.replace("ours", "straightforward"), name) if name.startswith("ours") else math.nan
+
+
+def ours(setting: Setting, threads: int) -> Built:
+    """One of our steps, and below which density it skips zeros."""
+    prepare_cpu(threads)
+    built = Ours(setting)
+    return built.step, built.skipped_below
+
+
+def peer(setting: Setting, threads: int) -> Built:
+    """A step of the straightforward implementation, denormals flushed there too."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    return Peer(setting).step, None
+
+
+def product(setting: Setting, threads: int) -> Built:
+    """A product of the MLP's shape in the type in which training multiplies, and how many of them a step is worth."""
+    torch.set_num_threads(threads)
+    device = pick_device(load_params().compute)
+    dtype = torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+    x = torch.randn(setting.tokens, setting.d_model, device=device, dtype=dtype)
+    weight = torch.randn(4 * setting.d_model, setting.d_model, device=device, dtype=dtype)
+    n_weights = 12 * setting.n_layer * setting.d_model**2 + setting.vocab_size * setting.d_model
     return lambda: F.linear(x, weight), 3 * n_weights / weight.numel()
-
-
-def memory(names: list[str]) -> list[dict[str, object]]:
-    """A row for each density: most memory held in PEAK_STEPS steps, more than before the model was made."""
-    command = [sys.executable, "-m", "benchmarks.pretrain", *sys.argv[1:]]
-    peaks = {
-        name: json.loads(subprocess.run([*command, "--peak", name], check=True, capture_output=True).stdout)
-        for name in names
-    }
-    return [{"ours": name, "MiB": peak, "÷ dense": peak / peaks["dense"]} for name, peak in peaks.items()]
-
-
-def peak(setting: Setting) -> float:
-    """MiB that this process grew by at most, from before the model was made, over PEAK_STEPS steps."""
-    Ours(Setting(64, 1, setting.density)).step()  # kernels are compiled, libraries loaded
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    one = Ours(setting)
-    for _ in range(PEAK_STEPS):
-        one.step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 if __name__ == "__main__":

@@ -20,11 +20,12 @@ from pipeline.model.threshold import search
 SHARE = 1 << 16  # entries below which a second thread costs more than it gives
 
 
-def abs_topk(x: Tensor, k: int) -> Tensor:
+def abs_topk(x: Tensor, k: int, inplace: bool = False) -> Tensor:
     """x with all but the k largest-magnitude entries of its last dimension zeroed; gradients flow to those k only.
 
-    k at or above the width returns x itself, k 0 zeros. Raises ValueError for k below 0, and on a CPU for NaN, which has no
-    rank (on a GPU, where looking would wait for it, NaN counts as larger than infinity: it is kept and reaches the loss).
+    k at or above the width returns x itself, k 0 zeros. With ``inplace``, x is overwritten where it lies in one piece on a
+    CPU, which spares memory: do not use it again. Raises ValueError for k below 0, and on a CPU for NaN, which has no rank
+    (on a GPU, where looking would wait for it, NaN counts as larger than infinity: it is kept and reaches the loss).
     """
     if k < 0:
         raise ValueError(f"AbsTopK with k {k}; at least 0 is needed")
@@ -32,7 +33,7 @@ def abs_topk(x: Tensor, k: int) -> Tensor:
         return x
     if k == 0:
         return torch.zeros_like(x)
-    kept: Tensor = AbsTopK.apply(x, k)
+    kept: Tensor = AbsTopK.apply(x, k, inplace)
     return kept
 
 
@@ -40,21 +41,24 @@ class AbsTopK(torch.autograd.Function):
     """Forward selects, backward passes the gradient through the selected entries."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
-        kept, keep = select(x.detach(), k)
+    def forward(ctx: Any, x: Tensor, k: int, inplace: bool) -> Tensor:
+        inplace = inplace and x.device.type == "cpu" and x.is_contiguous() and not x._is_view()
+        kept, keep = select(x.detach(), k, inplace)
         ctx.save_for_backward(keep)
-        return kept
+        if inplace:
+            ctx.mark_dirty(x)
+        return x if inplace else kept
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
-        return masked(grads[0], keep), None
+        return masked(grads[0], keep), None, None
 
 
-def select(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """x with all but each row's k largest magnitudes zeroed, and the uint8 mask of those k, by the device's fast way."""
+def select(x: Tensor, k: int, inplace: bool = False) -> tuple[Tensor, Tensor]:
+    """x with all but each row's k largest magnitudes zeroed, and a mask of those k (1 byte each), by the fast way."""
     if x.device.type == "cpu":
-        return select_bits(x, k)
+        return select_bits(x, k, inplace)
     if x.device.type == "cuda":
         from pipeline.model.abstopk_gpu import keep_topk  # needs Triton, which comes with torch for CUDA
 
@@ -69,11 +73,12 @@ def select_sorted(x: Tensor, k: int) -> Tensor:
     return torch.zeros_like(x, dtype=torch.uint8).scatter_(-1, order, 1)
 
 
-def select_bits(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def select_bits(x: Tensor, k: int, inplace: bool = False) -> tuple[Tensor, Tensor]:
     """What ``select`` gives, on a CPU (bfloat16 or float32). Raises TypeError for other types, ValueError for NaN."""
     bits, kernel, _ = _kernels(x.dtype)
     rows = x.contiguous().view(-1, x.shape[-1])
-    kept, keep = torch.empty_like(rows), torch.empty_like(rows, dtype=torch.uint8)
+    kept = rows if inplace or not x.is_contiguous() else torch.empty_like(rows)
+    keep = torch.empty_like(rows, dtype=torch.uint8)
     source, into, mask = rows.view(bits).numpy(), kept.view(bits).numpy(), keep.numpy()
     undefined: list[int] = []
 

@@ -47,13 +47,13 @@ class SparseProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, nonzeros: Nonzeros) -> Tensor:
         ctx.save_for_backward(x)
         ctx.nonzeros, ctx.has_bias = nonzeros, bias is not None
-        return multiply(x.flatten(0, -2), nonzeros.rows, bias).unflatten(0, x.shape[:-1])
+        return multiply(x, nonzeros.rows, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
         (x,) = ctx.saved_tensors
         g = grads[0].float().flatten(0, -2)
-        dx = multiply(g, ctx.nonzeros.columns, None).view(x.shape) if ctx.needs_input_grad[0] else None
+        dx = multiply(grads[0].float(), ctx.nonzeros.columns, None) if ctx.needs_input_grad[0] else None
         x = x.flatten(0, -2)
         if n_nonzero(g[:SAMPLE]) < MOSTLY_ZERO * g[:SAMPLE].numel():
             dw, db = outer(g, x)

@@ -69,17 +69,17 @@ def fits(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32 and n_out % TILE == 0 and n_in % TILE == 0
 
 
-def multiply(x: Float[Tensor, "n in"], rows: Rows, bias: Float[Tensor, " out"] | None) -> Float[Tensor, "n out"]:
+def multiply(x: Float[Tensor, "*n in"], rows: Rows, bias: Float[Tensor, " out"] | None) -> Float[Tensor, "*n out"]:
     """x Wᵀ + bias for the W [out, in] whose nonzeros ``rows`` holds; float32, contiguous."""
     n_out = len(rows.start) - 1
-    out = torch.empty(len(x), n_out)
+    out = torch.empty(*x.shape[:-1], n_out)
     added = np.zeros(n_out, np.float32) if bias is None else bias.detach().numpy()
-    values, into = x.detach().contiguous().numpy(), out.numpy()
+    values, into = x.detach().contiguous().flatten(0, -2).numpy(), out.view(-1, n_out).numpy()
 
     def work(start: int, stop: int) -> None:
         _multiply(values[start:stop], rows.start, rows.column, rows.value, added, into[start:stop])
 
-    in_shares(work, len(x), multiple=TILE)
+    in_shares(work, len(values), multiple=TILE)
     return out
 
 

@@ -105,7 +105,7 @@ class Block(nn.Module):
         """The value at a site: AbsTopK, then whatever the intervention makes of it."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        x = abs_topk(x, int(self.afrac * x.shape[-1]))
+        x = abs_topk(x, int(self.afrac * x.shape[-1]), inplace=True)  # nobody else has seen x
         return x if intervene is None else intervene(site_key(self.layer, site), x)
 
     def attend(self, x: Tensor, intervene: Intervene | None, cuts: Cuts, at: Tensor | None) -> Tensor:

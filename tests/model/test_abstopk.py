@@ -82,3 +82,24 @@ def test_k_zero_keeps_nothing_and_k_below_is_refused():
 def test_a_type_without_a_kernel_is_refused_by_name():
     with pytest.raises(TypeError, match="float64"):
         abs_topk(torch.ones(1, 4, dtype=torch.float64), 2)
+
+
+def test_in_place_gives_the_same_values_and_gradients_and_spares_a_tensor():
+    x = torch.randn(6, 40, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    weight = torch.arange(240.0).view(6, 40)
+    (abs_topk(x, 9) * weight).sum().backward()
+    expected = x.grad.clone()
+    x.grad = None
+    doubled = x * 1
+    kept = abs_topk(doubled, 9, inplace=True)
+    (kept * weight).sum().backward()
+    assert torch.equal(x.grad, expected)
+    assert kept is doubled and torch.equal(kept, abs_topk(x, 9))
+
+
+def test_in_place_leaves_alone_what_a_view_belongs_to():
+    x = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(0))
+    before = x.clone()
+    parts = [abs_topk(part, 2, inplace=True) for part in x.chunk(3, dim=1)]
+    assert torch.equal(x, before)
+    assert torch.equal(torch.cat(parts, dim=1), abs_topk(x, 2))
