@@ -21,23 +21,42 @@ class Linear(nn.Linear):
     """
 
     sparse_below: float = 0.0
-    _nonzeros: tuple[int, Nonzeros | None] = (-1, None)
+    _nonzeros: tuple[int, Any] = (-1, None)  # of which version of the weight
 
     def forward(self, x: Tensor) -> Tensor:
         nonzeros = self.nonzeros() if self.sparse_below and fits(self.weight) else None
         if nonzeros is None:
             return F.linear(x, self.weight, self.bias)
-        y: Tensor = SparseProduct.apply(x.float(), self.weight, self.bias, nonzeros)
-        return y.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else y
+        return sparse_product(x, self.weight, self.bias, nonzeros)
 
-    def nonzeros(self) -> Nonzeros | None:
-        """The weight's nonzeros as they are now; None where they are more than ``sparse_below`` of it."""
+    def nonzeros(self) -> Any:
+        """The weight's nonzeros as they are now, as its device wants them; None where they are too many."""
         version, nonzeros = self._nonzeros
         if version != self.weight._version:
             few = n_nonzero(self.weight) <= self.sparse_below * self.weight.numel()
-            nonzeros = Nonzeros.of(self.weight) if few else None
+            nonzeros = compressed(self.weight) if few else None
             self._nonzeros = (self.weight._version, nonzeros)
         return nonzeros
+
+
+def compressed(weight: Tensor) -> Any:
+    """The nonzeros of a weight: on a CPU, or for the kernel of a GPU (pipeline.model.sparse_gpu)."""
+    if weight.is_cuda:
+        from pipeline.model import sparse_gpu  # needs Triton, which comes with torch for CUDA
+
+        return sparse_gpu.compress(weight), sparse_gpu.compress(weight.T)
+    return Nonzeros.of(weight)
+
+
+def sparse_product(x: Tensor, weight: Tensor, bias: Tensor | None, nonzeros: Any) -> Tensor:
+    """x Wᵀ + b by the nonzeros that ``compressed`` gave, in the type that autocast asks for, else x's."""
+    kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    if weight.is_cuda:
+        from pipeline.model import sparse_gpu
+
+        return sparse_gpu.linear(x.to(kind), weight, bias, *nonzeros)
+    y: Tensor = SparseProduct.apply(x.float(), weight, bias, nonzeros)
+    return y.to(kind)
 
 
 class SparseProduct(torch.autograd.Function):

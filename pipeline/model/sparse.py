@@ -59,14 +59,16 @@ def _empty_rows(n_rows: int, n: int) -> Rows:
 
 
 def n_nonzero(x: Tensor) -> int:
-    """How many entries of a float32 tensor on a CPU are not zero."""
+    """How many entries of a float32 tensor are not zero."""
+    if x.device.type != "cpu":
+        return int(torch.count_nonzero(x))
     return int(_count(x.detach().contiguous().view(-1).view(torch.int32).numpy()))
 
 
 def fits(weight: Tensor) -> bool:
     """Whether the kernels can multiply by a weight of this shape, place and type."""
-    n_out, n_in = weight.shape
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and n_out % TILE == 0 and n_in % TILE == 0
+    whole_tiles = weight.shape[0] % TILE == 0 and weight.shape[1] % TILE == 0
+    return weight.dtype == torch.float32 and (weight.is_cuda or (weight.device.type == "cpu" and whole_tiles))
 
 
 def multiply(x: Float[Tensor, "*n in"], rows: Rows, bias: Float[Tensor, " out"] | None) -> Float[Tensor, "*n out"]:
