@@ -46,8 +46,8 @@ smoke: setup
 	$(BIN)/python -m flows.smoke
 
 test: setup
-	$(BIN)/ruff check flows pipeline tests
-	$(BIN)/ruff format --check flows pipeline tests
+	$(BIN)/ruff check flows pipeline tests benchmarks
+	$(BIN)/ruff format --check flows pipeline tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/pytest -q
 

@@ -17,6 +17,10 @@ from rich.table import Table
 from tqdm import tqdm
 
 
+# What a process that does not set it gets from libgomp (this project sets it: pipeline/__init__.py).
+GOMP_DEFAULT = {"GOMP_SPINCOUNT": "300000"}
+
+
 class Worker:
     """A variant in a process of its own, where nothing that another one sets reaches it: one call at a time, on demand.
 
@@ -60,7 +64,7 @@ def _serve(pipe: Connection, build: Callable[..., tuple[Callable[[], object], An
     pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
-def interleave(variants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
+def interleave(variants: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
     """Seconds of every call of each variant, name → ``rounds`` of them, after ``warmup`` calls that do not count.
 
     Variants are called here, or in their own process where they are a Worker.
@@ -71,7 +75,7 @@ def interleave(variants: Mapping[str, Callable[[], object]], rounds: int, warmup
             start = time.perf_counter()
             told = call()
             if turn >= warmup:
-                seconds[name].append(told if isinstance(call, Worker) else time.perf_counter() - start)
+                seconds[name].append(float(told) if isinstance(call, Worker) else time.perf_counter() - start)
     return seconds
 
 

@@ -1,8 +1,8 @@
 """A training step, sparse and dense, ours and the straightforward one, against the matmul bound, interleaved.
 
 ``python -m benchmarks.pretrain [--d-model 256 --n-layer 2] [--json]``. Every variant is a process of its own; they take
-turns. The bound is the time of the matrix products alone, 6 FLOP a weight and token, attention's not counted, at the rate
-at which torch's own product of the MLP's shape runs in the same rounds.
+turns. The bound is the time of the matrix products alone, 6 FLOP a weight and token, attention's not counted, at the
+rate at which torch's own product of the MLP's shape runs in the same rounds.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.interleave import Worker, interleave, ratio, show
+from benchmarks.interleave import GOMP_DEFAULT, Worker, interleave, ratio, show
 from benchmarks.setting import Ours, Peer, Setting
 from pipeline.config import load_params
 from pipeline.model.device import has_fast_bfloat16, pick_device, prepare_cpu
 
 DENSITIES = {"1/16": 1 / 16, "1/64": 1 / 64, "dense": 1.0}
-GOMP_DEFAULT = "300000"  # what libgomp spins where nobody sets GOMP_SPINCOUNT; this project sets it (pipeline/__init__.py)
 Built = tuple[Callable[[], object], Any]
 
 
@@ -48,8 +47,8 @@ def table(settings: dict[str, Setting], threads: int, rounds: int) -> list[dict[
     """A row for each variant: its median time, tokens a second, memory, and ratios of times in the same rounds."""
     workers = {f"ours {name}": Worker(ours, setting, threads) for name, setting in settings.items()}
     for name, setting in settings.items():
-        workers[f"straightforward {name}"] = Worker(peer, setting, threads, GOMP_SPINCOUNT=GOMP_DEFAULT)
-    workers["bound"] = Worker(product, settings["dense"], threads, GOMP_SPINCOUNT=GOMP_DEFAULT)
+        workers[f"straightforward {name}"] = Worker(peer, setting, threads, **GOMP_DEFAULT)
+    workers["bound"] = Worker(product, settings["dense"], threads, **GOMP_DEFAULT)
     seconds = interleave(workers, rounds)
     seconds["bound"] = [workers["bound"].said * one for one in seconds["bound"]]
     memory = {name: worker.stop() for name, worker in workers.items()}

@@ -1,4 +1,4 @@
-"""The projection onto sparse weights: its share of a step, and torch.topk's time: python -m benchmarks.project [--json].
+"""The projection onto sparse weights, its share of a step, and torch.topk: python -m benchmarks.project [--json].
 
 Weights are those of a model after some steps, some of whose neurons are dead, so that keep-alive has work to do.
 """

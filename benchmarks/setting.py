@@ -40,9 +40,17 @@ class Setting:
     @property
     def config(self) -> ModelConfig:
         return ModelConfig(
-            **{"n_layer": self.n_layer, "d_model": self.d_model, "d_head": 16, "n_ctx": self.n_ctx},
-            **{"afrac": 1.0 if self.density == 1 else 0.25, "sink": True, "positions": False},
-            **{"block_density": self.density, "embed_density": self.density, "lr": 0.01, "tokens": 1},
+            n_layer=self.n_layer,
+            d_model=self.d_model,
+            d_head=16,
+            n_ctx=self.n_ctx,
+            afrac=1.0 if self.density == 1 else 0.25,
+            block_density=self.density,
+            embed_density=self.density,
+            sink=True,
+            positions=False,
+            lr=0.01,
+            tokens=1,
         )
 
     def random_batch(self) -> Tensor:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted(path for folder in ("pipeline", "flows", "tests") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = sorted(
+    path for folder in ("pipeline", "flows", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+)
 LIBRARY = [path for path in SOURCES if path.is_relative_to(ROOT / "pipeline")]
 
 STAGES = {"pretrain", "prune", "ablate", "report"}
@@ -52,7 +54,7 @@ def shown(path: Path) -> str:
 @pytest.mark.parametrize("path", LIBRARY, ids=shown)
 def test_imports_go_one_way_and_the_library_knows_no_orchestration(path):
     if part_of(path) == "__init__":
-        assert not imports(path.read_text(encoding="utf-8"))
+        assert imports(path.read_text(encoding="utf-8")) <= {"os"}
     else:
         assert wrong_imports(part_of(path), path.read_text(encoding="utf-8")) == set()
 

@@ -1,7 +1,8 @@
 """The numba kernels of causal attention: some heads of some sequences, TILE queries side by side (see attention.py).
 
-Scores are in bits (log2 e times nats), since powers of two are what a processor makes. Arrays are [batch, pos, width] with heads side by side in width, [batch, head, pos] for what a head has one number of.
-A tile holds a row of TILE queries for each key (scores) or channel (queries, outputs, gradients).
+Scores are in bits (log2 e times nats), since powers of two are what a processor makes. Arrays are [batch, pos, width]
+with heads side by side in width, [batch, head, pos] for what a head has one number of. A tile holds a row of TILE
+queries for each key (scores) or channel (queries, outputs, gradients).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ BITS = np.float32(np.log2(np.e))  # in a nat
 def forward_heads(
     first: int, last: int, q: Any, k: Any, v: Any, sink: Any, mixed: Any, mass: Any, log_total: Any
 ) -> None:
-    """Fill ``mixed``, ``mass`` and ``log_total`` for the heads ``first … last`` of all, counted sequence by sequence."""
+    """Fill ``mixed``, ``mass``, ``log_total`` for the heads ``first … last`` of all, counted sequence by sequence."""
     n_head, n_pos, d_head = len(sink), q.shape[1], q.shape[2] // len(sink)
     padded = -(-n_pos // TILE) * TILE
     values, queries = np.zeros(d_head * padded, np.float32), np.empty(d_head * TILE, np.float32)
@@ -142,8 +143,10 @@ def _by_channel(rows: Any, t: int, n: int, at: int, d_head: int, factor: Any, ou
 
 @numba.njit(nogil=True, cache=True)
 def _by_token(tile: Any, stride: int, factor: Any, rows: Any, t: int, n: int, at: int, d_head: int) -> None:
-    """Write channels, one in every ``stride`` numbers of ``tile`` and each token's times its ``factor``, into the head's
-    place in ``n`` rows from ``t``. The tile is overwritten."""
+    """Write the channels in ``tile``, each token's times its ``factor``, to the head's place in ``n`` rows from ``t``.
+
+    The tile is overwritten.
+    """
     width, flat = rows.shape[1], rows.reshape(-1)
     whole, channels = n // BLOCK * BLOCK, d_head // BLOCK * BLOCK
     for c in range(d_head):

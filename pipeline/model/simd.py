@@ -27,7 +27,8 @@ def add_rows(
 ) -> Any:  # fmt: skip
     """``out[at:][:TILE] += scale[scale_at + p] * rows[index[index_at + p] * stride + offset:][:TILE]``, p in range(n).
 
-    ``out``, ``rows``, ``scale`` are flat float32 arrays, ``index`` int32. The sums stay in registers from first to last.
+    ``out``, ``rows``, ``scale`` are flat float32 arrays, ``index`` int32. The sums stay in registers from first to
+    last.
     """
     signature = types.void(out, at, rows, stride, offset, index, index_at, scale, scale_at, n)
 
@@ -60,7 +61,7 @@ def add_rows(
 
 @intrinsic
 def transpose_block(typing: Any, source: Any, at: Any, stride: Any, out: Any, to: Any, out_stride: Any) -> Any:
-    """Write the BLOCK × BLOCK float32 numbers that start at ``source[at]``, rows ``stride`` apart, transposed to ``out[to]``."""
+    """Write the BLOCK × BLOCK float32 numbers from ``source[at]``, rows ``stride`` apart, transposed to ``out[to]``."""
     signature = types.void(source, at, stride, out, to, out_stride)
 
     def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
@@ -142,7 +143,7 @@ def _exp2(b: Any, x: Any) -> Any:
 
 @intrinsic
 def nonzero_bits(typing: Any, values: Any, at: Any) -> Any:
-    """One bit for each of the TILE float32 numbers from ``values[at]``, the first the lowest: 1 where it is not zero."""
+    """A bit for each of the TILE float32 numbers from ``values[at]``, the first the lowest: 1 where it is not zero."""
     signature = types.int64(values, at)
 
     def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:

@@ -38,8 +38,9 @@ def search(dtype: Any) -> tuple[Any, Any]:
         return n
 
     @numba.njit(nogil=True, cache=True)
-    def threshold(magnitude: Any, k: int, top: Any, guess: int) -> tuple[int, int]:
-        low, high, n_low, n_high = np.int64(0), np.int64(top) + 1, len(magnitude), 0
+    def threshold(magnitude: Any, k: int, top: Any, guess: Any) -> tuple[Any, Any]:
+        low: Any = np.int64(0)
+        high, n_low, n_high = np.int64(top) + 1, len(magnitude), 0
         rounds = 0
         while high - low > 1:
             if rounds > 0 or guess <= low or guess >= high:
@@ -48,7 +49,7 @@ def search(dtype: Any) -> tuple[Any, Any]:
                     guess = (low + high) // 2
                 guess = min(max(guess, low + 1), high - 1)
             rounds += 1
-            n = np.int64(at_least(magnitude, dtype(guess)))
+            n: Any = np.int64(at_least(magnitude, dtype(guess)))
             if n == k:
                 return guess, n
             if n > k:

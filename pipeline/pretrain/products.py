@@ -41,8 +41,8 @@ def sparse_below(
     """The density at and below which products skip zeros: what compute.sparse_below says, or what was measured here.
 
     A measurement is kept in ``folder`` and not made again: runs of the same shape choose alike, to the bit. 0 for dense
-    models. A GPU, on which unstructured zeros pay only where they are over 99 % (METHOD §8), is not measured: there it is
-    ON_GPU.
+    models. A GPU, on which unstructured zeros pay only where they are over 99 % (METHOD §8), is not measured: there it
+    is ON_GPU.
     """
     if config.block_density == 1 or compute.sparse_below != "auto":
         return 0.0 if config.block_density == 1 else float(compute.sparse_below)

@@ -57,8 +57,8 @@ def sparse_targets(model: Transformer, config: ModelConfig) -> list[Target]:
 def project(targets: Sequence[Target], progress: float, keep_alive: int) -> None:
     """Zero, in place, all but the budgeted largest-magnitude entries of every target; ties go to the lower index.
 
-    Keep-alive entries (the ``keep_alive`` largest of each row or column) count inside the budget. On a CPU the targets are
-    done side by side, each from its last threshold; what is kept does not depend on that.
+    Keep-alive entries (the ``keep_alive`` largest of each row or column) count inside the budget. On a CPU the targets
+    are done side by side, each from its last threshold; what is kept does not depend on that.
     """
     due = [target for target in targets if target.budget(progress) < target.parameter.numel()]
     if due and due[0].parameter.device.type == "cpu":

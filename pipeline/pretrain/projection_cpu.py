@@ -46,7 +46,7 @@ def keep_largest(weight: Any, budget: int, keep_alive: int, by_column: bool, gue
 @numba.njit(nogil=True, cache=True)
 def _fewest(lines: Any, limit: int, by_column: bool) -> int:
     """The least number of entries that reach ``limit``, over all rows or columns."""
-    bound = np.int32(min(limit, ALIVE))
+    bound = np.int32(min(int(limit), int(ALIVE)))
     counts = np.zeros(lines.shape[1] if by_column else len(lines), np.int32)
     for r in range(len(lines)):
         if by_column:

@@ -84,8 +84,9 @@ def test_with_choices_made_by_sorting_every_loss_and_weight_is_the_same_to_the_b
     assert all(torch.equal(weight, expected[name]) for name, weight in fast.weights().items())
 
 
-# Kernels add in another order than torch: a number moves by some 1e-7 of itself. Without AbsTopK, whose choices are tested
-# above, the loss follows as smoothly; a weight may fall on the other side of its matrix' threshold only if it is as near to it.
+# Kernels add in another order than torch: a number moves by some 1e-7 of itself. Without AbsTopK, whose choices are
+# tested above, the loss follows as smoothly; a weight may fall on the other side of its matrix' threshold only if it is
+# as near to it.
 @pytest.mark.parametrize("sparse_below", [0.0, 0.5], ids=["dense products", "sparse products"])
 def test_each_of_fifty_steps_gives_the_loss_and_the_masks_of_plain_torch(params, tiny_config, sparse_below):
     config = tiny_config(**SPARSE, afrac=1.0)
