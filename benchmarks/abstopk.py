@@ -15,7 +15,7 @@ from benchmarks.interleave import GOMP_DEFAULT, Worker, interleave, ratio, show
 from pipeline.model.abstopk import abs_topk
 from pipeline.model.device import prepare_cpu
 
-WIDTHS = (256, 512, 1024, 2048, 4096, 8192)
+WIDTHS = (256, 1024, 4096, 8192)
 TOKENS = 4096
 CALLS = 4  # in a turn
 VARIANTS: dict[str, Callable[[Tensor, Tensor], object]] = {

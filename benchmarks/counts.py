@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass, replace
 
 from pipeline.config import ModelConfig, PretrainConfig
+from pipeline.model.attention import ALIGNED
 
 FULL = 4  # bytes of a float32
 ADAM_BYTES = 48  # a parameter: gradient norm 4, division 8, Adam 28 (four read, three written), decay 8
@@ -101,13 +102,18 @@ def parameters(config: ModelConfig, vocab: int) -> dict[str, int]:
     }
 
 
+def channels(config: ModelConfig) -> int:
+    """A head's channels in ``attend_fused``: its own, the sink's, and zeros up to a multiple of ALIGNED."""
+    return -(-(config.d_head + SINK) // ALIGNED) * ALIGNED
+
+
 def flops_per_token(job: Job) -> dict[str, float]:
     """Of products, forward and backward: 6 a weight; attention's scores, both triangles, the sink among the keys.
 
     A fused kernel computes the scores again in its backward pass: 14 for each query, key and channel instead of 12.
     """
     config = job.config
-    scores = (config.n_ctx + SINK) ** 2 * config.n_head * (config.d_head + SINK) * config.n_layer / config.n_ctx
+    scores = (config.n_ctx + SINK) ** 2 * config.n_head * channels(config) * config.n_layer / config.n_ctx
     return {
         "matrices": 6.0 * parameters(config, job.vocab)["matrices"],
         "unembedding": 6.0 * config.d_model * job.vocab,
@@ -195,15 +201,15 @@ def validation(job: Job) -> Work:
 
 def kept_by_layer(job: Job) -> int:
     """Bytes of what one layer keeps for its backward pass."""
-    config, low, channels = job.config, job.low, job.config.d_head + SINK
+    config, low = job.config, job.low
     wide = job.at_once * config.n_ctx * config.d_model
     residual = 2 * FULL * wide  # inputs of the norms
     inputs = (7 + 4) * low * wide  # of the four linear maps and of GELU
     masks = SITES * wide if config.afrac < 1 else 0
     positions = job.at_once * config.n_head * (config.n_ctx + SINK)
     if job.fused_attention:  # q, k, v, the output, the logarithm of each sum
-        return residual + inputs + masks + FULL * positions * (4 * channels + 1)
-    return residual + inputs + masks + FULL * positions * 3 * channels + score_bytes(job)
+        return residual + inputs + masks + FULL * positions * (4 * channels(config) + 1)
+    return residual + inputs + masks + FULL * positions * 3 * channels(config) + score_bytes(job)
 
 
 def memory(job: Job) -> dict[str, float]:

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-
 # What a process that does not set it gets from libgomp (this project sets it: pipeline/__init__.py).
 GOMP_DEFAULT = {"GOMP_SPINCOUNT": "300000"}
 
@@ -46,22 +45,26 @@ class Worker:
         return float(self._pipe.recv())
 
     def stop(self) -> float:
-        """End the process. Returns the MiB by which its memory grew at most, from before ``build``."""
+        """End the process. Returns the MiB that it held at most."""
         self._pipe.send("stop")
-        grown = float(self._pipe.recv())
+        held = float(self._pipe.recv())
         self._process.join()
-        return grown
+        return held
 
 
 def _serve(pipe: Connection, build: Callable[..., tuple[Callable[[], object], Any]], args: tuple[Any, ...]) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     call, said = build(*args)
     pipe.send(said)
     while pipe.recv() == "again":
         start = time.perf_counter()
         call()
         pipe.send(time.perf_counter() - start)
-    pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    pipe.send(most_memory())
+
+
+def most_memory() -> float:
+    """MiB that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def interleave(variants: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 2) -> dict[str, list[float]]:

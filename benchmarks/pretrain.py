@@ -11,17 +11,19 @@ import argparse
 import math
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.interleave import GOMP_DEFAULT, Worker, interleave, ratio, show
+from benchmarks.interleave import GOMP_DEFAULT, Worker, interleave, most_memory, ratio, show
 from benchmarks.setting import Ours, Peer, Setting
 from pipeline.config import load_params
 from pipeline.model.device import has_fast_bfloat16, pick_device, prepare_cpu
 
 DENSITIES = {"1/16": 1 / 16, "1/64": 1 / 64, "dense": 1.0}
+SMALL: dict[str, int] = {"d_model": 64, "n_layer": 1, "batch": 1}
 Built = tuple[Callable[[], object], Any]
 
 
@@ -50,8 +52,8 @@ def table(settings: dict[str, Setting], threads: int, rounds: int) -> list[dict[
         workers[f"straightforward {name}"] = Worker(peer, setting, threads, **GOMP_DEFAULT)
     workers["bound"] = Worker(product, settings["dense"], threads, **GOMP_DEFAULT)
     seconds = interleave(workers, rounds)
-    seconds["bound"] = [workers["bound"].said * one for one in seconds["bound"]]
-    memory = {name: worker.stop() for name, worker in workers.items()}
+    seconds["bound"] = [workers["bound"].said["products"] * one for one in seconds["bound"]]
+    memory = {name: worker.stop() - worker.said["MiB before"] for name, worker in workers.items()}
     return [
         {
             "step": name,
@@ -61,7 +63,7 @@ def table(settings: dict[str, Setting], threads: int, rounds: int) -> list[dict[
             "straightforward ÷ it": _advantage(seconds, name),
             "of the bound": ratio(seconds, "bound", name),
             "memory ÷ our dense": memory[name] / memory["ours dense"] if name != "bound" else math.nan,
-            "zeros skipped below": workers[name].said if name.startswith("ours") else "",
+            "zeros skipped below": workers[name].said.get("skipped below", ""),
         }
         for name in seconds
     ]
@@ -72,17 +74,21 @@ def _advantage(seconds: dict[str, list[float]], name: str) -> float:
 
 
 def ours(setting: Setting, threads: int) -> Built:
-    """One of our steps, and below which density it skips zeros."""
+    """One of our steps."""
     prepare_cpu(threads)
+    Ours(replace(setting, **SMALL)).step()  # compiles
+    before = most_memory()
     built = Ours(setting)
-    return built.step, built.skipped_below
+    return built.step, {"MiB before": before, "skipped below": built.skipped_below}
 
 
 def peer(setting: Setting, threads: int) -> Built:
     """A step of the straightforward implementation, denormals flushed there too."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-    return Peer(setting).step, None
+    Peer(replace(setting, **SMALL)).step()
+    before = most_memory()
+    return Peer(setting).step, {"MiB before": before}
 
 
 def product(setting: Setting, threads: int) -> Built:
@@ -93,7 +99,7 @@ def product(setting: Setting, threads: int) -> Built:
     x = torch.randn(setting.tokens, setting.d_model, device=device, dtype=dtype)
     weight = torch.randn(4 * setting.d_model, setting.d_model, device=device, dtype=dtype)
     n_weights = 12 * setting.n_layer * setting.d_model**2 + setting.vocab_size * setting.d_model
-    return lambda: F.linear(x, weight), 3 * n_weights / weight.numel()
+    return lambda: F.linear(x, weight), {"MiB before": 0.0, "products": 3 * n_weights / weight.numel()}
 
 
 if __name__ == "__main__":

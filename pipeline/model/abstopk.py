@@ -23,9 +23,10 @@ SHARE = 1 << 16  # entries below which a second thread costs more than it gives
 def abs_topk(x: Tensor, k: int, inplace: bool = False) -> Tensor:
     """x with all but the k largest-magnitude entries of its last dimension zeroed; gradients flow to those k only.
 
-    k at or above the width returns x itself, k 0 zeros. With ``inplace``, x is overwritten where it lies in one piece on a
-    CPU, which spares memory: do not use it again. Raises ValueError for k below 0, and on a CPU for NaN, which has no rank
-    (on a GPU, where looking would wait for it, NaN counts as larger than infinity: it is kept and reaches the loss).
+    k at or above the width returns x itself, k 0 zeros. With ``inplace``, x is overwritten where it lies in one piece
+    on a CPU, which spares memory: do not use it again. Raises ValueError for k below 0, and on a CPU for NaN, which has
+    no rank (on a GPU, where looking would wait for it, NaN counts as larger than infinity: it is kept and reaches the
+    loss).
     """
     if k < 0:
         raise ValueError(f"AbsTopK with k {k}; at least 0 is needed")

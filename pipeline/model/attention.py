@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.model.attention_cpu import backward_heads, forward_heads
 from pipeline.model.threads import in_shares
 
+ALIGNED = 8
 Heads = Float[Tensor, "batch pos width"]
 Mass = Float[Tensor, "batch head pos"]
 
@@ -43,18 +44,20 @@ def attend_fused(
     """The same by torch's fused kernel, which knows no sink and returns no weights.
 
     Constant channels carry both through one call of it: queries have a 1 that meets the sink's logit in the sink's key,
-    values a 1 whose average is the weight of real tokens.
+    values a 1 whose average is the weight of real tokens. Zeros fill up to a multiple of ALIGNED channels, for a GPU.
     """
     q, k, v = (x.unflatten(-1, (n_head, -1)).transpose(1, 2) for x in (q, k, v))
-    n_queries, scale = q.shape[2], q.shape[3] ** -0.5
+    n_queries, d_head = q.shape[2:]
+    scale, spare = d_head**-0.5, -(d_head + 1) % ALIGNED
     logit = torch.full((n_head,), -torch.inf, device=q.device) if sink is None else sink / scale
-    first = F.pad(logit.view(1, -1, 1, 1), (q.shape[3], 0)).expand(len(k), -1, -1, -1)
-    k = torch.cat([first, F.pad(k, (0, 1))], dim=2)  # [batch, head, 1 + pos, d_head + 1]
-    q, v = F.pad(q, (0, 1, int(at is None), 0), value=1.0), F.pad(F.pad(v, (0, 1), value=1.0), (0, 0, 1, 0))
+    first = F.pad(logit.view(1, -1, 1, 1), (d_head, spare)).expand(len(k), -1, -1, -1)
+    k = torch.cat([first, F.pad(k, (0, 1 + spare))], dim=2)  # [batch, head, 1 + pos, a multiple of ALIGNED]
+    q = F.pad(F.pad(q, (0, 1, int(at is None), 0), value=1.0), (0, spare))
+    v = F.pad(F.pad(v, (0, 1), value=1.0), (0, spare, 1, 0))
     seen = None if at is None else (torch.arange(k.shape[2], device=k.device) <= at[:, None] + 1)[:, None, None]
     with torch.autocast(q.device.type, enabled=False):
         mixed = F.scaled_dot_product_attention(q, k, v, seen, is_causal=at is None, scale=scale)[:, :, -n_queries:]
-    return mixed[..., :-1].transpose(1, 2).flatten(-2), mixed[..., -1]
+    return mixed[..., :d_head].transpose(1, 2).flatten(-2), mixed[..., d_head]
 
 
 class CausalAttention(torch.autograd.Function):

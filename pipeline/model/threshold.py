@@ -16,9 +16,9 @@ import numpy as np
 def search(dtype: Any) -> tuple[Any, Any]:
     """Compiled ``magnitudes(values, out) -> top`` and ``threshold(magnitude, k, top, guess) -> (threshold, count)``.
 
-    For bit patterns of the signed integer type ``dtype`` in flat arrays. ``magnitudes`` writes the patterns without sign
-    and returns the largest. ``threshold`` returns the k-th largest, or any number that exactly k of them reach, and how many
-    reach it; it starts at ``guess``, wherever that is.
+    For bit patterns of the signed integer type ``dtype`` in flat arrays. ``magnitudes`` writes the patterns without
+    sign and returns the largest. ``threshold`` returns the k-th largest, or any number that exactly k of them reach,
+    and how many reach it; it starts at ``guess``, wherever that is.
     """
     without_sign = dtype(np.iinfo(dtype).max)
 

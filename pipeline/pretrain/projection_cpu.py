@@ -17,8 +17,8 @@ _magnitudes, _threshold = search(np.int32)
 def keep_largest(weight: Any, budget: int, keep_alive: int, by_column: bool, guess: int) -> int:
     """Zero all but ``budget`` entries of ``weight`` [rows, columns], float32 seen as int32: the largest magnitudes.
 
-    The ``keep_alive`` largest of every row (or column) stay whatever their magnitude. Ties go to the lower index. Returns
-    the threshold, to be the ``guess`` next time.
+    The ``keep_alive`` largest of every row (or column) stay whatever their magnitude. Ties go to the lower index.
+    Returns the threshold, to be the ``guess`` next time.
     """
     flat = weight.reshape(-1)
     magnitude = np.empty(len(flat), np.int32)

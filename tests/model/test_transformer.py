@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.model.ablation import edge_cuts, hold_at_means, record
+from pipeline.model.transformer import CompiledModelError
 from pipeline.sites import EDGE_KINDS, SITES, edge_key, site_key, site_keys
 
 TOKENS = torch.randint(0, 24, (3, 9), generator=torch.Generator().manual_seed(5))
@@ -127,3 +128,12 @@ def test_there_are_eight_sites_a_layer():
     assert [site.value for site in SITES] == [
         "attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out"
     ]  # fmt: skip
+
+
+def test_a_compiled_model_refuses_interventions_and_cuts_and_runs_without(tiny_model):
+    model = tiny_model()
+    compiled = torch.compile(model, backend="eager")
+    tokens = torch.randint(24, (2, 8))
+    torch.testing.assert_close(compiled(tokens), model(tokens))
+    with pytest.raises(CompiledModelError, match="compiled"):
+        compiled(tokens, intervene=lambda key, value: value)

@@ -60,8 +60,8 @@ class Training:
         shape, generator = (STEPS, 4, config.n_ctx + 1), torch.Generator().manual_seed(1)
         self.tokens = torch.randint(VOCAB, shape, generator=generator)
 
-    def step(self, i):
-        return float(step.train_step(self.model, self.adam, self.tokens[i], i, nullcontext(), 1))
+    def step(self, i, precision=None):
+        return float(step.train_step(self.model, self.adam, self.tokens[i], i, precision or nullcontext(), 1))
 
     def weights(self):
         return {name: p.detach().clone() for name, p in self.model.named_parameters()}
@@ -104,3 +104,14 @@ def test_each_of_fifty_steps_gives_the_loss_and_the_masks_of_plain_torch(params,
             near = (ours + theirs[name]).abs()[differ] / threshold - 1  # one of the two is 0
             assert near.abs().le(1e-4).all(), name
     assert int(torch.count_nonzero(fast.model.lm_head.weight)) == round(0.125 * VOCAB * 64)
+
+
+@pytest.mark.parametrize("sparse_below", [0.0, 0.5], ids=["dense products", "sparse products"])
+def test_a_step_in_bfloat16_is_near_the_one_in_float32(params, tiny_config, sparse_below):
+    config = tiny_config(**SPARSE, afrac=0.25)
+    exact, rounded = Training(params, config, 0.0), Training(params, config, sparse_below)
+    rounded.adam.shared = exact.adam.shared.model_copy(update={"anneal_start": 0.0, "anneal_end": 0.0})
+    rounded.step(0)  # sparse from here on
+    exact.go_on_from(rounded)
+    loss = rounded.step(1, torch.autocast("cpu", torch.bfloat16))
+    assert loss == pytest.approx(exact.step(1), rel=0.01)  # three digits of a logit, averaged
