@@ -62,7 +62,7 @@ def pick(x: Float[Tensor, "batch pos width"], at: Int[Tensor, " batch"]) -> Floa
 
 
 class CompiledModelError(RuntimeError):
-    """An intervention on a model under torch.compile."""
+    """A use of torch.compile that it could not see through: an intervention, or the kernels of a CPU."""
 
 
 class Attention(nn.Module):
@@ -172,10 +172,12 @@ class Transformer(nn.Module):
         With ``at``, the last layer computes only what those positions need: its sites after the keys and values hold
         [batch, 1, width]. ``intervene(site_key, value)`` returns the value to use at each site; ``cuts`` maps
         ``"0.mlp.c_fc"`` and its like to the edges held at their mean. Raises ValueError for prompts longer than the
-        model's n_ctx, CompiledModelError for either of the two in a model under torch.compile, which could ignore them.
+        model's n_ctx, CompiledModelError under torch.compile for either of the two, which it could ignore, and on a CPU.
         """
         if torch.compiler.is_compiling() and (intervene is not None or cuts):
             raise CompiledModelError("a compiled model takes no interventions and no cuts: pass the model itself")
+        if torch.compiler.is_compiling() and tokens.device.type == "cpu":
+            raise CompiledModelError("on a CPU the model runs compiled kernels of its own: leave torch.compile off")
         if tokens.shape[1] > self.config.n_ctx:
             raise ValueError(f"prompt of {tokens.shape[1]} tokens; this model reads at most n_ctx {self.config.n_ctx}")
         x = self.embed(tokens)

@@ -130,10 +130,10 @@ def test_there_are_eight_sites_a_layer():
     ]  # fmt: skip
 
 
-def test_a_compiled_model_refuses_interventions_and_cuts_and_runs_without(tiny_model):
-    model = tiny_model()
-    compiled = torch.compile(model, backend="eager")
+def test_a_compiled_model_refuses_interventions_and_a_cpu(tiny_model):
+    compiled = torch.compile(tiny_model(), backend="eager")
     tokens = torch.randint(24, (2, 8))
-    torch.testing.assert_close(compiled(tokens), model(tokens))
-    with pytest.raises(CompiledModelError, match="compiled"):
+    with pytest.raises(CompiledModelError, match="takes no interventions"):
         compiled(tokens, intervene=lambda key, value: value)
+    with pytest.raises(CompiledModelError, match="on a CPU"):
+        compiled(tokens)
