@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.model.transformer import Cut, Intervene, Transformer
+from pipeline.model.transformer import Cut, Intervene, Transformer, refuse_compiled
 from pipeline.sites import EDGE_KINDS, site_key, split_edge_key
 
 SOURCES = {kind.weight: kind.source for kind in EDGE_KINDS}  # matrix → the site that it reads
@@ -30,7 +30,8 @@ def hold_at_means(masks: Values, means: Values) -> Intervene:
 def record(
     model: Transformer, tokens: Int[Tensor, "batch pos"], intervene: Intervene | None = None
 ) -> tuple[Float[Tensor, "batch pos vocab"], dict[str, Float[Tensor, "batch pos width"]]]:
-    """Logits, and the value at every site as the rest of the model saw it."""
+    """Logits, and the value at every site as the rest of the model saw it. Raises CompiledModelError."""
+    refuse_compiled(model)
     values: dict[str, Tensor] = {}
 
     def keep(key: str, x: Tensor) -> Tensor:

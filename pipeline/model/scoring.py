@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
-from pipeline.model.transformer import Cuts, Intervene, Transformer
+from pipeline.model.transformer import Cuts, Intervene, Transformer, refuse_compiled
 
 CHUNK = 32  # prompts of one forward pass: few enough for the caches, enough to fill the matrix products
 
@@ -16,7 +16,11 @@ CHUNK = 32  # prompts of one forward pass: few enough for the caches, enough to 
 def score(
     model: Transformer, batch: PairBatch, *, intervene: Intervene | None = None, cuts: Cuts | None = None
 ) -> Float[Tensor, "prompt 2"]:
-    """Logits of the right and the wrong answer of every prompt, in the batch's order, computed in chunks."""
+    """Logits of the right and the wrong answer of every prompt, in the batch's order, computed in chunks.
+
+    Raises CompiledModelError.
+    """
+    refuse_compiled(model)
     scored = torch.empty(batch.answers.shape, device=model.device)
     by_length = batch.last.argsort(stable=True)
     for rows in by_length.split(CHUNK):

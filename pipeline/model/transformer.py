@@ -61,8 +61,14 @@ def pick(x: Float[Tensor, "batch pos width"], at: Int[Tensor, " batch"]) -> Floa
     return x[torch.arange(len(x), device=x.device), at][:, None]
 
 
-class CompiledModelError(RuntimeError):
-    """A use of torch.compile that it could not see through: an intervention, or the kernels of a CPU."""
+class CompiledModelError(TypeError):
+    """A model under torch.compile, where interventions are asked for."""
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Raises CompiledModelError for what torch.compile returned: it may leave an intervention out."""
+    if hasattr(model, "_orig_mod"):
+        raise CompiledModelError("a compiled model takes no interventions and no cuts: pass the model it was made from")
 
 
 class Attention(nn.Module):
@@ -172,12 +178,8 @@ class Transformer(nn.Module):
         With ``at``, the last layer computes only what those positions need: its sites after the keys and values hold
         [batch, 1, width]. ``intervene(site_key, value)`` returns the value to use at each site; ``cuts`` maps
         ``"0.mlp.c_fc"`` and its like to the edges held at their mean. Raises ValueError for prompts longer than the
-        model's n_ctx, CompiledModelError under torch.compile for either of the two, which it could ignore, and on a CPU.
+        model's n_ctx.
         """
-        if torch.compiler.is_compiling() and (intervene is not None or cuts):
-            raise CompiledModelError("a compiled model takes no interventions and no cuts: pass the model itself")
-        if torch.compiler.is_compiling() and tokens.device.type == "cpu":
-            raise CompiledModelError("on a CPU the model runs compiled kernels of its own: leave torch.compile off")
         if tokens.shape[1] > self.config.n_ctx:
             raise ValueError(f"prompt of {tokens.shape[1]} tokens; this model reads at most n_ctx {self.config.n_ctx}")
         x = self.embed(tokens)

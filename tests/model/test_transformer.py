@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.data.pairs import PairBatch
 from pipeline.model.ablation import edge_cuts, hold_at_means, record
+from pipeline.model.scoring import score
 from pipeline.model.transformer import CompiledModelError
 from pipeline.sites import EDGE_KINDS, SITES, edge_key, site_key, site_keys
 
@@ -130,10 +132,9 @@ def test_there_are_eight_sites_a_layer():
     ]  # fmt: skip
 
 
-def test_a_compiled_model_refuses_interventions_and_a_cpu(tiny_model):
-    compiled = torch.compile(tiny_model(), backend="eager")
-    tokens = torch.randint(24, (2, 8))
-    with pytest.raises(CompiledModelError, match="takes no interventions"):
-        compiled(tokens, intervene=lambda key, value: value)
-    with pytest.raises(CompiledModelError, match="on a CPU"):
-        compiled(tokens)
+def test_a_compiled_model_is_refused_where_interventions_are_asked_for(tiny_model):
+    compiled, tokens = torch.compile(tiny_model(), backend="eager"), torch.randint(24, (2, 8))
+    with pytest.raises(CompiledModelError, match="pass the model it was made from"):
+        record(compiled, tokens)
+    with pytest.raises(CompiledModelError):
+        score(compiled, PairBatch(tokens, torch.tensor([7, 7]), torch.zeros(2, 2, dtype=torch.int64)))
