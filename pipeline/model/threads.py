@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-SHARES = 4  # for each thread
+SHARES = 2  # for each thread
 
 
 def in_shares(work: Callable[[int, int], None], n: int, multiple: int = 1, least: int = 1) -> None:

@@ -119,7 +119,9 @@ def test_where_there_is_no_circuit_there_are_no_numbers(summary):
             if task["n_edges"] is None:
                 assert all(task[key] is None for key in OF_A_CIRCUIT), name
             else:
-                assert task["solved"] and all(math.isfinite(task[key]) for key in OF_A_CIRCUIT), name
+                assert all(math.isfinite(task[key]) for key in OF_A_CIRCUIT), name
+            # a task is pruned by its loss on validation pairs and counts as solved by that on test pairs
+            assert task["n_edges"] is not None or not task["solved"], name
 
 
 @pytest.mark.slow
