@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.model.simd import TILE, keep_by_bits, nonzero_bits
 from pipeline.model.threads import in_shares
 from pipeline.model.threshold import search
 
@@ -45,7 +46,7 @@ class AbsTopK(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, k: int, inplace: bool) -> Tensor:
         inplace = inplace and x.device.type == "cpu" and x.is_contiguous() and not x._is_view()
         kept, keep = select(x.detach(), k, inplace)
-        ctx.save_for_backward(keep)
+        ctx.save_for_backward(packed(keep))
         if inplace:
             ctx.mark_dirty(x)
         return x if inplace else kept
@@ -76,7 +77,7 @@ def select_sorted(x: Tensor, k: int) -> Tensor:
 
 def select_bits(x: Tensor, k: int, inplace: bool = False) -> tuple[Tensor, Tensor]:
     """What ``select`` gives, on a CPU (bfloat16 or float32). Raises TypeError for other types, ValueError for NaN."""
-    bits, kernel, _ = _kernels(x.dtype)
+    bits, kernel = _kernels(x.dtype)
     rows = x.contiguous().view(-1, x.shape[-1])
     kept = rows if inplace or not x.is_contiguous() else torch.empty_like(rows)
     keep = torch.empty_like(rows, dtype=torch.uint8)
@@ -93,22 +94,49 @@ def select_bits(x: Tensor, k: int, inplace: bool = False) -> tuple[Tensor, Tenso
     return kept.view(x.shape), keep.view(x.shape)
 
 
+def packed(keep: Tensor) -> Tensor:
+    """A mask of bytes as ``masked`` wants it: on a CPU a bit an entry (int64, in the order of memory), else as it is."""
+    if keep.device.type != "cpu":
+        return keep
+    words = torch.empty(-(-keep.numel() // TILE), dtype=torch.int64)
+    flat, into = keep.view(-1).numpy(), words.numpy()
+    in_shares(lambda at, to: _pack(flat, at, to, into), len(into), least=SHARE // TILE)
+    return words
+
+
 def masked(x: Tensor, keep: Tensor) -> Tensor:
-    """x where ``keep`` (uint8, 0 or 1) is 1, else 0."""
+    """x where the mask that ``packed`` gave is 1, else 0."""
     if x.device.type != "cpu":
         return torch.where(keep.bool(), x, 0)
-    bits, _, kernel = _kernels(x.dtype)
+    bits, _ = _kernels(x.dtype)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    source, mask, into = (
-        x.contiguous().view(-1).view(bits).numpy(),
-        keep.view(-1).numpy(),
-        out.view(-1).view(bits).numpy(),
-    )
-    in_shares(lambda at, to: kernel(source[at:to], mask[at:to], into[at:to]), len(source), least=SHARE)
+    source, words, into = x.contiguous().view(-1).view(bits).numpy(), keep.numpy(), out.view(-1).view(bits).numpy()
+    in_shares(lambda at, to: _mask(source, words, at, to, into), len(words), least=SHARE // TILE)
     return out
 
 
-def _kernels(dtype: torch.dtype) -> tuple[torch.dtype, Any, Any]:
+@numba.njit(nogil=True, cache=True)
+def _pack(keep: Any, first: int, last: int, words: Any) -> None:
+    for w in range(first, last):
+        if (w + 1) * TILE <= len(keep):
+            words[w] = nonzero_bits(keep, w * TILE)
+        else:
+            words[w] = 0
+            for i in range(w * TILE, len(keep)):
+                words[w] |= np.int64(keep[i]) << (i - w * TILE)
+
+
+@numba.njit(nogil=True, cache=True)
+def _mask(values: Any, words: Any, first: int, last: int, out: Any) -> None:
+    for w in range(first, last):
+        if (w + 1) * TILE <= len(values):
+            keep_by_bits(values, w * TILE, words[w], out)
+        else:
+            for i in range(w * TILE, len(values)):
+                out[i] = values[i] if words[w] >> (i - w * TILE) & 1 else values[i] ^ values[i]
+
+
+def _kernels(dtype: torch.dtype) -> tuple[torch.dtype, Any]:
     if dtype not in _KERNELS:
         raise TypeError(f"AbsTopK of {dtype} on a CPU; allowed: {', '.join(map(str, _KERNELS))}")
     return _KERNELS[dtype]
@@ -121,7 +149,7 @@ def _row_kernel(dtype: Any, infinity: int) -> Any:
     @numba.njit(nogil=True, cache=True)
     def select(rows: Any, k: int, kept: Any, keep: Any) -> int:
         width = rows.shape[1]
-        magnitude = np.empty(width, dtype)
+        magnitude, row = np.empty(width, dtype), np.empty(width, dtype)
         limit = np.int64(0)
         for r in range(rows.shape[0]):
             top = magnitudes(rows[r], magnitude)
@@ -129,8 +157,9 @@ def _row_kernel(dtype: Any, infinity: int) -> Any:
                 return r
             limit, n = threshold(magnitude, k, top, limit)
             bound = dtype(limit)
+            row[:] = rows[r]  # in place, rows and kept are one: only a loop over other memory becomes vector instructions
             for i in range(width):
-                kept[r, i] = rows[r, i] & dtype(-dtype(magnitude[i] >= bound))
+                kept[r, i] = row[i] & dtype(-dtype(magnitude[i] >= bound))
             for i in range(width):
                 keep[r, i] = magnitude[i] >= bound
             i = width
@@ -144,16 +173,7 @@ def _row_kernel(dtype: Any, infinity: int) -> Any:
     return select
 
 
-def _mask_kernel(dtype: Any) -> Any:
-    @numba.njit(nogil=True, cache=True)
-    def mask(values: Any, keep: Any, out: Any) -> None:
-        for i in range(len(values)):
-            out[i] = values[i] & dtype(-dtype(keep[i]))
-
-    return mask
-
-
 _KERNELS = {
-    torch.bfloat16: (torch.int16, _row_kernel(np.int16, 0x7F80), _mask_kernel(np.int16)),
-    torch.float32: (torch.int32, _row_kernel(np.int32, 0x7F800000), _mask_kernel(np.int32)),
+    torch.bfloat16: (torch.int16, _row_kernel(np.int16, 0x7F80)),
+    torch.float32: (torch.int32, _row_kernel(np.int32, 0x7F800000)),
 }

@@ -55,12 +55,15 @@ def sparse_product(x: Tensor, weight: Tensor, bias: Tensor | None, nonzeros: Any
         from pipeline.model import sparse_gpu
 
         return sparse_gpu.linear(x.to(kind), weight, bias, *nonzeros)
-    y: Tensor = SparseProduct.apply(x.float(), weight, bias, nonzeros)
-    return y.to(kind)
+    y: Tensor = SparseProduct.apply(x.to(kind), weight, bias, nonzeros)
+    return y
 
 
 class SparseProduct(torch.autograd.Function):
-    """x Wᵀ + b for x [..., in], by the nonzeros of W; backward by those of W and of the gradient."""
+    """x Wᵀ + b for x [..., in], in x's type, by the nonzeros of W; backward by those of W and of the gradient.
+
+    Where x is bfloat16, the hardware multiplies it: then dW is dense, which beats skipping the gradient's zeros.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, nonzeros: Nonzeros) -> Tensor:
@@ -71,11 +74,10 @@ class SparseProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
         (x,) = ctx.saved_tensors
-        g = grads[0].float().flatten(0, -2)
-        dx = multiply(grads[0].float(), ctx.nonzeros.columns, None) if ctx.needs_input_grad[0] else None
-        x = x.flatten(0, -2)
-        if n_nonzero(g[:SAMPLE]) < MOSTLY_ZERO * g[:SAMPLE].numel():
+        dx = multiply(grads[0], ctx.nonzeros.columns, None) if ctx.needs_input_grad[0] else None
+        g, x = grads[0].flatten(0, -2), x.flatten(0, -2)
+        if g.dtype == torch.float32 and n_nonzero(g[:SAMPLE]) < MOSTLY_ZERO * g[:SAMPLE].numel():
             dw, db = outer(g, x)
         else:
-            dw, db = g.t() @ x, g.sum(0)
+            dw, db = (g.t() @ x).float(), g.sum(0, dtype=torch.float32)
         return dx, dw, db if ctx.has_bias else None, None

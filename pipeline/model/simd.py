@@ -143,13 +143,29 @@ def _exp2(b: Any, x: Any) -> Any:
 
 @intrinsic
 def nonzero_bits(typing: Any, values: Any, at: Any) -> Any:
-    """A bit for each of the TILE float32 numbers from ``values[at]``, the first the lowest: 1 where it is not zero."""
+    """A bit for each of the TILE numbers from ``values[at]`` (float32 or uint8), the first the lowest: 1 if not zero."""
     signature = types.int64(values, at)
 
     def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        values, at = _values(context, b, signature, args)
+        pointer, at = _values(context, b, signature, args)
+        vector = _load(b, _vector_at(b, pointer, at, TILE))
+        differs = b.fcmp_unordered if signature.args[0].dtype == types.float32 else b.icmp_unsigned
+        return b.bitcast(differs("!=", vector, ir.Constant(vector.type, None)), _INT)
+
+    return signature, codegen
+
+
+@intrinsic
+def keep_by_bits(typing: Any, values: Any, at: Any, bits: Any, out: Any) -> Any:
+    """``out[at:][:TILE] = values[at:][:TILE]`` where the number's bit of the int64 ``bits`` is 1, else 0."""
+    signature = types.void(values, at, bits, out)
+
+    def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        values, at, bits, out = _values(context, b, signature, args)
         vector = _load(b, _vector_at(b, values, at, TILE))
-        return b.bitcast(b.fcmp_unordered("!=", vector, ir.Constant(vector.type, None)), _INT)
+        keep = b.bitcast(bits, ir.VectorType(ir.IntType(1), TILE))
+        b.store(b.select(keep, vector, ir.Constant(vector.type, None)), _vector_at(b, out, at, TILE)).align = 1
+        return context.get_dummy_value()
 
     return signature, codegen
 
@@ -185,12 +201,12 @@ def _values(context: Any, b: Any, signature: Any, args: Any) -> list[Any]:
 
 
 def _vector_at(b: Any, pointer: Any, index: Any, n: int) -> Any:
-    return b.bitcast(b.gep(pointer, [index]), ir.VectorType(ir.FloatType(), n).as_pointer())
+    return b.bitcast(b.gep(pointer, [index]), ir.VectorType(pointer.type.pointee, n).as_pointer())
 
 
 def _load(b: Any, pointer: Any) -> Any:
     vector = b.load(pointer)
-    vector.align = 4
+    vector.align = 1
     return vector
 
 

@@ -72,14 +72,19 @@ def fits(weight: Tensor) -> bool:
 
 
 def multiply(x: Float[Tensor, "*n in"], rows: Rows, bias: Float[Tensor, " out"] | None) -> Float[Tensor, "*n out"]:
-    """x Wᵀ + bias for the W [out, in] whose nonzeros ``rows`` holds; float32, contiguous."""
+    """x Wᵀ + bias for the W [out, in] whose nonzeros ``rows`` holds; summed in float32, in x's type, contiguous.
+
+    x is float32 or bfloat16, which is widened and narrowed tile by tile, in the cache.
+    """
     n_out = len(rows.start) - 1
-    out = torch.empty(*x.shape[:-1], n_out)
+    out = torch.empty(*x.shape[:-1], n_out, dtype=x.dtype)
     added = np.zeros(n_out, np.float32) if bias is None else bias.detach().numpy()
-    values, into = x.detach().contiguous().flatten(0, -2).numpy(), out.view(-1, n_out).numpy()
+    kernel, as_numpy = (_multiply, x.dtype) if x.dtype == torch.float32 else (_multiply_bfloat16, torch.int16)
+    values = x.detach().contiguous().flatten(0, -2).view(as_numpy).numpy()
+    into = out.view(-1, n_out).view(as_numpy).numpy()
 
     def work(start: int, stop: int) -> None:
-        _multiply(values[start:stop], rows.start, rows.column, rows.value, added, into[start:stop])
+        kernel(values[start:stop], rows.start, rows.column, rows.value, added, into[start:stop])
 
     in_shares(work, len(values), multiple=TILE)
     return out
@@ -156,25 +161,64 @@ def _transpose(source: Any, n_rows: int, first: int, n_columns: int, out: Any) -
 
 @numba.njit(nogil=True, cache=True)
 def _multiply(x: Any, start: Any, column: Any, value: Any, bias: Any, y: Any) -> None:
-    n_in, n_out = x.shape[1], y.shape[1]
-    flat = y.reshape(-1)
-    channels = np.zeros(n_in * TILE, np.float32)  # [in, token]
-    sums = np.empty(2 * BLOCK * TILE, np.float32)  # [out, token], a cache line of out at a time
+    channels = np.zeros(x.shape[1] * TILE, np.float32)
+    sums = np.empty(2 * BLOCK * TILE, np.float32)
     for t in range(0, x.shape[0], TILE):
         n = min(TILE, x.shape[0] - t)
-        _transpose(x[t : t + n], n, 0, n_in, channels)
-        for j in range(0, n_out, 2 * BLOCK):
+        _multiply_tile(x[t : t + n], start, column, value, bias, channels, sums, y[t : t + n])
+
+
+@numba.njit(nogil=True, cache=True)
+def _multiply_bfloat16(x: Any, start: Any, column: Any, value: Any, bias: Any, y: Any) -> None:
+    """The same for bit patterns of bfloat16 (int16): the upper half of those of float32."""
+    channels = np.zeros(x.shape[1] * TILE, np.float32)
+    sums = np.empty(2 * BLOCK * TILE, np.float32)
+    wide, out = np.empty((TILE, x.shape[1]), np.float32), np.empty((TILE, y.shape[1]), np.float32)
+    bits, out_bits = wide.view(np.int32).reshape(-1), out.view(np.int32).reshape(-1)
+    for t in range(0, x.shape[0], TILE):
+        n = min(TILE, x.shape[0] - t)
+        _widen(x[t : t + n].reshape(-1), bits)
+        _multiply_tile(wide[:n], start, column, value, bias, channels, sums, out[:n])
+        _narrow(out_bits, y[t : t + n].reshape(-1))
+
+
+@numba.njit(nogil=True, cache=True)
+def _widen(source: Any, bits: Any) -> None:
+    for i in range(len(source)):
+        bits[i] = np.int32(source[i]) << np.int32(16)
+
+
+@numba.njit(nogil=True, cache=True)
+def _narrow(bits: Any, out: Any) -> None:
+    """Round to the nearest bfloat16, ties to even, as torch does; NaN stays NaN."""
+    for i in range(len(out)):
+        even = bits[i] >> np.int32(16) & np.int32(1)
+        rounded = np.int32(bits[i] + np.int32(0x7FFF) + even) >> np.int32(16)
+        undefined = (bits[i] & np.int32(0x7FFFFFFF)) > np.int32(0x7F800000)
+        out[i] = np.int16(np.int32(0x7FC0) if undefined else rounded)
+
+
+@numba.njit(nogil=True, cache=True)
+def _multiply_tile(
+    x: Any, start: Any, column: Any, value: Any, bias: Any, channels: Any, sums: Any, y: Any
+) -> None:
+    """TILE tokens or fewer; ``channels`` [in, token] and ``sums`` [out, token], a cache line of out at a time, are
+    overwritten."""
+    n, n_out = len(x), y.shape[1]
+    flat = y.reshape(-1)
+    _transpose(x, n, 0, x.shape[1], channels)
+    for j in range(0, n_out, 2 * BLOCK):
+        for i in range(2 * BLOCK):
+            sums[i * TILE : (i + 1) * TILE] = bias[j + i]
+            p = start[j + i]
+            add_rows(sums, i * TILE, channels, TILE, 0, column, p, value, p, start[j + i + 1] - p)
+        whole = n // BLOCK * BLOCK
+        for s in range(0, whole, BLOCK):
+            transpose_block(sums, s, TILE, flat, s * n_out + j, n_out)
+            transpose_block(sums, BLOCK * TILE + s, TILE, flat, s * n_out + j + BLOCK, n_out)
+        for s in range(whole, n):
             for i in range(2 * BLOCK):
-                sums[i * TILE : (i + 1) * TILE] = bias[j + i]
-                p = start[j + i]
-                add_rows(sums, i * TILE, channels, TILE, 0, column, p, value, p, start[j + i + 1] - p)
-            whole = n // BLOCK * BLOCK
-            for s in range(0, whole, BLOCK):
-                transpose_block(sums, s, TILE, flat, (t + s) * n_out + j, n_out)
-                transpose_block(sums, BLOCK * TILE + s, TILE, flat, (t + s) * n_out + j + BLOCK, n_out)
-            for s in range(whole, n):
-                for i in range(2 * BLOCK):
-                    y[t + s, j + i] = sums[i * TILE + s]
+                y[s, j + i] = sums[i * TILE + s]
 
 
 @numba.njit(nogil=True, cache=True)

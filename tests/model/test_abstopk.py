@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.model.abstopk import abs_topk, masked, select_bits, select_sorted
+from pipeline.model.abstopk import abs_topk, masked, packed, select_bits, select_sorted
 
 WIDTH = 12
 # Few distinct values, so that ties are common; both zeros; infinities; a denormal.
@@ -42,7 +42,18 @@ def test_rows_shared_out_over_threads_are_all_done(threads):
     x = torch.randn(2000, 130, generator=torch.Generator().manual_seed(0))
     kept, keep = select_bits(x, 40)
     assert torch.equal(keep, select_sorted(x, 40))
-    assert torch.equal(masked(x, keep), kept)
+    assert torch.equal(masked(x, packed(keep)), kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 300), st.integers(0, 10_000))
+def test_a_packed_mask_is_a_bit_an_entry_and_keeps_what_its_bytes_keep(dtype, n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, generator=generator).to(dtype)
+    keep = torch.randint(2, (n,), generator=generator, dtype=torch.uint8)
+    assert packed(keep).numel() == -(-n // 64)
+    assert torch.equal(masked(x, packed(keep)), torch.where(keep.bool(), x, 0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

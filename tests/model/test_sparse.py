@@ -100,3 +100,14 @@ def test_the_number_of_threads_does_not_change_a_bit(threads):
     torch.set_num_threads(threads)
     assert torch.equal(multiply(x, Nonzeros.of(weight).rows, None), expected[0])
     assert torch.equal(outer(g, x)[0], expected[1])
+
+
+def test_bfloat16_products_are_the_float32_products_rounded_as_torch_rounds():
+    generator = torch.Generator().manual_seed(5)
+    weight = torch.randn(128, 64, generator=generator) * (torch.rand(128, 64, generator=generator) < 0.1)
+    x = torch.randn(3, 70, 64, generator=generator).bfloat16()
+    bias, rows = torch.randn(128, generator=generator), Nonzeros.of(weight).rows
+    x[1, 3, 5] = torch.inf
+    assert torch.equal(multiply(x, rows, bias), multiply(x.float(), rows, bias).bfloat16())
+    x[2, 69, 7] = torch.nan
+    assert torch.equal(multiply(x, rows, bias).isnan(), multiply(x.float(), rows, bias).isnan())

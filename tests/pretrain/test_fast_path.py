@@ -37,6 +37,7 @@ def sorted_projection(targets, progress, keep_alive):
 def choose_by_sorting(monkeypatch):
     """From here on AbsTopK and the projection sort."""
     monkeypatch.setattr(abstopk, "select", sorted_selection)
+    monkeypatch.setattr(abstopk, "packed", lambda keep: keep)
     monkeypatch.setattr(abstopk, "masked", lambda x, keep: torch.where(keep.bool(), x, 0))
     monkeypatch.setattr(optimizer, "project", sorted_projection)
 
