@@ -95,7 +95,7 @@ def select_bits(x: Tensor, k: int, inplace: bool = False) -> tuple[Tensor, Tenso
 
 
 def packed(keep: Tensor) -> Tensor:
-    """A mask of bytes as ``masked`` wants it: on a CPU a bit an entry (int64, in the order of memory), else as it is."""
+    """A mask of bytes as ``masked`` wants it: on a CPU a bit an entry (int64, in memory's order), else as it is."""
     if keep.device.type != "cpu":
         return keep
     words = torch.empty(-(-keep.numel() // TILE), dtype=torch.int64)
@@ -157,7 +157,7 @@ def _row_kernel(dtype: Any, infinity: int) -> Any:
                 return r
             limit, n = threshold(magnitude, k, top, limit)
             bound = dtype(limit)
-            row[:] = rows[r]  # in place, rows and kept are one: only a loop over other memory becomes vector instructions
+            row[:] = rows[r]  # in place, rows and kept are one, and a loop over one memory is not vectorised
             for i in range(width):
                 kept[r, i] = row[i] & dtype(-dtype(magnitude[i] >= bound))
             for i in range(width):

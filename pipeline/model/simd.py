@@ -143,7 +143,7 @@ def _exp2(b: Any, x: Any) -> Any:
 
 @intrinsic
 def nonzero_bits(typing: Any, values: Any, at: Any) -> Any:
-    """A bit for each of the TILE numbers from ``values[at]`` (float32 or uint8), the first the lowest: 1 if not zero."""
+    """A bit for each of the TILE numbers (float32, uint8) from ``values[at]``, the first the lowest: 1 if not zero."""
     signature = types.int64(values, at)
 
     def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:

@@ -199,9 +199,7 @@ def _narrow(bits: Any, out: Any) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def _multiply_tile(
-    x: Any, start: Any, column: Any, value: Any, bias: Any, channels: Any, sums: Any, y: Any
-) -> None:
+def _multiply_tile(x: Any, start: Any, column: Any, value: Any, bias: Any, channels: Any, sums: Any, y: Any) -> None:
     """TILE tokens or fewer; ``channels`` [in, token] and ``sums`` [out, token], a cache line of out at a time, are
     overwritten."""
     n, n_out = len(x), y.shape[1]
