@@ -79,5 +79,5 @@ class SparseProduct(torch.autograd.Function):
         if g.dtype == torch.float32 and n_nonzero(g[:SAMPLE]) < MOSTLY_ZERO * g[:SAMPLE].numel():
             dw, db = outer(g, x)
         else:
-            dw, db = (g.t() @ x).float(), g.sum(0, dtype=torch.float32)
+            dw, db = (g.t() @ x).float(), g.sum(0).float()  # torch sums in float32
         return dx, dw, db if ctx.has_bias else None, None

@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.model.threads import in_shares
+from pipeline.pretrain.loss_cpu import fill_gradient, fill_log_totals
+
 ROWS = 2048  # at a time: few enough to spare memory, enough that starting on them costs nothing
 
 
@@ -22,7 +25,7 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        log_total = torch.cat([rows.float().logsumexp(-1) for rows in logits.split(ROWS)])
+        log_total = _log_totals(logits)
         ctx.save_for_backward(logits, targets, log_total)
         return (log_total - logits.gather(1, targets[:, None])[:, 0].float()).mean()
 
@@ -31,9 +34,27 @@ class CrossEntropy(torch.autograd.Function):
         logits, targets, log_total = ctx.saved_tensors
         scale = grads[0] / len(targets)
         out = torch.empty_like(logits)
+        if _has_kernel(logits):
+            arrays = [x.numpy() for x in (logits, targets, log_total, out)]
+            in_shares(lambda start, stop: fill_gradient(start, stop, *arrays, float(scale)), len(targets))
+            return out, None
         parts = zip(*(x.split(ROWS) for x in (logits, targets, log_total, out)), strict=True)
         for rows, right, total, into in parts:
             probability = (rows.float() - total[:, None]).exp_()
             probability.scatter_add_(1, right[:, None], probability.new_full((len(right), 1), -1.0))
             into.copy_(probability.mul_(scale))
         return out, None
+
+
+def _log_totals(logits: Tensor) -> Float[Tensor, " n"]:
+    """The logarithm of each row's sum of exponentials, in float32."""
+    if not _has_kernel(logits):
+        return torch.cat([rows.float().logsumexp(-1) for rows in logits.split(ROWS)])
+    out = torch.empty(len(logits))
+    arrays = logits.detach().numpy(), out.numpy()
+    in_shares(lambda start, stop: fill_log_totals(start, stop, *arrays), len(out))
+    return out
+
+
+def _has_kernel(logits: Tensor) -> bool:
+    return logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.is_contiguous()

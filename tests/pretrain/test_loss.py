@@ -10,10 +10,12 @@ from pipeline.pretrain.loss import ROWS, cross_entropy
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-3)])
-def test_loss_and_gradient_equal_torchs_in_float32(dtype, tolerance):
+@pytest.mark.parametrize("vocab", [50, 64, 200])
+def test_loss_and_gradient_equal_torchs_in_float32(dtype, tolerance, vocab):
     generator = torch.Generator().manual_seed(0)
-    logits = (4 * torch.randn(ROWS + 37, 50, generator=generator)).to(dtype)
-    targets = torch.randint(50, (len(logits),), generator=generator)
+    logits = (4 * torch.randn(ROWS + 37, vocab, generator=generator)).to(dtype)
+    logits[5] *= 30  # far past what exp can hold
+    targets = torch.randint(vocab, (len(logits),), generator=generator)
     ours, theirs = logits.clone().requires_grad_(), logits.float().requires_grad_()
     (2 * cross_entropy(ours, targets)).backward()
     (2 * F.cross_entropy(theirs, targets)).backward()
@@ -22,3 +24,10 @@ def test_loss_and_gradient_equal_torchs_in_float32(dtype, tolerance):
         ours.grad.float(), theirs.grad, rtol=0, atol=tolerance * float(theirs.grad.abs().max()) * 8
     )
     assert ours.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("column", [3, 130])
+def test_one_undefined_logit_makes_the_loss_undefined(column):
+    logits, targets = torch.randn(4, 150), torch.zeros(4, dtype=torch.long)
+    logits[2, column] = torch.nan
+    assert cross_entropy(logits, targets).isnan()
