@@ -187,4 +187,4 @@ class Transformer(nn.Module):
             x = block(x, intervene, cuts or {}, at if layer == self.config.n_layer - 1 else None)
         if at is not None:
             x, tokens = x[:, 0], tokens.gather(1, at[:, None])[:, 0]
-        return self.lm_head(self.transformer["ln_f"](x)) + F.embedding(tokens, self.bigram_table)
+        return F.embedding(tokens, self.bigram_table).add_(self.lm_head(self.transformer["ln_f"](x)))
