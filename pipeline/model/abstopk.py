@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.model.simd import TILE, keep_by_bits, nonzero_bits
 from pipeline.model.threads import in_shares
-from pipeline.model.threshold import search
+from pipeline.model.threshold import magnitudes, threshold
 
 SHARE = 1 << 16  # entries below which a second thread costs more than it gives
 
@@ -77,7 +77,7 @@ def select_sorted(x: Tensor, k: int) -> Tensor:
 
 def select_bits(x: Tensor, k: int, inplace: bool = False) -> tuple[Tensor, Tensor]:
     """What ``select`` gives, on a CPU (bfloat16 or float32). Raises TypeError for other types, ValueError for NaN."""
-    bits, kernel = _kernels(x.dtype)
+    bits, infinity = _bits(x.dtype)
     rows = x.contiguous().view(-1, x.shape[-1])
     kept = rows if inplace or not x.is_contiguous() else torch.empty_like(rows)
     keep = torch.empty_like(rows, dtype=torch.uint8)
@@ -85,7 +85,7 @@ def select_bits(x: Tensor, k: int, inplace: bool = False) -> tuple[Tensor, Tenso
     undefined: list[int] = []
 
     def work(start: int, stop: int) -> None:
-        row = kernel(source[start:stop], k, into[start:stop], mask[start:stop])
+        row = _select(source[start:stop], k, infinity, into[start:stop], mask[start:stop])
         undefined.extend([start + row] if row >= 0 else [])
 
     in_shares(work, len(rows), least=-(-SHARE // rows.shape[1]))
@@ -108,7 +108,7 @@ def masked(x: Tensor, keep: Tensor) -> Tensor:
     """x where the mask that ``packed`` gave is 1, else 0."""
     if x.device.type != "cpu":
         return torch.where(keep.bool(), x, 0)
-    bits, _ = _kernels(x.dtype)
+    bits, _ = _bits(x.dtype)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     source, words, into = x.contiguous().view(-1).view(bits).numpy(), keep.numpy(), out.view(-1).view(bits).numpy()
     in_shares(lambda at, to: _mask(source, words, at, to, into), len(words), least=SHARE // TILE)
@@ -136,44 +136,38 @@ def _mask(values: Any, words: Any, first: int, last: int, out: Any) -> None:
                 out[i] = values[i] if words[w] >> (i - w * TILE) & 1 else values[i] ^ values[i]
 
 
-def _kernels(dtype: torch.dtype) -> tuple[torch.dtype, Any]:
-    if dtype not in _KERNELS:
-        raise TypeError(f"AbsTopK of {dtype} on a CPU; allowed: {', '.join(map(str, _KERNELS))}")
-    return _KERNELS[dtype]
+def _bits(dtype: torch.dtype) -> tuple[torch.dtype, int]:
+    if dtype not in _BITS:
+        raise TypeError(f"AbsTopK of {dtype} on a CPU; allowed: {', '.join(map(str, _BITS))}")
+    return _BITS[dtype]
 
 
-def _row_kernel(dtype: Any, infinity: int) -> Any:
-    """A compiled selection from rows of bit patterns. It returns the first row that holds NaN, or -1."""
-    magnitudes, threshold = search(dtype)
-
-    @numba.njit(nogil=True, cache=True)
-    def select(rows: Any, k: int, kept: Any, keep: Any) -> int:
-        width = rows.shape[1]
-        magnitude, row = np.empty(width, dtype), np.empty(width, dtype)
-        limit = np.int64(0)
-        for r in range(rows.shape[0]):
-            top = magnitudes(rows[r], magnitude)
-            if top > infinity:
-                return r
-            limit, n = threshold(magnitude, k, top, limit)
-            bound = dtype(limit)
-            row[:] = rows[r]  # in place, rows and kept are one, and a loop over one memory is not vectorised
-            for i in range(width):
-                kept[r, i] = row[i] & dtype(-dtype(magnitude[i] >= bound))
-            for i in range(width):
-                keep[r, i] = magnitude[i] >= bound
-            i = width
-            while n > k:  # too many equal to the threshold: the last ones go
-                i -= 1
-                if magnitude[i] == bound:
-                    kept[r, i], keep[r, i] = 0, 0
-                    n -= 1
-        return -1
-
-    return select
+@numba.njit(nogil=True, cache=True)
+def _select(rows: Any, k: int, infinity: int, kept: Any, keep: Any) -> int:
+    """Select from rows of bit patterns. Returns the first row that holds NaN, or -1."""
+    kind, width = rows.dtype.type, rows.shape[1]
+    magnitude, row = np.empty(width, rows.dtype), np.empty(width, rows.dtype)
+    limit = np.int64(0)
+    for r in range(rows.shape[0]):
+        top = magnitudes(rows[r], magnitude)
+        if top > infinity:
+            return r
+        limit, n = threshold(magnitude, k, top, limit)
+        bound = kind(limit)
+        for i in range(width):  # in place, rows and kept are one, and a loop over one memory is not vectorised
+            row[i] = rows[r, i]
+        for i in range(width):
+            kept[r, i] = row[i] & kind(-kind(magnitude[i] >= bound))
+        for i in range(width):
+            keep[r, i] = magnitude[i] >= bound
+        i = width
+        while n > k:  # too many equal to the threshold: the last ones go
+            i -= 1
+            if magnitude[i] == bound:
+                kept[r, i], keep[r, i] = 0, 0
+                n -= 1
+    return -1
 
 
-_KERNELS = {
-    torch.bfloat16: (torch.int16, _row_kernel(np.int16, 0x7F80)),
-    torch.float32: (torch.int32, _row_kernel(np.int32, 0x7F800000)),
-}
+# Type → that of its bit patterns, and the pattern of infinity: what is above it is NaN.
+_BITS = {torch.bfloat16: (torch.int16, 0x7F80), torch.float32: (torch.int32, 0x7F800000)}

@@ -9,7 +9,8 @@ import torch
 
 from pipeline.config import ComputeConfig, ConfigError
 
-M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # of glibc's mallopt: tensors not from mmap; bytes kept at the heap's end
+# Of glibc's mallopt: tensors not from mmap; bytes kept at the heap's end; heaps, of which each thread could have one.
+M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX = -4, -1, -8
 
 
 def pick_device(compute: ComputeConfig) -> torch.device:
@@ -46,4 +47,5 @@ def prepare_cpu(threads: int) -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc's allocator
         libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_ARENA_MAX, 1)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

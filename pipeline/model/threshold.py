@@ -13,49 +13,49 @@ import numba
 import numpy as np
 
 
-def search(dtype: Any) -> tuple[Any, Any]:
-    """Compiled ``magnitudes(values, out) -> top`` and ``threshold(magnitude, k, top, guess) -> (threshold, count)``.
+@numba.njit(nogil=True, cache=True)
+def magnitudes(values: Any, out: Any) -> Any:
+    """Write the bit patterns ``values`` (a flat array of a signed integer type) without sign; the largest of them."""
+    kind = values.dtype.type
+    without_sign = kind(np.iinfo(values.dtype).max)
+    top = kind(0)
+    for i in range(len(values)):
+        out[i] = values[i] & without_sign
+        top = max(top, out[i])
+    return top
 
-    For bit patterns of the signed integer type ``dtype`` in flat arrays. ``magnitudes`` writes the patterns without
-    sign and returns the largest. ``threshold`` returns the k-th largest, or any number that exactly k of them reach,
-    and how many reach it; it starts at ``guess``, wherever that is.
+
+@numba.njit(nogil=True, cache=True)
+def _at_least(magnitude: Any, guess: Any) -> Any:
+    kind = magnitude.dtype.type
+    n = kind(0)
+    for i in range(len(magnitude)):
+        n = kind(n + kind(magnitude[i] >= guess))
+    return n
+
+
+@numba.njit(nogil=True, cache=True)
+def threshold(magnitude: Any, k: int, top: Any, guess: Any) -> tuple[Any, Any]:
+    """The k-th largest of ``magnitude``, or any number that exactly k of them reach, and how many reach it.
+
+    ``top`` is the largest. The search starts at ``guess``, wherever that is.
     """
-    without_sign = dtype(np.iinfo(dtype).max)
-
-    @numba.njit(nogil=True, cache=True)
-    def magnitudes(values: Any, out: Any) -> Any:
-        top = dtype(0)
-        for i in range(len(values)):
-            out[i] = values[i] & without_sign
-            top = max(top, out[i])
-        return top
-
-    @numba.njit(nogil=True, cache=True)
-    def at_least(magnitude: Any, guess: Any) -> Any:
-        n = dtype(0)
-        for i in range(len(magnitude)):
-            n = dtype(n + dtype(magnitude[i] >= guess))
-        return n
-
-    @numba.njit(nogil=True, cache=True)
-    def threshold(magnitude: Any, k: int, top: Any, guess: Any) -> tuple[Any, Any]:
-        low: Any = np.int64(0)
-        high, n_low, n_high = np.int64(top) + 1, len(magnitude), 0
-        rounds = 0
-        while high - low > 1:
-            if rounds > 0 or guess <= low or guess >= high:
-                guess = low + (high - low) * (n_low - k) // (n_low - n_high)
-                if rounds % 3 == 2:
-                    guess = (low + high) // 2
-                guess = min(max(guess, low + 1), high - 1)
-            rounds += 1
-            n: Any = np.int64(at_least(magnitude, dtype(guess)))
-            if n == k:
-                return guess, n
-            if n > k:
-                low, n_low = guess, n
-            else:
-                high, n_high = guess, n
-        return low, n_low
-
-    return magnitudes, threshold
+    kind = magnitude.dtype.type
+    low: Any = np.int64(0)
+    high, n_low, n_high = np.int64(top) + 1, len(magnitude), 0
+    rounds = 0
+    while high - low > 1:
+        if rounds > 0 or guess <= low or guess >= high:
+            guess = low + (high - low) * (n_low - k) // (n_low - n_high)
+            if rounds % 3 == 2:
+                guess = (low + high) // 2
+            guess = min(max(guess, low + 1), high - 1)
+        rounds += 1
+        n: Any = np.int64(_at_least(magnitude, kind(guess)))
+        if n == k:
+            return guess, n
+        if n > k:
+            low, n_low = guess, n
+        else:
+            high, n_high = guess, n
+    return low, n_low

@@ -7,10 +7,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from pipeline.model.threshold import search
+from pipeline.model.threshold import magnitudes, threshold
 
 ALIVE = np.int32(np.iinfo(np.int32).max)  # the magnitude of an entry that keep-alive forces in
-_magnitudes, _threshold = search(np.int32)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -22,15 +21,15 @@ def keep_largest(weight: Any, budget: int, keep_alive: int, by_column: bool, gue
     """
     flat = weight.reshape(-1)
     magnitude = np.empty(len(flat), np.int32)
-    top = _magnitudes(flat, magnitude)
-    limit, n = _threshold(magnitude, budget, top, guess)
+    top = magnitudes(flat, magnitude)
+    limit, n = threshold(magnitude, budget, top, guess)
     if keep_alive > 0:
         lines = magnitude.reshape(weight.shape)
         surely = limit + 1 if n > budget else limit  # ties may still go
         if _fewest(lines, surely, by_column) < keep_alive:
             for _ in range(min(keep_alive, len(lines) if by_column else lines.shape[1])):
                 _force_columns(lines) if by_column else _force_rows(lines)
-            limit, n = _threshold(magnitude, budget, ALIVE, limit)
+            limit, n = threshold(magnitude, budget, ALIVE, limit)
     bound = np.int32(limit)
     for i in range(len(flat)):
         flat[i] &= np.int32(-np.int32(magnitude[i] >= bound))
