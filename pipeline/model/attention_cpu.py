@@ -13,6 +13,7 @@ import numba
 import numpy as np
 
 from pipeline.model.simd import (
+    BITS,
     BLOCK,
     TILE,
     add_rows,
@@ -25,7 +26,6 @@ from pipeline.model.sparse import nonzeros_of_tile
 
 NEVER = np.float32(-1e30)  # the score of a token that a query does not see
 ONE, NOTHING = np.float32(1), np.float32(0)
-BITS = np.float32(np.log2(np.e))  # in a nat
 
 
 @numba.njit(nogil=True, cache=True)

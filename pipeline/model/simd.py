@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
@@ -16,6 +17,7 @@ from numba.extending import intrinsic
 TILE = 64  # numbers summed side by side: eight registers of AVX2, four of AVX-512
 BLOCK = 8  # rows and columns of a block that is transposed at once
 
+BITS = np.float32(np.log2(np.e))  # in a nat
 ROUNDER = 1.5 * 2**23  # a float32 with no room for a fraction: what is added to it is rounded to whole numbers
 _INT = ir.IntType(64)
 

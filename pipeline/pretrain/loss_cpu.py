@@ -7,9 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from pipeline.model.simd import TILE, exp2_differences, raise_to
-
-BITS = np.float32(np.log2(np.e))  # in a nat
+from pipeline.model.simd import BITS, TILE, exp2_differences, raise_to
 
 
 @numba.njit(nogil=True, cache=True)
