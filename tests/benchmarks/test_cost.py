@@ -14,7 +14,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.model import transformer
+from pipeline.model import abstopk, transformer
 from pipeline.model.attention import attend_fused
 from pipeline.model.initial import new_model
 from pipeline.pretrain.optimizer import SparseAdam
@@ -46,12 +46,15 @@ def paper(monkeypatch):
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """Attention as anywhere but on a CPU, by plain products, which torch counts and whose tensors it holds."""
+    """As anywhere but on a CPU: attention by plain products, which torch counts and whose tensors it holds, and masks of
+    a byte an entry."""
 
     def attend(q, k, v, sink, n_head, at):
         return attend_fused(q.float(), k.float(), v.float(), sink, n_head, at)
 
     monkeypatch.setattr(transformer, "attend", attend)
+    monkeypatch.setattr(abstopk, "packed", lambda keep: keep)
+    monkeypatch.setattr(abstopk, "masked", lambda x, keep: torch.where(keep.bool(), x, 0))
     with sdpa_kernel(SDPBackend.MATH):
         yield
 
