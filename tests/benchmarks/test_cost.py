@@ -46,8 +46,8 @@ def paper(monkeypatch):
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """As anywhere but on a CPU: attention by plain products, which torch counts and whose tensors it holds, and masks of
-    a byte an entry."""
+    """As anywhere but on a CPU: attention by plain products, which torch counts and whose tensors it holds; masks of a
+    byte an entry."""
 
     def attend(q, k, v, sink, n_head, at):
         return attend_fused(q.float(), k.float(), v.float(), sink, n_head, at)
