@@ -133,7 +133,7 @@ def _mask(values: Any, words: Any, first: int, last: int, out: Any) -> None:
             keep_by_bits(values, w * TILE, words[w], out)
         else:
             for i in range(w * TILE, len(values)):
-                out[i] = values[i] if words[w] >> (i - w * TILE) & 1 else values[i] ^ values[i]
+                out[i] = values[i] if words[w] >> (i - w * TILE) & 1 else 0
 
 
 def _bits(dtype: torch.dtype) -> tuple[torch.dtype, int]:

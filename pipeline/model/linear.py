@@ -55,14 +55,16 @@ def sparse_product(x: Tensor, weight: Tensor, bias: Tensor | None, nonzeros: Any
         from pipeline.model import sparse_gpu
 
         return sparse_gpu.linear(x.to(kind), weight, bias, *nonzeros)
-    y: Tensor = SparseProduct.apply(x.to(kind), weight, bias, nonzeros)
-    return y
+    x = x.to(kind if kind == torch.bfloat16 else torch.float32)
+    y: Tensor = SparseProduct.apply(x, weight, bias, nonzeros)
+    return y.to(kind)
 
 
 class SparseProduct(torch.autograd.Function):
     """x Wᵀ + b for x [..., in], in x's type, by the nonzeros of W; backward by those of W and of the gradient.
 
-    Where x is bfloat16, the hardware multiplies it: then dW is dense, which beats skipping the gradient's zeros.
+    x is float32 or bfloat16. In bfloat16, which is chosen where the hardware multiplies it, dW is dense: that is faster
+    than skipping the gradient's zeros.
     """
 
     @staticmethod

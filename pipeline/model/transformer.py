@@ -187,4 +187,5 @@ class Transformer(nn.Module):
             x = block(x, intervene, cuts or {}, at if layer == self.config.n_layer - 1 else None)
         if at is not None:
             x, tokens = x[:, 0], tokens.gather(1, at[:, None])[:, 0]
+        # In place: a table of logits less, in float32 whatever type the product has.
         return F.embedding(tokens, self.bigram_table).add_(self.lm_head(self.transformer["ln_f"](x)))

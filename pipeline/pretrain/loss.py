@@ -21,7 +21,7 @@ def cross_entropy(logits: Float[Tensor, "n vocab"], targets: Int[Tensor, " n"]) 
 
 
 class CrossEntropy(torch.autograd.Function):
-    """Keeps the logits and one number a row; backward turns a share of the rows at a time into their gradient."""
+    """Keeps the logits and one number a row; backward turns some rows at a time into their gradient."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
@@ -32,18 +32,7 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         logits, targets, log_total = ctx.saved_tensors
-        scale = grads[0] / len(targets)
-        out = torch.empty_like(logits)
-        if _has_kernel(logits):
-            arrays = [x.numpy() for x in (logits, targets, log_total, out)]
-            in_shares(lambda start, stop: fill_gradient(start, stop, *arrays, float(scale)), len(targets))
-            return out, None
-        parts = zip(*(x.split(ROWS) for x in (logits, targets, log_total, out)), strict=True)
-        for rows, right, total, into in parts:
-            probability = (rows.float() - total[:, None]).exp_()
-            probability.scatter_add_(1, right[:, None], probability.new_full((len(right), 1), -1.0))
-            into.copy_(probability.mul_(scale))
-        return out, None
+        return _gradient(logits, targets, log_total, grads[0] / len(targets)), None
 
 
 def _log_totals(logits: Tensor) -> Float[Tensor, " n"]:
@@ -53,6 +42,20 @@ def _log_totals(logits: Tensor) -> Float[Tensor, " n"]:
     out = torch.empty(len(logits))
     arrays = logits.detach().numpy(), out.numpy()
     in_shares(lambda start, stop: fill_log_totals(start, stop, *arrays), len(out))
+    return out
+
+
+def _gradient(logits: Tensor, targets: Tensor, log_total: Tensor, scale: Tensor) -> Float[Tensor, "n vocab"]:
+    """``scale`` · (softmax − 1 at the target), in the logits' type."""
+    out = torch.empty_like(logits)
+    if _has_kernel(logits):
+        arrays = [x.numpy() for x in (logits, targets, log_total, out)]
+        in_shares(lambda start, stop: fill_gradient(start, stop, *arrays, float(scale)), len(targets))
+        return out
+    for rows, right, total, into in zip(*(x.split(ROWS) for x in (logits, targets, log_total, out)), strict=True):
+        probability = (rows.float() - total[:, None]).exp_()
+        probability.scatter_add_(1, right[:, None], probability.new_full((len(right), 1), -1.0))
+        into.copy_(probability.mul_(scale))
     return out
 
 

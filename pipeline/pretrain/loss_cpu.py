@@ -9,6 +9,8 @@ import numpy as np
 
 from pipeline.model.simd import BITS, TILE, exp2_differences, raise_to
 
+ZERO = np.float32(0)
+
 
 @numba.njit(nogil=True, cache=True)
 def fill_log_totals(first: int, last: int, logits: Any, out: Any) -> None:
@@ -26,13 +28,9 @@ def fill_log_totals(first: int, last: int, logits: Any, out: Any) -> None:
         for c in range(whole, width):
             largest = max(largest, row[c])
         for c in range(0, whole, TILE):
+            _exp_differences(row, c, largest, part, zero)
             for i in range(TILE):
-                part[i] = (row[c + i] - largest) * BITS
-            for i in range(TILE):
-                total[i] += part[i] - part[i]  # 0, or NaN, which the powers of two would lose
-            exp2_differences(part, 0, zero)
-            for i in range(TILE):
-                total[i] += part[i]
+                total[i] += part[i] + (row[c + i] if row[c + i] != row[c + i] else ZERO)  # the powers lose NaN
         rest = np.float32(0)
         for c in range(whole, width):
             rest += np.exp(row[c] - largest)
@@ -41,18 +39,24 @@ def fill_log_totals(first: int, last: int, logits: Any, out: Any) -> None:
 
 @numba.njit(nogil=True, cache=True)
 def fill_gradient(first: int, last: int, logits: Any, targets: Any, log_total: Any, out: Any, scale: float) -> None:
-    """``out`` = ``scale`` · (softmax − 1 at the target) for those rows."""
+    """``out`` = ``scale`` · (softmax − 1 at the target) for those rows; NaN where the row's total is not finite."""
     width = logits.shape[1]
     whole = width // TILE * TILE
-    factor = np.float32(scale)
     part, zero = np.zeros(TILE, np.float32), np.zeros(TILE, np.float32)
     for r in range(first, last):
+        factor = np.float32(scale) + (log_total[r] - log_total[r])  # 0, or NaN, which the powers lose
         for c in range(0, whole, TILE):
-            for i in range(TILE):
-                part[i] = (logits[r, c + i] - log_total[r]) * BITS
-            exp2_differences(part, 0, zero)
+            _exp_differences(logits[r], c, log_total[r], part, zero)
             for i in range(TILE):
                 out[r, c + i] = part[i] * factor
         for c in range(whole, width):
             out[r, c] = np.exp(logits[r, c] - log_total[r]) * factor
         out[r, targets[r]] -= factor
+
+
+@numba.njit(nogil=True, cache=True)
+def _exp_differences(row: Any, c: int, less: Any, part: Any, zero: Any) -> None:
+    """``part`` = exp(``row[c:][:TILE]`` − ``less``), by powers of two; 0 where that is not a number."""
+    for i in range(TILE):
+        part[i] = (row[c + i] - less) * BITS
+    exp2_differences(part, 0, zero)

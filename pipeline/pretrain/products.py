@@ -18,7 +18,7 @@ from pipeline.model.transformer import Transformer
 
 DENSITIES = (0.25, 0.125, 0.0625, 0.03125, 0.015625)  # from which the highest that pays is taken
 PAYS = 0.9  # of the dense product's time
-TOKENS = 2048  # at most, of a measured product: more would be the most memory that training ever holds
+TOKENS = 2048  # at most, of a measured product, whose memory the process goes on to hold
 ROUNDS = 5
 ON_GPU = 0.01
 

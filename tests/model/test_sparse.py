@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.model.linear import Linear
+from pipeline.model.linear import Linear, sparse_product
 from pipeline.model.sparse import Nonzeros, fits, multiply, outer
 
 
@@ -111,3 +111,13 @@ def test_bfloat16_products_are_the_float32_products_rounded_as_torch_rounds():
     assert torch.equal(multiply(x, rows, bias), multiply(x.float(), rows, bias).bfloat16())
     x[2, 69, 7] = torch.nan
     assert torch.equal(multiply(x, rows, bias).isnan(), multiply(x.float(), rows, bias).isnan())
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_other_types_are_multiplied_in_float32_and_given_back(kind):
+    weight = sparse_matrix(128, 64, 0.1, seed=6)
+    x = sparse_matrix(5, 64, 0.5, seed=7).to(kind).requires_grad_()
+    y = sparse_product(x, weight, None, Nonzeros.of(weight))
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == kind
+    torch.testing.assert_close(y.float(), F.linear(x.float(), weight), rtol=1e-3, atol=1e-3)
