@@ -205,6 +205,9 @@ class PruneConfig(Section):
     grad_clip: Annotated[float, Field(gt=0)]
     calibration_steps: Annotated[int, Field(ge=0)]  # of LBFGS; 0 = no calibration
     calibration_pairs: PositiveInt  # of the train pairs
+    budget: Annotated[int, Field(ge=0)]  # trials that Optuna adds to the centres above; 0 = centres only
+    tie_qk: bool  # one mask for channel i of attn_q and channel i of attn_k
+    ablation: Literal["mean", "zero", "resample"]  # what a node outside the circuit is held at
     workers: PositiveInt  # tasks pruned side by side, one thread each
 
 
