@@ -12,7 +12,7 @@ from prefect.artifacts import create_table_artifact
 from flows import environment, units
 from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
-from pipeline.ablate import ablate_task, check_belongs
+from pipeline.ablate import ablate_task
 from pipeline.artifacts import file_hash, read_json, write_json
 from pipeline.circuit import Circuit
 from pipeline.config import AblateConfig, Params
@@ -74,7 +74,7 @@ def circuits_of(folder: Path, tasks: TaskSet, checkpoint: str) -> dict[str, Path
     folders = {name: folder / name for name in tasks.names if rows.get(name, {}).get("n_edges") is not None}
     for name, path in folders.items():
         circuit = Circuit.load(path)
-        check_belongs(circuit, checkpoint)
+        circuit.check_hash(checkpoint)
         if circuit.about["task_hash"] != tasks.hash(name):
             raise ValueError(
                 f"{path}: made with other pairs of {name} ({circuit.about['task_hash']}) than those in data/tasks "

@@ -7,6 +7,7 @@ properties. ``load_params`` refuses what it does not know by the full path of th
 from __future__ import annotations
 
 import difflib
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -187,27 +188,52 @@ class PretrainConfig(Section):
         return self.batch // parts
 
 
-class PruneConfig(Section):
-    """The search for a circuit (METHOD §4, Table 2)."""
+class Ablation(StrEnum):
+    """What a node outside a circuit is held at (METHOD §4, §6): one number a node, the same at all positions."""
 
-    target_loss: Annotated[float, Field(gt=0)]  # nats, two-way, on validation pairs
-    curve_losses: list[Annotated[float, Field(gt=0)]]  # further targets, for the loss-against-size curve
-    steps: PositiveInt
-    batch_pairs: PositiveInt
-    k_coef: list[Annotated[float, Field(gt=0)]]  # each is tried; the smallest circuit wins
+    MEAN = "mean"  # its average over the pretraining distribution
+    ZERO = "zero"
+    RESAMPLE = "resample"  # its value at a random place of the pretraining distribution; losses are means over draws
+
+
+class Baseline(StrEnum):
+    """Ways to rank nodes that learned pruning is compared with (the paper's Fig 31)."""
+
+    ATTRIBUTION = "attribution"  # gradient × (activation − mean), at the unpruned model
+    INTEGRATED_GRADIENTS = "integrated_gradients"  # the same, averaged on the way from all means to the unpruned model
+    RANDOM = "random"
+
+
+class Hyperparameters(Section):
+    """The eight that the paper tunes for every model and task (Table 2)."""
+
+    k_coef: Annotated[float, Field(gt=0)]  # nats a kept node
     init_noise_scale: Annotated[float, Field(ge=0)]
     init_noise_bias: float
     weight_decay: Annotated[float, Field(ge=0)]
     lr: Annotated[float, Field(gt=0)]
-    beta2: Fraction
-    warmup: Fraction
+    beta2: Annotated[float, Field(ge=0, lt=1)]
+    warmup: Fraction  # of the steps
     heaviside_temp: Annotated[float, Field(gt=0)]
+
+
+class PruneConfig(Section):
+    """The search for a circuit (METHOD §4)."""
+
+    target_loss: Annotated[float, Field(gt=0)]  # nats, two-way, on validation pairs
+    curve_losses: list[Annotated[float, Field(gt=0)]]  # targets of the loss-against-size curve
+    steps: PositiveInt
+    batch_pairs: PositiveInt
+    centres: Annotated[list[Hyperparameters], Field(min_length=1)]  # all are tried; the circuit of fewest edges wins
+    budget: Annotated[int, Field(ge=0)]  # trials that Optuna adds to the centres; 0 = centres only
+    at_once: PositiveInt  # trials that run as one batch, at most
     grad_clip: Annotated[float, Field(gt=0)]
     calibration_steps: Annotated[int, Field(ge=0)]  # of LBFGS; 0 = no calibration
     calibration_pairs: PositiveInt  # of the train pairs
-    budget: Annotated[int, Field(ge=0)]  # trials that Optuna adds to the centres above; 0 = centres only
     tie_qk: bool  # one mask for channel i of attn_q and channel i of attn_k
-    ablation: Literal["mean", "zero", "resample"]  # what a node outside the circuit is held at
+    ablation: Ablation
+    draws: PositiveInt  # of resampled values; not used by the other kinds
+    baselines: list[Baseline]
     workers: PositiveInt  # tasks pruned side by side, one thread each
 
 

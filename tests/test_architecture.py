@@ -15,9 +15,12 @@ SOURCES = sorted(
 LIBRARY = [path for path in SOURCES if path.is_relative_to(ROOT / "pipeline")]
 
 STAGES = {"pretrain", "prune", "ablate", "report"}
-BASE = {"config", "sites", "circuit", "artifacts", "seeds"}
+BASE = {"config", "sites", "artifacts", "seeds"}
+MIDDLE = {"data", "model"}
 # part → the parts of pipeline that it may import besides itself
-ALLOWED = {part: set(BASE) for part in BASE} | {part: BASE | {"data", "model"} for part in {"data", "model", *STAGES}}
+ALLOWED = {part: set(BASE) for part in BASE}
+ALLOWED |= {part: BASE | MIDDLE for part in MIDDLE | {"circuit", "planted"}}
+ALLOWED |= {part: BASE | MIDDLE | {"circuit"} for part in STAGES}
 ORCHESTRATION = {"prefect", "mlflow", "dvc", "flows"}
 
 

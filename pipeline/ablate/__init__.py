@@ -1,5 +1,5 @@
 """Ablation: tests of circuits on pairs they were not made from."""
 
-from pipeline.ablate.ablate import WrongModelError, ablate_task, check_belongs
+from pipeline.ablate.ablate import ablate_task
 
-__all__ = ["WrongModelError", "ablate_task", "check_belongs"]
+__all__ = ["ablate_task"]

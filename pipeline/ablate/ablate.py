@@ -28,19 +28,6 @@ RANDOM_NAMES = {
 }
 
 
-class WrongModelError(ValueError):
-    """A circuit is to be run on a model that it was not cut out of."""
-
-
-def check_belongs(circuit: Circuit, model_hash: str) -> None:
-    """Raises WrongModelError where the circuit is of another checkpoint."""
-    if circuit.about["model_hash"] != model_hash:
-        raise WrongModelError(
-            f"circuit of {circuit.about.get('model')} / {circuit.about.get('task')} belongs to checkpoint "
-            f"{circuit.about['model_hash']}, not to {model_hash}; prune this model again (dvc repro)"
-        )
-
-
 def ablate_task(
     *, model: Transformer, circuit: Circuit, batch: PairBatch, config: AblateConfig, seed: int
 ) -> dict[str, Any]:

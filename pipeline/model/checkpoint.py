@@ -42,6 +42,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
         model.load_state_dict(tensors, strict=True)
     except (ValidationError, KeyError, RuntimeError) as error:
         raise ArtifactError(f"{folder}: not a checkpoint of this project: {error}; run pretrain again") from error
+    model.checkpoint = model_hash(folder)
     return model.requires_grad_(False).eval().to(device)
 
 

@@ -11,6 +11,7 @@ That weight follows from the position alone but in heads with a query or key cha
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -89,7 +90,8 @@ class Frozen:
     """A model and the values its nodes are held at: what all of its circuits share. On a CPU, in float32."""
 
     def __init__(self, model: Transformer, held: Mapping[str, Float[Tensor, " width"]]) -> None:
-        self.model, self.config = model.cpu(), model.config
+        self.model = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
+        self.config = model.config
         self.held = {key: value.float().cpu() for key, value in held.items()}
         parts = model.transformer
         wte = parts["wte"].weight.detach()

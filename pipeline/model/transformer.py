@@ -20,7 +20,7 @@ from pipeline.model.abstopk import abs_topk
 from pipeline.model.attention import attend
 from pipeline.model.linear import Linear
 from pipeline.model.norm import RMSNorm
-from pipeline.sites import Site, site_key
+from pipeline.sites import SITES, Site, site_key, site_keys, split_site_key
 
 Intervene = Callable[[str, Tensor], Tensor]
 
@@ -142,7 +142,12 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The model. Parameters carry the released checkpoints' names (CHECKPOINT_FORMAT.md)."""
+    """The model. Parameters carry the released checkpoints' names (CHECKPOINT_FORMAT.md).
+
+    ``checkpoint`` is the identity of the checkpoint it was loaded from, None where it was made or trained here.
+    """
+
+    checkpoint: str | None = None
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
@@ -158,6 +163,13 @@ class Transformer(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.bigram_table.device
+
+    def widths(self) -> dict[str, int]:
+        """Site key → how many nodes the site has."""
+        c = self.config
+        heads = dict.fromkeys((Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V), c.n_head * c.d_head)
+        widths = dict.fromkeys(SITES, c.d_model) | heads | {Site.MLP_NEURON: c.d_mlp}
+        return {key: widths[split_site_key(key)[1]] for key in site_keys(c.n_layer)}
 
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         x = self.transformer["wte"](tokens)
