@@ -90,7 +90,7 @@ def circuit_hash(folder: Path) -> str:
 
 def show_losses(model: str, rows: dict[str, units.Row]) -> None:
     """Put the table of losses into Prefect's UI."""
-    columns = ("unpruned_loss", "circuit_loss", "edges_only_loss", "ablated_nodes_loss", "ablated_edges_loss")
+    columns = ("unpruned_loss", "circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "ablated_edges_loss")
     table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]
     description = f"Losses of {model}, its circuits alone, and without them"
     create_table_artifact(table, key=units.artifact_key("ablations", model), description=description)

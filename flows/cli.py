@@ -1,4 +1,4 @@
-"""The console script ``sparse-circuits``: what is not a stage. It asks MLflow and changes nothing."""
+"""The console script ``sparse-circuits``: what is not a stage. It asks MLflow and changes nothing; prune writes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows import environment
+from flows import cli_prune, environment
 from flows.environment import ServiceError
+from flows.tables import count, nats, show
 from pipeline.artifacts import ArtifactError
 from pipeline.config import Params, load_params
 from pipeline.data.tasks import Pair, TaskSet, find_task, generate, task_names
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 # Refusals of settings, files, artifacts and servers; everything else is a bug and keeps its traceback.
 EXPECTED = (ValueError, ArtifactError, ServiceError, OSError)
-PIPED_WIDTH = 160  # columns, where the output is no terminal
 
 app = typer.Typer(
-    help="Models and circuits of a study, as MLflow recorded them, and the tasks. `make study` makes a study.",
+    help="Models and circuits of a study, as MLflow recorded them, and the tasks; circuits of any model for any task. "
+    "`make study` makes a study.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,6 +34,9 @@ app = typer.Typer(
 
 ModelOption = Annotated[str | None, typer.Option(help="Only this model, by its name in params.yaml.")]
 TaskOption = Annotated[str | None, typer.Option(help="Only this task, by its name in `sparse-circuits tasks`.")]
+
+
+app.command(epilog=cli_prune.EXAMPLE)(cli_prune.prune)
 
 
 @app.command(epilog="Example: sparse-circuits models")
@@ -151,21 +154,6 @@ def rows(found: pd.DataFrame) -> list[dict[str, Any]]:
         {key: value for key, value in row.items() if value is not None and value == value}  # NaN is not itself
         for row in found.to_dict("records")
     ]
-
-
-def count(value: Any) -> str:
-    """A whole number with separators, – for nothing."""
-    return "–" if value is None else f"{int(value):,}"
-
-
-def nats(value: Any) -> str:
-    """A loss to three decimal places, – for nothing."""
-    return "–" if value is None else f"{float(value):.3f}"
-
-
-def show(table: Table) -> None:
-    """Print a table as wide as the terminal, or wide enough for a pipe."""
-    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
 
 
 def main() -> None:

@@ -228,8 +228,9 @@ class PruneConfig(Section):
     budget: Annotated[int, Field(ge=0)]  # trials that Optuna adds to the centres; 0 = centres only
     at_once: PositiveInt  # trials that run as one batch, at most
     grad_clip: Annotated[float, Field(gt=0)]
-    calibration_steps: Annotated[int, Field(ge=0)]  # of LBFGS; 0 = no calibration
+    calibration_steps: Annotated[int, Field(ge=0)]  # of Newton; 0 = no calibration
     calibration_pairs: PositiveInt  # of the train pairs
+    most_scale: Annotated[float, Field(ge=1)]  # that calibration may multiply answer logits by
     tie_qk: bool  # one mask for channel i of attn_q and channel i of attn_k
     ablation: Ablation
     draws: PositiveInt  # of resampled values; not used by the other kinds

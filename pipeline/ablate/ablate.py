@@ -6,23 +6,21 @@ from statistics import median
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from pipeline.ablate.bootstrap import interval
-from pipeline.ablate.conditions import Condition, Runner, accuracy, pair_losses
+from pipeline.ablate.conditions import Answers, Condition, Runner, accuracy, pair_losses
 from pipeline.ablate.controls import random_edges, random_nodes
 from pipeline.circuit import Circuit
 from pipeline.config import AblateConfig
 from pipeline.data.pairs import PairBatch, prompt_losses
-from pipeline.model.scoring import calibrated, mean_loss, score
+from pipeline.model.scoring import calibrated, score
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
 
 # Condition → under which name the losses of its random controls are reported.
 RANDOM_NAMES = {
     Condition.CIRCUIT: "random_circuit",
-    Condition.EDGES_ONLY: "random_edges_only",
+    Condition.NODES_ONLY: "random_nodes_only",
     Condition.ABLATED_NODES: "random_nodes",
     Condition.ABLATED_EDGES: "random_edges",
 }
@@ -33,19 +31,22 @@ def ablate_task(
 ) -> dict[str, Any]:
     """Loss (nats) and accuracy of the model and of the circuit under every condition, with random controls.
 
-    ``batch`` holds the test pairs. Where the circuit is what remains, its calibration is applied. Each loss has a 95 %
-    bootstrap interval over pairs. Controls: ``config.n_random`` random sets of the same size per site or kind of edge,
-    uncalibrated, on the first ``config.random_pairs`` pairs.
+    ``batch`` holds the test pairs. What is held at what, the circuit says (``Circuit.outside``); over several draws,
+    losses and accuracies are means. Where the circuit is what remains, its calibration is applied; the loss without it
+    is reported too. Each loss has a 95 % bootstrap interval over pairs. Controls: ``config.n_random`` random sets of
+    the same size per site or kind of edge, uncalibrated, on the first ``config.random_pairs`` pairs. Raises
+    WrongModelError where the model is not the circuit's.
     """
-    runner = Runner(model, circuit.means)
+    circuit.check_model(model)
+    runner = Runner(model, circuit.outside)
     generator = torch.Generator().manual_seed(seed_of(seed, "ablate"))
-    row = scored("unpruned", score(model, batch), config, generator)
-    some = batch.take(torch.arange(min(config.random_pairs, batch.n_pairs)))
+    row = scored("unpruned", score(model, batch).cpu()[None], config, generator)
+    some = batch.take(torch.arange(min(config.random_pairs, batch.n_pairs), device=batch.tokens.device))
     for condition in Condition:
         answers = runner.answers(circuit, condition, batch)
         if condition.keeps:
-            row[f"{condition.value}_loss_uncalibrated"] = mean_loss(answers)
-            answers = calibrated(answers, circuit.calibration)
+            row[f"{condition.value}_loss_uncalibrated"] = float(prompt_losses(answers).mean())
+            answers = torch.stack([calibrated(draw, circuit.calibration) for draw in answers])
         row |= scored(condition.value, answers, config, generator)
         losses = random_losses(runner, circuit, condition, some, config.n_random, generator)
         name = RANDOM_NAMES[condition]
@@ -53,11 +54,9 @@ def ablate_task(
     return row
 
 
-def scored(
-    name: str, answers: Float[Tensor, "prompt 2"], config: AblateConfig, generator: torch.Generator
-) -> dict[str, Any]:
+def scored(name: str, answers: Answers, config: AblateConfig, generator: torch.Generator) -> dict[str, Any]:
     """Loss, its interval and accuracy, under the condition's name."""
-    losses = prompt_losses(answers).cpu()
+    losses = prompt_losses(answers).mean(0)
     return {
         f"{name}_loss": float(losses.mean()),
         f"{name}_loss_interval": interval(pair_losses(losses), config.n_bootstrap, generator),
@@ -74,5 +73,5 @@ def random_losses(
         drawn = (
             random_edges(circuit, runner.model, generator) if condition.of_edges else random_nodes(circuit, generator)
         )
-        losses.append(mean_loss(runner.answers(drawn, condition, batch)))
+        losses.append(float(prompt_losses(runner.answers(drawn, condition, batch)).mean()))
     return losses

@@ -1,11 +1,10 @@
-"""The ways in which ablate runs a model, each as the two arguments of the forward pass (METHOD §6)."""
+"""The ways in which ablate runs a model: a circuit alone, by the compact executor, or a circuit removed (METHOD §6)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import copy
 from enum import Enum
-from typing import Any
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -14,61 +13,86 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.model.ablation import edge_cuts, hold_at_means
-from pipeline.model.held import only, spare
-from pipeline.model.scoring import score
+from pipeline.model.compact import Compact, Frozen, Prompts, Trace
+from pipeline.model.held import only
+from pipeline.model.held_at import Held, Values
+from pipeline.model.scoring import CHUNK, score
 from pipeline.model.transformer import Transformer
+
+Answers = Float[Tensor, "draw prompt 2"]  # logits of the right and the wrong answer
 
 
 class Condition(Enum):
     """What is left of the model. Values are the names under which losses are reported.
 
-    For a circuit that has all edges between its nodes, CIRCUIT and EDGES_ONLY differ in one thing: which nodes AbsTopK
-    keeps. Nodes outside the circuit compete for a place before they are held at their means, with their live values in
-    the first case, and with the constants that cut inputs give them in the second. Without AbsTopK the two are equal.
+    What is not left is held: a node, or the source of an edge, has its held value in place of its own. A circuit that
+    has all edges between its nodes is the same by CIRCUIT and by NODES_ONLY but for one thing: which nodes AbsTopK
+    keeps. Nodes outside the circuit compete for a place before they are held, with the constants that cut inputs give
+    them in the first case, and with their live values in the second. Without AbsTopK the two are equal.
     """
 
-    CIRCUIT = "circuit"  # only the circuit's nodes; every other node is at its mean
-    EDGES_ONLY = "edges_only"  # only the circuit's edges between its nodes; every other edge carries its source's mean
-    ABLATED_NODES = "ablated_nodes"  # everything but the circuit's nodes, which are at their means
-    ABLATED_EDGES = "ablated_edges"  # everything but the circuit's edges, which carry their source's mean
+    CIRCUIT = "circuit"  # the circuit alone: all other nodes are held, and all other edges
+    NODES_ONLY = "nodes_only"  # its nodes alone, with all edges between live nodes; all other nodes are held
+    ABLATED_NODES = "ablated_nodes"  # everything but the circuit's nodes, which are held
+    ABLATED_EDGES = "ablated_edges"  # everything but the circuit's edges, which carry their source's held value
 
     @property
     def keeps(self) -> bool:
         """Whether the circuit is what remains (a test of sufficiency), or what is removed (of necessity)."""
-        return self in (Condition.CIRCUIT, Condition.EDGES_ONLY)
+        return self in (Condition.CIRCUIT, Condition.NODES_ONLY)
 
     @property
     def of_edges(self) -> bool:
-        return self in (Condition.EDGES_ONLY, Condition.ABLATED_EDGES)
+        """Whether edges decide what is left: random controls are then random edges and their ends."""
+        return self in (Condition.CIRCUIT, Condition.ABLATED_EDGES)
 
 
-@dataclass(frozen=True)
 class Runner:
-    """A frozen model and its node means, ready to be run under any condition."""
+    """A frozen model and what is held at what, ready to be run under any condition, once for every draw."""
 
-    model: Transformer
-    means: Mapping[str, Float[Tensor, " width"]]
+    def __init__(self, model: Transformer, held: Held) -> None:
+        self.model, self.held = model, held.to(model.device)
 
-    def answers(self, circuit: Circuit, condition: Condition, batch: PairBatch) -> Float[Tensor, "prompt 2"]:
-        """Logits of the right and the wrong answer with the circuit kept or removed, uncalibrated."""
-        return score(self.model, batch, **self._changes(circuit, condition))
+    @cached_property
+    def frozen(self) -> list[Frozen]:
+        """What the compact circuits of each draw share."""
+        on_cpu = self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu()
+        return [Frozen(on_cpu, draw) for draw in self.held.draws]
 
-    def _changes(self, circuit: Circuit, condition: Condition) -> dict[str, Any]:
-        masks = circuit.node_masks()
+    def answers(self, circuit: Circuit, condition: Condition, batch: PairBatch) -> Answers:
+        """Logits of the two answers with the circuit kept or removed, uncalibrated, one copy a draw."""
         if condition is Condition.CIRCUIT:
-            return only(self.model, masks, self.means)
-        if condition is Condition.ABLATED_NODES:
-            return self._holding({key: 1 - mask for key, mask in masks.items()})
-        cuts = edge_cuts(self.model, circuit.edges, self.means, keep=condition.keeps)
-        return {"cuts": spare(self.model, cuts)} | (self._holding(masks) if condition.keeps else {})
+            compacts = (Compact(frozen, circuit.nodes, circuit.edges) for frozen in self.frozen)
+            return torch.stack([score_compact(compact, batch) for compact in compacts])
+        return torch.stack([self._scored(circuit, condition, batch, draw) for draw in self.held.draws])
 
-    def _holding(self, masks: Mapping[str, Tensor]) -> dict[str, Any]:
-        return {"intervene": hold_at_means(masks, self.means)}
+    def _scored(
+        self, circuit: Circuit, condition: Condition, batch: PairBatch, held: Values
+    ) -> Float[Tensor, "prompt 2"]:
+        """The logits under a condition that leaves too much of the model for the compact executor to gain by."""
+        if condition is Condition.ABLATED_EDGES:
+            return score(self.model, batch, cuts=edge_cuts(self.model, circuit.edges, held, keep=False)).cpu()
+        masks = {key: mask.to(self.model.device) for key, mask in circuit.node_masks().items()}
+        if condition is Condition.NODES_ONLY:
+            return score(self.model, batch, **only(self.model, masks, held)).cpu()
+        removed = {key: 1 - mask for key, mask in masks.items()}
+        return score(self.model, batch, intervene=hold_at_means(removed, held)).cpu()
 
 
-def accuracy(answers: Float[Tensor, "prompt 2"]) -> float:
+def score_compact(compact: Compact, batch: PairBatch) -> Float[Tensor, "prompt 2"]:
+    """``scoring.score`` of a compact circuit: logits of the two answers in the batch's order, computed in chunks."""
+    batch = batch.to(torch.device("cpu"))
+    scored = torch.empty(batch.answers.shape)
+    for rows in batch.last.argsort(stable=True).split(CHUNK):
+        last = batch.last[rows]
+        prompts = Prompts.of(batch.tokens[rows, : int(last.max()) + 1], last)
+        scored[rows] = compact.answers(prompts, batch.answers[rows], Trace())
+    return scored
+
+
+def accuracy(answers: Float[Tensor, "*draw prompt 2"]) -> float:
     """Fraction of prompts whose right answer has the larger logit; a tie is wrong."""
-    return float((answers[:, 0] > answers[:, 1]).float().mean())
+    return float((answers[..., 0] > answers[..., 1]).float().mean())
 
 
 def pair_losses(losses: Float[Tensor, " prompt"]) -> Float[Tensor, " pair"]:

@@ -25,7 +25,10 @@ def random_nodes(circuit: Circuit, generator: torch.Generator) -> Circuit:
 
 
 def random_edges(circuit: Circuit, model: Transformer, generator: torch.Generator) -> Circuit:
-    """A circuit of as many edges of each kind, drawn from all nonzero weights of the kind; its nodes are their ends."""
+    """A circuit of as many edges of each kind, drawn from all nonzero weights of the kind; its nodes are their ends.
+
+    Nodes of the circuit that have no edges (constants, at other values than they are held at) have no counterpart.
+    """
     edges = {}
     for key, pairs in circuit.edges.items():
         present = nonzero_edges(model, key)

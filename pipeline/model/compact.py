@@ -12,7 +12,7 @@ That weight follows from the position alone but in heads with a query or key cha
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,8 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.model.abstopk import select
-from pipeline.model.attention import attend
-from pipeline.model.compact_cpu import compete, read_rows
+from pipeline.model.compact_cpu import compete, mix_heads, read_rows
 from pipeline.model.threads import in_shares
 from pipeline.model.transformer import Block, Transformer
 from pipeline.sites import EDGE_KINDS, EdgeKind, Site, edge_key, site_key
@@ -34,34 +33,43 @@ Edges = Mapping[str, Int[Tensor, "n 2"]]
 NONE = torch.zeros(0, dtype=torch.long)
 KINDS = {(kind.source, kind.target): kind for kind in EDGE_KINDS}
 LEAST = 64  # rows worth a thread
+PROMPTS = 4  # prompts worth a thread
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Where the rows of a batch are: token and position of each [row], and how many prompts and positions."""
+    """The rows of a batch, prompt after prompt: token and position of each, and where each prompt begins.
+
+    With ``last``, a prompt ends at the position whose logits are wanted, and the last layer writes one row a prompt.
+    """
 
     token: Int[Tensor, " row"]
     position: Int[Tensor, " row"]
-    shape: tuple[int, int]
-    at: Int[Tensor, " prompt"] | None
+    offsets: Int[Tensor, " prompt+1"]
+    last: bool
 
     @classmethod
     def of(cls, tokens: Int[Tensor, "prompt pos"], at: Int[Tensor, " prompt"] | None) -> Prompts:
         positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
-        return cls(tokens.flatten(), positions.flatten(), (tokens.shape[0], tokens.shape[1]), at)
+        ends = torch.full((len(tokens),), tokens.shape[1] - 1) if at is None else at
+        wanted = positions <= ends[:, None]
+        return cls(tokens[wanted], positions[wanted], F.pad((ends + 1).cumsum(0), (1, 0)), at is not None)
+
+    @property
+    def n(self) -> int:
+        return len(self.offsets) - 1
 
     @cached_property
     def rows(self) -> Int[Tensor, " row"]:
         """The rows that the last layer writes: all, or one a prompt."""
-        if self.at is None:
-            return torch.arange(len(self.token))
-        return torch.arange(self.shape[0]) * self.shape[1] + self.at
+        return self.offsets[1:] - 1 if self.last else torch.arange(len(self.token))
 
-    def last(self) -> Prompts:
+    @cached_property
+    def ends(self) -> Prompts:
         """Only the rows that the last layer writes."""
-        if self.at is None:
+        if not self.last:
             return self
-        return Prompts(self.token[self.rows], self.position[self.rows], (self.shape[0], 1), self.at)
+        return Prompts(self.token[self.rows], self.position[self.rows], torch.arange(self.n + 1), True)
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,10 @@ class Trace:
 
     streams: list[Stream] = field(default_factory=list)
     reads: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def until(self, half: int) -> Trace:
+        """A trace of its own of what came before a half layer, for a run that goes on from there."""
+        return Trace(self.streams[: half + 1], {index: read for index, read in self.reads.items() if index <= half})
 
 
 class Frozen:
@@ -131,24 +143,27 @@ class Map:
         pairs = edges.get(edge_key(layer, kind), NONE.view(0, 2))
         self.sources = pairs[:, 0].unique()
         self.weight = torch.zeros(len(self.targets), len(self.sources))
-        row, column = torch.searchsorted(self.targets, pairs[:, 1]), torch.searchsorted(self.sources, pairs[:, 0])
-        self.weight[row, column] = frozen.weight(layer, kind)[pairs[:, 1], pairs[:, 0]]
+        source, target = pairs.T.contiguous()
+        row, column = torch.searchsorted(self.targets, target), torch.searchsorted(self.sources, source)
+        self.weight[row, column] = frozen.weight(layer, kind)[target, source]
         self.full, self.k, self.gelu = frozen.constants(layer, kind), frozen.k(kind.target), gelu
         self.held = frozen.held[site_key(layer, kind.target)]
-        source = frozen.held[site_key(layer, kind.source)][self.sources]
-        self.constant = self.full[self.targets] - self.weight @ source
+        held = frozen.held[site_key(layer, kind.source)][self.sources]
+        self.constant = self.full[self.targets] - self.weight @ held
         self.at_held = self.held.clone()
         self.at_held[self.targets] = 0
 
     @cached_property
-    def rivals(self) -> tuple[np.ndarray, np.ndarray]:
-        """Magnitudes of the site's other nodes, ascending, and their indices."""
+    def rivals(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the site's other nodes: magnitudes, ascending, their indices; and the site with zeros at this map's."""
         values = F.gelu(self.full) if self.gelu else self.full
         others = torch.ones(len(values), dtype=torch.bool)
         others[self.targets] = False
         indices = others.nonzero().flatten()
         magnitude, order = values[indices].abs().sort()
-        return magnitude.numpy(), indices[order].numpy()
+        site = values.clone()
+        site[self.targets] = 0
+        return magnitude.numpy(), indices[order].numpy(), site.numpy()
 
     def __call__(self, x: Float[Tensor, "row source"], constant: Tensor | None = None) -> Float[Tensor, "row target"]:
         y = torch.addmm(self.constant if constant is None else constant, x, self.weight.T)
@@ -187,7 +202,7 @@ class Attention:
     @cached_property
     def heads(self) -> Tensor:
         """The heads with a query, key or value channel in the circuit."""
-        return torch.cat([self.q.targets, self.k.targets, self.v.targets]).div(self.config.d_head, rounding_mode="floor").unique()
+        return self.head_of(torch.cat([self.q.targets, self.k.targets, self.v.targets])).unique()
 
     @cached_property
     def by_head(self) -> Float[Tensor, "channel head"]:
@@ -196,8 +211,7 @@ class Attention:
         held = self.frozen.held[site_key(self.layer, Site.ATTN_V)]
         written = (weight * held).unflatten(1, (-1, self.config.d_head)).sum(-1)
         live = torch.zeros(len(self.writes), written.shape[1])
-        heads = self.out.sources.div(self.config.d_head, rounding_mode="floor")
-        live.index_add_(1, heads, self.out.weight * held[self.out.sources])
+        live.index_add_(1, self.head_of(self.out.sources), self.out.weight * held[self.out.sources])
         return written.index_add(0, self.writes, -live)
 
     @cached_property
@@ -214,9 +228,10 @@ class Attention:
 
     def __call__(self, h: Float[Tensor, "row read"], prompts: Prompts, last: bool) -> Float[Tensor, "row write"]:
         """What the circuit's attn_out nodes write, at all rows or at the last layer's."""
-        rows = prompts.last() if last else prompts
+        rows = prompts.ends if last else prompts
         queries = h[prompts.rows] if last else h
-        mixed, mass = self.mixed(self.picked(queries, self.q), self.picked(h, self.k), self.picked(h, self.v), prompts, last)
+        parts = self.picked(queries, self.q), self.picked(h, self.k), self.picked(h, self.v)
+        mixed, mass = self.mixed(*parts, prompts, last and prompts.last)
         if self.sink is None:
             return self.out(mixed)
         columns = self.writes if self.out.k >= len(self.out.full) else slice(None)
@@ -231,27 +246,59 @@ class Attention:
         return part(h[:, torch.searchsorted(self.reads, part.sources)])
 
     def mixed(self, q: Tensor, k: Tensor, v: Tensor, prompts: Prompts, last: bool) -> tuple[Tensor, Tensor]:
-        """The mixed value channels that attn_out reads [row, source], and the weight of real tokens [row, head]."""
-        at = prompts.at if last else None
-        n_rows = len(q)
-        if not len(self.heads):
-            return torch.zeros(n_rows, 0), torch.zeros(n_rows, 0)
-        sink = None if self.sink is None else self.sink.detach()[self.heads]
-        full = (self.spread(x, part, prompts.shape[0]) for x, part in ((q, self.q), (k, self.k), (v, self.v)))
-        mixed, mass = attend(*full, sink, len(self.heads), at)
-        channels = self.channels(self.out.sources)
-        return mixed.flatten(0, 1)[:, channels], mass.transpose(1, 2).flatten(0, 1)
+        """The mixed value channels that attn_out reads [query, source], and the weight of real tokens [query, head]."""
+        n = len(self.heads)
+        mixed, mass = torch.zeros(len(q), len(self.out.sources)), torch.zeros(len(q), n)
+        if not n:
+            return mixed, mass
+        sink = torch.full((n,), -torch.inf) if self.sink is None else self.sink.detach()[self.heads]
+        of_head = torch.searchsorted(self.place(self.out.sources), torch.arange(n + 1))
+        scores = (q @ self.alone(self.q, self.k)).numpy(), (k @ self.alone(self.k, self.q) + self.fixed).numpy()
+        pairs = self.both.numpy(), self.spread(q, self.q, self.scale).numpy(), self.spread(k, self.k, 1.0).numpy()
+        v = v[:, torch.searchsorted(self.v.targets, self.out.sources)].contiguous()
+        arrays = sink.numpy(), v.numpy(), of_head.numpy(), mixed.numpy(), mass.numpy()
+        offsets = prompts.offsets.numpy()
+        in_shares(lambda a, b: mix_heads(a, b, offsets, last, scores, pairs, *arrays), prompts.n, least=PROMPTS)
+        return mixed, mass
 
-    def channels(self, nodes: Tensor) -> Tensor:
-        """Where the channels of a site are among those of the circuit's heads."""
-        head = nodes.div(self.config.d_head, rounding_mode="floor")
-        return torch.searchsorted(self.heads, head) * self.config.d_head + nodes % self.config.d_head
+    def head_of(self, channels: Tensor) -> Tensor:
+        return channels.div(self.config.d_head, rounding_mode="floor")
 
-    def spread(self, x: Float[Tensor, "row target"], part: Map, n_prompts: int) -> Float[Tensor, "prompt pos channel"]:
-        held = torch.zeros_like(part.held) if part is self.v else part.held
-        full = held.view(-1, self.config.d_head)[self.heads].flatten().repeat(len(x), 1)
-        full[:, self.channels(part.targets)] = x
-        return full.view(n_prompts, -1, full.shape[1])
+    def place(self, channels: Tensor) -> Tensor:
+        """Where the heads of channels are among the circuit's heads."""
+        return torch.searchsorted(self.heads, self.head_of(channels))
+
+    @property
+    def scale(self) -> float:
+        return self.config.d_head**-0.5
+
+    @cached_property
+    def both(self) -> Int[Tensor, " head"]:
+        """Of each of the circuit's heads: its place among those whose queries and keys are both live, else −1."""
+        live = torch.isin(self.heads, self.head_of(self.q.targets)) & torch.isin(self.heads, self.head_of(self.k.targets))
+        return torch.where(live, live.cumsum(0) - 1, -1)
+
+    def alone(self, part: Map, other: Map) -> Float[Tensor, "target head"]:
+        """What live channels of queries (or keys) do to scores where a head's keys (or queries) are held."""
+        matrix, head = torch.zeros(len(part.targets), len(self.heads)), self.place(part.targets)
+        matrix[torch.arange(len(head)), head] = torch.where(self.both[head] < 0, other.held[part.targets] * self.scale, 0)
+        return matrix
+
+    @cached_property
+    def fixed(self) -> Float[Tensor, " head"]:
+        """What held channels of both do to each head's scores."""
+        products = self.q.held * self.k.held * self.scale
+        products[self.q.targets] = 0
+        products[self.k.targets] = 0
+        return products.unflatten(0, (-1, self.config.d_head)).sum(-1)[self.heads]
+
+    def spread(self, x: Tensor, part: Map, scale: float) -> Float[Tensor, "row both d_head"]:
+        """All channels of the heads whose queries and keys are both live."""
+        heads = self.heads[self.both >= 0]
+        full = (part.held.unflatten(0, (-1, self.config.d_head))[heads] * scale).repeat(len(x), 1, 1)
+        own = self.both[self.place(part.targets)] >= 0
+        full[:, self.both[self.place(part.targets[own])], part.targets[own] % self.config.d_head] = x[:, own] * scale
+        return full
 
 
 class MLP:
@@ -292,6 +339,14 @@ class Compact:
         self.frozen = frozen
         self.halves = [half(frozen, index, nodes, edges) for index in range(2 * frozen.config.n_layer)]
 
+    def replaced(self, halves: Collection[int], nodes: Nodes, edges: Edges) -> Compact:
+        """The same for a circuit that differs from this one in some half layers only."""
+        other = copy.copy(self)
+        other.halves = [
+            half(self.frozen, index, nodes, edges) if index in halves else same for index, same in enumerate(self.halves)
+        ]
+        return other
+
     @torch.no_grad()
     def __call__(self, tokens: Int[Tensor, "prompt pos"], *, at: Int[Tensor, " prompt"] | None = None) -> Tensor:
         """Logits [prompt, pos, vocab], or [prompt, vocab] at one position of each; as ``Transformer.forward``'s."""
@@ -321,9 +376,9 @@ class Compact:
     def step(self, index: int, prompts: Prompts, trace: Trace, known: bool) -> Stream:
         """The stream after a half layer. ``known``: the stream before it is the one that the trace's read is of."""
         part, stream = self.halves[index], trace.streams[index]
-        last_layer = index >= len(self.halves) - 2 and prompts.at is not None
+        last_layer = index >= len(self.halves) - 2 and prompts.last
         mixing = index % 2 == 0
-        rows = prompts.last() if last_layer and not mixing else prompts
+        rows = prompts.ends if last_layer and not mixing else prompts
         delta = None
         if len(part.writes):
             if not known:
@@ -351,7 +406,7 @@ class Compact:
 
     def finish(self, stream: Stream, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """The final norm of the stream at the rows of the last layer [row, d_model], and their tokens."""
-        rows = prompts.last()
+        rows = prompts.ends
         model = self.frozen.model.transformer
         x = F.embedding(rows.token, model["wte"].weight) + stream.constant
         if "wpe" in model:

@@ -15,6 +15,9 @@ from pipeline.model.norm import EPS
 from pipeline.model.threshold import magnitudes, threshold
 
 
+FEW = 24  # live nodes up to which each is counted by itself; above, the threshold of the whole site is sought
+
+
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def read_rows(start: int, stop: int, token: Any, position: Any, tables: Any, stream: Any, site: Any, out: Any) -> None:
     """RMSNorm, then AbsTopK, of rows of the residual stream, at a few channels.
@@ -39,16 +42,37 @@ def read_rows(start: int, stop: int, token: Any, position: Any, tables: Any, str
         scale = np.float32(1 / np.sqrt(total / width + EPS))
         for i in range(width):
             row[i] = row[i] * scale * gain[i]
-        if k >= width:
-            for j in range(len(wanted)):
-                out[r, j] = row[wanted[j]]
-            continue
-        top = magnitudes(row.view(np.int32), magnitude)
-        last, n = threshold(magnitude, k, top, last)
         for j in range(len(wanted)):
-            i = wanted[j]
-            kept = magnitude[i] > last or (magnitude[i] == last and _place(magnitude, i) < k - n + _equal(magnitude, i))
-            out[r, j] = row[i] if kept else np.float32(0)
+            out[r, j] = row[wanted[j]]
+        if k < width:
+            last = _keep(row, k, wanted, out[r], magnitude, last)
+
+
+@numba.njit(nogil=True, cache=True)
+def _keep(row: Any, k: int, wanted: Any, out: Any, magnitude: Any, guess: Any) -> Any:
+    """Zero in ``out`` the wanted entries of a row that are not among its k largest magnitudes."""
+    top = magnitudes(row.view(np.int32), magnitude)
+    if len(wanted) > FEW:
+        guess, n = threshold(magnitude, k, top, guess)
+    for j in range(len(wanted)):
+        i = wanted[j]
+        if len(wanted) <= FEW:
+            kept = _larger(magnitude, magnitude[i]) + _place(magnitude, i) < k
+        else:
+            kept = magnitude[i] > guess or (
+                magnitude[i] == guess and _place(magnitude, i) < k - n + _equal(magnitude, i)
+            )
+        if not kept:
+            out[j] = np.float32(0)
+    return guess
+
+
+@numba.njit(nogil=True, cache=True)
+def _larger(magnitude: Any, value: Any) -> Any:
+    n = np.int32(0)
+    for other in magnitude:
+        n = np.int32(n + np.int32(other > value))
+    return n
 
 
 @numba.njit(nogil=True, cache=True)
@@ -73,9 +97,21 @@ def compete(start: int, stop: int, values: Any, nodes: Any, rivals: Any, k: int)
     """Zero, in place, the values [row, node] that AbsTopK would zero among all of a site.
 
     ``nodes`` are their indices, ascending; ``rivals`` the site's other nodes, which are constant: magnitudes,
-    ascending, and the indices that belong to them.
+    ascending, the indices that belong to them, and the whole site's values with zeros at ``nodes``.
     """
-    constants, indices = rivals
+    if values.shape[1] <= FEW:
+        _compete_few(start, stop, values, nodes, rivals[0], rivals[1], k)
+        return
+    site = rivals[2].copy()
+    magnitude, guess = np.empty(len(site), np.int32), np.int64(0)
+    for r in range(start, stop):
+        for j in range(len(nodes)):
+            site[nodes[j]] = values[r, j]
+        guess = _keep(site, k, nodes, values[r], magnitude, guess)
+
+
+@numba.njit(nogil=True, cache=True)
+def _compete_few(start: int, stop: int, values: Any, nodes: Any, constants: Any, indices: Any, k: int) -> None:
     n_live, n_rivals = values.shape[1], len(constants)
     magnitude = np.empty(n_live, values.dtype)
     for r in range(start, stop):
@@ -93,3 +129,83 @@ def compete(start: int, stop: int, values: Any, nodes: Any, rivals: Any, k: int)
                 before += magnitude[i] > magnitude[j] or (magnitude[i] == magnitude[j] and i < j)
             if before >= k:
                 values[r, j] = 0
+
+
+@numba.njit(nogil=True, cache=True)
+def mix_heads(
+    start: int, stop: int, offsets: Any, last: bool, scores: Any, pairs: Any, sink: Any, v: Any, of_head: Any,
+    mixed: Any, mass: Any,
+) -> None:  # fmt: skip
+    """Attention of a range of prompts: ``mixed`` [query, value channel] and each head's ``mass`` on real tokens.
+
+    ``offsets``: the first row of every prompt. ``last``: only the last row of each has a query. ``scores``: what query
+    [query, head] and key [row, head] add to a head's scores, each by itself. ``pairs``: for heads where both are live,
+    their place among those (else −1), and their full queries and keys. ``of_head``: where a head's channels of v begin.
+    """
+    for p in range(start, stop):
+        first, end = offsets[p], offsets[p + 1]
+        for h in range(len(sink)):
+            if pairs[0][h] < 0:
+                _mix_prefix(p, first, end, h, last, scores, sink[h], v, of_head[h], of_head[h + 1], mixed, mass)
+            else:
+                _mix_pairs(p, first, end, h, last, scores, pairs, sink[h], v, of_head[h], of_head[h + 1], mixed, mass)
+
+
+@numba.njit(nogil=True, cache=True)
+def _mix_prefix(
+    p: int, first: int, end: int, h: int, last: bool, scores: Any, sink: Any, v: Any, low: int, high: int,
+    mixed: Any, mass: Any,
+) -> None:  # fmt: skip
+    """A head whose scores are a query's part plus a key's part: one pass over the keys serves all queries."""
+    sums = np.zeros(high - low)
+    total, most = 0.0, -np.inf
+    for row in range(first, end):
+        key = np.float64(scores[1][row, h])
+        if key > most:
+            shrink = np.exp(most - key)
+            total *= shrink
+            for c in range(high - low):
+                sums[c] *= shrink
+            most = key
+        weight = np.exp(key - most)
+        total += weight
+        for c in range(high - low):
+            sums[c] += weight * v[row, low + c]
+        if last and row != end - 1:
+            continue
+        query = p if last else row
+        share = 1 / (total + np.exp(sink - most - scores[0][query, h]))
+        mass[query, h] = total * share
+        for c in range(high - low):
+            mixed[query, low + c] = sums[c] * share
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def _mix_pairs(
+    p: int, first: int, end: int, h: int, last: bool, scores: Any, pairs: Any, sink: Any, v: Any, low: int, high: int,
+    mixed: Any, mass: Any,
+) -> None:  # fmt: skip
+    """A head whose queries and keys are both live."""
+    q, k, at = pairs[1], pairs[2], pairs[0][h]
+    weight = np.empty(end - first, np.float32)
+    for row in range(end - 1 if last else first, end):
+        query = p if last else row
+        most = sink
+        for j in range(first, row + 1):
+            score = np.float32(0)
+            for c in range(q.shape[2]):
+                score += q[query, at, c] * k[j, at, c]
+            weight[j - first] = score
+            most = max(most, score)
+        total = np.float32(np.exp(sink - most))
+        real = np.float32(0)
+        for j in range(row + 1 - first):
+            weight[j] = np.exp(weight[j] - most)
+            real += weight[j]
+        share = np.float32(1) / (total + real)
+        mass[query, h] = real * share
+        for c in range(low, high):
+            value = np.float32(0)
+            for j in range(row + 1 - first):
+                value += weight[j] * v[first + j, c]
+            mixed[query, c] = value * share

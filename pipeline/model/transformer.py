@@ -111,15 +111,19 @@ class Block(nn.Module):
         self.ln_2 = RMSNorm(config.d_model)
         self.mlp = MLP(config)
 
-    def at(self, site: Site, x: Tensor, intervene: Intervene | None) -> Tensor:
-        """The value at a site: AbsTopK, then whatever the intervention makes of it."""
+    def sparse(self, x: Tensor) -> Tensor:
+        """AbsTopK at a site; its argument may be overwritten."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        x = abs_topk(x, int(self.afrac * x.shape[-1]), inplace=True)  # nobody else has seen x
+        return abs_topk(x, int(self.afrac * x.shape[-1]), inplace=True)  # nobody else has seen x
+
+    def at(self, site: Site, x: Tensor, intervene: Intervene | None) -> Tensor:
+        """The value at a site: AbsTopK, then whatever the intervention makes of it."""
+        x = self.sparse(x)
         return x if intervene is None else intervene(site_key(self.layer, site), x)
 
-    def attend(self, x: Tensor, intervene: Intervene | None, cuts: Cuts, at: Tensor | None) -> Tensor:
-        h = self.at(Site.ATTN_IN, self.ln_1(x), intervene)
+    def attend(self, h: Tensor, intervene: Intervene | None, cuts: Cuts, at: Tensor | None) -> Tensor:
+        h = h if intervene is None else intervene(site_key(self.layer, Site.ATTN_IN), h)
         q, k, v = linear(self.attn.c_attn, h, cuts.get(f"{self.layer}.attn.c_attn")).chunk(3, dim=-1)
         q = q if at is None else pick(q, at)
         q, k = self.at(Site.ATTN_Q, q, intervene), self.at(Site.ATTN_K, k, intervene)
@@ -135,9 +139,17 @@ class Block(nn.Module):
         h = self.at(Site.MLP_NEURON, h, intervene)
         return self.at(Site.MLP_OUT, linear(self.mlp.c_proj, h, cuts.get(f"{self.layer}.mlp.c_proj")), intervene)
 
-    def forward(self, x: Tensor, intervene: Intervene | None, cuts: Cuts, at: Tensor | None = None) -> Tensor:
-        """The residual stream after the layer; with ``at`` [batch], only at that one position per prompt."""
-        x = (x if at is None else pick(x, at)) + self.attend(x, intervene, cuts, at)
+    def forward(
+        self, x: Tensor, intervene: Intervene | None, cuts: Cuts, at: Tensor | None = None, copies: int = 1
+    ) -> Tensor:
+        """The residual stream after the layer; with ``at`` [batch], only at that one position per prompt.
+
+        With ``copies``, the batch is that many times as long from the first intervention on.
+        """
+        h = self.sparse(self.ln_1(x))
+        if copies > 1:
+            x, h = x.repeat(copies, 1, 1), h.repeat(copies, 1, 1)
+        x = (x if at is None else pick(x, at)) + self.attend(h, intervene, cuts, at)
         return x + self.think(x, intervene, cuts)
 
 
@@ -184,19 +196,25 @@ class Transformer(nn.Module):
         at: Int[Tensor, " batch"] | None = None,
         intervene: Intervene | None = None,
         cuts: Cuts | None = None,
+        copies: int = 1,
     ) -> Tensor:
         """Logits [batch, pos, vocab] in nats, or [batch, vocab] at one position per prompt where ``at`` is given.
 
         With ``at``, the last layer computes only what those positions need: its sites after the keys and values hold
         [batch, 1, width]. ``intervene(site_key, value)`` returns the value to use at each site; ``cuts`` maps
-        ``"0.mlp.c_fc"`` and its like to the edges held at their mean. Raises ValueError for prompts longer than the
+        ``"0.mlp.c_fc"`` and its like to the edges held at their mean. With ``copies``, the result is of the batch that
+        many times over, for interventions that treat each copy differently: what comes before the first site is
+        computed once. Raises ValueError for prompts longer than the
         model's n_ctx.
         """
         if tokens.shape[1] > self.config.n_ctx:
             raise ValueError(f"prompt of {tokens.shape[1]} tokens; this model reads at most n_ctx {self.config.n_ctx}")
         x = self.embed(tokens)
+        at = at if at is None else at.repeat(copies)
         for layer, block in enumerate(self.transformer["h"]):
-            x = block(x, intervene, cuts or {}, at if layer == self.config.n_layer - 1 else None)
+            last = layer == self.config.n_layer - 1
+            x = block(x, intervene, cuts or {}, at if last else None, copies if layer == 0 else 1)
+        tokens = tokens.repeat(copies, 1)
         if at is not None:
             x, tokens = x[:, 0], tokens.gather(1, at[:, None])[:, 0]
         # In place: a table of logits less, in float32 whatever type the product has.

@@ -1,34 +1,74 @@
-"""Calibration of a circuit's answer logits: a scale, and a shift of one answer against the other (METHOD §4)."""
+"""Calibration of a circuit's answer logits: a scale, and a shift of one answer against the other (METHOD §4).
+
+The paper takes 16 steps of LBFGS. The loss is convex in these two numbers, so Newton's steps reach the same minimum, in
+a thousandth of the time, which minimisation needs: it calibrates after every removal. Where a circuit orders all fit
+pairs rightly there is no minimum, the scale would grow for ever: it stops at a bound.
+"""
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
+import numba
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.data.pairs import prompt_losses
-from pipeline.model.scoring import mean_loss
+RIDGE = 1e-9  # keeps Newton's system solvable where all margins are equal
+LEAST_SCALE = 1e-3  # a circuit whose answers have to be turned round does not do the task
 
 
-def calibrate(answers: Float[Tensor, "prompt 2"], steps: int) -> tuple[float, float]:
-    """(scale, shift) that minimise the task loss of ``answers``, after ``steps`` of LBFGS; never worse than (1, 0).
+def calibrate(answers: Float[Tensor, "prompt 2"], steps: int, most_scale: float) -> tuple[float, float]:
+    """(scale, shift) that minimise the task loss of ``answers``, after ``steps`` of Newton; never worse than (1, 0).
 
-    The shift is added to the answer of side a; one for each answer token would change nothing more.
+    The shift is added to the answer of side a; one for each answer token would change nothing more. The scale stays
+    within [``LEAST_SCALE``, ``most_scale``].
     """
-    if steps == 0:
-        return 1.0, 0.0
-    parameters = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([parameters], max_iter=steps, line_search_fn="strong_wolfe")
-    logits = answers.double().cpu()
+    margin = (answers[:, 0] - answers[:, 1]).double().cpu().numpy()
+    scale, shift = _newton(margin, steps, LEAST_SCALE, most_scale)
+    return (scale, shift) if _loss(margin, scale, shift) < _loss(margin, 1.0, 0.0) else (1.0, 0.0)
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        signs = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(len(logits) // 2)
-        margin = parameters[0] * (logits[:, 0] - logits[:, 1]) + parameters[1] * signs
-        loss = prompt_losses(torch.stack([margin, torch.zeros_like(margin)], dim=-1)).mean()
-        loss.backward()
-        return loss
 
-    optimizer.step(closure)
-    scale, shift = parameters.tolist()
-    return (scale, shift) if mean_loss(answers, (scale, shift)) < mean_loss(answers) else (1.0, 0.0)
+@numba.njit(nogil=True, cache=True)
+def _loss(margin: Any, scale: float, shift: float) -> float:
+    total = 0.0
+    for i in range(len(margin)):
+        z = scale * margin[i] + (shift if i % 2 == 0 else -shift)
+        total += np.log1p(np.exp(-abs(z))) + max(-z, 0.0)
+    return total / len(margin)
+
+
+@numba.njit(nogil=True, cache=True)
+def _newton(margin: Any, steps: int, least: float, most: float) -> tuple[float, float]:
+    """Newton's steps, halved until they help; the scale is held at a bound that it would leave."""
+    scale, shift = 1.0, 0.0
+    now = _loss(margin, scale, shift)
+    for _ in range(steps):
+        g0 = g1 = h00 = h01 = 0.0
+        h11 = RIDGE
+        for i in range(len(margin)):
+            sign = 1.0 if i % 2 == 0 else -1.0
+            wrong = 1 / (1 + np.exp(scale * margin[i] + shift * sign))
+            curve = wrong * (1 - wrong)
+            g0 -= wrong * margin[i]
+            g1 -= wrong * sign
+            h00 += curve * margin[i] * margin[i]
+            h01 += curve * margin[i] * sign
+            h11 += curve
+        h00 += RIDGE
+        held = (scale <= least and g0 > 0) or (scale >= most and g0 < 0)
+        if held:
+            d0, d1 = 0.0, g1 / h11
+        else:
+            det = h00 * h11 - h01 * h01 + RIDGE
+            d0, d1 = (h11 * g0 - h01 * g1) / det, (h00 * g1 - h01 * g0) / det
+        step, better = 1.0, False
+        while step > 1e-3 and not better:
+            new_scale, new_shift = min(max(scale - step * d0, least), most), shift - step * d1
+            new = _loss(margin, new_scale, new_shift)
+            better = new < now
+            step /= 2
+        if not better:
+            break
+        scale, shift, now = new_scale, new_shift, new
+    return scale, shift

@@ -1,4 +1,4 @@
-"""From an order of nodes to a circuit: bisect to the smallest number of nodes that meets a target loss (METHOD §4)."""
+"""From an order of nodes to a circuit: bisect to the smallest number that meets a target loss (METHOD §4)."""
 
 from __future__ import annotations
 
@@ -9,68 +9,75 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.data.pairs import PairBatch
-from pipeline.model.held import only
-from pipeline.model.scoring import mean_loss, score
-from pipeline.model.transformer import Transformer
-from pipeline.prune.calibrate import calibrate
-from pipeline.prune.masks import by_site
-from pipeline.prune.search import Means
+from pipeline.prune.edges import induced_edges
+from pipeline.prune.judge import Edges, Judge, Nodes, Verdict
+from pipeline.prune.masks import Layout
+
+TOLERANCE = 0.01  # of a large circuit's units, within which bisection stops
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A circuit of the k first nodes: its calibration (from train pairs) and its loss (on validation pairs, nats)."""
+class Sketch:
+    """A circuit in the making."""
 
-    k: int
+    nodes: Nodes
+    edges: Edges
     loss: float
     calibration: tuple[float, float]
+
+    @classmethod
+    def of(cls, nodes: Nodes, edges: Edges, verdict: Verdict) -> Sketch:
+        return cls(nodes, edges, verdict.loss, verdict.calibration)
+
+    @property
+    def n_nodes(self) -> int:
+        return sum(map(len, self.nodes.values()))
+
+    @property
+    def n_edges(self) -> int:
+        return sum(map(len, self.edges.values()))
 
 
 @dataclass
 class Ranking:
-    """Nodes in order of need; evaluates the circuit of the first k, each k once."""
+    """Units in order of need; runs the circuit of the first k, each k once."""
 
-    model: Transformer
-    means: Means
-    order: Float[Tensor, " node"]
-    fit: PairBatch  # train pairs that calibration is fitted to
-    validation: PairBatch
-    calibration_steps: int
-    seen: dict[int, Evaluation] = field(default_factory=dict)
+    judge: Judge
+    layout: Layout
+    order: Float[Tensor, " unit"]
+    seen: dict[int, Sketch] = field(default_factory=dict)
 
-    def masks(self, k: int) -> dict[str, Float[Tensor, " width"]]:
-        """Site key → 1 for the first k nodes, ties to the lower node."""
-        flat = torch.zeros_like(self.order)
-        flat[self.order.argsort(descending=True, stable=True)[:k]] = 1
-        return by_site(flat, self.means)
+    def __post_init__(self) -> None:
+        self.sequence = self.order.argsort(descending=True, stable=True)
 
-    def evaluate(self, k: int) -> Evaluation:
+    def first(self, k: int) -> Sketch:
+        """The circuit of the first k units and all edges between their nodes; ties to the lower unit."""
         if k not in self.seen:
-            changes = only(self.model, self.masks(k), self.means)
-            fitted = calibrate(score(self.model, self.fit, **changes), self.calibration_steps)
-            loss = mean_loss(score(self.model, self.validation, **changes), fitted)
-            self.seen[k] = Evaluation(k, loss, fitted)
+            mask = torch.zeros_like(self.order)
+            mask[self.sequence[:k]] = 1
+            nodes, edges = self.layout.nodes(mask), induced_edges(self.judge.frozen[0].model, self.layout.by_site(mask))
+            self.seen[k] = Sketch.of(nodes, edges, self.judge(nodes, edges))
         return self.seen[k]
 
-    def smallest(self, target: float) -> Evaluation | None:
-        """The fewest first nodes, as bisection finds them, whose loss meets the target; None where none does."""
-        kept = int((self.order > 0).sum())
-        k = smallest_that(lambda k: self.evaluate(k).loss <= target, start=kept, most=len(self.order))
-        return None if k is None else self.evaluate(k)
+    def smallest(self, target: float) -> Sketch | None:
+        """The fewest first units, as bisection finds them, whose loss meets the target; None where none does."""
+        kept, n = int((self.order > 0).sum()), len(self.order)
+        k = smallest_that(lambda k: self.first(k).loss <= target, start=min(kept, n), most=n)
+        return None if k is None else self.first(k)
 
 
-def smallest_that(holds: Callable[[int], bool], start: int, most: int) -> int | None:
-    """The smallest k in 0 … ``most`` that ``holds``, if that is monotone in k; else one whose k − 1 does not.
+def smallest_that(holds: Callable[[int], bool], start: int, most: int, tolerance: float = TOLERANCE) -> int | None:
+    """The smallest k in 0 … ``most`` that ``holds``, if that is monotone in k; else one near one that does not.
 
-    Looks upwards from ``start`` by doubling, then bisects. None where not even ``most`` holds.
+    Looks upwards from ``start`` by doubling, then bisects until it is known within ``tolerance`` · k (exactly, for small
+    k). None where not even ``most`` holds.
     """
     high, low = min(max(start, 1), most), -1  # what is known to hold; what is known not to
     while not holds(high):
         if high == most:
             return None
         low, high = high, min(2 * high, most)
-    while high - low > 1:
+    while high - low > max(1, int(tolerance * high)):
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return high

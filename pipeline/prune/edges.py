@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -17,13 +18,10 @@ def induced_edges(model: Transformer, masks: Mapping[str, Float[Tensor, " width"
     edges = {}
     for key in edge_keys(model.config.n_layer):
         layer, kind = split_edge_key(key)
-        sources, targets = masks[site_key(layer, kind.source)] > 0, masks[site_key(layer, kind.target)] > 0
-        pairs = ((edge_weights(model, key) != 0) & targets[:, None] & sources[None, :]).T.nonzero()
-        if len(pairs):
-            edges[key] = pairs.cpu()
+        sources = (masks[site_key(layer, kind.source)] > 0).nonzero().flatten()
+        targets = (masks[site_key(layer, kind.target)] > 0).nonzero().flatten()
+        between = (edge_weights(model, key)[targets][:, sources] != 0).T.nonzero()
+        if len(between):
+            edges[key] = torch.stack([sources[between[:, 0]], targets[between[:, 1]]], dim=1).cpu()
     return edges
 
-
-def count_edges(model: Transformer, masks: Mapping[str, Float[Tensor, " width"]]) -> int:
-    """How many edges there are between nodes with mask 1."""
-    return sum(len(pairs) for pairs in induced_edges(model, masks).values())

@@ -1,39 +1,79 @@
-"""One mask over all nodes of a model, learned through a step function (METHOD §4)."""
+"""The masks over all nodes of a model: how they are laid out as one vector, and how one is learned (METHOD §4)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from pipeline.sites import Site, site_key, split_site_key
 
 
 class Heaviside(torch.autograd.Function):
-    """m = 1 where τ > 0, else 0; its gradient is that of sigmoid(τ / temperature)."""
+    """m = 1 where τ > 0, else 0; its gradient is that of sigmoid(τ / temperature), one temperature a candidate."""
 
     @staticmethod
-    def forward(ctx: Any, tau: Tensor, temperature: float) -> Tensor:
-        ctx.save_for_backward(tau)
-        ctx.temperature = temperature
+    def forward(ctx: Any, tau: Float[Tensor, "c unit"], temperature: Float[Tensor, "c 1"]) -> Tensor:
+        ctx.save_for_backward(tau, temperature)
         return (tau > 0).to(tau.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (tau,) = ctx.saved_tensors
-        soft = torch.sigmoid(tau / ctx.temperature)
-        return grads[0] * soft * (1 - soft) / ctx.temperature, None
+        tau, temperature = ctx.saved_tensors
+        soft = torch.sigmoid(tau / temperature)
+        return grads[0] * soft * (1 - soft) / temperature, None
 
 
-def flatten(values: Mapping[str, Tensor]) -> Float[Tensor, " node"]:
-    """The values of all sites, one after the other in the mapping's order."""
-    return torch.cat(list(values.values()))
+@dataclass(frozen=True)
+class Layout:
+    """Units of a mask, one after the other. A unit is a node; with ``tie_qk``, channel i of attn_q and of attn_k are one
+    (the paper would tie them, METHOD §4)."""
 
+    widths: Mapping[str, int]  # site key → nodes, in the order of the forward pass
+    tie_qk: bool = False
 
-def by_site(
-    flat: Float[Tensor, " node"], like: Mapping[str, Float[Tensor, " width"]]
-) -> dict[str, Float[Tensor, " width"]]:
-    """A flat vector over all nodes, cut into sites as ``like`` is: the inverse of ``flatten``."""
-    parts = flat.split([len(value) for value in like.values()])
-    return dict(zip(like, parts, strict=True))
+    @cached_property
+    def start(self) -> dict[str, int]:
+        """Site key → its first unit."""
+        start, n = {}, 0
+        for key, width in self.widths.items():
+            if tied := self._tied(key):
+                start[key] = start[tied]
+                continue
+            start[key] = n
+            n += width
+        return start
+
+    @property
+    def n_units(self) -> int:
+        return max(self.start[key] + width for key, width in self.widths.items())
+
+    @cached_property
+    def sizes(self) -> Float[Tensor, " unit"]:
+        """Nodes of each unit."""
+        return self.flat({key: torch.ones(width) for key, width in self.widths.items()})
+
+    def by_site(self, units: Float[Tensor, "*c unit"]) -> dict[str, Float[Tensor, "*c width"]]:
+        """Site key → the value of each node's unit."""
+        return {key: units[..., self.start[key] : self.start[key] + width] for key, width in self.widths.items()}
+
+    def flat(self, values: Mapping[str, Float[Tensor, " width"]]) -> Float[Tensor, " unit"]:
+        """The sum over each unit's nodes."""
+        units = torch.zeros(self.n_units)
+        for key, value in values.items():
+            units[self.start[key] : self.start[key] + len(value)] += value.cpu()
+        return units
+
+    def nodes(self, mask: Float[Tensor, " unit"]) -> dict[str, Int[Tensor, " n"]]:
+        """Site key → kept indices, ascending; no empty sites."""
+        kept = {key: (part > 0).nonzero().flatten() for key, part in self.by_site(mask).items()}
+        return {key: indices for key, indices in kept.items() if len(indices)}
+
+    def _tied(self, key: str) -> str | None:
+        layer, site = split_site_key(key)
+        return site_key(layer, Site.ATTN_Q) if self.tie_qk and site is Site.ATTN_K else None

@@ -1,9 +1,10 @@
-"""One model, one task: gate, search, discretise, calibrate; the smallest circuit over all candidates (METHOD §4)."""
+"""One model, one task: gate, search, discretise, calibrate, minimise; the smallest circuit found (METHOD §4)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,108 +14,169 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.config import PruneConfig
 from pipeline.data.pairs import PairBatch
+from pipeline.model.held_at import Held, Values
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
-from pipeline.prune.discretise import Evaluation, Ranking
-from pipeline.prune.edges import count_edges, induced_edges
-from pipeline.prune.masks import by_site
-from pipeline.prune.search import Means, search
+from pipeline.prune.baselines import baseline_order
+from pipeline.prune.discretise import Ranking, Sketch
+from pipeline.prune.judge import Edges, Judge, Nodes
+from pipeline.prune.minimise import minimise, reduced
+from pipeline.prune.search import Masking
+from pipeline.prune.tune import Tuner
+from pipeline.prune.worth import worth
 from pipeline.seeds import seed_of
+
+WORTH_PAIRS = 16  # on which the worth of items is estimated; what goes is decided on all validation pairs
+Tick = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning found: a summary row, and the circuit where the model does the task."""
+    """What pruning found: a summary row, the circuit where the model does the task, and a row a trial."""
 
     row: dict[str, Any]
     circuit: Circuit | None
+    trials: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One search's ranking and the circuit it gives at the target loss."""
+class Case:
+    """A model and a task, ready to be pruned."""
 
-    k_coef: float
-    ranking: Ranking
-    found: Evaluation
-    n_edges: int
+    masking: Masking
+    judge: Judge
+    train: PairBatch
+    config: PruneConfig
+    seed: int
+
+    def worth(self, nodes: Nodes, edges: Edges) -> dict[Any, float]:
+        """Estimated worth of every item of a circuit, in nats."""
+        return worth(self.masking, nodes, edges, self.train.take(torch.arange(min(WORTH_PAIRS, self.train.n_pairs))))
 
 
 def prune_task(
     *,
     model: Transformer,
-    means: Means,
+    means: Values,
     batches: Mapping[str, PairBatch],
     config: PruneConfig,
     seed: int,
     about: Mapping[str, Any],
+    held: Held | None = None,
+    storage: Path | None = None,
+    tick: Tick = lambda what: None,
 ) -> Pruned:
     """The smallest circuit for a task at ``config.target_loss``, or none where the model does not do the task unpruned.
 
-    ``batches`` has the train, validation and test pairs; test pairs are only reported on, never chosen by. ``about``
-    (model, task, hashes) goes into the circuit.
+    ``batches`` has the train, validation and test pairs; test pairs are only reported on, never chosen by. ``held``:
+    what everything outside the circuit is held at (None: ``means``). ``about`` (model, task, hashes) goes into the
+    circuit. ``storage``: a folder in which an interrupted search goes on. ``tick`` is told what is being done.
     """
-    row: dict[str, Any] = {
+    row = empty_row() | {
         "unpruned_loss": mean_loss(score(model, batches["test"])),
         "unpruned_validation_loss": mean_loss(score(model, batches["validation"])),
-        "solved": False,
-        "n_nodes": None,
-        "n_edges": None,
-        "validation_loss": None,
-        "k_coef": None,
-        "curve": [],
     }
     if row["unpruned_validation_loss"] > config.target_loss:
-        return Pruned(row, None)
-    best = smallest_candidate(model, means, batches, config, seed)
+        return Pruned(row, None, [])
+    case = make_case(model, held or Held.at_means(means), batches, config, seed)
+    tuner = Tuner(case.masking, case.judge, case.train, config, seed, storage)
+    tuner.run(tick)
+    trials = tuner.table()
+    best = next(tuner.best(), None)
+    row |= {"n_trials": len(trials)}
     if best is None:
-        return Pruned(row, None)
-    circuit = as_circuit(best, means, dict(about) | {"target_loss": config.target_loss})
-    row |= {"solved": True, "n_nodes": circuit.n_nodes, "n_edges": circuit.n_edges, "k_coef": best.k_coef}
-    return Pruned(row | {"validation_loss": best.found.loss, "curve": curve(best.ranking, config)}, circuit)
+        return Pruned(row, None, trials)
+    trial, ranking = best
+    tick("minimise")
+    discretised = ranking.smallest(config.target_loss)
+    assert discretised is not None
+    sketch, certificate = minimise(case.judge, discretised, config.target_loss, case.worth, config.tie_qk)
+    about = dict(about) | {
+        "target_loss": config.target_loss, "validation_loss": sketch.loss, "hyperparameters": trial.params,
+    }  # fmt: skip
+    circuit = as_circuit(sketch, ranking, case, means, about, certificate)
+    row |= sizes(sketch) | {
+        "solved": True,
+        "discretised": sizes(discretised),
+        "calibration_scale": sketch.calibration[0],
+        "hyperparameters": trial.params,
+    }
+    tick("curve")
+    row["curve"] = curve(case, ranking, sketch)
+    tick("baselines")
+    row["baselines"] = baselines(case)
+    return Pruned(row, circuit, trials)
 
 
-def smallest_candidate(
-    model: Transformer, means: Means, batches: Mapping[str, PairBatch], config: PruneConfig, seed: int
-) -> Candidate | None:
-    """The candidate with the fewest edges over all values of k_coef; None where none meets the target."""
-    candidates, train = [], batches["train"]
+def empty_row() -> dict[str, Any]:
+    """A summary row of a task without a circuit."""
+    nothing = dict.fromkeys(
+        ("unpruned_loss", "unpruned_validation_loss", "n_nodes", "n_edges", "validation_loss", "discretised",
+         "calibration_scale", "hyperparameters", "n_trials")
+    )  # fmt: skip
+    return nothing | {"solved": False, "curve": [], "baselines": {}}
+
+
+def make_case(
+    model: Transformer, held: Held, batches: Mapping[str, PairBatch], config: PruneConfig, seed: int
+) -> Case:
+    """What search, discretisation and minimisation share."""
+    train = batches["train"]
     fit = train.take(torch.arange(min(config.calibration_pairs, train.n_pairs)))
-    for k_coef in config.k_coef:
-        order = search(model, means, train, config, k_coef, seed_of(seed, "search"))
-        ranking = Ranking(model, means, order, fit, batches["validation"], config.calibration_steps)
-        if found := ranking.smallest(config.target_loss):
-            candidates.append(Candidate(k_coef, ranking, found, count_edges(model, ranking.masks(found.k))))
-    return min(candidates, key=lambda candidate: candidate.n_edges, default=None)
+    judge = Judge(model, held, fit, batches["validation"], config.calibration_steps, config.most_scale)
+    return Case(Masking.of(model, held.to(model.device), config.tie_qk), judge, train, config, seed)
 
 
-def as_circuit(best: Candidate, means: Means, about: dict[str, Any]) -> Circuit:
-    """The candidate's circuit at the target loss, with all that is needed to run it again."""
-    masks = best.ranking.masks(best.found.k)
-    nodes = {key: mask.nonzero().flatten() for key, mask in masks.items() if mask.any()}
-    order: dict[str, Float[Tensor, " width"]] = by_site(best.ranking.order, means)
+def sizes(sketch: Sketch | None) -> dict[str, Any]:
+    """Nodes, edges and validation loss of a circuit; nulls where there is none."""
+    if sketch is None:
+        return {"n_nodes": None, "n_edges": None, "validation_loss": None}
+    return {"n_nodes": sketch.n_nodes, "n_edges": sketch.n_edges, "validation_loss": sketch.loss}
+
+
+def as_circuit(
+    sketch: Sketch, ranking: Ranking, case: Case, means: Values, about: dict[str, Any], certificate: dict[str, Any]
+) -> Circuit:
+    """The circuit, with all that is needed to run it again."""
+    order: dict[str, Float[Tensor, " width"]] = ranking.layout.by_site(ranking.order)
     return Circuit(
-        nodes=nodes,
-        edges=induced_edges(best.ranking.model, masks),
-        means=dict(means),
+        nodes=sketch.nodes,
+        edges=sketch.edges,
+        means={key: value.cpu() for key, value in means.items()},
         order={key: torch.clone(value) for key, value in order.items()},
-        calibration=best.found.calibration,
-        about=about | {"validation_loss": best.found.loss, "k_coef": best.k_coef},
+        held=case.masking.held.to(torch.device("cpu")),
+        calibration=sketch.calibration,
+        about=about,
+        certificate=certificate,
     )
 
 
-def curve(ranking: Ranking, config: PruneConfig) -> list[dict[str, Any]]:
-    """Size at each of ``config.curve_losses``, from the same order of nodes; nulls where no circuit gets there."""
-    points = []
-    for target in config.curve_losses:
-        found = ranking.smallest(target)
-        edges = count_edges(ranking.model, ranking.masks(found.k)) if found else None
-        points.append(
-            {
-                "target_loss": target,
-                "n_nodes": found.k if found else None,
-                "n_edges": edges,
-                "loss": found.loss if found else None,
-            }
-        )
-    return points
+def curve(case: Case, ranking: Ranking, sketch: Sketch) -> list[dict[str, Any]]:
+    """The smallest circuit found at each of ``config.curve_losses``; nulls where none gets there.
+
+    From the strictest target on, each starts from the smaller of two: the one before it, or the discretised circuit.
+    """
+    points, before = [], None
+    for target in sorted(case.config.curve_losses):
+        starts = [start for start in (before, ranking.smallest(target)) if start is not None]
+        if target == case.config.target_loss:
+            found: Sketch | None = sketch
+        elif starts:
+            start = min(starts, key=lambda start: start.n_edges)
+            found = reduced(case.judge, start, target, case.worth, case.config.tie_qk)
+        else:
+            found = None
+        before = found
+        point = sizes(found)
+        points.append({"target_loss": target, "loss": point.pop("validation_loss"), **point})
+    return sorted(points, key=lambda point: -point["target_loss"])
+
+
+def baselines(case: Case) -> dict[str, dict[str, Any]]:
+    """Size of the discretised circuit at the target loss by every baseline's ranking, by the same bisection."""
+    found = {}
+    for kind in case.config.baselines:
+        seed = seed_of(case.seed, "baseline", kind.value)
+        order = baseline_order(kind, case.masking, case.train, seed, case.config.batch_pairs)
+        found[kind.value] = sizes(Ranking(case.judge, case.masking.layout, order).smallest(case.config.target_loss))
+    return found

@@ -1,51 +1,139 @@
-"""The search for a small circuit: gradient descent on one τ per node (METHOD §4, App. A.5)."""
+"""The search for small circuits: gradient descent on one τ per node, many candidates at once (METHOD §4, App. A.5).
+
+A candidate is a set of hyperparameters and a seed. All see the same batches; the model is frozen and only their masks
+differ, so that they run as one batch through one forward pass.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.config import PruneConfig
-from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
-from pipeline.model.held import only
+from pipeline.config import Hyperparameters, PruneConfig
+from pipeline.data.pairs import PairBatch, prompt_losses
+from pipeline.model.held import Holder
+from pipeline.model.held_at import Held
 from pipeline.model.transformer import Transformer
-from pipeline.prune.masks import Heaviside, by_site, flatten
+from pipeline.prune.masks import Heaviside, Layout
 
-Means = Mapping[str, Float[Tensor, " width"]]
+ADAM_EPS = 1e-8
+BETA1 = 0.9
+
+# Step and candidates' losses (nats) and kept nodes → which of them go on.
+Watch = Callable[[int, Tensor, Tensor], Sequence[bool]]
+
+
+@dataclass(frozen=True)
+class Masking:
+    """A frozen model, what its nodes are held at, and how masks over its nodes are laid out."""
+
+    model: Transformer
+    held: Held
+    layout: Layout
+    holders: tuple[Holder, ...]
+
+    @classmethod
+    def of(cls, model: Transformer, held: Held, tie_qk: bool) -> Masking:
+        holders = tuple(Holder(model, draw) for draw in held.draws)
+        return cls(model, held, Layout(model.widths(), tie_qk), holders)
+
+    def losses(self, masks: Float[Tensor, "c unit"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " c"]:
+        """Task loss in nats of every candidate, with the nodes outside its mask held; differentiable in the masks."""
+        n = len(masks)
+        changes = self.holders[draw](self.layout.by_site(masks))
+        logits = self.model(batch.tokens, at=batch.last, copies=n, **changes)
+        return prompt_losses(logits.gather(-1, batch.answers.repeat(n, 1)).view(n, -1, 2)).mean(-1)
+
+
+class Candidates:
+    """τ of several candidates, and AdamW on each with its own hyperparameters."""
+
+    def __init__(self, trials: Sequence[Hyperparameters], seeds: Sequence[int], n_units: int, config: PruneConfig):
+        self.config = config
+        columns = {name: [getattr(trial, name) for trial in trials] for name in Hyperparameters.model_fields}
+        self.hyper = {name: torch.tensor(values)[:, None] for name, values in columns.items()}
+        noise = torch.stack([torch.randn(n_units, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        self.tau = (self.hyper["init_noise_scale"] * noise + self.hyper["init_noise_bias"]).clamp(-1, 1)
+        self.mean, self.square = torch.zeros_like(self.tau), torch.zeros_like(self.tau)
+        self.alive = torch.arange(len(trials))
+
+    @property
+    def n(self) -> int:
+        return len(self.alive)
+
+    def leaf(self) -> Float[Tensor, "c unit"]:
+        """τ, ready to take a gradient."""
+        return self.tau.detach().requires_grad_(True)
+
+    def rate(self, step: int) -> Float[Tensor, "c 1"]:
+        """The learning rate: linear warm-up, then linear decay to 0."""
+        warmup = (self.hyper["warmup"] * self.config.steps).clamp(min=1)
+        return self.hyper["lr"] * ((step + 1) / warmup).clamp(max=1) * (1 - step / self.config.steps)
+
+    def update(self, gradient: Float[Tensor, "c unit"], step: int) -> None:
+        """One step of AdamW, the gradient of each candidate clipped to ``grad_clip``, τ clamped to [−1, 1]."""
+        gradient = gradient * (self.config.grad_clip / (gradient.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1)
+        beta2, rate = self.hyper["beta2"], self.rate(step)
+        self.mean += (1 - BETA1) * (gradient - self.mean)
+        self.square += (1 - beta2) * (gradient.square() - self.square)
+        root = (self.square / (1 - beta2 ** (step + 1))).sqrt() + ADAM_EPS
+        self.tau -= rate * (self.hyper["weight_decay"] * self.tau + self.mean / (1 - BETA1 ** (step + 1)) / root)
+        self.tau.clamp_(-1, 1)
+
+    def keep(self, go_on: Sequence[bool]) -> None:
+        """Drop the candidates that do not go on."""
+        some = torch.tensor(list(go_on))
+        self.alive, self.tau, self.mean, self.square = (
+            t[some] for t in (self.alive, self.tau, self.mean, self.square)
+        )
+        self.hyper = {name: values[some] for name, values in self.hyper.items()}
 
 
 def search(
-    model: Transformer, means: Means, train: PairBatch, config: PruneConfig, k_coef: float, seed: int
-) -> Float[Tensor, " node"]:
-    """The order of all nodes, the more needed the larger: τ, and above its clamp at 1 the attribution (see ``rank``).
+    masking: Masking,
+    train: PairBatch,
+    config: PruneConfig,
+    trials: Sequence[Hyperparameters],
+    seeds: Sequence[int],
+    seed: int,
+    watch: Watch | None = None,
+) -> dict[int, Float[Tensor, " unit"]]:
+    """Candidate → the order of all units, the more needed the larger, for those that ``watch`` let go on to the end.
 
-    Minimises task loss + ``k_coef`` · number of kept nodes with AdamW. The model is frozen. Bit-reproducible.
+    Each candidate has its hyperparameters (``trials``) and a seed of its own for its noise; ``seed`` orders the batches.
+
+    Minimises task loss + k_coef · number of kept nodes. The order is τ, and above its clamp at 1, and below at −1, the
+    attribution (see ``rank``). Bit-reproducible.
     """
+    found = Candidates(trials, seeds, masking.layout.n_units, config)
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(len(flatten(means)), generator=generator)
-    tau = (config.init_noise_scale * noise + config.init_noise_bias).clamp(-1, 1).requires_grad_(True)
-    optimizer = torch.optim.AdamW([tau], lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, config))
-    for _, batch in zip(range(config.steps), batches(train, config.batch_pairs, generator), strict=False):
-        mask: Tensor = Heaviside.apply(tau, config.heaviside_temp)
-        loss = masked_loss(model, means, mask, batch) + k_coef * mask.sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([tau], config.grad_clip)
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            tau.clamp_(-1, 1)
-    return rank(tau.detach(), attribution(model, means, (tau.detach() > 0).float(), train))
+    device, sizes = masking.model.device, masking.layout.sizes
+    for step, batch in zip(range(config.steps), batches(train, config.batch_pairs, generator), strict=False):
+        tau = found.leaf()
+        mask: Tensor = Heaviside.apply(tau, found.hyper["heaviside_temp"])
+        losses = masking.losses(mask.to(device), batch, draw_of(masking.held, generator)).cpu()
+        kept = (mask * sizes).sum(1)
+        (gradient,) = torch.autograd.grad((losses + found.hyper["k_coef"][:, 0] * kept).sum(), tau)
+        found.update(gradient, step)
+        if watch is not None:
+            found.keep(watch(step, losses.detach(), kept.detach()))
+            if found.n == 0:
+                return {}
+    hard = (found.tau > 0).float()
+    return {
+        int(candidate): rank(tau, attribution(masking, mask, train, config.batch_pairs))
+        for candidate, tau, mask in zip(found.alive, found.tau, hard, strict=True)
+    }
 
 
-def rate(step: int, config: PruneConfig) -> float:
-    """Linear warm-up, then linear decay to 0, as a fraction of the base rate."""
-    warmup = max(1.0, config.warmup * config.steps)
-    return min(1.0, (step + 1) / warmup) * (1 - step / config.steps)
+def draw_of(held: Held, generator: torch.Generator) -> int:
+    """Which of the draws of resampled values a step uses."""
+    n = len(held.draws)
+    return 0 if n == 1 else int(torch.randint(n, (), generator=generator))
 
 
 def batches(pairs: PairBatch, size: int, generator: torch.Generator) -> Iterator[PairBatch]:
@@ -56,31 +144,32 @@ def batches(pairs: PairBatch, size: int, generator: torch.Generator) -> Iterator
                 yield pairs.take(part)
 
 
-def masked_loss(model: Transformer, means: Means, mask: Float[Tensor, " node"], batch: PairBatch) -> Tensor:
-    """Task loss in nats with the nodes outside the (hard) mask held at their means; differentiable in the mask."""
-    logits = model(batch.tokens, at=batch.last, **only(model, by_site(mask, means), means))
-    return prompt_losses(answer_logits(logits, batch)).mean()
-
-
 def attribution(
-    model: Transformer, means: Means, mask: Float[Tensor, " node"], train: PairBatch
-) -> Float[Tensor, " node"]:
-    """How much the task loss would rise, to first order, without each node: −∂loss/∂m at the mask, over all pairs."""
-    mask = mask.clone().requires_grad_(True)
-    for part in torch.arange(train.n_pairs).split(64):
-        batch = train.take(part)
-        (masked_loss(model, means, mask, batch) * len(part) / train.n_pairs).backward()
-    assert mask.grad is not None
-    return -mask.grad
+    masking: Masking, mask: Float[Tensor, " unit"], pairs: PairBatch, chunk: int = 64
+) -> Float[Tensor, " unit"]:
+    """How much the task loss would rise, to first order, without each unit: ∂loss/∂m · −1 at the mask, in nats.
+
+    Gradient × (activation − held value), summed over positions, averaged over all pairs and draws.
+    """
+    leaf = mask.detach().clone().requires_grad_(True)
+    total = torch.zeros_like(mask)
+    for part in torch.arange(pairs.n_pairs).split(chunk):
+        for draw in range(len(masking.held.draws)):
+            loss = masking.losses(leaf.to(masking.model.device)[None], pairs.take(part), draw).sum()
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            total -= gradient * len(part) / pairs.n_pairs / len(masking.held.draws)
+    return total
 
 
-def rank(tau: Float[Tensor, " node"], attributed: Float[Tensor, " node"]) -> Float[Tensor, " node"]:
-    """τ, with the nodes at its clamp told apart: 1 + their attribution's place among them, in (0, 1].
+def rank(tau: Float[Tensor, " unit"], attributed: Float[Tensor, " unit"]) -> Float[Tensor, " unit"]:
+    """τ, with the units at its clamps told apart by attribution: above 1 and under −1, by less than 1.
 
-    Most kept nodes end at τ = 1 exactly, and a bisection over tied ranks could not see past them.
+    Most units end at τ = 1 or −1 exactly, and a bisection over tied ranks could not see past them.
     """
     order = tau.clone()
-    tied = (tau >= 1).nonzero().flatten()
-    places = attributed[tied].argsort(stable=True).argsort(stable=True)
-    order[tied] = 1 + (places + 1).to(tau.dtype) / max(1, len(tied))
+    for clamp in (1, -1):
+        tied: Int[Tensor, " n"] = (tau * clamp >= 1).nonzero().flatten()
+        places = attributed[tied].argsort(stable=True).argsort(stable=True)
+        shift = 1 if clamp == 1 else -len(tied)
+        order[tied] = clamp + (places + shift).to(tau.dtype) / max(1, len(tied))
     return order

@@ -102,38 +102,83 @@ def _frontier_axes(figure: Figure, axes: Axes, drawn: Any, norm: LogNorm) -> Non
 
 
 def curves_svg(summary: Mapping[str, Any]) -> str:
-    """Edges of the circuits that meet each target loss, one panel a task, one line a model."""
+    """Edges of the circuits that meet each target loss: means over tasks and sparse against dense, then every task."""
     tasks = [task for task in _task_names(summary) if any(_curve(model, task) for model in summary["models"])]
     n_columns = min(4, max(len(tasks), 1))
     n_rows = max(math.ceil(len(tasks) / n_columns), 1)
-    with _figure((2.45 * n_columns + 0.6, 2.1 * n_rows + 0.7)) as figure:
-        panels = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True).ravel()
+    upper, lower = 3.6, 2.1 * n_rows + 0.5
+    with _figure((max(2.45 * n_columns + 0.6, 8.4), upper + lower)) as figure:
         if not tasks:
-            return _nothing(figure, panels[0], "no circuits")
+            return _nothing(figure, figure.subplots(), "no circuits")
+        halves: Any = figure.subfigures(2, 1, height_ratios=(upper, lower))
+        above, below = halves
+        handles = [Line2D([], [], **style) for _, style in _styles(summary)]
+        above.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4), fontsize=8.5)
+        left, right = above.subplots(1, 2)
+        _mean_curves(left, summary)
+        _ratio_curve(right, summary)
+        panels = below.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True).ravel()
         for panel, task in zip(panels, tasks, strict=False):
             panel.set_title(task)
             for model, style in _styles(summary):
-                curve = _curve(model, task)
-                panel.plot([loss for loss, _ in curve], [edges for _, edges in curve], ms=3.5, lw=1.3, **style)
-        _curve_axes(figure, panels, len(tasks), n_columns, summary)
+                panel.plot(*_columns(_curve(model, task)), ms=3.5, lw=1.3, **style)
+        _curve_axes(below, panels, len(tasks), n_columns, _targets(summary))
         return _svg(figure)
 
 
-def _curve_axes(figure: Figure, panels: Any, n_tasks: int, n_columns: int, summary: Mapping[str, Any]) -> None:
+def _mean_curves(axes: Axes, summary: Mapping[str, Any]) -> None:
+    """Geometric-mean edges against target loss, one line a model, all over the same tasks at a target (Fig 2)."""
+    points = [point for point in summary["curve_means"]["points"] if point["tasks"]]
+    for model, style in _styles(summary):
+        own = [
+            (p["target_loss"], p["geomean_edges"][model["name"]]) for p in points if model["name"] in p["geomean_edges"]
+        ]
+        axes.plot(*_columns(own), ms=4.5, lw=1.6, **style)
+    axes.set(xscale="log", yscale="log", ylabel="edges (geometric mean)")
+    axes.set_title("the same tasks in all models")
+    _plain_log(axes)
+    _target_axis(axes, {point["target_loss"]: len(point["tasks"]) for point in points})
+
+
+def _ratio_curve(axes: Axes, summary: Mapping[str, Any]) -> None:
+    """Dense over sparse edges at matched pretraining loss against target loss, with its interval."""
+    points = [point for point in summary["frontier"]["by_target_loss"] if point["ratio"] is not None]
+    losses, ratios = [point["target_loss"] for point in points], [point["ratio"] for point in points]
+    axes.plot(losses, ratios, color=INK, marker="o", ms=4.5, lw=1.6)
+    for point in points:
+        if point["interval"] is not None:
+            axes.plot([point["target_loss"]] * 2, point["interval"], color=INK, lw=1, alpha=0.6)
+    axes.axhline(1, color=INK, lw=0.8, ls=":")
+    axes.set(xscale="log", ylabel="dense edges / sparse edges")
+    axes.set_title("at matched pretraining loss")
+    _target_axis(axes, {point["target_loss"]: len(point["tasks_compared"]) for point in points})
+
+
+def _target_axis(axes: Axes, n_tasks: Mapping[float, int]) -> None:
+    """Target losses as ticks, with the number of tasks that the mean at each is over."""
+    labels = [f"{target:g}\n{n} task{'' if n == 1 else 's'}" for target, n in n_tasks.items()]
+    axes.set_xticks(list(n_tasks), labels, fontsize=8)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("target task loss (nats)")
+
+
+def _curve_axes(figure: Any, panels: Any, n_tasks: int, n_columns: int, targets: Sequence[float]) -> None:
     for panel in panels[n_tasks:]:
         panel.set_visible(False)
     panels[0].set(xscale="log", yscale="log")
     _plain_log(panels[0])
-    targets = sorted({point["target_loss"] for model in summary["models"] for task in model["tasks"].values()
-                      for point in task["curve"]})  # fmt: skip
     panels[0].set_xticks(targets, [f"{target:g}" for target in targets])
     panels[0].xaxis.set_minor_locator(NullLocator())
     for panel in panels[max(n_tasks - n_columns, 0) : n_tasks]:
         panel.tick_params(labelbottom=True, axis="x", labelsize=8)
-    handles = [Line2D([], [], **style) for _, style in _styles(summary)]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4), fontsize=8.5)
     figure.supxlabel("target task loss (nats)", fontsize=10)
     figure.supylabel("edges", fontsize=10)
+
+
+def _targets(summary: Mapping[str, Any]) -> list[float]:
+    """All target losses of the curves, ascending."""
+    tasks = [task for model in summary["models"] for task in model["tasks"].values()]
+    return sorted({point["target_loss"] for task in tasks for point in task["curve"]})
 
 
 def training_svg(summary: Mapping[str, Any], histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -183,6 +228,11 @@ def _curve(model: Mapping[str, Any], task: str) -> list[tuple[float, int]]:
         return []
     reached = [point for point in entry["curve"] if point.get("n_edges") is not None]
     return sorted((point["target_loss"], max(point["n_edges"], 1)) for point in reached)
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """All x and all y of some points."""
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _plain_log(axes: Axes) -> None:

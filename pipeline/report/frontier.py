@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from pipeline.report.geometric import mean_ratio, ratio_interval
 from pipeline.seeds import seed_of
 
 METHOD = (
@@ -71,17 +70,17 @@ def compare(
     matches = match_all(models, edges)
     rng_seed = seed_of(seed, "report", "frontier")
     interpolated = [match for match in matches if match.matched == "interpolated"]
+    overall = summarise_matches(matches, n_bootstrap, rng_seed)
     return {
-        "ratio_dense_to_sparse_edges_at_matched_loss": ratio_of(matches),
-        "interval": ratio_interval(matches, n_bootstrap, rng_seed),
-        "tasks_compared": sorted({match.task for match in matches}),
+        "ratio_dense_to_sparse_edges_at_matched_loss": overall["ratio"],
+        "interval": overall["interval"],
+        "tasks_compared": _tasks_of(matches),
         "method": METHOD,
         "n_interpolated": len(interpolated),
         "n_nearest": len(matches) - len(interpolated),
         "interpolated_only": {
-            "ratio": ratio_of(interpolated),
-            "interval": ratio_interval(interpolated, n_bootstrap, rng_seed),
-            "tasks_compared": sorted({match.task for match in interpolated}),
+            **summarise_matches(interpolated, n_bootstrap, rng_seed),
+            "tasks_compared": _tasks_of(interpolated),
         },
         "per_model": [
             _per_model(model, matches, n_bootstrap, rng_seed) for model in models if model["kind"] == "sparse"
@@ -96,21 +95,19 @@ def _per_model(model: Mapping[str, Any], matches: Sequence[Match], n_bootstrap: 
     return {
         "model": model["name"],
         "val_loss_nats": model["val_loss_nats"],
-        "ratio": ratio_of(own),
-        "interval": ratio_interval(own, n_bootstrap, rng_seed),
+        **summarise_matches(own, n_bootstrap, rng_seed),
         "tasks": {match.task: match.as_dict() for match in own},
     }
 
 
 def _at_target(models: Sequence[Mapping[str, Any]], target: float, n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
     """The same ratio for the circuits of another target loss ("at every target loss", METHOD §5)."""
-    edges = {model["name"]: _curve_edges(model, target) for model in models}
+    edges = {model["name"]: curve_edges(model, target) for model in models}
     matches = match_all(models, edges)
     return {
         "target_loss": target,
-        "ratio": ratio_of(matches),
-        "interval": ratio_interval(matches, n_bootstrap, rng_seed),
-        "tasks_compared": sorted({match.task for match in matches}),
+        **summarise_matches(matches, n_bootstrap, rng_seed),
+        "tasks_compared": _tasks_of(matches),
     }
 
 
@@ -118,7 +115,7 @@ def _solved_edges(model: Mapping[str, Any]) -> dict[str, int]:
     return {name: task["n_edges"] for name, task in model["tasks"].items() if task["solved"]}
 
 
-def _curve_edges(model: Mapping[str, Any], target: float) -> dict[str, int]:
+def curve_edges(model: Mapping[str, Any], target: float) -> dict[str, int]:
     """Task → edges of the circuit that meets ``target``, for solved tasks that reached it."""
     return {
         name: point["n_edges"]
@@ -162,22 +159,17 @@ def match_loss(task: str, sparse: Point, dense: Sequence[Point]) -> Match:
     return Match(task, sparse, math.exp(log_edges), "interpolated", (below.model, above.model), 0.0)
 
 
-def ratio_of(matches: Sequence[Match]) -> float | None:
-    """Geometric mean of dense over sparse edges, null for no match."""
-    return math.exp(math.fsum(match.log_ratio for match in matches) / len(matches)) if matches else None
+def summarise_matches(matches: Sequence[Match], n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
+    """Geometric mean of dense over sparse edges, null for no match, and its interval over tasks."""
+    logs = [(match.task, match.log_ratio) for match in matches]
+    return {
+        "ratio": mean_ratio([log for _, log in logs]),
+        "interval": ratio_interval(logs, n_bootstrap, rng_seed),
+    }
 
 
-def ratio_interval(matches: Sequence[Match], n_bootstrap: int, rng_seed: int) -> list[float] | None:
-    """95 % percentile bootstrap of ``ratio_of`` over tasks, null for fewer than two tasks."""
-    tasks = sorted({match.task for match in matches})
-    if len(tasks) < 2:
-        return None
-    logs = [[match.log_ratio for match in matches if match.task == task] for task in tasks]
-    sums, counts = np.array([sum(part) for part in logs]), np.array([len(part) for part in logs])
-    drawn = np.random.default_rng(rng_seed).integers(len(tasks), size=(n_bootstrap, len(tasks)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.exp(np.quantile(means, [0.025, 0.975]))
-    return [float(low), float(high)]
+def _tasks_of(matches: Sequence[Match]) -> list[str]:
+    return sorted({match.task for match in matches})
 
 
 def points_of(models: Sequence[Mapping[str, Any]], kind: str) -> list[Point]:

@@ -42,6 +42,7 @@ def build_page(summary: Mapping[str, Any], parts: PageParts) -> str:
         models=models,
         tasks=tasks,
         frontier=summary["frontier"],
+        baselines=summary["baselines"],
         headline=headline(summary, parts.statistics),
         figures={name: inline(svg, name) for name, svg in parts.figures.items()},
         matrix=[{"task": task, "cells": [_cell(model, task, models) for model in models]} for task in tasks],
@@ -95,23 +96,24 @@ def _cell(model: Mapping[str, Any], name: str, models: Sequence[Mapping[str, Any
     return {"state": "solved", "edges": task["n_edges"], "heat": round(heat, 2)}
 
 
-def verdict(task: Mapping[str, Any], target_loss: float) -> dict[str, bool | None]:
+def verdict(task: Mapping[str, Any], most: float) -> dict[str, bool | None]:
     """Whether the circuit passes on test pairs; null where it was not tested.
 
-    Sufficient: alone (other nodes, other edges at their means) it stays within the target. Necessary: ablating it
-    costs more than ablating any of the random sets of its size; the interval's lower end counts.
+    Sufficient: alone (or its nodes alone, with all edges between them) its loss is at most ``most``, the target and
+    the margin. Necessary: ablating it costs more than ablating any of the random sets of its size; the interval's lower
+    end counts.
     """
 
     def within(loss: float | None) -> bool | None:
-        return None if loss is None else loss <= target_loss
+        return None if loss is None else loss <= most
 
     def beyond(what: str) -> bool | None:
         interval, control = task[f"ablated_{what}_loss_interval"], task[f"random_{what}_loss_range"]
         return None if interval is None or control is None else interval[0] > control[1]
 
     return {
-        "sufficient_nodes": within(task["circuit_loss"]),
-        "sufficient_edges": within(task["edges_only_loss"]),
+        "sufficient": within(task["circuit_loss"]),
+        "sufficient_nodes": within(task["nodes_only_loss"]),
         "necessary_nodes": beyond("nodes"),
         "necessary_edges": beyond("edges"),
     }

@@ -6,22 +6,27 @@ never averaged in (METHOD §3).
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report.frontier import compare
+from pipeline.report.geometric import geometric_mean_edges, mean_ratio
 from pipeline.report.inputs import ModelRecord
+from pipeline.report.pruning import compare_baselines, curve_means, minimisation, minimised_logs
 
 MODEL_FIELDS = (
     "name", "kind", "n_layer", "d_model", "n_params", "l0", "tokens", "val_loss_nats", "train_seconds", "model_hash",
 )  # fmt: skip
-PRUNE_FIELDS = ("reason", "unpruned_loss", "unpruned_validation_loss", "n_nodes", "n_edges", "validation_loss")
-ABLATE_LOSSES = ("circuit_loss", "edges_only_loss", "ablated_nodes_loss", "ablated_edges_loss")
-UNCALIBRATED = ("circuit_loss_uncalibrated", "edges_only_loss_uncalibrated")  # comparable with the random sets
-ABLATE_ACCURACIES = ("unpruned_accuracy", "circuit_accuracy", "edges_only_accuracy")
-RANDOM_SETS = ("circuit", "edges_only", "nodes", "edges")  # what was drawn at random, in the words of ablate
+PRUNE_FIELDS = (
+    "reason", "unpruned_loss", "unpruned_validation_loss", "n_nodes", "n_edges", "validation_loss", "discretised",
+    "calibration_scale", "hyperparameters", "n_trials",
+)  # fmt: skip
+ABLATE_LOSSES = ("circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "ablated_edges_loss")
+UNCALIBRATED = ("circuit_loss_uncalibrated", "nodes_only_loss_uncalibrated")  # comparable with the random sets
+ABLATE_ACCURACIES = ("unpruned_accuracy", "circuit_accuracy", "nodes_only_accuracy")
+RANDOM_SETS = ("circuit", "nodes_only", "nodes", "edges")  # what was drawn at random, in the words of ablate
+TEST_MARGIN = 0.03  # nats by which a circuit may miss on test pairs the target that it meets on validation pairs
 
 
 def summarise(
@@ -33,10 +38,18 @@ def summarise(
     n_bootstrap: int,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The contents of results/summary.json: models, frontier, provenance. Every number is finite or null."""
+    """The contents of results/summary.json: models, what they are compared by, provenance; numbers finite or null."""
     models = [summarise_model(record, target_loss) for record in records]
-    frontier = compare(models, curve_losses=curve_losses, seed=seed, n_bootstrap=n_bootstrap)
-    return {"models": models, "frontier": frontier, "target_loss": target_loss, "provenance": dict(provenance)}
+    return {
+        "models": models,
+        "frontier": compare(models, curve_losses=curve_losses, seed=seed, n_bootstrap=n_bootstrap),
+        "minimisation": minimisation(models, seed=seed, n_bootstrap=n_bootstrap),
+        "baselines": compare_baselines(models, seed=seed, n_bootstrap=n_bootstrap),
+        "curve_means": curve_means(models, curve_losses),
+        "target_loss": target_loss,
+        "test_margin": TEST_MARGIN,
+        "provenance": dict(provenance),
+    }
 
 
 def summarise_model(record: ModelRecord, target_loss: float) -> dict[str, Any]:
@@ -47,13 +60,25 @@ def summarise_model(record: ModelRecord, target_loss: float) -> dict[str, Any]:
         for name, pruned in record.pruned["tasks"].items()
     }
     solved = [task for task in tasks.values() if task["solved"]]
+    before = [task["discretised"]["n_edges"] for task in solved if task["discretised"] is not None]
     facts = {field: record.pretrained.get(field) for field in MODEL_FIELDS}
     return facts | {
         "l0_by_matrix": record.pretrained.get("l0_by_matrix"),
         "tasks": tasks,
         "n_solved": len(solved),
         "geomean_edges": geometric_mean_edges(task["n_edges"] for task in solved),
+        "geomean_edges_discretised": geometric_mean_edges(before),
+        "ratio_discretised_to_minimised": mean_ratio([log for _, log in minimised_logs({"tasks": tasks})]),
+        "test_loss": check_test_loss(tasks, target_loss),
     }
+
+
+def check_test_loss(tasks: Mapping[str, Mapping[str, Any]], target_loss: float) -> dict[str, Any]:
+    """How many circuits of solved tasks stay within TEST_MARGIN of the target on test pairs, and which do not."""
+    losses = {name: task["circuit_loss"] for name, task in tasks.items() if task["solved"]}
+    tested = {name: loss for name, loss in losses.items() if loss is not None}
+    above = [name for name, loss in tested.items() if loss > target_loss + TEST_MARGIN]
+    return {"n_tested": len(tested), "n_within": len(tested) - len(above), "above": above}
 
 
 def summarise_task(pruned: Mapping[str, Any], ablated: Mapping[str, Any], target_loss: float) -> dict[str, Any]:
@@ -70,6 +95,7 @@ def summarise_task(pruned: Mapping[str, Any], ablated: Mapping[str, Any], target
     for name in RANDOM_SETS:
         facts |= _describe(f"random_{name}_loss", ablated.get(f"random_{name}_losses"))
     facts["curve"] = pruned.get("curve") or []
+    facts["baselines"] = pruned.get("baselines") or {}
     facts["prune_seconds"] = pruned.get("seconds")
     return facts
 
@@ -83,12 +109,3 @@ def _describe(name: str, losses: Sequence[float] | None) -> dict[str, Any]:
         f"{name}_range": [min(losses), max(losses)],
         f"{name}_n": len(losses),
     }
-
-
-def geometric_mean_edges(edges: Iterable[int]) -> float | None:
-    """Geometric mean of edge counts (METHOD §5), null for none.
-
-    A circuit without edges (a task that the bigram table does alone) counts as one edge, so that the mean exists.
-    """
-    logs = [math.log(max(count, 1)) for count in edges]
-    return math.exp(math.fsum(logs) / len(logs)) if logs else None

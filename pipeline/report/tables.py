@@ -10,6 +10,7 @@ from typing import Any
 FRONTIER_COLUMNS = (
     "name", "kind", "n_layer", "d_model", "n_params", "l0", "val_loss_nats", "n_solved", "geomean_edges",
 )  # fmt: skip
+METRICS = ("val_loss_nats", "n_solved", "geomean_edges", "geomean_edges_discretised")  # of a model
 CURVE_COLUMNS = ("target_loss", "n_nodes", "n_edges", "loss")
 
 
@@ -32,7 +33,7 @@ def curves_csv(summary: Mapping[str, Any]) -> str:
 
 
 def metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``dvc metrics show`` and ``diff`` print: the ratio, and three numbers a model."""
+    """What ``dvc metrics show`` and ``diff`` print: the ratios, and a few numbers a model."""
     frontier = summary["frontier"]
     low, high = frontier["interval"] or (None, None)
     return {
@@ -40,10 +41,13 @@ def metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
         "ratio_low": low,
         "ratio_high": high,
         "n_tasks_compared": len(frontier["tasks_compared"]),
-        "models": {
-            model["name"]: {key: model[key] for key in ("val_loss_nats", "n_solved", "geomean_edges")}
-            for model in summary["models"]
+        "ratio_discretised_to_minimised_edges": summary["minimisation"]["ratio_discretised_to_minimised"],
+        "ratio_baseline_to_learned_edges": {
+            name: found["ratio"] for name, found in summary["baselines"]["overall"].items()
         },
+        "n_within_test_margin": sum(model["test_loss"]["n_within"] for model in summary["models"]),
+        "n_tested": sum(model["test_loss"]["n_tested"] for model in summary["models"]),
+        "models": {model["name"]: {key: model[key] for key in METRICS} for model in summary["models"]},
     }
 
 

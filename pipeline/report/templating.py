@@ -32,6 +32,11 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f} %"
 
 
+def words(name: str) -> str:
+    """``integrated gradients`` for ``integrated_gradients``."""
+    return name.replace("_", " ")
+
+
 def visible(text: str) -> str:
     """Code with its line ends and other control characters written out."""
     return text.replace("\r", "␍").replace("\t", "⇥").replace("\n", "⏎")
@@ -56,6 +61,7 @@ def _environment() -> Environment:
         "count": count,
         "ratio": ratio,
         "percent": percent,
+        "words": words,
         "visible": visible,
         "code": code,
     }

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from pipeline.ablate import WrongModelError, ablate_task, check_belongs
+from pipeline.ablate import ablate_task
 from pipeline.ablate.bootstrap import interval
 from pipeline.ablate.conditions import Condition, Runner, accuracy, pair_losses
 from pipeline.ablate.controls import nonzero_edges, random_edges, random_nodes
-from pipeline.circuit import Circuit
+from pipeline.circuit import Circuit, WrongModelError
 from pipeline.data.pairs import PairBatch
-from pipeline.model.ablation import record
+from pipeline.model.ablation import hold_at_means, record
+from pipeline.model.held_at import Held
 from pipeline.model.scoring import mean_loss, score
 from pipeline.prune.edges import induced_edges
 
@@ -28,55 +31,109 @@ def model(tiny_model):
     return tiny_model(sink=True, afrac=0.5)
 
 
-def circuit_of(model, batch, frac):
+def circuit_of(model, batch, frac, **changes):
     """A circuit of random nodes, with all edges between them."""
     _, values = record(model, batch.tokens)
     means = {key: value.mean((0, 1)) + 0.1 for key, value in values.items()}
     generator = torch.Generator().manual_seed(9)
     masks = {key: (torch.rand(mean.shape, generator=generator) < frac).float() for key, mean in means.items()}
     nodes = {key: mask.nonzero().flatten() for key, mask in masks.items() if mask.any()}
-    return Circuit(nodes, induced_edges(model, masks), means, means, about={"model_hash": "abc"})
+    return Circuit(nodes, induced_edges(model, masks), means, means, about={"model_hash": "abc"}, **changes)
 
 
 def answers(model, circuit, condition, batch):
-    return Runner(model, circuit.means).answers(circuit, condition, batch)
+    return Runner(model, circuit.outside).answers(circuit, condition, batch)
+
+
+def masked(model, circuit, batch, draw=0):
+    """The answers by the definition of a circuit's run."""
+    return circuit(model, draw)(batch.tokens, at=batch.last).gather(1, batch.answers)
+
+
+@pytest.fixture
+def resampled(model, batch):
+    """A circuit of random nodes without some of their edges, all else held at values of three other prompts."""
+    _, values = record(model, batch.tokens[:3])
+    circuit = circuit_of(model, batch, 0.5, held=Held.resampled({key: value[:, 2] for key, value in values.items()}))
+    return replace(circuit, edges={key: pairs[::2] for key, pairs in circuit.edges.items()}, calibration=(2.0, 0.5))
 
 
 @pytest.mark.parametrize("frac", [0.1, 0.5, 0.9])
-def test_cutting_every_edge_outside_an_induced_circuit_equals_ablating_the_nodes_outside(tiny_model, batch, frac):
+def test_a_circuit_with_all_edges_between_its_nodes_equals_its_nodes_alone(tiny_model, batch, frac):
     """Without AbsTopK; with it, nodes outside also compete for a place, and in the two cases with other values."""
     model = tiny_model(sink=True, afrac=1.0)
     circuit = circuit_of(model, batch, frac)
-    nodes, edges = (answers(model, circuit, c, batch) for c in (Condition.CIRCUIT, Condition.EDGES_ONLY))
+    edges, nodes = (answers(model, circuit, c, batch) for c in (Condition.CIRCUIT, Condition.NODES_ONLY))
     torch.testing.assert_close(nodes, edges, rtol=1e-4, atol=1e-4)
+
+
+def test_the_circuit_alone_is_the_masked_model_at_every_draw_whatever_the_prompts_lengths(model, batch, resampled):
+    mixed = PairBatch(batch.tokens, torch.tensor([3, 3, 6, 6, 5]).repeat(4), batch.answers)
+    expected = torch.stack([masked(model, resampled, mixed, draw) for draw in range(3)])
+    found = answers(model, resampled, Condition.CIRCUIT, mixed)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
+
+
+def test_a_node_without_edges_has_its_own_constant_value_in_the_circuit_and_in_its_nodes_alone(tiny_model, batch):
+    model = tiny_model(sink=True, afrac=1.0)
+    circuit = circuit_of(model, batch, -1)
+    alone = replace(circuit, nodes={"1.mlp_out": torch.tensor([5])})
+    _, values = record(model, batch.tokens[:1], hold_at_means(circuit.node_masks(), circuit.means))
+    block = model.transformer["h"][1].mlp
+    value = float(block.c_proj.bias[5] + block.c_proj.weight[5] @ values["1.mlp_neuron"][0, 0])
+    held = replace(circuit, means=dict(circuit.means) | {"1.mlp_out": circuit.means["1.mlp_out"].clone()})
+    held.means["1.mlp_out"][5] = value
+    expected = answers(model, held, Condition.CIRCUIT, batch)
+    assert not torch.allclose(expected, answers(model, circuit, Condition.CIRCUIT, batch), atol=1e-3)
+    for condition in (Condition.CIRCUIT, Condition.NODES_ONLY):
+        torch.testing.assert_close(answers(model, alone, condition, batch), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_circuit_of_everything_is_the_model(model, batch):
     everything = circuit_of(model, batch, 1.1)
-    for condition in (Condition.CIRCUIT, Condition.EDGES_ONLY):
-        torch.testing.assert_close(answers(model, everything, condition, batch), score(model, batch))
+    for condition in (Condition.CIRCUIT, Condition.NODES_ONLY):
+        found = answers(model, everything, condition, batch)
+        torch.testing.assert_close(found[0], score(model, batch), rtol=1e-4, atol=1e-4)
 
 
 def test_removing_nothing_is_the_model_and_removing_everything_leaves_no_difference_between_prompts(model, batch):
     nothing, everything = circuit_of(model, batch, -1), circuit_of(model, batch, 1.1)
     for condition in (Condition.ABLATED_NODES, Condition.ABLATED_EDGES):
-        torch.testing.assert_close(answers(model, nothing, condition, batch), score(model, batch))
+        torch.testing.assert_close(answers(model, nothing, condition, batch)[0], score(model, batch))
     same_end = PairBatch(batch.tokens.clone(), batch.last, batch.answers)
     same_end.tokens[:, 6] = 7  # embedding and bigram table are no part of a circuit: give all prompts the same end
-    left = answers(model, everything, Condition.ABLATED_NODES, same_end)
+    left = answers(model, everything, Condition.ABLATED_NODES, same_end)[0]
     margins = (left[:, 0] - left[:, 1])[0::2]
     torch.testing.assert_close(margins, margins[:1].expand_as(margins), rtol=1e-4, atol=1e-4)
 
 
-def test_a_missing_edge_changes_the_edge_level_circuit_only(model, batch):
+def test_a_missing_edge_changes_the_circuit_and_not_its_nodes_alone(model, batch):
     circuit = circuit_of(model, batch, 0.5)
     key = "1.mlp_neuron->mlp_out"
-    less = Circuit(circuit.nodes, dict(circuit.edges) | {key: circuit.edges[key][:-20]}, circuit.means, circuit.order)
-    whole, part = (answers(model, c, Condition.EDGES_ONLY, batch) for c in (circuit, less))
+    less = replace(circuit, edges=dict(circuit.edges) | {key: circuit.edges[key][:-20]})
+    whole, part = (answers(model, c, Condition.CIRCUIT, batch) for c in (circuit, less))
     assert not torch.allclose(whole, part, atol=1e-4)
-    assert torch.equal(
-        answers(model, circuit, Condition.CIRCUIT, batch), answers(model, less, Condition.CIRCUIT, batch)
-    )
+    whole, part = (answers(model, c, Condition.NODES_ONLY, batch) for c in (circuit, less))
+    assert torch.equal(whole, part)
+
+
+def test_losses_are_means_over_draws_with_and_without_calibration(model, batch, resampled, params):
+    row = ablate_task(model=model, circuit=resampled, batch=batch, config=brief(params), seed=1)
+    drawn = [masked(model, resampled, batch, draw) for draw in range(3)]
+    for name, calibration in (("circuit_loss_uncalibrated", (1.0, 0.0)), ("circuit_loss", (2.0, 0.5))):
+        losses = [mean_loss(part, calibration) for part in drawn]
+        assert row[name] == pytest.approx(sum(losses) / 3, rel=1e-3) and max(losses) - min(losses) > 1e-3
+    one = replace(resampled, held=Held(resampled.held.kind, resampled.held.draws[:1]))
+    assert ablate_task(model=model, circuit=one, batch=batch, config=brief(params), seed=1) != row
+
+
+def test_a_circuit_held_at_zero_is_tested_at_zero(model, batch):
+    circuit = circuit_of(model, batch, 0.4)
+    zero = replace(circuit, held=Held.at_zero(circuit.means))
+    by_hand = replace(circuit, means={key: torch.zeros_like(mean) for key, mean in circuit.means.items()})
+    for condition in Condition:
+        assert torch.equal(answers(model, zero, condition, batch), answers(model, by_hand, condition, batch))
 
 
 def test_random_node_sets_have_the_circuit_s_size_at_every_site(model, batch):
@@ -98,23 +155,47 @@ def test_random_edge_sets_have_the_circuit_s_size_per_kind_and_only_real_edges(m
     assert all(target % 2 for _, target in chosen)
 
 
+def brief(params):
+    return params.ablate.model_copy(update={"n_random": 3, "n_bootstrap": 100})
+
+
 def test_the_report_has_every_condition_its_interval_and_its_controls_and_repeats(model, batch, params):
     circuit = circuit_of(model, batch, 0.4)
-    config = params.ablate.model_copy(update={"n_random": 3, "n_bootstrap": 100})
-    row = ablate_task(model=model, circuit=circuit, batch=batch, config=config, seed=1)
-    assert row == ablate_task(model=model, circuit=circuit, batch=batch, config=config, seed=1)
+    row = ablate_task(model=model, circuit=circuit, batch=batch, config=brief(params), seed=1)
+    assert row == ablate_task(model=model, circuit=circuit, batch=batch, config=brief(params), seed=1)
     assert row["unpruned_loss"] == pytest.approx(mean_loss(score(model, batch)), rel=1e-5)
-    for name in ("unpruned", "circuit", "edges_only", "ablated_nodes", "ablated_edges"):
+    for name in ("unpruned", "circuit", "nodes_only", "ablated_nodes", "ablated_edges"):
         low, high = row[f"{name}_loss_interval"]
         assert low <= row[f"{name}_loss"] <= high and 0 <= row[f"{name}_accuracy"] <= 1
-    for name in ("random_circuit", "random_edges_only", "random_nodes", "random_edges"):
+    for name in ("random_circuit", "random_nodes_only", "random_nodes", "random_edges"):
         assert len(row[f"{name}_losses"]) == 3
         assert sorted(row[f"{name}_losses"])[1] == row[f"{name}_loss_median"]
+    assert not any("edges_only" in key for key in row)
 
 
-def test_a_circuit_of_another_checkpoint_is_refused_with_both_hashes(model, batch):
+def test_the_controls_of_a_circuit_are_circuits_of_random_edges(model, batch, params, monkeypatch):
+    """Whatever the controls draw, their loss is that of a circuit that holds just that, uncalibrated."""
+    circuit, drawn = circuit_of(model, batch, 0.3), []
+    monkeypatch.setattr(
+        "pipeline.ablate.ablate.random_edges",
+        lambda *given: drawn.append(random_edges(*given)) or drawn[-1],
+    )
+    row = ablate_task(model=model, circuit=circuit, batch=batch, config=brief(params), seed=1)
+    losses = [mean_loss(masked(model, one, batch)) for one in drawn[:3]]
+    assert row["random_circuit_losses"] == pytest.approx(losses, rel=1e-3)
+    assert len(drawn) == 6  # for the circuit, and for its edges ablated
+
+
+def test_a_circuit_without_nodes_and_edges_is_tested_as_any_other(model, batch, params):
+    row = ablate_task(model=model, circuit=circuit_of(model, batch, -1), batch=batch, config=brief(params), seed=1)
+    assert row["random_circuit_losses"] == [row["circuit_loss"]] * 3
+    assert row["ablated_edges_loss"] == pytest.approx(row["unpruned_loss"], rel=1e-5)
+
+
+def test_a_circuit_of_another_checkpoint_is_refused_with_both_hashes(model, batch, params):
+    model.checkpoint = "def"
     with pytest.raises(WrongModelError, match="abc, not to def"):
-        check_belongs(circuit_of(model, batch, 0.5), "def")
+        ablate_task(model=model, circuit=circuit_of(model, batch, 0.5), batch=batch, config=brief(params), seed=1)
 
 
 def test_a_tie_is_not_a_right_answer():

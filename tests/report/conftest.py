@@ -61,6 +61,28 @@ def random_circuit(model: Transformer, share: float, seed: int) -> Circuit:
     return Circuit(nodes, edges, means=values, order={key: value + 1 for key, value in values.items()})
 
 
+HYPERPARAMETERS = {
+    "k_coef": 2e-3, "init_noise_scale": 0.01, "init_noise_bias": 0.1, "weight_decay": 0.001, "lr": 0.02, "beta2": 0.95,
+    "warmup": 0.05, "heaviside_temp": 1.0,
+}  # fmt: skip
+
+
+def before_minimisation(circuit: Circuit) -> dict[str, Any]:
+    """What a task's entry says of sizes before minimisation: 3 times the edges; baselines 6, no and 30 times."""
+    nothing = {"n_nodes": None, "n_edges": None, "validation_loss": None}
+
+    def sized(factor: int) -> dict[str, Any]:
+        return {"n_nodes": factor * circuit.n_nodes, "n_edges": factor * circuit.n_edges, "validation_loss": 0.14}
+
+    return {
+        "discretised": sized(3),
+        "calibration_scale": 1.75,
+        "hyperparameters": HYPERPARAMETERS,
+        "n_trials": 2,
+        "baselines": {"attribution": sized(6), "integrated_gradients": nothing, "random": sized(30)},
+    }
+
+
 def task_entry(circuit: Circuit | None, unpruned_loss: float | None, seconds: float = 1.0) -> dict[str, Any]:
     """One task of circuits/<name>/summary.json; ``unpruned_loss`` None: not expressible."""
     expressible = unpruned_loss is not None
@@ -69,7 +91,7 @@ def task_entry(circuit: Circuit | None, unpruned_loss: float | None, seconds: fl
         {"target_loss": loss, "n_nodes": circuit.n_nodes, "n_edges": max(int(circuit.n_edges * share), 1), "loss": loss}
         for loss, share in ((0.5, 0.4), (0.25, 0.7), (0.15, 1.0), (0.06, 1.5))
     ] if found else []  # fmt: skip
-    return {
+    entry = {
         "expressible": expressible,
         "reason": None if expressible else "answer ')\\n' is two tokens",
         "unpruned_loss": unpruned_loss,
@@ -78,18 +100,25 @@ def task_entry(circuit: Circuit | None, unpruned_loss: float | None, seconds: fl
         "n_nodes": circuit.n_nodes if found else None,
         "n_edges": circuit.n_edges if found else None,
         "validation_loss": 0.14 if found else None,
+        "discretised": None,
+        "calibration_scale": None,
+        "hyperparameters": None,
+        "n_trials": None,
         "curve": curve,
+        "baselines": {},
         "seconds": seconds,
     }
+    return entry | (before_minimisation(circuit) if circuit is not None else {})
 
 
 def ablation_entry(unpruned_loss: float) -> dict[str, Any]:
-    """One task of ablations/<name>.json: a circuit that is sufficient by nodes, not by edges, and necessary."""
-    entry: dict[str, Any] = {"unpruned_accuracy": 1.0, "circuit_accuracy": 0.95, "edges_only_accuracy": 0.9}
-    losses = {"unpruned": unpruned_loss, "circuit": 0.14, "edges_only": 0.2, "ablated_nodes": 2.5, "ablated_edges": 1.5}
+    """One task of ablations/<name>.json: a circuit that is sufficient, not by its nodes only, and necessary."""
+    entry: dict[str, Any] = {"unpruned_accuracy": 1.0, "circuit_accuracy": 0.95, "nodes_only_accuracy": 0.9}
+    entry |= {"circuit_loss_uncalibrated": 0.33, "nodes_only_loss_uncalibrated": 0.44}
+    losses = {"unpruned": unpruned_loss, "circuit": 0.14, "nodes_only": 0.2, "ablated_nodes": 2.5, "ablated_edges": 1.5}
     for name, loss in losses.items():
         entry |= {f"{name}_loss": loss, f"{name}_loss_interval": [loss * 0.9, loss * 1.1]}
-    for name, low in (("circuit", 0.7), ("edges_only", 0.8), ("nodes", 0.05), ("edges", 0.04)):
+    for name, low in (("circuit", 0.7), ("nodes_only", 0.8), ("nodes", 0.05), ("edges", 0.04)):
         entry |= {f"random_{name}_losses": [low, low + 0.1, low + 0.3]}
     return entry
 

@@ -129,7 +129,7 @@ def test_every_number_of_the_matrix_and_the_validation_table_is_in_the_page(
             assert shown(model["tasks"][task]) in rows[task]
     for model in summary["models"]:
         assert nats(model["val_loss_nats"]) in text and count(model["geomean_edges"]) in text
-        for field in ("circuit_loss", "edges_only_loss", "ablated_nodes_loss", "random_edges_loss_median"):
+        for field in ("circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "random_edges_loss_median"):
             assert f"{nats(model['tasks']['quotes'][field])}" in text
     assert "3.750" in text  # the bigram table's loss
 
@@ -183,15 +183,15 @@ def test_a_budget_keeps_the_smallest_drawings() -> None:
     assert set(within_budget(drawings, 45)) == {("m", "b"), ("m", "c")}
 
 
-def test_a_verdict_compares_with_the_target_and_with_the_worst_random_set() -> None:
+def test_a_verdict_compares_with_the_most_allowed_and_with_the_worst_random_set() -> None:
     task = {
-        "circuit_loss": 0.15, "edges_only_loss": 0.16, "ablated_nodes_loss_interval": [0.9, 1.2],
+        "circuit_loss": 0.18, "nodes_only_loss": 0.19, "ablated_nodes_loss_interval": [0.9, 1.2],
         "random_nodes_loss_range": [0.1, 0.8], "ablated_edges_loss_interval": [0.7, 1.2],
         "random_edges_loss_range": [0.1, 0.8],
     }  # fmt: skip
-    expected = {"sufficient_nodes": True, "sufficient_edges": False, "necessary_nodes": True, "necessary_edges": False}
-    assert verdict(task, 0.15) == expected
-    assert verdict(task | {"random_nodes_loss_range": None}, 0.15)["necessary_nodes"] is None
+    expected = {"sufficient": True, "sufficient_nodes": False, "necessary_nodes": True, "necessary_edges": False}
+    assert verdict(task, 0.18) == expected
+    assert verdict(task | {"random_nodes_loss_range": None}, 0.18)["necessary_nodes"] is None
 
 
 def test_backticks_become_code_and_everything_else_is_escaped() -> None:

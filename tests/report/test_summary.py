@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.artifacts import ArtifactError, read_json, write_json
 from pipeline.report.inputs import ModelArtifacts, read_record
-from pipeline.report.summary import geometric_mean_edges, summarise
+from pipeline.report.geometric import geometric_mean_edges
+from pipeline.report.summary import summarise
 
 MakeModel = Callable[..., ModelArtifacts]
 
@@ -22,9 +23,9 @@ MODEL_CONTRACT: dict[str, Any] = {
 }  # fmt: skip
 TASK_CONTRACT: dict[str, Any] = {
     "expressible": bool, "unpruned_loss": NULLABLE, "solved": bool, "n_nodes": NULLABLE, "n_edges": NULLABLE,
-    "circuit_loss": NULLABLE, "circuit_accuracy": NULLABLE, "edges_only_loss": NULLABLE,
+    "circuit_loss": NULLABLE, "circuit_accuracy": NULLABLE, "nodes_only_loss": NULLABLE,
     "ablated_nodes_loss": NULLABLE, "ablated_edges_loss": NULLABLE, "random_circuit_loss_median": NULLABLE,
-    "random_edges_only_loss_median": NULLABLE, "random_nodes_loss_median": NULLABLE,
+    "random_nodes_only_loss_median": NULLABLE, "random_nodes_loss_median": NULLABLE,
     "random_edges_loss_median": NULLABLE, "circuit_loss_interval": INTERVAL, "validation_loss": NULLABLE, "curve": list,
 }  # fmt: skip
 FRONTIER_CONTRACT: dict[str, Any] = {
@@ -82,7 +83,7 @@ def test_what_does_not_exist_is_null_and_never_zero(make_model: MakeModel) -> No
 def test_medians_and_ranges_of_the_controls_are_those_of_their_distributions(make_model: MakeModel) -> None:
     task = summary_of(make_model("s", "sparse", 3.0, TASKS))["models"][0]["tasks"]["quotes"]
     assert task["random_nodes_loss_median"] == pytest.approx(0.15)
-    assert task["random_edges_only_loss_range"] == [pytest.approx(0.8), pytest.approx(1.1)]
+    assert task["random_nodes_only_loss_range"] == [pytest.approx(0.8), pytest.approx(1.1)]
     assert task["random_circuit_loss_n"] == 3
 
 

@@ -1,0 +1,90 @@
+"""``sparse-circuits prune``: a circuit of any checkpoint for any task, in a folder of its own. No stage, no server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.tables import count, nats, show
+from pipeline.config import Ablation
+
+if TYPE_CHECKING:
+    from pipeline.prune import Pruned
+
+EXAMPLE = "Example: sparse-circuits prune --model models/sparse_d256 --task pairs.jsonl --out my_circuit"
+
+
+def prune(
+    model: Annotated[Path, typer.Option(metavar="DIR", help="The checkpoint's folder, models/<name>.")],
+    task: Annotated[str, typer.Option(metavar="NAME|FILE", help="A task's name, or JSONL of pairs: docs/pairs.md.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the circuit.")],
+    target_loss: Annotated[
+        float | None, typer.Option(help="Nats on validation pairs. Default: prune.target_loss.")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(help="Trials beyond the centres. Default: prune.budget.")] = None,
+    tie_qk: Annotated[bool | None, typer.Option(help="One mask for channel i of query and key, or two.")] = None,
+    ablation: Annotated[
+        Ablation | None, typer.Option(help="What is outside is held at. Default: prune.ablation.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the search. Default: seed.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Default: the model's folder, else its data/tokens.")
+    ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="For resample. Default: the model's data/tokens.")
+    ] = None,
+    params: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: params.yaml of the model's workspace.")
+    ] = None,
+) -> None:
+    """Find the smallest circuit of a model for a task, and write it to a new folder.
+
+    The task is one of the twenty by name, or your own contrast pairs. Defaults are those of params.yaml.
+    """
+    from pipeline.model.device import prepare_cpu
+    from pipeline.prune.checkpoint import prune_checkpoint  # takes seconds to import
+
+    prepare_cpu(1)
+    with Console(stderr=True).status("loading") as status:
+        pruned = prune_checkpoint(
+            model,
+            task,
+            out=out,
+            params=params,
+            seed=seed,
+            tokenizer=tokenizer,
+            tokens=tokens,
+            tick=lambda what: status.update(escape(what)),
+            target_loss=target_loss,
+            budget=budget,
+            tie_qk=tie_qk,
+            ablation=ablation,
+        )
+    show(table_of(pruned))
+    print(f"{out}: the circuit; pipeline.circuit.Circuit.load({str(out)!r}) reads it")
+
+
+def table_of(pruned: Pruned) -> Table:
+    """Sizes and losses of the model, of the circuit before minimisation, and of the circuit."""
+    row, about = pruned.row, pruned.circuit.about if pruned.circuit else {}
+    found: dict[str, Any] = row.get("discretised") or {}
+    table = Table(
+        *("", "nodes", "edges", "validation loss", "test loss"),
+        title=escape(f"{about.get('task')} in {about.get('model')}"),
+        caption="losses in nats; guessing has 0.693",
+    )
+    table.add_row("the model", "", "", nats(row["unpruned_validation_loss"]), nats(row["unpruned_loss"]))
+    table.add_row(
+        "discretised",
+        *map(count, (found.get("n_nodes"), found.get("n_edges"))),
+        nats(found.get("validation_loss")),
+        "–",
+    )
+    sizes = (count(row["n_nodes"]), count(row["n_edges"]))
+    table.add_row("minimised", *sizes, nats(row["validation_loss"]), nats(row.get("test_loss")))
+    return table

@@ -1,0 +1,195 @@
+"""A model with a known circuit in it, and what a method needs to look for it: prompts, a corpus, means, the truth."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.config import ModelConfig
+from pipeline.data.pairs import PairBatch
+from pipeline.model.ablation import edge_weights
+from pipeline.model.means import node_means
+from pipeline.model.scoring import score
+from pipeline.model.transformer import Transformer
+from pipeline.planted.algorithm import RECIPES, Algorithm
+from pipeline.planted.distractors import fill, reads
+from pipeline.planted.layout import Layout, draw_layout
+from pipeline.planted.recipe import N_CTX, Recipe, Wire
+from pipeline.seeds import seed_of
+from pipeline.sites import Site, edge_key
+
+MARGIN = 5.0  # nats between the answers at the least sure of the pairs that the unembedding is fitted to
+FIT_PAIRS = 128
+MEAN_TOKENS = 8192
+CENTRED = (Site.ATTN_Q, Site.ATTN_OUT, Site.MLP_OUT)
+
+
+@dataclass(frozen=True)
+class Language:
+    """What a planted model reads: the recipe's tokens, as this model numbers them. All draws are by seed and purpose."""
+
+    recipe: Recipe
+    tokens: Mapping[str, int]
+    seed: int
+
+    def batch(self, split: str, n_pairs: int) -> PairBatch:
+        """The first ``n_pairs`` contrast pairs of a split, padded on the right with token 0."""
+        draw = random.Random(seed_of(self.seed, "pairs", split))
+        pairs = [self.recipe.pair(draw, i) for i in range(n_pairs)]
+        prompts = [[self.tokens[name] for name in prompt] for pair in pairs for prompt in pair.prompts]
+        right = torch.tensor([[self.tokens[name] for name in pair.answers] for pair in pairs])
+        longest = max(map(len, prompts))
+        return PairBatch(
+            tokens=torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts]),
+            last=torch.tensor([len(prompt) - 1 for prompt in prompts]),
+            answers=torch.stack([right, right.flip(1)], dim=1).flatten(0, 1),
+        )
+
+    def corpus(self, n_tokens: int) -> Int[Tensor, "sequence pos"]:
+        """Sequences of the context's length: random tokens, and in every other one a prompt at the beginning."""
+        n = -(-n_tokens // N_CTX)
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "corpus"))
+        sequences = torch.randint(0, len(self.tokens), (n, N_CTX), generator=generator)
+        prompts = self.batch("corpus", -(-n // 4))
+        for sequence, tokens, last in zip(sequences[::2], prompts.tokens, prompts.last.tolist(), strict=False):
+            sequence[: last + 1] = tokens[: last + 1]
+        return sequences
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A frozen model that does one task by a circuit that is known exactly.
+
+    ``nodes`` and ``edges`` are as a ``Circuit``'s: site key → indices, ascending; edge key → [n, 2] (source index,
+    target index), sorted. ``means``: site key → every node's mean over ``corpus(8192)``. The circuit alone does the
+    task; any circuit that does it has all of these nodes and edges; and no further node or edge helps or hurts.
+    """
+
+    name: str
+    model: Transformer
+    nodes: Mapping[str, Int[Tensor, " n"]]
+    edges: Mapping[str, Int[Tensor, "n 2"]]
+    means: Mapping[str, Float[Tensor, " width"]]
+    language: Language
+
+    def batch(self, split: str, n_pairs: int) -> PairBatch:
+        """The first ``n_pairs`` contrast pairs of a split; other names of splits are other pairs."""
+        return self.language.batch(split, n_pairs)
+
+    def corpus(self, n_tokens: int) -> Int[Tensor, "sequence pos"]:
+        """What the model was 'pretrained' on: sequences of random tokens and of prompts, at least ``n_tokens``."""
+        return self.language.corpus(n_tokens)
+
+
+@torch.no_grad()
+def plant(
+    algorithm: Algorithm,
+    *,
+    d_model: int,
+    seed: int,
+    n_layer: int = 2,
+    d_head: int = 16,
+    vocab_size: int = 48,
+    afrac: float = 1.0,
+) -> Planted:
+    """A model that does ``algorithm`` by a circuit planted at random places among random distractors.
+
+    The same arguments give the same bits. Raises ValueError for a model or a vocabulary too small for the algorithm, or
+    where AbsTopK (``afrac`` below 1) leaves so little of the circuit that the model does not do the task.
+    """
+    recipe = RECIPES[algorithm](vocab_size)
+    config = model_config(recipe, n_layer, d_model, d_head, afrac)
+    check(algorithm, recipe, config, vocab_size)
+    generator = torch.Generator().manual_seed(seed_of(seed, "planted", algorithm, str(d_model)))
+    layout = draw_layout(recipe, config, generator)
+    language = Language(recipe, layout.tokens, seed_of(seed, "language", algorithm))
+    model = Transformer(config, vocab_size)
+    fill(model, recipe, layout, generator)
+    write(model, recipe, layout, generator)
+    model.requires_grad_(False).eval()
+    centre(model, recipe, layout, language)
+    fit_answers(model, recipe, layout, language)
+    means = node_means(model, [language.corpus(MEAN_TOKENS)])
+    name = f"{algorithm}-{d_model}-{seed}"
+    return Planted(name, model, layout.nodes(recipe), layout.edges(recipe.wires), means, language)
+
+
+def model_config(recipe: Recipe, n_layer: int, d_model: int, d_head: int, afrac: float) -> ModelConfig:
+    """The model's shape; it is not trained, so rate and tokens mean nothing."""
+    return ModelConfig(
+        n_layer=n_layer, d_model=d_model, d_head=d_head, n_ctx=N_CTX, afrac=afrac, block_density=1, embed_density=1,
+        sink=False, positions=bool(recipe.clock), lr=1, tokens=1,
+    )  # fmt: skip
+
+
+def check(algorithm: Algorithm, recipe: Recipe, config: ModelConfig, vocab_size: int) -> None:
+    """Raises ValueError where the algorithm does not fit into the model."""
+    least = {"n_layer": recipe.n_parts, "d_model": 32, "d_head": 8}
+    for name, allowed in least.items():
+        if getattr(config, name) < allowed:
+            raise ValueError(f"{name} {getattr(config, name)} is too small for {algorithm}; allowed: at least {allowed}")
+    needed = sum(not name.startswith("filler") for name in recipe.tokens) + 8  # fillers that prompts are made with
+    if vocab_size < needed:
+        raise ValueError(f"vocab_size {vocab_size} is too small for {algorithm}; allowed: at least {needed}")
+
+
+def write(model: Transformer, recipe: Recipe, layout: Layout, generator: torch.Generator) -> None:
+    """The planted weights and biases, half of the decoys with random signs, the clock, the answers."""
+    for wire in recipe.wires:
+        set_weight(model, layout, wire, wire.weight)
+    for wire in recipe.decoys:
+        present, positive = torch.randint(0, 2, (2,), generator=generator).tolist()
+        set_weight(model, layout, wire, present * (1 if positive else -1) * wire.weight)
+    for node, value in recipe.biases.items():
+        reads(model.transformer["h"][layout.layers[node.part]], node)[1][layout.index(node)] = value
+    if recipe.clock:
+        model.transformer["wpe"].weight.zero_()
+    for channel, values in recipe.clock.items():
+        model.transformer["wpe"].weight[:, layout.channels[channel]] = torch.tensor(values)
+    for name, code in recipe.answers.items():
+        for channel, value in code.items():
+            model.lm_head.weight[layout.tokens[name], layout.channels[channel]] = value
+
+
+def set_weight(model: Transformer, layout: Layout, wire: Wire, weight: float) -> None:
+    key = edge_key(layout.layers[wire.source.part], wire.kind)
+    edge_weights(model, key)[layout.index(wire.target), layout.index(wire.source)] = weight
+
+
+def centre(model: Transformer, recipe: Recipe, layout: Layout, language: Language) -> None:
+    """Biases that make the means of planted queries and writes 0, so that a held one neither looks nor says anything.
+
+    Where a held write is 0, the norm after it has nothing to scale: no answer leaks through the length of the residual
+    stream. Nodes with a bias of their own keep it.
+    """
+    corpus = [language.corpus(MEAN_TOKENS)]
+    for part, layer in enumerate(layout.layers):
+        for site in CENTRED:
+            nodes = [n for n in recipe.nodes if (n.part, n.site) == (part, site) and n not in recipe.biases]
+            if nodes:
+                mean = node_means(model, corpus)[f"{layer}.{site}"]
+                for node in nodes:
+                    index = layout.index(node)
+                    reads(model.transformer["h"][layer], node)[1][index] -= mean[index]
+
+
+def fit_answers(model: Transformer, recipe: Recipe, layout: Layout, language: Language) -> None:
+    """A gain of the answers' unembedding, and a shift between two, that make the least sure margin MARGIN nats."""
+    right, wrong = score(model, language.batch("fit", FIT_PAIRS)).unbind(1)
+    least, most = float((right - wrong)[0::2].min()), float((wrong - right)[1::2].max())  # first answer − second
+    if least <= most:
+        raise ValueError("the planted circuit does not do its task here; raise afrac, or take another seed")
+    answers = [layout.tokens[name] for name in recipe.answers]
+    channels = [layout.channels[name] for code in recipe.answers.values() for name in code]
+    gain = 2 * MARGIN / (least - most)
+    for token in answers:
+        model.lm_head.weight[token, channels] *= gain
+    if len(answers) == 2:
+        model.bigram_table[:, answers[0]] -= gain * (least + most) / 2
+
+

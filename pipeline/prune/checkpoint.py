@@ -1,0 +1,191 @@
+"""Prune any checkpoint for any task: from folders and files to a circuit in a folder.
+
+``prune_checkpoint("models/sparse_d256", "pairs.jsonl", out="circuit")``; the task is one of the study's by name or a
+file of contrast pairs (docs/pairs.md). What can be refused is refused before the search begins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.artifacts import whole_folder, write_json
+from pipeline.circuit import Circuit
+from pipeline.config import ConfigError, Params, PruneConfig, parse_params
+from pipeline.data.pairs import PairBatch, answer_logits
+from pipeline.data.words import SPLITS
+from pipeline.model.held_at import Held
+from pipeline.model.samples import held_for
+from pipeline.model.scoring import mean_loss, score
+from pipeline.model.transformer import Transformer
+from pipeline.prune.prune import Pruned, prune_task
+from pipeline.prune.subject import Subject, settings_for
+from pipeline.seeds import seed_of
+
+CHANCE = math.log(2)  # nats: the loss of one who guesses between two answers
+
+
+class UnsolvedError(ValueError):
+    """A task that the model cannot do well enough, or a target loss that it cannot meet."""
+
+
+def prune_checkpoint(
+    model: Path | str,
+    task: Path | str,
+    *,
+    out: Path | str | None = None,
+    params: Params | Path | str | None = None,
+    seed: int | None = None,
+    tokenizer: Path | str | None = None,
+    tokens: Path | str | None = None,
+    tick: Callable[[str], None] = lambda what: None,
+    **changes: Any,
+) -> Pruned:
+    """The smallest circuit of a checkpoint for a task, and the row about it with its ``test_loss`` in nats.
+
+    ``model``: a checkpoint's folder. ``task``: a name of the study's twenty, or a file of contrast pairs. ``out``: a
+    new folder for circuit.json, circuit.safetensors, summary.json and trials.json, written whole or not at all.
+    ``params``: the settings, or their file (None: params.yaml of the model's workspace, else of the current folder);
+    ``changes`` to their section prune, such as ``target_loss=0.1, budget=16, tie_qk=True, ablation="zero"`` (None: no
+    change). ``seed``: of the search (None: the settings'); how pairs are split follows from the settings' seed alone.
+    ``tokenizer``, ``tokens``: folders (None: the model's own, else data/tokens of its workspace). ``tick``: told what
+    is being done.
+
+    Raises UnsolvedError where the model does not reach the target loss on validation pairs, or no circuit does;
+    ConfigError, PairsFileError, TaskError, ArtifactError and FileExistsError for input that cannot be used. With a
+    budget of trials and an ``out``, a search that was killed goes on when this is called again in the same way.
+    """
+    folder, out = Path(model), None if out is None else Path(out)
+    _check_free(out)
+    settings = params if isinstance(params, Params) else settings_for(folder, None if params is None else Path(params))
+    config = _changed(settings, {name: value for name, value in changes.items() if value is not None})
+    subject = Subject.load(folder, task, settings, None if tokenizer is None else Path(tokenizer))
+    _check_solved(subject, config, chosen=changes.get("target_loss") is not None)
+    own_seed = settings.seed if seed is None else seed
+    purpose = seed_of(own_seed, "prune", subject.name, subject.task)
+    held = _held(subject, config, None if tokens is None else Path(tokens), seed_of(purpose, "draws"))
+    about = subject.about | {"seed": own_seed}
+    pruned = _searched(subject, held, config, purpose, about, out, tick)
+    if out is not None:
+        save_pruned(pruned, out, about | {"settings": config.model_dump(mode="json")})
+    return pruned
+
+
+def save_pruned(pruned: Pruned, folder: Path, about: dict[str, Any]) -> None:
+    """Write circuit, summary.json (``about`` and the row) and trials.json into ``folder``, whole or not at all."""
+    assert pruned.circuit is not None
+    with whole_folder(folder) as partial:
+        pruned.circuit.save(partial)
+        write_json(partial / "summary.json", about | pruned.row)
+        write_json(partial / "trials.json", pruned.trials)
+
+
+def circuit_loss(circuit: Circuit, model: Transformer, batch: PairBatch) -> float:
+    """The task loss in nats of the circuit alone, calibrated; the mean over its draws of held values."""
+    pairs = batch.to(torch.device("cpu"))
+    losses = []
+    for draw in range(len(circuit.outside.draws)):
+        logits = circuit.compact(model, draw)(pairs.tokens, at=pairs.last)
+        losses.append(mean_loss(answer_logits(logits, pairs), circuit.calibration))
+    return math.fsum(losses) / len(losses)
+
+
+def _check_free(out: Path | None) -> None:
+    """Raises FileExistsError where ``out`` is a file or has something in it."""
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out}: is there and not empty; name another folder to write to, or delete it first")
+
+
+def _changed(settings: Params, changes: dict[str, Any]) -> PruneConfig:
+    """The settings of pruning, changed. Raises ConfigError for unknown ones and values that are not allowed."""
+    if not changes:
+        return settings.prune
+    whole = settings.model_dump(mode="json")
+    config = parse_params(whole | {"prune": whole["prune"] | changes}, origin="asked for").prune
+    if config.target_loss >= CHANCE:
+        raise ConfigError(
+            f"prune.target_loss: {config.target_loss:g} nats are met by guessing, that is, by no circuit at all; "
+            f"allowed: above 0 and below {CHANCE:.3f}"
+        )
+    return config
+
+
+def _check_solved(subject: Subject, config: PruneConfig, *, chosen: bool) -> None:
+    """Raises UnsolvedError where the whole model does not reach the target loss on validation pairs."""
+    target, loss = config.target_loss, mean_loss(score(subject.model, subject.batch("validation")))
+    if loss <= target:
+        return
+    least = math.ceil(loss * 1000) / 1000
+    if chosen and least < CHANCE:
+        raise UnsolvedError(
+            f"target loss {target:g} is below the loss of {subject.name} itself, which is {loss:.4f} nats on the "
+            f"validation pairs of {subject.task}; allowed: at least {least:g}"
+        )
+    mend = f"allow --target-loss {least:g}, or take" if least < CHANCE else "guessing has 0.693; take"
+    raise UnsolvedError(
+        f"{subject.name} cannot do {subject.task}: the whole model has a loss of {loss:.4f} nats on validation pairs, "
+        f"the target is {target:g}; {mend} a model trained longer or a task that it does"
+    )
+
+
+def _held(subject: Subject, config: PruneConfig, tokens: Path | None, seed: int) -> Held:
+    """What nodes outside the circuit are held at."""
+    return held_for(
+        config.ablation,
+        model=subject.model,
+        means=subject.means,
+        tokens=subject.tokens if tokens is None else tokens,
+        tokenizer=subject.tokenizer,
+        draws=config.draws,
+        seed=seed,
+    )
+
+
+def _searched(
+    subject: Subject,
+    held: Held,
+    config: PruneConfig,
+    seed: int,
+    about: dict[str, Any],
+    out: Path | None,
+    tick: Callable[[str], None],
+) -> Pruned:
+    """What ``prune_task`` finds, with the circuit's test loss. Raises UnsolvedError where it finds no circuit."""
+    batches = {split: subject.batch(split) for split in SPLITS}
+    trials = _trials_folder(out, config, about)
+    pruned = prune_task(
+        model=subject.model,
+        means=subject.means,
+        held=held,
+        batches=batches,
+        config=config,
+        seed=seed,
+        about=about,
+        storage=trials,
+        tick=tick,
+    )
+    if trials is not None:
+        shutil.rmtree(trials, ignore_errors=True)
+    if pruned.circuit is None:
+        raise UnsolvedError(
+            f"no circuit of {subject.name} for {subject.task} has a loss of at most {config.target_loss:g} nats on "
+            f"validation pairs, with what is outside held by ablation {config.ablation.value}; raise --target-loss or "
+            f"--budget ({config.budget})"
+        )
+    return replace(pruned, row=pruned.row | {"test_loss": circuit_loss(pruned.circuit, subject.model, batches["test"])})
+
+
+def _trials_folder(out: Path | None, config: PruneConfig, about: dict[str, Any]) -> Path | None:
+    """Where a search with a budget keeps its trials until it is done: beside ``out``, named by all they follow from."""
+    if out is None or config.budget == 0:
+        return None
+    asked = json.dumps([about, config.model_dump(mode="json")], sort_keys=True)
+    return out.with_name(f".{out.name}.{hashlib.sha256(asked.encode()).hexdigest()[:16]}.search")

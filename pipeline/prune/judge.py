@@ -1,0 +1,72 @@
+"""The loss of a circuit, by the compact executor: calibrated on train pairs, measured on validation pairs (METHOD §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.data.pairs import PairBatch
+from pipeline.model.compact import Compact, Frozen, Prompts, Trace
+from pipeline.model.held_at import Held
+from pipeline.model.scoring import mean_loss
+from pipeline.model.transformer import Transformer
+from pipeline.prune.calibrate import calibrate
+
+Nodes = Mapping[str, Int[Tensor, " n"]]
+Edges = Mapping[str, Int[Tensor, "n 2"]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A circuit's loss in nats on validation pairs, its calibration, and what running it left behind, per draw."""
+
+    loss: float
+    calibration: tuple[float, float]
+    compacts: tuple[Compact, ...]
+    traces: tuple[Trace, ...]
+
+
+class Judge:
+    """Runs circuits of one model on the same pairs again and again; only what changed is computed again."""
+
+    def __init__(
+        self, model: Transformer, held: Held, fit: PairBatch, validation: PairBatch, steps: int, most_scale: float
+    ) -> None:
+        self.frozen = tuple(Frozen(model, draw) for draw in held.draws)
+        self.steps, self.most_scale, self.n_fit = steps, most_scale, len(fit.tokens)
+        both = stacked(fit.to(torch.device("cpu")), validation.to(torch.device("cpu")))
+        self.prompts, self.pairs = Prompts.of(both.tokens, both.last), both
+
+    def __call__(self, nodes: Nodes, edges: Edges) -> Verdict:
+        """The verdict on a circuit."""
+        return self._verdict(tuple(Compact(frozen, nodes, edges) for frozen in self.frozen), None, 0)
+
+    def changed(self, verdict: Verdict, halves: set[int], nodes: Nodes, edges: Edges) -> Verdict:
+        """The verdict on a circuit that differs from an earlier one only in some half layers."""
+        compacts = tuple(compact.replaced(halves, nodes, edges) for compact in verdict.compacts)
+        return self._verdict(compacts, verdict, min(halves))
+
+    def _verdict(self, compacts: tuple[Compact, ...], before: Verdict | None, first: int) -> Verdict:
+        traces = tuple(trace.until(first) for trace in before.traces) if before else tuple(Trace() for _ in compacts)
+        with torch.no_grad():
+            answers = [
+                compact.answers(self.prompts, self.pairs.answers, trace, first)
+                for compact, trace in zip(compacts, traces, strict=True)
+            ]
+        fit, validation = (torch.cat([part[rows] for part in answers]) for rows in self._parts())
+        calibration = calibrate(fit, self.steps, self.most_scale)
+        return Verdict(mean_loss(validation, calibration), calibration, compacts, traces)
+
+    def _parts(self) -> tuple[slice, slice]:
+        return slice(0, self.n_fit), slice(self.n_fit, None)
+
+
+def stacked(one: PairBatch, other: PairBatch) -> PairBatch:
+    """The pairs of two batches, one after the other."""
+    longest = max(one.tokens.shape[1], other.tokens.shape[1])
+    tokens = torch.cat([torch.nn.functional.pad(b.tokens, (0, longest - b.tokens.shape[1])) for b in (one, other)])
+    return PairBatch(tokens, torch.cat([one.last, other.last]), torch.cat([one.answers, other.answers]))

@@ -1,0 +1,42 @@
+"""Geometric means of edge counts and of their ratios, with intervals over tasks (METHOD §5).
+
+A circuit without edges (a task that the bigram table does alone) counts as one edge, so that the mean exists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+
+def log_edges(count: float) -> float:
+    """Logarithm of an edge count, of 1 for none."""
+    return math.log(max(count, 1))
+
+
+def geometric_mean_edges(edges: Iterable[float]) -> float | None:
+    """Geometric mean of edge counts, null for none."""
+    return mean_ratio([log_edges(count) for count in edges])
+
+
+def mean_ratio(logs: Sequence[float]) -> float | None:
+    """Geometric mean of ratios given as logarithms, null for none."""
+    return math.exp(math.fsum(logs) / len(logs)) if logs else None
+
+
+def ratio_interval(logs: Sequence[tuple[str, float]], n_bootstrap: int, rng_seed: int) -> list[float] | None:
+    """95 % percentile bootstrap over tasks of the geometric mean of ratios, given as (task, logarithm of a ratio).
+
+    A task brings all its ratios along; null for fewer than two tasks.
+    """
+    tasks = sorted({task for task, _ in logs})
+    if len(tasks) < 2:
+        return None
+    parts = [[log for task, log in logs if task == wanted] for wanted in tasks]
+    sums, counts = np.array([sum(part) for part in parts]), np.array([len(part) for part in parts])
+    drawn = np.random.default_rng(rng_seed).integers(len(tasks), size=(n_bootstrap, len(tasks)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.exp(np.quantile(means, [0.025, 0.975]))
+    return [float(low), float(high)]
