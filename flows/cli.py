@@ -61,7 +61,8 @@ def models() -> None:
 @app.command(epilog="Example: sparse-circuits circuits --model sparse_d256 --task bracket_counting")
 def circuits(model: ModelOption = None, task: TaskOption = None) -> None:
     """The newest circuit of every model and task: its size, and the task loss (nats) of the model, of the circuit
-    alone, of its edges alone, and of the model without its nodes or without its edges. Chance is 0.693."""
+    alone, of its nodes alone with all edges between them, and of the model without its nodes or without its edges.
+    Chance is 0.693."""
     params = settings()
     narrowed: dict[str, str] = {}
     if model is not None:
@@ -72,8 +73,8 @@ def circuits(model: ModelOption = None, task: TaskOption = None) -> None:
     found = latest_runs(params, "circuit", **narrowed)
     if found.empty:
         raise ServiceError(nothing(params, "circuit", **narrowed))
-    losses = ("unpruned", "circuit", "edges_only", "ablated_nodes", "ablated_edges")
-    titles = ("the model", "circuit alone", "edges alone", "without nodes", "without edges")
+    losses = ("unpruned", "circuit", "nodes_only", "ablated_nodes", "ablated_edges")
+    titles = ("the model", "circuit alone", "nodes alone", "without nodes", "without edges")
     table = Table("task", "model", "kind", "L0", "nodes", "edges", *titles, caption="task losses in nats")
     places = {name: place for place, name in enumerate(task_names())}
     for row in sorted(rows(found), key=lambda row: (places.get(row["params.task"], len(places)), row["params.model"])):

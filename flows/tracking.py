@@ -5,6 +5,7 @@ one warning says so and nothing more is sent; the same numbers are in the stage'
 
 - a run per checkpoint (tag ``kind`` = model; found again by ``model_hash``): curves, sizes, rates;
 - under it a run per task (``kind`` = circuit; found again by ``identity``): sizes, losses, the circuit as artifact;
+- under that a run per trial of its search (``kind`` = trial), never among the latest;
 - a run per report (``kind`` = study): the ratio and what lies in results/.
 
 Of runs of the same thing the tag ``latest`` is true for the newest only, so that queries can leave out the past.
@@ -12,25 +13,24 @@ Of runs of the same thing the tag ``latest`` is true for the newest only, so tha
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import queue
 import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from alembic.util import CommandError
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.tracking_store import Store, TrackingError
+from flows.tracking_store import Store, TrackingError, as_metrics, digest
+from flows.tracking_trials import Search, circuit_metrics, read_trials, send_trials
 from pipeline.artifacts import file_hash, read_json
 from pipeline.config import Params
 
@@ -45,6 +45,7 @@ FAILURES = (
     ImportError,
     ValueError,
 )
+OF_A_MODEL = ("n_solved", "geomean_edges", "geomean_edges_discretised", "val_loss_nats")  # in a study's run
 CLOSE_SECONDS = 60.0  # how long the end of a stage waits for what is still to be sent
 
 Job = Callable[[], None]
@@ -133,15 +134,21 @@ class Tracker:
 
     def log_circuits(self, checkpoint: Path, circuits: Path) -> None:
         """A run per task under the model's, from the folders models/<name> and circuits/<name>."""
-        summary, pruned = read_json(checkpoint / "summary.json"), read_json(circuits / "summary.json")
-        self.sender.send(lambda: self._send_circuits(summary, checkpoint, pruned["tasks"], circuits, {}))
+        self._log_circuits(checkpoint, circuits, {}, read_json(circuits / "summary.json")["tasks"])
 
     def log_ablations(self, checkpoint: Path, circuits: Path, ablations: Path) -> None:
         """Add the losses in ablations/<name>.json to the runs of the circuits."""
-        summary, pruned = read_json(checkpoint / "summary.json"), read_json(circuits / "summary.json")
-        ablated = read_json(ablations)["tasks"]
-        rows = {task: row for task, row in pruned["tasks"].items() if task in ablated}
-        self.sender.send(lambda: self._send_circuits(summary, checkpoint, rows, circuits, ablated))
+        pruned, ablated = read_json(circuits / "summary.json")["tasks"], read_json(ablations)["tasks"]
+        rows = {task: row for task, row in pruned.items() if task in ablated}
+        self._log_circuits(checkpoint, circuits, ablated, rows)
+
+    def _log_circuits(
+        self, checkpoint: Path, circuits: Path, ablated: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        summary = read_json(checkpoint / "summary.json")
+        results = {task: {**row, **ablated.get(task, {})} for task, row in rows.items() if row["expressible"]}
+        trials = {task: read_trials(circuits / task) for task in results}
+        self.sender.send(lambda: self._send_circuits(summary, checkpoint, results, circuits, trials))
 
     def _flush(self) -> None:
         metrics, self._buffer, self._flushed = self._buffer, [], time.monotonic()
@@ -154,7 +161,7 @@ class Tracker:
         """The run of this training: that of an interrupted one with the same settings, else a new one."""
         if self._run is None:
             params = self.params
-            settings = _digest(params.model(self.model), params.pretrain, params.compute, params.seed)
+            settings = digest(params.model(self.model), params.pretrain, params.compute, params.seed)
             tags = {"kind": "model", "model": self.model, "settings": settings}
             unfinished = [run for run in self.store.find(tags) if "model_hash" not in run.data.tags]
             self._run = unfinished[0].info.run_id if unfinished else self.store.new_run(self.model, tags)
@@ -198,32 +205,51 @@ class Tracker:
         self,
         summary: Mapping[str, Any],
         checkpoint: Path,
-        rows: Mapping[str, Mapping[str, Any]],
+        results: Mapping[str, Mapping[str, Any]],
         circuits: Path,
-        ablated: Mapping[str, Mapping[str, Any]],
+        trials: Mapping[str, Sequence[Mapping[str, Any]]],
     ) -> None:
+        """The run of every circuit, and only then those of trials: the less important come last."""
         parent = self._model_run(summary, checkpoint)
         recorded = self.store.find({"kind": "circuit", "model": self.model})
-        for task, row in rows.items():
-            if not row["expressible"] or self.sender.failed:
-                continue
+        searches = []
+        for task, row in results.items():
+            if self.sender.failed:
+                return
             folder = circuits / task if row["n_edges"] is not None else None
-            identity = circuit_identity(summary["model_hash"], task, self.params.prune.target_loss, folder)
             of_task = [run for run in recorded if run.data.tags["task"] == task]
-            same = [run.info.run_id for run in of_task if run.data.tags.get("identity") == identity]
-            run = same[0] if same else self._new_circuit(summary, task, identity, folder)
-            results = {**row, **ablated.get(task, {}), "model_val_loss": summary["val_loss_nats"]}
-            tags = {"solved": str(bool(row["solved"])).lower(), "mlflow.parentRunId": parent}
-            self.store.write(run, metrics=as_metrics(results, 0), tags=tags)
-            self.store.supersede(of_task, run)
-            self.store.end(run, "FINISHED")
+            run = self._send_circuit(summary, parent, of_task, task, row, folder)
+            searches.append(Search(run, task, trials[task]))
+        send_trials(self.store, self.model, searches, lambda: self.sender.failed)
 
-    def _new_circuit(self, summary: Mapping[str, Any], task: str, identity: str, folder: Path | None) -> str:
+    def _send_circuit(
+        self,
+        summary: Mapping[str, Any],
+        parent: str,
+        of_task: Sequence[Run],
+        task: str,
+        row: Mapping[str, Any],
+        folder: Path | None,
+    ) -> str:
+        """The run of one circuit, made or found among those ``of_task``, with all that ``row`` says."""
+        identity = circuit_identity(summary["model_hash"], task, self.params.prune.target_loss, folder)
+        same = [run.info.run_id for run in of_task if run.data.tags.get("identity") == identity]
+        run = same[0] if same else self._new_circuit(summary, task, identity, row, folder)
+        metrics = circuit_metrics(row) | {"model_val_loss": summary["val_loss_nats"]}
+        tags = {"solved": str(bool(row["solved"])).lower(), "mlflow.parentRunId": parent}
+        self.store.write(run, metrics=as_metrics(metrics, 0), tags=tags)
+        self.store.supersede(of_task, run)
+        self.store.end(run, "FINISHED")
+        return run
+
+    def _new_circuit(
+        self, summary: Mapping[str, Any], task: str, identity: str, row: Mapping[str, Any], folder: Path | None
+    ) -> str:
         tags = {"kind": "circuit", "model": self.model, "task": task, "model_hash": summary["model_hash"]}
         run = self.store.new_run(f"{self.model} {task}", tags | {"identity": identity})
         params = {"model": self.model, "task": task, "target_loss": self.params.prune.target_loss}
         params |= {key: summary[key] for key in ("kind", "n_layer", "d_model", "n_params", "l0")}
-        self.store.write(run, params=params)
+        self.store.write(run, params=params | (row.get("hyperparameters") or {}))
         if folder is not None:
             self.store.add_folder(run, folder, "circuit")
         return run
@@ -245,10 +271,11 @@ def _send_study(store: Store, params: Params, summary: Mapping[str, Any], result
     tags = {"kind": "study", "profile": params.profile, "params_hash": provenance["params_hash"]}
     tags |= {"commit": str(git.get("commit")), "dirty": str(git.get("dirty")).lower()}
     run = store.new_run(f"study {params.profile}", tags)
-    numbers = {f"n_solved/{model['name']}": model["n_solved"] for model in summary["models"]}
-    numbers |= {f"geomean_edges/{model['name']}": model["geomean_edges"] for model in summary["models"]}
-    numbers |= {f"val_loss_nats/{model['name']}": model["val_loss_nats"] for model in summary["models"]}
+    numbers = {f"{key}/{model['name']}": model[key] for key in OF_A_MODEL for model in summary["models"]}
+    baselines = summary["baselines"]["overall"]
+    numbers |= {f"ratio_baseline_to_learned_edges/{name}": found["ratio"] for name, found in baselines.items()}
     numbers["ratio_dense_to_sparse_edges"] = summary["frontier"]["ratio_dense_to_sparse_edges_at_matched_loss"]
+    numbers["ratio_discretised_to_minimised_edges"] = summary["minimisation"]["ratio_discretised_to_minimised"]
     settings = {"profile": params.profile, "seed": params.seed, "target_loss": params.prune.target_loss}
     store.write(run, params=settings, metrics=as_metrics(numbers, 0))
     store.supersede(store.find({"kind": "study", "profile": params.profile}), run)
@@ -259,17 +286,7 @@ def _send_study(store: Store, params: Params, summary: Mapping[str, Any], result
 def circuit_identity(model_hash: str, task: str, target_loss: float, folder: Path | None) -> str:
     """What makes two circuits of a task the same: checkpoint, target and, where there is a circuit, its files."""
     files = None if folder is None else file_hash(folder / "circuit.json", folder / "circuit.safetensors")
-    return _digest(model_hash, task, target_loss, files)
-
-
-def as_metrics(values: Mapping[str, Any], step: int) -> list[Metric]:
-    """MLflow's metrics for those values that are finite numbers."""
-    now = int(time.time() * 1000)
-    return [
-        Metric(key, float(value), now, step)
-        for key, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    ]
+    return digest(model_hash, task, target_loss, files)
 
 
 def _history(path: Path) -> Iterator[Metric]:
@@ -278,8 +295,3 @@ def _history(path: Path) -> Iterator[Metric]:
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             yield from as_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])
-
-
-def _digest(*parts: Any) -> str:
-    plain: Iterable[Any] = (part.model_dump() if hasattr(part, "model_dump") else part for part in parts)
-    return hashlib.sha256(json.dumps(list(plain)).encode()).hexdigest()[:16]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 import socket
 import sqlite3
@@ -152,3 +155,19 @@ def _probe_file(database: Path) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(database, timeout=PROBE_SECONDS)) as connection:
         connection.execute("PRAGMA schema_version")
+
+
+def as_metrics(values: Mapping[str, Any], step: int) -> list[Metric]:
+    """MLflow's metrics for those values that are finite numbers."""
+    now = int(time.time() * 1000)
+    return [
+        Metric(key, float(value), now, step)
+        for key, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ]
+
+
+def digest(*parts: Any) -> str:
+    """Identity of settings and plain values."""
+    plain: Iterable[Any] = (part.model_dump() if hasattr(part, "model_dump") else part for part in parts)
+    return hashlib.sha256(json.dumps(list(plain)).encode()).hexdigest()[:16]

@@ -69,7 +69,7 @@ def _pair(where: str, line: str) -> Pair:
     """The pair in one line."""
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PairsFileError(f"{where}: not JSON ({error}); allowed: one pair a line, {FORM}") from error
     a, b = _fields(where, value, ("a", "b"))
     return Pair(_side(f"{where}: a", a), _side(f"{where}: b", b))
@@ -84,7 +84,7 @@ def _side(where: str, value: Any) -> Side:
         if not text:
             raise PairsFileError(f"{where}.{name} is empty; allowed: {'one token' if name == 'answer' else 'any text'}")
         if any("\ud800" <= character <= "\udfff" for character in text):
-            raise PairsFileError(f"{where}.{name}: {_shown(text)} has half a character; write the whole character")
+            raise PairsFileError(f"{where}.{name}: {_shown(text)} has half a character; allowed: whole ones")
     return Side(fields["prompt"], fields["answer"], after="")
 
 

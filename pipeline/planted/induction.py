@@ -21,7 +21,7 @@ LEVEL = 1.5  # of a bit, in the residual stream
 TURN = 0.65  # angle of the clock that keys read, queries a step more: every one of the eight weights is needed
 LOOK_BACK = 11.2  # clock weights: 11.2² (1 − cos STEP), about 4.3 nats, between the previous token and its neighbours
 COPY = 2.0  # what the two heads write, for each unit of value
-QUERY, KEY = 2.3, 1.15  # 3 nats a bit, given that keys read COPY times as much as queries
+QUERY, KEY = 2.8, 1.4  # 4.4 nats a bit, given that keys read COPY times as much as queries
 DECOY = 0.05
 
 
@@ -76,7 +76,7 @@ def decoys() -> tuple[Wire, ...]:
     found = []
     for bit in BITS:
         for site in (Site.ATTN_Q, Site.ATTN_K):
-            found += [wire(0, Site.ATTN_IN, f"key_{bit}", site, axis, DECOY * LOOK_BACK) for axis in ("x", "y")]
+            found += [wire(0, Site.ATTN_IN, f"key_{bit}", site, axis, DECOY * LOOK_BACK / 4) for axis in ("x", "y")]
             found.append(wire(1, Site.ATTN_IN, f"value_{bit}", site, f"bit_{bit}", DECOY))
         found += [wire(0, Site.ATTN_IN, clock, Site.ATTN_V, f"bit_{bit}", DECOY) for clock in ("cos", "sin")]
         found.append(wire(1, Site.ATTN_IN, f"previous_{bit}", Site.ATTN_V, f"bit_{bit}", DECOY))

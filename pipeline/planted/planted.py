@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -23,7 +25,7 @@ from pipeline.planted.recipe import N_CTX, Recipe, Wire
 from pipeline.seeds import seed_of
 from pipeline.sites import Site, edge_key
 
-MARGIN = 5.0  # nats between the answers at the least sure of the pairs that the unembedding is fitted to
+FIT_LOSS = 0.01  # nats: the task is done, and not so surely that no gradient is left to a method that needs one
 FIT_PAIRS = 128
 MEAN_TOKENS = 8192
 CENTRED = (Site.ATTN_Q, Site.ATTN_OUT, Site.MLP_OUT)
@@ -179,17 +181,25 @@ def centre(model: Transformer, recipe: Recipe, layout: Layout, language: Languag
 
 
 def fit_answers(model: Transformer, recipe: Recipe, layout: Layout, language: Language) -> None:
-    """A gain of the answers' unembedding, and a shift between two, that make the least sure margin MARGIN nats."""
+    """A shift between two answers that makes both sides' least sure pair as sure, and a gain for the loss FIT_LOSS."""
     right, wrong = score(model, language.batch("fit", FIT_PAIRS)).unbind(1)
-    least, most = float((right - wrong)[0::2].min()), float((wrong - right)[1::2].max())  # first answer − second
-    if least <= most:
+    margin = right - wrong
+    shift = float(margin[1::2].min() - margin[0::2].min()) / 2 if len(recipe.answers) == 2 else 0.0
+    margin[0::2] += shift
+    margin[1::2] -= shift
+    if margin.min() <= 0:
         raise ValueError("the planted circuit does not do its task here; raise afrac, or take another seed")
-    answers = [layout.tokens[name] for name in recipe.answers]
-    channels = [layout.channels[name] for code in recipe.answers.values() for name in code]
-    gain = 2 * MARGIN / (least - most)
-    for token in answers:
-        model.lm_head.weight[token, channels] *= gain
-    if len(answers) == 2:
-        model.bigram_table[:, answers[0]] -= gain * (least + most) / 2
+    gain = gain_for(margin, FIT_LOSS)
+    tokens = torch.tensor([layout.tokens[name] for name in recipe.answers])
+    channels = torch.tensor(sorted({layout.channels[name] for code in recipe.answers.values() for name in code}))
+    model.lm_head.weight[tokens[:, None], channels] *= gain
+    model.bigram_table[:, tokens[0]] += gain * shift
 
 
+def gain_for(margin: Float[Tensor, " prompt"], loss: float) -> float:
+    """What positive margins are to be multiplied by for that mean loss in nats, by bisection."""
+    low, high = 0.0, -math.log(math.expm1(loss)) / float(margin.min())  # there, even the least sure has that loss
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if float(F.softplus(-middle * margin).mean()) < loss else (middle, high)
+    return high

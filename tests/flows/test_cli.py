@@ -47,7 +47,12 @@ def told(store) -> None:
         sizes = SIZES | {"model": model, "tokens": 6_000_000}
         store({"kind": "model", "model": model}, sizes, {"val_loss_nats": loss})
     rows = [
-        ("bracket_counting", "true", "true", {"n_nodes": 12, "n_edges": 1234, "circuit_loss": 0.1415}),
+        (
+            "bracket_counting",
+            "true",
+            "true",
+            {"n_nodes": 12, "n_edges": 1234, "circuit_loss": 0.1415, "nodes_only_loss": 0.2},
+        ),
         ("bracket_counting", "false", "true", {"n_nodes": 99, "n_edges": 9999, "circuit_loss": 0.1}),
         ("with_as", "true", "false", {"unpruned_loss": 0.625}),
     ]
@@ -81,8 +86,21 @@ def test_circuits_are_the_newest_and_nothing_stands_for_nothing(store):
     told(store)
     text = output("circuits")
     found = cells(text, "bracket_counting")
-    assert found == ["bracket_counting", "sparse_d256", "sparse", "54,321", "12", "1,234", "–", "0.141", "–", "–", "–"]
+    assert found == [
+        "bracket_counting",
+        "sparse_d256",
+        "sparse",
+        "54,321",
+        "12",
+        "1,234",
+        "–",
+        "0.141",
+        "0.200",
+        "–",
+        "–",
+    ]
     assert cells(text, "with_as")[4:7] == ["–", "–", "0.625"]
+    assert text.index("circuit alone") < text.index("nodes alone") < text.index("without nodes")
 
 
 def test_circuits_are_narrowed_down_by_model_and_task(store):

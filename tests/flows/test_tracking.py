@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from flows import tracking
-from flows.tracking import Sender, Tracker, as_metrics
-from flows.tracking_store import Store
+from flows.tracking import Sender, Tracker, log_study
+from flows.tracking_store import Store, as_metrics
+from flows.tracking_trials import Search, circuit_metrics, send_trials
 from pipeline.artifacts import write_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
@@ -61,8 +62,31 @@ def write_checkpoint(folder: Path, model_hash: str) -> dict[str, Any]:
     return summary
 
 
+HYPERPARAMETERS = {
+    "k_coef": 2e-3, "init_noise_scale": 0.01, "init_noise_bias": 0.1, "weight_decay": 0.001, "lr": 0.02, "beta2": 0.95,
+    "warmup": 0.05, "heaviside_temp": 1.0,
+}  # fmt: skip
+NESTED = {
+    "discretised": {"n_nodes": 9, "n_edges": 21, "validation_loss": 0.149},
+    "calibration_scale": 1.5,
+    "hyperparameters": HYPERPARAMETERS,
+    "n_trials": 2,
+    "curve": [{"target_loss": 0.5, "n_nodes": 2, "n_edges": 1, "loss": 0.4},
+              {"target_loss": 0.015, "n_nodes": None, "n_edges": None, "loss": None}],
+    "baselines": {"attribution": {"n_nodes": 12, "n_edges": 44, "validation_loss": 0.148},
+                  "random": {"n_nodes": None, "n_edges": None, "validation_loss": None}},
+}  # fmt: skip
+EMPTY = dict.fromkeys(NESTED) | {"curve": [], "baselines": {}}
+TRIALS = [
+    {"number": 0, "source": "centre", "state": "complete", "hyperparameters": HYPERPARAMETERS, "n_nodes": 9,
+     "n_edges": 21, "validation_loss": 0.149},
+    {"number": 1, "source": "optuna", "state": "pruned", "hyperparameters": HYPERPARAMETERS | {"lr": 0.3},
+     "n_nodes": None, "n_edges": None, "validation_loss": None},
+]  # fmt: skip
+
+
 def write_circuits(folder: Path, model_hash: str, n_nodes: int) -> None:
-    """circuits/<name> of the three tasks."""
+    """circuits/<name> of the three tasks; the search of the first left two trials."""
     circuit = Circuit(
         nodes={"0.mlp_neuron": torch.arange(n_nodes)},
         edges={},
@@ -71,8 +95,9 @@ def write_circuits(folder: Path, model_hash: str, n_nodes: int) -> None:
         about={"model_hash": model_hash},
     )
     circuit.save(folder / "quotes")
-    row = {"expressible": True, "unpruned_loss": 0.1, "solved": True, "n_nodes": n_nodes, "n_edges": 7, "curve": []}
-    unsolved = row | {"unpruned_loss": 0.6, "solved": False, "n_nodes": None, "n_edges": None}
+    write_json(folder / "quotes" / "trials.json", TRIALS)
+    row = {"expressible": True, "unpruned_loss": 0.1, "solved": True, "n_nodes": n_nodes, "n_edges": 7} | NESTED
+    unsolved = row | {"unpruned_loss": 0.6, "solved": False, "n_nodes": None, "n_edges": None} | EMPTY
     rows = dict(zip(TASKS, (row, unsolved, unsolved | {"expressible": False, "unpruned_loss": None}), strict=True))
     write_json(folder / "summary.json", {"model_hash": model_hash, "tasks": rows})
 
@@ -119,12 +144,113 @@ def test_prune_and_ablate_fill_the_same_run_of_a_task(store: Store, params: Para
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {model.info.run_id}
     assert runs["quotes"].data.metrics == {
         "unpruned_loss": 0.1, "n_nodes": 3, "n_edges": 7, "circuit_loss": 0.14, "ablated_nodes_loss": 2.0,
-        "model_val_loss": 2.5,
+        "model_val_loss": 2.5, "calibration_scale": 1.5, "n_trials": 2, "n_edges_at_0.5": 1,
+        "discretised_n_nodes": 9, "discretised_n_edges": 21, "discretised_validation_loss": 0.149,
+        "baseline_attribution_n_nodes": 12, "baseline_attribution_n_edges": 44,
+        "baseline_attribution_validation_loss": 0.148,
     }  # fmt: skip
+    assert {key: float(runs["quotes"].data.params[key]) for key in HYPERPARAMETERS} == HYPERPARAMETERS
+    assert not set(HYPERPARAMETERS) & set(runs["brackets"].data.params)
     assert runs["brackets"].data.metrics == {"unpruned_loss": 0.6, "model_val_loss": 2.5}
     assert (runs["quotes"].data.tags["solved"], runs["brackets"].data.tags["solved"]) == ("true", "false")
     files = {file.path for file in store.client.list_artifacts(runs["quotes"].info.run_id, "circuit")}
-    assert files == {"circuit/circuit.json", "circuit/circuit.safetensors"}
+    assert files == {"circuit/circuit.json", "circuit/circuit.safetensors", "circuit/trials.json"}
+
+
+def record_circuits(params: Params, tmp_path: Path, n_nodes: int = 3) -> None:
+    """What flows.prune tells of a checkpoint abc and its circuits."""
+    write_checkpoint(tmp_path / "model", "abc")
+    write_circuits(tmp_path / "circuits", "abc", n_nodes)
+    with Tracker(params, MODEL) as tracker:
+        tracker.log_circuits(tmp_path / "model", tmp_path / "circuits")
+
+
+def test_the_trials_of_a_search_are_runs_under_the_circuits(store: Store, params: Params, tmp_path: Path) -> None:
+    record_circuits(params, tmp_path)
+    (circuit,) = store.find({"kind": "circuit", "task": "quotes"})
+    centre, optuna = sorted(store.find({"kind": "trial"}), key=lambda run: run.data.params["trial"])
+    for run, trial in ((centre, TRIALS[0]), (optuna, TRIALS[1])):
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == circuit.info.run_id
+        assert (run.data.tags["state"], run.data.tags["source"]) == (trial["state"], trial["source"])
+        assert {key: float(run.data.params[key]) for key in HYPERPARAMETERS} == trial["hyperparameters"]
+    assert centre.data.metrics == {"n_nodes": 9, "n_edges": 21, "validation_loss": 0.149}
+    assert optuna.data.metrics == {}
+
+
+def test_trials_are_never_among_the_circuits_or_the_latest(store: Store, params: Params, tmp_path: Path) -> None:
+    record_circuits(params, tmp_path)
+    assert len(store.find({"kind": "circuit"})) == 2
+    assert {run.data.tags["kind"] for run in store.find({"latest": "true"})} == {"model", "circuit"}
+    assert len(store.find({"kind": "trial"})) == 2
+
+
+def test_the_same_circuit_told_again_has_the_same_trials_and_no_more(
+    store: Store, params: Params, tmp_path: Path
+) -> None:
+    record_circuits(params, tmp_path)
+    first = {run.info.run_id for run in store.find({"kind": "trial"})}
+    record_circuits(params, tmp_path)
+    write_json(tmp_path / "ablations.json", {"tasks": {"quotes": {"circuit_loss": 0.14}}})
+    with Tracker(params, MODEL) as tracker:
+        tracker.log_ablations(tmp_path / "model", tmp_path / "circuits", tmp_path / "ablations.json")
+    assert {run.info.run_id for run in store.find({"kind": "trial"})} == first
+    record_circuits(params, tmp_path, n_nodes=4)  # another circuit has a search of its own
+    assert len(store.find({"kind": "trial"})) == 4 and len(store.find({"kind": "circuit", "task": "quotes"})) == 2
+
+
+def test_a_trial_whose_recording_was_interrupted_is_completed(store: Store, params: Params, tmp_path: Path) -> None:
+    record_circuits(params, tmp_path)
+    (run,) = (run for run in store.find({"kind": "trial"}) if run.data.tags["state"] == "complete")
+    store.client.update_run(run.info.run_id, status="RUNNING")
+    record_circuits(params, tmp_path)
+    assert {run.info.status for run in store.find({"kind": "trial"})} == {"FINISHED"}
+    assert len(store.find({"kind": "trial"})) == 2
+
+
+def test_a_trial_costs_three_calls(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            calls.append(name)
+            return getattr(client, name)
+
+    client = store.client
+    monkeypatch.setattr(store, "client", Counting())
+    send_trials(store, MODEL, [Search(store.new_run("circuit", {}), "quotes", TRIALS)], lambda: False)
+    assert sorted(calls) == sorted(["create_run", "search_runs"] + 2 * ["create_run", "log_batch", "set_terminated"])
+
+
+def test_no_trial_is_sent_once_tracking_has_stopped(store: Store) -> None:
+    answers = iter([False, True])
+    send_trials(store, MODEL, [Search(store.new_run("circuit", {}), "quotes", TRIALS)], lambda: next(answers))
+    assert len(store.find({"kind": "trial"})) == 1
+
+
+def test_a_row_from_before_there_was_minimisation_has_its_metrics_too() -> None:
+    assert circuit_metrics({"n_edges": 7, "curve": []}) == {"n_edges": 7}
+
+
+def test_a_study_records_what_pruning_gained(store: Store, params: Params, tmp_path: Path) -> None:
+    model = {
+        "name": MODEL, "n_solved": 2, "geomean_edges": 10.0, "geomean_edges_discretised": 30.0, "val_loss_nats": 3.0,
+    }  # fmt: skip
+    summary = {
+        "models": [model],
+        "frontier": {"ratio_dense_to_sparse_edges_at_matched_loss": None},
+        "minimisation": {"ratio_discretised_to_minimised": 3.0},
+        "baselines": {"overall": {"random": {"ratio": 12.0}, "attribution": {"ratio": None}}},
+        "provenance": {"git": None, "params_hash": "p"},
+    }
+    write_json(tmp_path / "results" / "summary.json", summary)
+    log_study(params, summary, tmp_path / "results")
+    (run,) = store.find({"kind": "study", "latest": "true"})
+    assert run.data.metrics == {
+        f"n_solved/{MODEL}": 2, f"geomean_edges/{MODEL}": 10, f"geomean_edges_discretised/{MODEL}": 30,
+        f"val_loss_nats/{MODEL}": 3, "ratio_discretised_to_minimised_edges": 3,
+        "ratio_baseline_to_learned_edges/random": 12,
+    }  # fmt: skip
 
 
 def test_another_checkpoint_or_circuit_supersedes_and_the_first_comes_back(

@@ -54,6 +54,22 @@ def test_a_drawing_has_one_disc_per_node_and_one_curve_per_edge_of_its_sign(circ
     assert sorted(names) == sorted(f"{key}.{int(i)}" for key, indices in circuit.nodes.items() for i in indices)
 
 
+def test_only_the_circuits_edges_are_drawn_and_nodes_without_edges_are_discs(circuit: Circuit) -> None:
+    """An edge that was minimised away between two kept nodes leaves no curve, its nodes stay."""
+    kept = {key: circuit.edges[key] for key in ("0.mlp_in->mlp_neuron", "0.mlp_neuron->mlp_out")}
+    nodes = dict(circuit.nodes) | {"0.mlp_out": torch.tensor([3, 7])}
+    less = Circuit(nodes, kept, {}, {})
+    svg = draw_circuit(
+        less, {key: WEIGHTS[key] for key in kept}, title="t", readout=Readout(("a", "b"), {3: 1.0, 7: 0.5})
+    )
+    assert svg.count("<circle ") == less.n_nodes == 8
+    assert (edge_segments(svg, "p"), edge_segments(svg, "n")) == (1, 1)
+    spots = lay_out(less).spots
+    assert len({spots[key, int(i)] for key, indices in nodes.items() for i in indices}) == 8  # none hides another
+    constants = Circuit({"1.mlp_out": torch.tensor([2])}, {}, {}, {})
+    assert draw_circuit(constants, {}, title="t").count("<circle ") == 1
+
+
 def test_a_standalone_drawing_is_well_formed_xml_without_outside_references(circuit: Circuit) -> None:
     svg = draw_circuit(circuit, WEIGHTS, title='a < b & "c"', standalone=True)
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"

@@ -134,6 +134,26 @@ def test_every_number_of_the_matrix_and_the_validation_table_is_in_the_page(
     assert "3.750" in text  # the bigram table's loss
 
 
+def test_the_page_says_what_minimisation_and_the_learned_ranking_gain(
+    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
+) -> None:
+    summary = write(models)
+    text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+    section = text[text.index('<section id="pruning">') : text.index('<section id="validation">')]
+    tables = section.partition("<details>")[0]
+    row = r'<tr><th scope="row">(?:<span[^>]*>)?([\w ]+)(?:</span>)?</th>(.*?)</tr>'
+    rows = {name: re.findall(r"<td[^>]*>(.*?)</td>", cells) for name, cells in re.findall(row, tables, re.S)}
+    for model in summary["models"]:
+        before, after = count(model["geomean_edges_discretised"]), count(model["geomean_edges"])
+        assert rows[model["name"]] == ["2", before, after, "3.00", "2 of 2"]
+    assert rows["random"][0] == "4" and rows["random"][3].startswith("10.0") and rows["random"][4:] == ["4 of 4", "0"]
+    assert rows["integrated gradients"] == ["0", "–", "–", "–", "0 of 0", "4"]
+    assert "can go. Minimisation alone makes circuits 3.00 times smaller" in section
+    entry = text[text.index('id="sparse_a-quotes"') :]
+    for said in ("calibration scale</dt><dd>1.75", "Best of 2 trials: k_coef 0.002", "uncalibrated</dt><dd>0.330"):
+        assert said in entry
+
+
 def test_prompts_and_machine_names_are_escaped(write: Write, models: dict[str, ModelArtifacts], tmp_path: Path) -> None:
     write(models)
     text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
@@ -165,6 +185,10 @@ def test_tables_hold_the_summarys_numbers(write: Write, models: dict[str, ModelA
     for model in summary["models"]:
         assert float(rows[model["name"]]["geomean_edges"]) == model["geomean_edges"]
         assert metrics["models"][model["name"]]["n_solved"] == model["n_solved"] == 2
+    assert metrics["ratio_discretised_to_minimised_edges"] == pytest.approx(3)
+    expected = {"attribution": pytest.approx(2), "integrated_gradients": None, "random": pytest.approx(10)}
+    assert metrics["ratio_baseline_to_learned_edges"] == expected
+    assert (metrics["n_within_test_margin"], metrics["n_tested"]) == (4, 4)
     curves = list(csv.DictReader(io.StringIO((tmp_path / "results" / "curves.csv").read_text(encoding="utf-8"))))
     assert len(curves) == 2 * 2 * 4  # models, circuits, target losses
 
@@ -176,6 +200,17 @@ def test_plots_carry_no_date_and_follow_the_pages_colour(
     for name in ("frontier", "curves", "training"):
         svg = (tmp_path / "results" / f"{name}.svg").read_text(encoding="utf-8")
         assert "<dc:date>" not in svg and "currentColor" in svg and "#010203" not in svg
+
+
+def test_the_curves_say_how_many_tasks_a_mean_is_over(
+    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
+) -> None:
+    summary = write(models)
+    svg = (tmp_path / "results" / "curves.svg").read_text(encoding="utf-8")
+    reached = [point for point in summary["curve_means"]["points"] if point["tasks"]]
+    assert [point["target_loss"] for point in reached] == [0.5, 0.25, 0.15, 0.06]  # what the fixture's circuits reach
+    assert svg.count(">2 tasks<") == len(reached) + len(summary["frontier"]["by_target_loss"][:4])
+    assert "the same tasks in all models" in svg and "at matched pretraining loss" in svg
 
 
 def test_a_budget_keeps_the_smallest_drawings() -> None:

@@ -11,8 +11,7 @@ import pytest
 
 from pipeline.artifacts import ArtifactError, read_json, write_json
 from pipeline.report.inputs import ModelArtifacts, read_record
-from pipeline.report.geometric import geometric_mean_edges
-from pipeline.report.summary import summarise
+from pipeline.report.summary import check_test_loss, summarise
 
 MakeModel = Callable[..., ModelArtifacts]
 
@@ -20,6 +19,7 @@ NUMBER, NULLABLE, INTERVAL = (int, float), (int, float, type(None)), (list, type
 MODEL_CONTRACT: dict[str, Any] = {
     "name": str, "kind": str, "n_layer": int, "d_model": int, "n_params": int, "l0": int, "tokens": int,
     "val_loss_nats": NULLABLE, "train_seconds": NUMBER, "tasks": dict, "n_solved": int, "geomean_edges": NULLABLE,
+    "geomean_edges_discretised": NULLABLE, "ratio_discretised_to_minimised": NULLABLE, "test_loss": dict,
 }  # fmt: skip
 TASK_CONTRACT: dict[str, Any] = {
     "expressible": bool, "unpruned_loss": NULLABLE, "solved": bool, "n_nodes": NULLABLE, "n_edges": NULLABLE,
@@ -27,6 +27,8 @@ TASK_CONTRACT: dict[str, Any] = {
     "ablated_nodes_loss": NULLABLE, "ablated_edges_loss": NULLABLE, "random_circuit_loss_median": NULLABLE,
     "random_nodes_only_loss_median": NULLABLE, "random_nodes_loss_median": NULLABLE,
     "random_edges_loss_median": NULLABLE, "circuit_loss_interval": INTERVAL, "validation_loss": NULLABLE, "curve": list,
+    "discretised": (dict, type(None)), "calibration_scale": NULLABLE, "hyperparameters": (dict, type(None)),
+    "n_trials": NULLABLE, "baselines": dict,
 }  # fmt: skip
 FRONTIER_CONTRACT: dict[str, Any] = {
     "ratio_dense_to_sparse_edges_at_matched_loss": NULLABLE, "tasks_compared": list, "method": str,
@@ -55,6 +57,7 @@ def test_summary_keeps_its_contract(make_model: MakeModel) -> None:
         for task in model["tasks"].values():
             check(task, TASK_CONTRACT)
     check(summary["frontier"], FRONTIER_CONTRACT)
+    check(summary, {"minimisation": dict, "baselines": dict, "curve_means": dict, "test_margin": float})
     assert summary["provenance"] == {"git": None}
     json.dumps(summary, allow_nan=False)
 
@@ -87,10 +90,27 @@ def test_medians_and_ranges_of_the_controls_are_those_of_their_distributions(mak
     assert task["random_circuit_loss_n"] == 3
 
 
-def test_geometric_mean_of_edges_by_hand() -> None:
-    assert geometric_mean_edges([10, 1000]) == pytest.approx(100)
-    assert geometric_mean_edges([0, 100]) == pytest.approx(10)
-    assert geometric_mean_edges([]) is None
+def test_sizes_before_minimisation_and_baselines_are_in_the_summary(make_model: MakeModel) -> None:
+    summary = summary_of(make_model("s", "sparse", 3.0, TASKS), make_model("d", "dense", 3.1, TASKS, seed=1))
+    for model in summary["models"]:
+        edges = model["tasks"]["quotes"]["n_edges"]  # the only solved task; the fixture says 3, 6, none and 30 times
+        assert model["geomean_edges_discretised"] == pytest.approx(3 * edges)
+        assert model["ratio_discretised_to_minimised"] == pytest.approx(3)
+    assert summary["minimisation"]["ratio_discretised_to_minimised"] == pytest.approx(3)
+    overall = summary["baselines"]["overall"]
+    assert {name: found["ratio"] for name, found in overall.items()} == {
+        "attribution": pytest.approx(2), "integrated_gradients": None, "random": pytest.approx(10),
+    }  # fmt: skip
+    assert (overall["integrated_gradients"]["n_none"], overall["random"]["n_learned_smaller"]) == (2, 2)
+    task = summary["models"][0]["tasks"]["quotes"]
+    assert task["hyperparameters"]["lr"] == 0.02 and task["calibration_scale"] == 1.75 and task["n_trials"] == 2
+    assert summary["models"][0]["tasks"]["for_while"]["baselines"] == {}
+
+
+def test_a_circuit_is_within_the_margin_up_to_and_with_three_hundredths_of_a_nat_above_the_target() -> None:
+    losses = {"a": (True, 0.1), "b": (True, 0.15 + 0.03), "c": (True, 0.181), "d": (False, 0.9), "e": (True, None)}
+    tasks = {name: {"solved": solved, "circuit_loss": loss} for name, (solved, loss) in losses.items()}
+    assert check_test_loss(tasks, 0.15) == {"n_tested": 3, "n_within": 2, "above": ["c"]}
 
 
 def test_circuits_of_another_checkpoint_are_refused(make_model: MakeModel) -> None:
