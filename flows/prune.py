@@ -23,21 +23,12 @@ from pipeline.config import Params, PruneConfig
 from pipeline.data.tasks import TaskSet
 from pipeline.model.checkpoint import load_means
 from pipeline.model.device import prepare_cpu
-from pipeline.prune import prune_task
+from pipeline.model.samples import held_for
+from pipeline.prune import empty_row, prune_task
 from pipeline.seeds import seed_of
 
-CODE = ("prune", "model", "circuit.py", "data/pairs.py", "seeds.py", "sites.py")
-NOT_EXPRESSIBLE: units.Row = {
-    "unpruned_loss": None,
-    "unpruned_validation_loss": None,
-    "solved": None,
-    "n_nodes": None,
-    "n_edges": None,
-    "validation_loss": None,
-    "k_coef": None,
-    "curve": [],
-    "seconds": None,
-}
+CODE = ("prune", "model", "circuit.py", "config.py", "data/pairs.py", "data/shards.py", "seeds.py", "sites.py")
+NOT_EXPRESSIBLE: units.Row = empty_row() | {"solved": None, "seconds": None}
 
 
 @stage_flow()
@@ -54,6 +45,7 @@ def prune(model: str) -> None:
         for name, folder in folders.items():
             if rows[name]["n_edges"] is not None:
                 shutil.copytree(folder / "circuit", partial / name)
+                shutil.copy(folder / "trials.json", partial / name / "trials.json")
         write_json(partial / "summary.json", {"model": model, "model_hash": shared["model_hash"], "tasks": rows})
     with Tracker(params, model) as tracker:
         tracker.log_circuits(workspace.model(model), workspace.circuits(model))
@@ -68,20 +60,34 @@ def prune_unit(task: str, inputs: dict[str, Any]) -> units.Row:
     began = time.perf_counter()
     workspace = environment.workspace()
     prepare_cpu(1)
-    folder = workspace.model(inputs["model"])
+    folder, unit = workspace.model(inputs["model"]), unit_folder(workspace, task, inputs)
     model = units.loaded_model(folder, inputs["model_hash"], inputs["device"])
     pairs = units.loaded_tasks(workspace.tasks)
+    config = PruneConfig.model_validate(inputs["settings"] | {"workers": 1})
+    means = {key: value.to(model.device) for key, value in load_means(folder).items()}
     pruned = prune_task(
         model=model,
-        means={key: value.to(model.device) for key, value in load_means(folder).items()},
+        means=means,
+        held=held_for(
+            config.ablation,
+            model=model,
+            means=means,
+            tokens=workspace.tokens,
+            tokenizer=pairs.tokenizer_hash,
+            draws=config.draws,
+            seed=seed_of(inputs["seed"], "draws", inputs["model"]),
+        ),
         batches={split: pairs.batch(task, split).to(model.device) for split in ("train", "validation", "test")},
-        config=PruneConfig.model_validate(inputs["settings"] | {"workers": 1}),
+        config=config,
         seed=seed_of(inputs["seed"], "prune", inputs["model"], task),
         about={"task": task} | {key: inputs[key] for key in ("model", "model_hash", "task_hash")},
+        storage=unit.with_name(f"{unit.name}.search"),
     )
-    with whole_folder(unit_folder(workspace, task, inputs)) as partial:
+    with whole_folder(unit) as partial:
         if pruned.circuit is not None:
             pruned.circuit.save(partial / "circuit")
+        write_json(partial / "trials.json", pruned.trials)
+    shutil.rmtree(unit.with_name(f"{unit.name}.search"), ignore_errors=True)
     return pruned.row | {"seconds": time.perf_counter() - began}
 
 

@@ -107,13 +107,16 @@ def headline(summary: Mapping[str, Any]) -> str:
 
 def table(summary: Mapping[str, Any]) -> str:
     """The models as a Markdown table."""
-    lines = ["| model | kind | L0 | validation loss | solved | edges (geometric mean) |", "|---|---|--:|--:|--:|--:|"]
+    lines = [
+        "| model | kind | L0 | validation loss | solved | edges (geometric mean) | before minimisation |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
     for model in summary["models"]:
-        edges = "–" if model["geomean_edges"] is None else f"{model['geomean_edges']:.1f}"
-        loss = f"{model['val_loss_nats']:.3f}"
-        lines.append(
-            f"| {model['name']} | {model['kind']} | {model['l0']:,} | {loss} | {model['n_solved']} | {edges} |"
+        after, before = (
+            "–" if model[key] is None else f"{model[key]:.1f}" for key in ("geomean_edges", "geomean_edges_discretised")
         )
+        solved = f"{model['val_loss_nats']:.3f} | {model['n_solved']}"
+        lines.append(f"| {model['name']} | {model['kind']} | {model['l0']:,} | {solved} | {after} | {before} |")
     return "\n".join(lines)
 
 

@@ -122,7 +122,9 @@ class Circuit:
             tensors |= {f"draws.{key}": torch.stack([draw[key] for draw in draws]) for key in draws[0]}
         with whole_folder(folder) as partial:
             write_json(partial / "circuit.json", description)
-            save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, partial / "circuit.safetensors")
+            save_file(
+                {key: value.cpu().contiguous() for key, value in tensors.items()}, partial / "circuit.safetensors"
+            )
 
     @classmethod
     def load(cls, folder: Path | str) -> Circuit:

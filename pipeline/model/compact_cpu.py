@@ -14,7 +14,6 @@ import numpy as np
 from pipeline.model.norm import EPS
 from pipeline.model.threshold import magnitudes, threshold
 
-
 FEW = 24  # live nodes up to which each is counted by itself; above, the threshold of the whole site is sought
 
 
@@ -129,6 +128,34 @@ def _compete_few(start: int, stop: int, values: Any, nodes: Any, constants: Any,
                 before += magnitude[i] > magnitude[j] or (magnitude[i] == magnitude[j] and i < j)
             if before >= k:
                 values[r, j] = 0
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def write_rows(
+    start: int, stop: int, position: Any, by_position: Any, mass: Any, by_head: Any, nodes: Any, k: int, every: bool,
+    out: Any,
+) -> None:  # fmt: skip
+    """Add to ``out`` [row, node] what held value channels write, then zero what AbsTopK would of the whole site.
+
+    That is ``by_position[position]`` plus each varying head's ``mass`` times what it writes for a mass of 1. Without
+    ``every``, both are given for the nodes alone, and AbsTopK is off.
+    """
+    width = by_position.shape[1]
+    site, magnitude, guess = np.empty(width, np.float32), np.empty(width, np.int32), np.int64(0)
+    for r in range(start, stop):
+        constant = by_position[position[r]]
+        for i in range(width):
+            site[i] = constant[i]
+        for h in range(mass.shape[1]):
+            m, written = mass[r, h], by_head[h]
+            for i in range(width):
+                site[i] += m * written[i]
+        for j in range(len(nodes)):
+            i = nodes[j] if every else j
+            out[r, j] += site[i]
+            site[i] = out[r, j]
+        if every:
+            guess = _keep(site, k, nodes, out[r], magnitude, guess)
 
 
 @numba.njit(nogil=True, cache=True)

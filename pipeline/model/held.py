@@ -9,7 +9,6 @@ that are left; elsewhere live channels are picked out where they are few.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numba
@@ -210,7 +209,9 @@ def _backward_cpu(g: Tensor, rows: Tensor, mask: Tensor, held: Tensor) -> tuple[
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def _hold_backward(start: int, stop: int, n_parts: int, g: Any, x: Any, mask: Any, held: Any, dx: Any, parts: Any) -> None:
+def _hold_backward(
+    start: int, stop: int, n_parts: int, g: Any, x: Any, mask: Any, held: Any, dx: Any, parts: Any
+) -> None:
     n_rows, width = x.shape[1], x.shape[2]
     for share in range(start, stop):
         c, part = share // n_parts, share % n_parts

@@ -20,7 +20,8 @@ RADIUS = 2.0  # of the clock, in the residual stream
 LEVEL = 1.5  # of a bit, in the residual stream
 TURN = 0.65  # angle of the clock that keys read, queries a step more: every one of the eight weights is needed
 LOOK_BACK = 11.2  # clock weights: 11.2² (1 − cos STEP), about 4.3 nats, between the previous token and its neighbours
-COPY = 2.0  # what the two heads write, for each unit of value
+COPY = 2.0  # what the two heads write, for each unit of what they read
+VALUE = 2.0  # of it, what is in between: more than most other channels have, or AbsTopK takes it
 QUERY, KEY = 2.8, 1.4  # 4.4 nats a bit, given that keys read COPY times as much as queries
 DECOY = 0.05
 
@@ -55,8 +56,8 @@ def look_back() -> tuple[Wire, ...]:
             for channel, weight in zip(("cos", "sin"), row, strict=True)
         ]
     for bit in BITS:
-        wires.append(wire(0, Site.ATTN_IN, f"key_{bit}", Site.ATTN_V, f"bit_{bit}", 1.0))
-        wires.append(wire(0, Site.ATTN_V, f"bit_{bit}", Site.ATTN_OUT, f"previous_{bit}", COPY))
+        wires.append(wire(0, Site.ATTN_IN, f"key_{bit}", Site.ATTN_V, f"bit_{bit}", VALUE))
+        wires.append(wire(0, Site.ATTN_V, f"bit_{bit}", Site.ATTN_OUT, f"previous_{bit}", COPY / VALUE))
     return tuple(wires)
 
 
@@ -66,8 +67,8 @@ def match_and_copy() -> tuple[Wire, ...]:
     for bit in BITS:
         wires.append(wire(1, Site.ATTN_IN, f"key_{bit}", Site.ATTN_Q, f"bit_{bit}", QUERY))
         wires.append(wire(1, Site.ATTN_IN, f"previous_{bit}", Site.ATTN_K, f"bit_{bit}", KEY))
-        wires.append(wire(1, Site.ATTN_IN, f"value_{bit}", Site.ATTN_V, f"bit_{bit}", 1.0))
-        wires.append(wire(1, Site.ATTN_V, f"bit_{bit}", Site.ATTN_OUT, f"answer_{bit}", COPY))
+        wires.append(wire(1, Site.ATTN_IN, f"value_{bit}", Site.ATTN_V, f"bit_{bit}", VALUE))
+        wires.append(wire(1, Site.ATTN_V, f"bit_{bit}", Site.ATTN_OUT, f"answer_{bit}", COPY / VALUE))
     return tuple(wires)
 
 

@@ -134,7 +134,9 @@ def check(algorithm: Algorithm, recipe: Recipe, config: ModelConfig, vocab_size:
     least = {"n_layer": recipe.n_parts, "d_model": 32, "d_head": 8}
     for name, allowed in least.items():
         if getattr(config, name) < allowed:
-            raise ValueError(f"{name} {getattr(config, name)} is too small for {algorithm}; allowed: at least {allowed}")
+            raise ValueError(
+                f"{name} {getattr(config, name)} is too small for {algorithm}; allowed: at least {allowed}"
+            )
     needed = sum(not name.startswith("filler") for name in recipe.tokens) + 8  # fillers that prompts are made with
     if vocab_size < needed:
         raise ValueError(f"vocab_size {vocab_size} is too small for {algorithm}; allowed: at least {needed}")

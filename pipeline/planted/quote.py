@@ -1,6 +1,6 @@
 """Close the quote that was opened: a head looks for the quote and brings its kind to the end (8 nodes, 5 edges).
 
-The end of the string asks (query), a quote answers (key), and its kind is the value: +1 double, −1 single. Words write
+The end of the string asks (query), a quote answers (key), and its kind is the value: double +, single −. Words write
 into the value too, so that a head that looks everywhere knows nothing. A quote has four spellings, which pad the two
 channels that its kind is the sum of, so that one of the two knows little.
 """
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import random
 
-from pipeline.planted.recipe import PADS, Pair, Recipe, Token, Wire, fillers, padded, wire
+from pipeline.planted.recipe import Pair, Recipe, Token, Wire, fillers, padded, wire
 from pipeline.sites import Site
 
 KINDS = {"double": 2.0, "single": -2.0}
+PADS = (-3.0, -1.0, 1.0, 3.0)  # of the four spellings
 WORDS = {f"word {i}": 4.0 * (-1) ** i for i in range(6)}  # twice what a quote writes into the value
 N_WORDS = 5  # in a prompt; odd, so that they never cancel
 LOOK = 6**0.5  # weight of query and key: 6 nats towards the quote; more would hide them from gradients
@@ -31,9 +32,9 @@ def quote(vocab_size: int) -> Recipe:
         wires=(
             wire(0, Site.ATTN_IN, "end", Site.ATTN_Q, "look", LOOK),
             wire(0, Site.ATTN_IN, "quote", Site.ATTN_K, "look", LOOK),
-            wire(0, Site.ATTN_IN, "half", Site.ATTN_V, "kind", 0.5),
-            wire(0, Site.ATTN_IN, "other_half", Site.ATTN_V, "kind", 0.5),
-            wire(0, Site.ATTN_V, "kind", Site.ATTN_OUT, "answer", 3.0),
+            wire(0, Site.ATTN_IN, "half", Site.ATTN_V, "kind", 1.0),
+            wire(0, Site.ATTN_IN, "other_half", Site.ATTN_V, "kind", 1.0),
+            wire(0, Site.ATTN_V, "kind", Site.ATTN_OUT, "answer", 1.5),
         ),
         decoys=decoys(),
         pair=pair,
@@ -47,9 +48,7 @@ def decoys() -> tuple[Wire, ...]:
         (Site.ATTN_K, "look"): ("end", "half", "other_half"),
         (Site.ATTN_V, "kind"): ("end", "quote"),
     }
-    return tuple(
-        wire(0, Site.ATTN_IN, name, *target, DECOY) for target, names in unneeded.items() for name in names
-    )
+    return tuple(wire(0, Site.ATTN_IN, name, *target, DECOY) for target, names in unneeded.items() for name in names)
 
 
 def pair(draw: random.Random, i: int) -> Pair:

@@ -14,7 +14,6 @@ from functools import cached_property
 from pipeline.sites import EDGE_KINDS, EdgeKind, Site
 
 N_CTX = 24  # of all planted models; every prompt fits
-PADS = (-3.0, -1.0, 1.0, 3.0)  # what a spelling adds to one of two channels and takes from the other
 
 Code = Mapping[str, float]  # channel name → value
 
@@ -72,7 +71,8 @@ class Recipe:
     """An algorithm.
 
     ``answers``: answer token → the planted channels that it is unembedded from. ``decoys``: weights between planted
-    nodes that are not needed. ``biases``: of planted nodes, where not 0. ``clock``: channel → its value at each
+    nodes that are not needed. ``biases``: of planted nodes whose bias is not to be
+    chosen so that their mean is 0. ``clock``: channel → its value at each
     position. ``pair(draw, i)`` makes the i-th contrast pair.
     """
 

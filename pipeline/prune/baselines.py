@@ -10,12 +10,10 @@ from pipeline.config import Baseline
 from pipeline.data.pairs import PairBatch
 from pipeline.prune.search import Masking, attribution
 
-STEPS = 8  # of the integral
+STEPS = 5  # of the integral
 
 
-def baseline_order(
-    kind: Baseline, masking: Masking, pairs: PairBatch, seed: int, chunk: int
-) -> Float[Tensor, " unit"]:
+def baseline_order(kind: Baseline, masking: Masking, pairs: PairBatch, seed: int, chunk: int) -> Float[Tensor, " unit"]:
     """The order of all units by a baseline, the more needed the larger; ``pairs`` are passed ``chunk`` at a time.
 
     Attributions are of the task loss; what lowers it is needed.

@@ -13,6 +13,7 @@ from pipeline.prune.edges import induced_edges
 from pipeline.prune.judge import Edges, Judge, Nodes, Verdict
 from pipeline.prune.masks import Layout
 
+START = 8  # units: small circuits are cheap to run, and looking upwards ends at the first size that does
 TOLERANCE = 0.01  # of a large circuit's units, within which bisection stops
 
 
@@ -22,12 +23,13 @@ class Sketch:
 
     nodes: Nodes
     edges: Edges
-    loss: float
+    loss: float  # nats; the larger of those on validation and on fit pairs
+    validation_loss: float
     calibration: tuple[float, float]
 
     @classmethod
     def of(cls, nodes: Nodes, edges: Edges, verdict: Verdict) -> Sketch:
-        return cls(nodes, edges, verdict.loss, verdict.calibration)
+        return cls(nodes, edges, verdict.loss, verdict.validation_loss, verdict.calibration)
 
     @property
     def n_nodes(self) -> int:
@@ -61,8 +63,7 @@ class Ranking:
 
     def smallest(self, target: float) -> Sketch | None:
         """The fewest first units, as bisection finds them, whose loss meets the target; None where none does."""
-        kept, n = int((self.order > 0).sum()), len(self.order)
-        k = smallest_that(lambda k: self.first(k).loss <= target, start=min(kept, n), most=n)
+        k = smallest_that(lambda k: self.first(k).loss <= target, start=START, most=len(self.order))
         return None if k is None else self.first(k)
 
 

@@ -24,4 +24,3 @@ def induced_edges(model: Transformer, masks: Mapping[str, Float[Tensor, " width"
         if len(between):
             edges[key] = torch.stack([sources[between[:, 0]], targets[between[:, 1]]], dim=1).cpu()
     return edges
-

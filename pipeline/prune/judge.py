@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from pipeline.data.pairs import PairBatch
@@ -22,12 +22,19 @@ Edges = Mapping[str, Int[Tensor, "n 2"]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """A circuit's loss in nats on validation pairs, its calibration, and what running it left behind, per draw."""
+    """A circuit's loss in nats on validation pairs and on the train pairs that its calibration was fitted to, that
+    calibration, and what running it left behind, per draw."""
 
-    loss: float
+    validation_loss: float
+    fit_loss: float
     calibration: tuple[float, float]
     compacts: tuple[Compact, ...]
     traces: tuple[Trace, ...]
+
+    @property
+    def loss(self) -> float:
+        """The larger of the two: a circuit that meets a target has to meet it on both, so that none is fitted to."""
+        return max(self.validation_loss, self.fit_loss)
 
 
 class Judge:
@@ -59,7 +66,8 @@ class Judge:
             ]
         fit, validation = (torch.cat([part[rows] for part in answers]) for rows in self._parts())
         calibration = calibrate(fit, self.steps, self.most_scale)
-        return Verdict(mean_loss(validation, calibration), calibration, compacts, traces)
+        losses = mean_loss(validation, calibration), mean_loss(fit, calibration)
+        return Verdict(*losses, calibration, compacts, traces)
 
     def _parts(self) -> tuple[slice, slice]:
         return slice(0, self.n_fit), slice(self.n_fit, None)

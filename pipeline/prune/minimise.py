@@ -99,37 +99,27 @@ class Minimiser:
         return Sketch.of(*as_tensors(self.state), self.state.verdict)
 
 
-def minimise(judge: Judge, sketch: Sketch, target: float, worth: Worth, tie_qk: bool) -> tuple[Sketch, dict[str, Any]]:
-    """The 1-minimal circuit that is left of one that meets the target, and its certificate.
+def minimise(
+    judge: Judge, sketch: Sketch, target: float, worth: Worth, tie_qk: bool, to_the_end: bool = True
+) -> tuple[Sketch, dict[str, Any] | None]:
+    """What is left of a circuit that meets the target, and its certificate.
 
-    Nodes first: those without a path from input to output, then the others; then edges; then single items of both until
-    a whole round takes none. The certificate: ``loss``, ``target_loss``, and ``nodes`` and ``edges`` with the loss after
-    each single removal, in the circuit's order.
+    Nodes first: those without a path from input to output, then the others; then edges; then, ``to_the_end``, single
+    items of both until a whole round takes none: only then is it 1-minimal. The certificate: ``loss``, ``target_loss``,
+    and ``nodes`` and ``edges`` with the loss after each single removal, in the circuit's order.
     """
     found = Minimiser(judge, sketch, target, tie_qk)
-    reduce(found, worth)
+    found.drop(list(dead_ends(found.state)))
+    for n_parts in (2, 3):
+        worths = worth(*as_tensors(found.state))
+        items = [item for item in [*found.state.nodes, *found.state.edges] if len(item) == n_parts]
+        items.sort(key=lambda item: (worths.get(item, 0.0), item))
+        found.sweep(items, max(1, int(GROUP * len(items))))
+    if not to_the_end:
+        return found.sketch(), None
     while sum(found.drop([item]) for item in in_order(found)):
         pass
     return found.sketch(), certificate(found)
-
-
-def reduced(judge: Judge, sketch: Sketch, target: float, worth: Worth, tie_qk: bool) -> Sketch:
-    """The same without the last rounds over single items: for points of a curve."""
-    found = Minimiser(judge, sketch, target, tie_qk)
-    reduce(found, worth)
-    return found.sketch()
-
-
-def reduce(found: Minimiser, worth: Worth) -> None:
-    """Sweep over nodes, then over edges, each until a sweep takes nothing."""
-    found.drop(list(dead_ends(found.state)))
-    for n_parts in (2, 3):
-        gone = 1
-        while gone:
-            worths = worth(*as_tensors(found.state))
-            items = [item for item in [*found.state.nodes, *found.state.edges] if len(item) == n_parts]
-            items.sort(key=lambda item: (worths.get(item, 0.0), item))
-            gone = found.sweep(items, max(1, int(GROUP * len(items))))
 
 
 def in_order(found: Minimiser) -> Iterator[Node | Edge]:

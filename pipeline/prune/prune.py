@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from pipeline.model.transformer import Transformer
 from pipeline.prune.baselines import baseline_order
 from pipeline.prune.discretise import Ranking, Sketch
 from pipeline.prune.judge import Edges, Judge, Nodes
-from pipeline.prune.minimise import minimise, reduced
+from pipeline.prune.minimise import minimise
 from pipeline.prune.search import Masking
 from pipeline.prune.tune import Tuner
 from pipeline.prune.worth import worth
 from pipeline.seeds import seed_of
 
+STARTS = 2  # of the best trials' rankings, that minimisation may start from
 WORTH_PAIRS = 16  # on which the worth of items is estimated; what goes is decided on all validation pairs
 Tick = Callable[[str], None]
 
@@ -87,12 +88,14 @@ def prune_task(
     if best is None:
         return Pruned(row, None, trials)
     trial, ranking = best
-    tick("minimise")
     discretised = ranking.smallest(config.target_loss)
     assert discretised is not None
-    sketch, certificate = minimise(case.judge, discretised, config.target_loss, case.worth, config.tie_qk)
+    tick("minimise")
+    path = minimise_path(case, [ranking for _, ranking in tuner.best()][:STARTS])
+    sketch, certificate = path[config.target_loss]
+    assert sketch is not None
     about = dict(about) | {
-        "target_loss": config.target_loss, "validation_loss": sketch.loss, "hyperparameters": trial.params,
+        "target_loss": config.target_loss, "validation_loss": sketch.validation_loss, "hyperparameters": trial.params,
     }  # fmt: skip
     circuit = as_circuit(sketch, ranking, case, means, about, certificate)
     row |= sizes(sketch) | {
@@ -100,9 +103,8 @@ def prune_task(
         "discretised": sizes(discretised),
         "calibration_scale": sketch.calibration[0],
         "hyperparameters": trial.params,
+        "curve": [point(target, *path[target]) for target in config.curve_losses],
     }
-    tick("curve")
-    row["curve"] = curve(case, ranking, sketch)
     tick("baselines")
     row["baselines"] = baselines(case)
     return Pruned(row, circuit, trials)
@@ -117,9 +119,7 @@ def empty_row() -> dict[str, Any]:
     return nothing | {"solved": False, "curve": [], "baselines": {}}
 
 
-def make_case(
-    model: Transformer, held: Held, batches: Mapping[str, PairBatch], config: PruneConfig, seed: int
-) -> Case:
+def make_case(model: Transformer, held: Held, batches: Mapping[str, PairBatch], config: PruneConfig, seed: int) -> Case:
     """What search, discretisation and minimisation share."""
     train = batches["train"]
     fit = train.take(torch.arange(min(config.calibration_pairs, train.n_pairs)))
@@ -131,7 +131,7 @@ def sizes(sketch: Sketch | None) -> dict[str, Any]:
     """Nodes, edges and validation loss of a circuit; nulls where there is none."""
     if sketch is None:
         return {"n_nodes": None, "n_edges": None, "validation_loss": None}
-    return {"n_nodes": sketch.n_nodes, "n_edges": sketch.n_edges, "validation_loss": sketch.loss}
+    return {"n_nodes": sketch.n_nodes, "n_edges": sketch.n_edges, "validation_loss": sketch.validation_loss}
 
 
 def as_circuit(
@@ -151,25 +151,35 @@ def as_circuit(
     )
 
 
-def curve(case: Case, ranking: Ranking, sketch: Sketch) -> list[dict[str, Any]]:
-    """The smallest circuit found at each of ``config.curve_losses``; nulls where none gets there.
+def minimise_path(
+    case: Case, rankings: Sequence[Ranking]
+) -> dict[float, tuple[Sketch | None, dict[str, Any] | None]]:
+    """Target loss → the smallest circuit found, for the curve's targets and, 1-minimal with its certificate, the main one.
 
-    From the strictest target on, each starts from the smaller of two: the one before it, or the discretised circuit.
+    From the strictest target on, each starts from the smaller of two: the circuit of the target before, or the smallest
+    discretised one. Taking away from a circuit that is better than it has to be finds smaller ones than starting from
+    one that is just good enough.
     """
-    points, before = [], None
-    for target in sorted(case.config.curve_losses):
-        starts = [start for start in (before, ranking.smallest(target)) if start is not None]
-        if target == case.config.target_loss:
-            found: Sketch | None = sketch
-        elif starts:
-            start = min(starts, key=lambda start: start.n_edges)
-            found = reduced(case.judge, start, target, case.worth, case.config.tie_qk)
-        else:
-            found = None
-        before = found
-        point = sizes(found)
-        points.append({"target_loss": target, "loss": point.pop("validation_loss"), **point})
-    return sorted(points, key=lambda point: -point["target_loss"])
+    path: dict[float, tuple[Sketch | None, dict[str, Any] | None]] = {}
+    before, main = None, case.config.target_loss
+    for target in sorted({*case.config.curve_losses, main}):
+        found = [before, *(ranking.smallest(target) for ranking in rankings)]
+        starts = [start for start in found if start is not None]
+        if not starts:
+            path[target] = (None, None)
+            continue
+        start = min(starts, key=lambda start: start.n_edges)
+        before, certificate = minimise(
+            case.judge, start, target, case.worth, case.config.tie_qk, to_the_end=target == main
+        )
+        path[target] = (before, certificate)
+    return path
+
+
+def point(target: float, sketch: Sketch | None, certificate: object) -> dict[str, Any]:
+    """A point of the loss-against-size curve."""
+    found = sizes(sketch)
+    return {"target_loss": target, "loss": found.pop("validation_loss"), **found}
 
 
 def baselines(case: Case) -> dict[str, dict[str, Any]]:

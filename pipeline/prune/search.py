@@ -87,9 +87,7 @@ class Candidates:
     def keep(self, go_on: Sequence[bool]) -> None:
         """Drop the candidates that do not go on."""
         some = torch.tensor(list(go_on))
-        self.alive, self.tau, self.mean, self.square = (
-            t[some] for t in (self.alive, self.tau, self.mean, self.square)
-        )
+        self.alive, self.tau, self.mean, self.square = (t[some] for t in (self.alive, self.tau, self.mean, self.square))
         self.hyper = {name: values[some] for name, values in self.hyper.items()}
 
 

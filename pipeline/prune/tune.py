@@ -82,7 +82,10 @@ class Tuner:
         done = len(self.finished())
         left = len(self.config.centres) + self.config.budget - done
         self.study.sampler = optuna.samplers.TPESampler(
-            seed=seed_of(self.seed, "sampler", str(done)) % 2**32, multivariate=True, constant_liar=True, n_startup_trials=8
+            seed=seed_of(self.seed, "sampler", str(done)) % 2**32,
+            multivariate=True,
+            constant_liar=True,
+            n_startup_trials=8,
         )
         centres = self.config.centres[done:]
         n = min(left, self.config.at_once, len(centres) or left)
@@ -110,7 +113,7 @@ class Tuner:
 
     def finish(self, trial: optuna.Trial, found: Sketch | None) -> None:
         trial.set_user_attr("n_nodes", found.n_nodes if found else None)
-        trial.set_user_attr("validation_loss", found.loss if found else None)
+        trial.set_user_attr("validation_loss", found.validation_loss if found else None)
         self.study.tell(trial, float(found.n_edges) if found else NONE_FOUND)
 
     def watch(self, trials: Sequence[optuna.Trial]) -> Callable[[int, Tensor, Tensor], list[bool]] | None:
@@ -162,4 +165,3 @@ class Tuner:
             }
             for number, trial in enumerate(self.finished())
         ]
-

@@ -157,10 +157,10 @@ def test_prune_and_ablate_fill_the_same_run_of_a_task(store: Store, params: Para
     assert files == {"circuit/circuit.json", "circuit/circuit.safetensors", "circuit/trials.json"}
 
 
-def record_circuits(params: Params, tmp_path: Path, n_nodes: int = 3) -> None:
-    """What flows.prune tells of a checkpoint abc and its circuits."""
-    write_checkpoint(tmp_path / "model", "abc")
-    write_circuits(tmp_path / "circuits", "abc", n_nodes)
+def record_circuits(params: Params, tmp_path: Path, n_nodes: int = 3, model_hash: str = "abc") -> None:
+    """What flows.prune tells of a checkpoint and its circuits."""
+    write_checkpoint(tmp_path / "model", model_hash)
+    write_circuits(tmp_path / "circuits", model_hash, n_nodes)
     with Tracker(params, MODEL) as tracker:
         tracker.log_circuits(tmp_path / "model", tmp_path / "circuits")
 
@@ -256,30 +256,21 @@ def test_a_study_records_what_pruning_gained(store: Store, params: Params, tmp_p
 def test_another_checkpoint_or_circuit_supersedes_and_the_first_comes_back(
     store: Store, params: Params, tmp_path: Path
 ) -> None:
-    def prune(model_hash: str, n_nodes: int) -> None:
-        write_checkpoint(tmp_path / "model", model_hash)
-        write_circuits(tmp_path / "circuits", model_hash, n_nodes)
-        with Tracker(params, MODEL) as tracker:
-            tracker.log_circuits(tmp_path / "model", tmp_path / "circuits")
-
     def latest() -> list[float]:
         return [run.data.metrics["n_nodes"] for run in store.find({"task": "quotes", "latest": "true"})]
 
     seen = []
     for model_hash, n_nodes in (("abc", 3), ("abc", 4), ("xyz", 5), ("abc", 3)):
-        prune(model_hash, n_nodes)
+        record_circuits(params, tmp_path, n_nodes, model_hash)
         seen.append(latest())
     assert seen == [[3], [4], [5], [3]]
-    assert len(store.find({"task": "quotes"})) == 3 and len(store.find({"kind": "model"})) == 2
+    assert len(store.find({"kind": "circuit", "task": "quotes"})) == 3 and len(store.find({"kind": "model"})) == 2
 
 
 def test_a_checkpoint_that_mlflow_never_saw_gets_its_run_from_its_files(
     store: Store, params: Params, tmp_path: Path
 ) -> None:
-    write_checkpoint(tmp_path / "model", "abc")
-    write_circuits(tmp_path / "circuits", "abc", n_nodes=3)
-    with Tracker(params, MODEL) as tracker:
-        tracker.log_circuits(tmp_path / "model", tmp_path / "circuits")
+    record_circuits(params, tmp_path)
     (run,) = store.find({"kind": "model", "latest": "true"})
     assert curve(store, run.info.run_id, "val_loss") == [(1, 3.5), (2, 2.5)]
 

@@ -7,39 +7,24 @@ import math
 import pytest
 import torch
 
-from pipeline.data.pairs import PairBatch
-from pipeline.model.ablation import hold_at_means, record
-from pipeline.model.held import held_linears
+from pipeline.circuit import Circuit
+from pipeline.data.pairs import answer_logits, prompt_losses
+from pipeline.model.ablation import hold_at_means
+from pipeline.model.held import Holder
+from pipeline.model.held_at import Held
 from pipeline.model.scoring import calibrated, mean_loss, score
 from pipeline.prune import prune_task
+from pipeline.prune.baselines import baseline_order
 from pipeline.prune.calibrate import calibrate
 from pipeline.prune.discretise import smallest_that
 from pipeline.prune.edges import induced_edges
-from pipeline.prune.masks import Heaviside, by_site, flatten
-from pipeline.prune.search import attribution, masked_loss, rank, search
-
-
-@pytest.fixture
-def pairs():
-    """Twelve pairs of prompts of four to six tokens; token 1 or 2 in front decides between answers 3 and 4."""
-    generator = torch.Generator().manual_seed(3)
-    tokens = torch.randint(5, 24, (12, 6), generator=generator).repeat_interleave(2, dim=0)
-    tokens[0::2, 0], tokens[1::2, 0] = 1, 2
-    last = torch.tensor([3, 4, 5]).repeat(4).repeat_interleave(2)
-    answers = torch.tensor([[3, 4], [4, 3]]).repeat(12, 1)
-    return PairBatch(tokens, last, answers)
-
-
-@pytest.fixture
-def case(tiny_model, pairs):
-    model = tiny_model(sink=True, afrac=0.5)
-    _, values = record(model, pairs.tokens)
-    return model, {key: value.mean((0, 1)) for key, value in values.items()}
+from pipeline.prune.masks import Heaviside, Layout
+from pipeline.prune.search import Candidates, Masking, attribution, rank, search
 
 
 def test_heaviside_steps_at_zero_and_its_gradient_is_the_sigmoid_s():
     tau = torch.tensor([-0.5, 0.0, 0.25], requires_grad=True)
-    mask = Heaviside.apply(tau, 0.5)
+    mask = Heaviside.apply(tau, torch.tensor(0.5))
     assert mask.tolist() == [0, 0, 1]
     mask.sum().backward()
     expected = [s * (1 - s) / 0.5 for s in (1 / (1 + math.exp(-t / 0.5)) for t in (-0.5, 0.0, 0.25))]
@@ -47,49 +32,88 @@ def test_heaviside_steps_at_zero_and_its_gradient_is_the_sigmoid_s():
 
 
 def test_flat_values_come_back_by_site(case):
-    _, means = case
-    again = by_site(flatten(means), means)
+    model, means = case
+    layout = Layout(model.widths())
+    again = layout.by_site(layout.flat(means))
     assert list(again) == list(means) and all(torch.equal(again[key], means[key]) for key in means)
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 1.0])
-def test_held_linear_maps_change_neither_logits_nor_gradients(case, pairs, kept):
+def test_tied_queries_and_keys_are_one_unit_of_two_nodes(case):
     model, means = case
-    flat = (torch.rand(len(flatten(means)), generator=torch.Generator().manual_seed(1)) < kept).float()
-    plain_mask, held_mask = flat.clone().requires_grad_(True), flat.clone().requires_grad_(True)
-    plain = model(pairs.tokens, at=pairs.last, intervene=hold_at_means(by_site(plain_mask, means), means))
-    masks = by_site(held_mask, means)
-    cuts = held_linears(model, {key: mask.detach() > 0 for key, mask in masks.items()}, means)
-    held = model(pairs.tokens, at=pairs.last, intervene=hold_at_means(masks, means), cuts=cuts)
-    torch.testing.assert_close(held, plain, rtol=1e-4, atol=1e-4)
-    weights = torch.randn(plain.shape, generator=torch.Generator().manual_seed(2))
-    (plain * weights).sum().backward()
-    (held * weights).sum().backward()
-    torch.testing.assert_close(held_mask.grad, plain_mask.grad, rtol=1e-3, atol=1e-3)
+    layout, tied = Layout(model.widths()), Layout(model.widths(), tie_qk=True)
+    assert layout.n_units - tied.n_units == 2 * len(means["0.attn_q"])
+    assert tied.sizes.sum() == layout.n_units and tied.sizes.max() == 2
+    mask = (torch.rand(tied.n_units, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    nodes = tied.nodes(mask)
+    assert nodes["0.attn_q"].tolist() == nodes["0.attn_k"].tolist() != nodes["0.attn_v"].tolist()
+
+
+@pytest.mark.parametrize("density", [1.0, 0.1])
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 1.0])
+def test_candidates_in_one_batch_have_the_logits_and_gradients_of_each_alone(tiny_model, pairs, kept, density):
+    model = tiny_model(sink=True, afrac=0.5, d_model=64, d_head=16)
+    generator = torch.Generator().manual_seed(1)
+    if density < 1:
+        for parameter in model.transformer["h"].parameters():
+            if parameter.ndim == 2:
+                parameter.mul_((torch.rand(parameter.shape, generator=generator) < density).float())
+    widths = model.widths()
+    held = {key: 0.1 * torch.randn(width, generator=generator) for key, width in widths.items()}
+    flat = (torch.rand((3, sum(widths.values())), generator=generator) < kept).float()
+    weights = torch.randn((len(pairs.tokens), 24), generator=generator)
+    layout, many = Layout(widths), flat.clone().requires_grad_(True)
+    logits = model(pairs.tokens, at=pairs.last, copies=3, **Holder(model, held)(layout.by_site(many)))
+    (logits.view(3, *weights.shape) * weights).sum().backward()
+    for i, part in enumerate(logits.view(3, *weights.shape)):
+        alone = flat[i].clone().requires_grad_(True)
+        plain = model(pairs.tokens, at=pairs.last, intervene=hold_at_means(layout.by_site(alone), held))
+        torch.testing.assert_close(part, plain, rtol=1e-4, atol=1e-4)
+        (plain * weights).sum().backward()
+        torch.testing.assert_close(many.grad[i], alone.grad, rtol=1e-3, atol=2e-3)
 
 
 def test_attribution_is_the_first_order_rise_of_the_loss_without_a_node(case, pairs):
     model, means = case
-    ones = torch.ones(len(flatten(means)))
-    attributed = attribution(model, means, ones, pairs)
+    masking = Masking.of(model, Held.at_means(means), tie_qk=False)
+    ones = torch.ones(masking.layout.n_units)
+    attributed = attribution(masking, ones, pairs)
     node, step = int(attributed.abs().argmax()), 1e-2
     less = ones.clone()
     less[node] -= step
-    with torch.no_grad():
-        rise = masked_loss_of_soft(model, means, less, pairs) - masked_loss_of_soft(model, means, ones, pairs)
+    rise = masked_loss(masking, less, pairs) - masked_loss(masking, ones, pairs)
     assert float(rise) == pytest.approx(step * float(attributed[node]), rel=0.1)
 
 
-def masked_loss_of_soft(model, means, mask, pairs):
-    logits = model(pairs.tokens, at=pairs.last, intervene=hold_at_means(by_site(mask, means), means))
-    right = logits.gather(-1, pairs.answers)
-    return torch.nn.functional.softplus(right[:, 1] - right[:, 0]).mean()
+def masked_loss(masking, mask, pairs):
+    """The task loss under one mask, by the plain definition."""
+    masks = masking.layout.by_site(mask)
+    logits = masking.model(pairs.tokens, at=pairs.last, intervene=hold_at_means(masks, masking.held.first))
+    return float(prompt_losses(answer_logits(logits, pairs)).mean())
 
 
-def test_nodes_at_the_clamp_are_told_apart_by_attribution():
-    order = rank(torch.tensor([1.0, 0.5, 1.0, -1.0, 1.0]), torch.tensor([0.2, 9.0, 0.1, 9.0, 0.3]))
-    assert order.argsort(descending=True).tolist() == [4, 0, 2, 1, 3]
-    assert order[1] == 0.5 and order[3] == -1
+def test_candidates_take_the_steps_of_torch_s_adamw(params):
+    trials = [c.model_copy(update={"warmup": 0.0, "weight_decay": 0.3}) for c in params.prune.centres[:2]]
+    ours = Candidates(trials, [3, 4], 50, params.prune.model_copy(update={"grad_clip": 1e9, "steps": 10**9}))
+    theirs = [tau.clone().requires_grad_(True) for tau in ours.tau]
+    optimizers = [
+        torch.optim.AdamW([tau], lr=t.lr, betas=(0.9, t.beta2), weight_decay=t.weight_decay)
+        for tau, t in zip(theirs, trials, strict=True)
+    ]
+    generator = torch.Generator().manual_seed(0)
+    for step in range(5):
+        gradient = torch.randn(ours.tau.shape, generator=generator)
+        ours.update(gradient, step)
+        for tau, optimizer, part in zip(theirs, optimizers, gradient, strict=True):
+            tau.grad = part.clone()
+            optimizer.step()
+    torch.testing.assert_close(ours.tau, torch.stack(theirs).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_nodes_at_the_clamps_are_told_apart_by_attribution():
+    tau = torch.tensor([1.0, 0.5, 1.0, -1.0, 1.0, -1.0, -0.5])
+    order = rank(tau, torch.tensor([0.2, 9.0, 0.1, 0.1, 0.3, 0.2, 0.0]))
+    assert order.argsort(descending=True).tolist() == [4, 0, 2, 1, 6, 5, 3]
+    assert order[1] == 0.5 and order[6] == -0.5
 
 
 @pytest.mark.parametrize("threshold", [0, 1, 7, 40, 99, 100])
@@ -101,7 +125,7 @@ def test_bisection_finds_the_smallest_k_of_a_monotone_condition(threshold, start
         asked.append(k)
         return k >= threshold
 
-    assert smallest_that(holds, start, 100) == threshold
+    assert smallest_that(holds, start, 100, tolerance=0) == threshold
     assert len(asked) <= 16
 
 
@@ -112,16 +136,40 @@ def test_bisection_says_so_when_nothing_meets_the_target():
 def test_calibration_finds_scale_and_shift_worked_out_by_hand():
     # Margins of +3 and +1 with equal noise: the shift that evens the two sides out is −1 on side a's answer.
     answers = torch.tensor([[3.0, 0.0], [1.0, 0.0], [-0.5, 0.0], [-2.5, 0.0]])
-    scale, shift = calibrate(answers, 50)
+    scale, shift = calibrate(answers, 50, 100.0)
     assert shift / scale == pytest.approx(-1.0, abs=1e-2)
     assert mean_loss(answers, (scale, shift)) < mean_loss(answers)
 
 
 def test_calibration_of_no_steps_or_no_use_is_the_identity():
     perfect = torch.tensor([[0.0, 0.0], [0.0, 0.0]])
-    assert calibrate(perfect, 16) == (1.0, 0.0)
-    assert calibrate(torch.randn(4, 2), 0) == (1.0, 0.0)
+    assert calibrate(perfect, 16, 10.0) == (1.0, 0.0)
+    assert calibrate(torch.randn(4, 2), 0, 10.0) == (1.0, 0.0)
     assert torch.equal(calibrated(perfect, (1.0, 0.0)), perfect)
+
+
+def test_calibration_is_torch_s_lbfgs_where_that_converges():
+    answers = torch.randn((64, 2), generator=torch.Generator().manual_seed(0))
+    answers[:, 0] += 0.4
+    scale, shift = calibrate(answers, 50, 100.0)
+    theirs = torch.tensor([1.0, 0.0], requires_grad=True)
+    optimizer = torch.optim.LBFGS([theirs], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        signs = torch.tensor([1.0, -1.0]).repeat(32)
+        loss = torch.nn.functional.softplus(-theirs[0] * (answers[:, 0] - answers[:, 1]) - theirs[1] * signs).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert [scale, shift] == pytest.approx(theirs.tolist(), abs=1e-3)
+
+
+def test_calibration_stops_at_its_bound_and_turns_no_answer_round():
+    right = torch.tensor([[0.1, 0.0], [0.1, 0.0]])
+    assert calibrate(right, 16, 10.0)[0] == pytest.approx(10.0)
+    assert calibrate(-right, 16, 10.0)[0] >= 0
 
 
 def test_one_neuron_reading_one_channel_and_writing_one_is_three_nodes_and_two_edges(case):
@@ -154,8 +202,9 @@ def test_everything_kept_gives_every_nonzero_weight_as_an_edge(case):
 
 def test_the_loss_at_an_all_ones_mask_is_the_model_s(case, pairs):
     model, means = case
-    ones = torch.ones(len(flatten(means)))
-    assert float(masked_loss(model, means, ones, pairs)) == pytest.approx(mean_loss(score(model, pairs)), rel=1e-5)
+    masking = Masking.of(model, Held.at_means(means), tie_qk=False)
+    (loss,) = masking.losses(torch.ones(1, masking.layout.n_units), pairs)
+    assert float(loss) == pytest.approx(mean_loss(score(model, pairs)), rel=1e-5)
 
 
 def test_a_task_that_the_model_cannot_do_has_no_circuit(case, pairs, params):
@@ -167,40 +216,133 @@ def test_a_task_that_the_model_cannot_do_has_no_circuit(case, pairs, params):
     assert pruned.circuit is None and pruned.row["solved"] is False and pruned.row["n_edges"] is None
 
 
-@pytest.fixture
-def able(tiny_model, pairs):
-    """A model that does the task in one way: a token's embedding carries the answer, attention of layer 0 brings it."""
-    model = tiny_model(seed=4, sink=False, afrac=1.0)
-    optimizer = torch.optim.Adam(model.requires_grad_(True).parameters(), lr=0.01)
-    for _ in range(150):
-        optimizer.zero_grad()
-        right = model(pairs.tokens, at=pairs.last).gather(-1, pairs.answers)
-        torch.nn.functional.softplus(right[:, 1] - right[:, 0]).mean().backward()
-        optimizer.step()
-    _, values = record(model.requires_grad_(False), pairs.tokens)
-    return model, {key: value.mean((0, 1)) for key, value in values.items()}
+def fast(config, **changes):
+    """Settings of pruning that take seconds on a tiny model."""
+    centre = config.centres[0].model_copy(update={"k_coef": 3e-3, "lr": 0.03})
+    changes = {"steps": 60, "batch_pairs": 8, "centres": [centre]} | changes
+    return config.model_copy(update=changes)
+
+
+def pruned(able, pairs, config, **arguments):
+    model, means = able
+    batches = {"train": pairs, "validation": pairs, "test": pairs}
+    arguments = {"seed": 1, "about": {"task": "t"}} | arguments
+    return prune_task(model=model, means=means, batches=batches, config=config, **arguments)
 
 
 def test_a_circuit_is_smaller_than_the_model_meets_the_target_and_repeats_bit_for_bit(able, pairs, params):
     model, means = able
-    config = params.prune.model_copy(update={"steps": 60, "batch_pairs": 8, "k_coef": [3e-3], "lr": 0.03})
-    batches = {"train": pairs, "validation": pairs, "test": pairs}
-    first, second = (
-        prune_task(model=model, means=means, batches=batches, config=config, seed=1, about={"task": "t"})
-        for _ in range(2)
-    )
-    assert first.row == second.row
+    first, second = (pruned(able, pairs, fast(params.prune)) for _ in range(2))
+    assert first.row == second.row and first.trials == second.trials
     circuit = first.circuit
-    assert circuit is not None and 0 < circuit.n_nodes < len(flatten(means)) / 2
-    held = score(model, pairs, intervene=hold_at_means(circuit.node_masks(), means))
-    assert mean_loss(held, circuit.calibration) == pytest.approx(first.row["validation_loss"], abs=1e-4)
-    assert first.row["validation_loss"] <= config.target_loss
-    targets = [point["n_nodes"] for point in first.row["curve"] if point["n_nodes"] is not None]
-    assert targets == sorted(targets)
+    assert circuit is not None and 0 < circuit.n_nodes < sum(model.widths().values()) / 2
+    answers = answer_logits(circuit(model)(pairs.tokens, at=pairs.last), pairs)
+    assert mean_loss(answers, circuit.calibration) == pytest.approx(first.row["validation_loss"], abs=1e-3)
+    assert first.row["validation_loss"] <= params.prune.target_loss
+    sizes = [point["n_edges"] for point in first.row["curve"] if point["n_edges"] is not None]
+    assert sizes == sorted(sizes) and circuit.n_edges in sizes
+
+
+def test_a_circuit_comes_back_from_its_folder_and_runs_the_same(able, pairs, params, tmp_path):
+    model, _ = able
+    circuit = pruned(able, pairs, fast(params.prune, ablation="zero"), held=Held.at_zero(able[1])).circuit
+    circuit.save(tmp_path / "circuit")
+    again = Circuit.load(tmp_path / "circuit")
+    assert again.certificate == circuit.certificate and again.outside.kind == "zero"
+    tokens, at = pairs.tokens, pairs.last
+    assert torch.equal(circuit(model)(tokens, at=at), again(model)(tokens, at=at))
+    torch.testing.assert_close(again.compact(model)(tokens, at=at), again(model)(tokens, at=at), rtol=1e-4, atol=1e-4)
+
+
+def test_no_single_node_and_no_single_edge_of_a_circuit_can_go(able, pairs, params):
+    """Brute force: each removal by the masked model, against the certificate."""
+    model, _ = able
+    circuit = pruned(able, pairs, fast(params.prune)).circuit
+    target, steps, most = params.prune.target_loss, params.prune.calibration_steps, params.prune.most_scale
+
+    def loss(nodes, edges):
+        masked = circuit_of(circuit, nodes, edges)(model)
+        answers = answer_logits(masked(pairs.tokens, at=pairs.last), pairs)
+        return mean_loss(answers, calibrate(answers, steps, most))
+
+    for key, indices in circuit.nodes.items():
+        for i, index in enumerate(indices):
+            nodes = dict(circuit.nodes) | {key: torch.cat([indices[:i], indices[i + 1 :]])}
+            removed = loss(nodes, without_node(circuit.edges, key, int(index)))
+            assert removed == pytest.approx(circuit.certificate["nodes"][key][i], abs=2e-3) and removed > target - 2e-3
+    for key, ends in circuit.edges.items():
+        for i in range(len(ends)):
+            removed = loss(circuit.nodes, dict(circuit.edges) | {key: torch.cat([ends[:i], ends[i + 1 :]])})
+            assert removed == pytest.approx(circuit.certificate["edges"][key][i], abs=2e-3) and removed > target - 2e-3
+
+
+def circuit_of(circuit, nodes, edges):
+    return Circuit(nodes, edges, circuit.means, circuit.order, circuit.held, circuit.calibration)
+
+
+def without_node(edges, key, index):
+    """The edges that do not end in a node."""
+    left = {}
+    for kind, ends in edges.items():
+        layer, _, both = kind.partition(".")
+        source, _, target = both.partition("->")
+        gone = torch.zeros(len(ends), dtype=torch.bool)
+        gone |= (key == f"{layer}.{source}") & (ends[:, 0] == index)
+        gone |= (key == f"{layer}.{target}") & (ends[:, 1] == index)
+        left[kind] = ends[~gone]
+    return left
+
+
+def test_tied_masks_keep_queries_and_keys_together(able, pairs, params):
+    circuit = pruned(able, pairs, fast(params.prune, tie_qk=True)).circuit
+    for layer in range(2):
+        q, k = (circuit.nodes.get(f"{layer}.attn_{part}", torch.zeros(0)).tolist() for part in "qk")
+        assert q == k
+
+
+def test_resampled_values_are_an_option(able, pairs, params):
+    model, means = able
+    generator = torch.Generator().manual_seed(0)
+    samples = {key: mean + 0.1 * torch.randn((3, len(mean)), generator=generator) for key, mean in means.items()}
+    config = fast(params.prune, ablation="resample", draws=3)
+    found = pruned(able, pairs, config, held=Held.resampled(samples))
+    losses = [
+        mean_loss(
+            answer_logits(found.circuit(model, draw)(pairs.tokens, at=pairs.last), pairs), found.circuit.calibration
+        )
+        for draw in range(3)
+    ]
+    assert sum(losses) / 3 == pytest.approx(found.row["validation_loss"], abs=2e-3)
+
+
+def test_optuna_s_trials_are_seeded_and_go_on_where_they_were_interrupted(able, pairs, params, tmp_path):
+    whole = pruned(able, pairs, fast(params.prune, budget=6, at_once=3), storage=tmp_path / "whole")
+    assert len(whole.trials) == 7 and [trial["source"] for trial in whole.trials] == ["centre"] + 6 * ["optuna"]
+
+    class Killed(Exception):
+        pass
+
+    def kill(what):
+        if what.startswith("search 4"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        pruned(able, pairs, fast(params.prune, budget=6, at_once=3), storage=tmp_path / "cut", tick=kill)
+    resumed = pruned(able, pairs, fast(params.prune, budget=6, at_once=3), storage=tmp_path / "cut")
+    assert resumed.trials == whole.trials and resumed.row == whole.row
+
+
+def test_every_baseline_ranks_every_unit(able, pairs, params):
+    model, means = able
+    masking = Masking.of(model, Held.at_means(means), tie_qk=False)
+    for kind in params.prune.baselines:
+        order = baseline_order(kind, masking, pairs, 0, 4)
+        assert order.shape == (masking.layout.n_units,) and bool(order.isfinite().all())
 
 
 def test_the_search_keeps_tau_within_its_clamp(able, pairs, params):
     model, means = able
-    config = params.prune.model_copy(update={"steps": 20, "batch_pairs": 4, "lr": 0.5})
-    order = search(model, means, pairs, config, 1e-2, seed=0)
-    assert order.min() >= -1 and order.max() <= 2
+    masking = Masking.of(model, Held.at_means(means), tie_qk=False)
+    config = params.prune.model_copy(update={"steps": 20, "batch_pairs": 4})
+    orders = search(masking, pairs, config, [config.centres[0].model_copy(update={"lr": 0.5})], [0], 0)
+    assert -2 <= orders[0].min() and orders[0].max() <= 2

@@ -1,0 +1,75 @@
+"""What MLflow is told of the search behind a circuit: a run per trial, under the circuit's run (``kind`` = trial).
+
+Trials have no tag ``latest``, so no query for the newest circuits or models returns them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.tracking_store import Store, as_metrics, digest
+from pipeline.artifacts import read_json
+
+METRICS = ("n_nodes", "n_edges", "validation_loss")
+PARENT = "mlflow.parentRunId"
+
+
+@dataclass(frozen=True)
+class Search:
+    """The trials that one circuit of ``task`` was chosen from, and the circuit's run."""
+
+    run: str
+    task: str
+    trials: Sequence[Mapping[str, Any]]
+
+
+def read_trials(folder: Path) -> list[dict[str, Any]]:
+    """The trials in circuits/<model>/<task>, none where the search left none. Raises ArtifactError."""
+    path = folder / "trials.json"
+    return read_json(path) if path.is_file() else []
+
+
+def send_trials(store: Store, model: str, searches: Sequence[Search], stopped: Callable[[], bool]) -> None:
+    """Record every trial that is not yet there, with three calls each, until ``stopped``."""
+    if not any(search.trials for search in searches):
+        return
+    known = {(run.data.tags[PARENT], run.data.tags["identity"]): run for run in store.find(_tags(model))}
+    for search in searches:
+        for trial in search.trials:
+            if stopped():
+                return
+            identity = digest(dict(trial))
+            run = known.get((search.run, identity))
+            if run is None:
+                tags = _tags(model) | {"task": search.task, "identity": identity, PARENT: search.run}
+                _complete(store, store.new_run(f"{model} {search.task} trial {trial['number']}", tags), search, trial)
+            elif run.info.status != "FINISHED":  # its recording was interrupted
+                _complete(store, run.info.run_id, search, trial)
+
+
+def _tags(model: str) -> dict[str, str]:
+    return {"kind": "trial", "model": model}
+
+
+def _complete(store: Store, run: str, search: Search, trial: Mapping[str, Any]) -> None:
+    """Fill a trial's run: hyperparameters as params, what it found as metrics, its state and source as tags."""
+    store.write(
+        run,
+        params={"task": search.task, "trial": trial["number"]} | dict(trial["hyperparameters"]),
+        metrics=as_metrics({key: trial[key] for key in METRICS}, 0),
+        tags={"state": trial["state"], "source": trial["source"]},
+    )
+    store.end(run, "FINISHED")
+
+
+def circuit_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's row of summary.json without its nesting: ``discretised_n_edges``, ``baseline_random_n_edges``,
+    ``n_edges_at_0.5`` and their like beside what is a number already."""
+    flat = {key: value for key, value in row.items() if key not in ("discretised", "baselines", "curve")}
+    flat |= {f"discretised_{key}": value for key, value in (row.get("discretised") or {}).items()}
+    for name, found in (row.get("baselines") or {}).items():
+        flat |= {f"baseline_{name}_{key}": value for key, value in found.items()}
+    return flat | {f"n_edges_at_{point['target_loss']:g}": point["n_edges"] for point in row.get("curve") or []}

@@ -1,0 +1,161 @@
+"""The attention of a layer, as far as a circuit needs it (METHOD §1, §5).
+
+With a sink, what a held value channel writes is scaled by its head's weight on real tokens. That weight follows from the
+position alone, but in heads with a query or key channel in the circuit.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.model.compact_cpu import mix_heads, write_rows
+from pipeline.model.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, Prompts
+from pipeline.model.threads import in_shares
+from pipeline.sites import Site, site_key
+
+PROMPTS = 4  # prompts worth a thread
+
+
+class Attention:
+    """The attention of a layer, as far as a circuit needs it."""
+
+    def __init__(self, frozen: Frozen, layer: int, nodes: Nodes, edges: Edges) -> None:
+        self.layer, self.config = layer, frozen.config
+        kinds = [KINDS[Site.ATTN_IN, site] for site in (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)]
+        self.q, self.k, self.v = (Map(frozen, layer, kind, nodes, edges) for kind in kinds)
+        self.out = Map(frozen, layer, KINDS[Site.ATTN_V, Site.ATTN_OUT], nodes, edges)
+        self.reads = torch.cat([self.q.sources, self.k.sources, self.v.sources]).unique() if len(self.writes) else NONE
+        self.gain = frozen.block(layer).ln_1.weight.detach()
+        self.read_k = frozen.k(Site.ATTN_IN)
+        self.sink = frozen.block(layer).attn.sink_logit
+        self.frozen = frozen
+
+    @property
+    def writes(self) -> Tensor:
+        return self.out.targets
+
+    @property
+    def at_held(self) -> Tensor:
+        return self.out.at_held
+
+    @cached_property
+    def heads(self) -> Tensor:
+        """The heads with a query, key or value channel in the circuit."""
+        return self.head_of(torch.cat([self.q.targets, self.k.targets, self.v.targets])).unique()
+
+    @cached_property
+    def varying(self) -> Tensor:
+        """The heads whose weight on real tokens depends on more than the position: with a query or key channel."""
+        return self.head_of(torch.cat([self.q.targets, self.k.targets])).unique()
+
+    @cached_property
+    def by_head(self) -> Float[Tensor, "channel head"]:
+        """What each head's cut value channels write, for a weight of 1 on real tokens."""
+        weight = self.frozen.weight(self.layer, KINDS[Site.ATTN_V, Site.ATTN_OUT])
+        held = self.frozen.held[site_key(self.layer, Site.ATTN_V)]
+        written = (weight * held).unflatten(1, (-1, self.config.d_head)).sum(-1)
+        live = torch.zeros(len(self.writes), written.shape[1])
+        live.index_add_(1, self.head_of(self.out.sources), self.out.weight * held[self.out.sources])
+        return written.index_add(0, self.writes, -live)
+
+    @cached_property
+    def by_position(self) -> Float[Tensor, "pos channel"]:
+        """What the cut value channels write at each position by heads whose weight follows from it, and the bias."""
+        assert self.sink is not None
+        held = self.frozen.held
+        q, k = (held[site_key(self.layer, s)].view(-1, self.config.d_head) for s in (Site.ATTN_Q, Site.ATTN_K))
+        score = (q * k).sum(-1) * self.config.d_head**-0.5
+        seen = torch.arange(1, self.config.n_ctx + 1).log()[:, None]
+        mass = torch.sigmoid(seen + score - self.sink.detach())
+        mass[:, self.varying] = 0
+        return mass @ self.by_head.T + self.frozen.block(self.layer).attn.c_proj.bias.detach()
+
+    def __call__(self, h: Float[Tensor, "row read"], prompts: Prompts, last: bool) -> Float[Tensor, "row write"]:
+        """What the circuit's attn_out nodes write, at all rows or at the last layer's."""
+        rows = prompts.ends if last else prompts
+        queries = h[prompts.rows] if last else h
+        parts = self.picked(queries, self.q), self.picked(h, self.k), self.picked(h, self.v)
+        mixed, mass = self.mixed(*parts, prompts, last and prompts.last)
+        if self.sink is None:
+            return self.out(mixed)
+        every = self.out.k < len(self.out.full)  # whether AbsTopK has to look at the whole site
+        y = mixed @ self.out.weight.T
+        by_position, by_head = self.by_position, self.by_head[:, self.varying]
+        if not every:
+            by_position, by_head = by_position[:, self.writes], by_head[self.writes]
+        place = torch.isin(self.heads, self.varying)
+        inputs = (
+            rows.position.numpy(),
+            by_position.numpy(),
+            mass[:, place].contiguous().numpy(),
+            by_head.T.contiguous().numpy(),
+        )
+        site = self.writes.numpy(), self.out.k, every
+        in_shares(lambda a, b: write_rows(a, b, *inputs, *site, y.numpy()), len(y), least=LEAST)
+        return y
+
+    def picked(self, h: Tensor, part: Map) -> Tensor:
+        return part(h[:, torch.searchsorted(self.reads, part.sources)])
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor, prompts: Prompts, last: bool) -> tuple[Tensor, Tensor]:
+        """The mixed value channels that attn_out reads [query, source], and the weight of real tokens [query, head]."""
+        n = len(self.heads)
+        mixed, mass = torch.zeros(len(q), len(self.out.sources)), torch.zeros(len(q), n)
+        if not n:
+            return mixed, mass
+        sink = torch.full((n,), -torch.inf) if self.sink is None else self.sink.detach()[self.heads]
+        of_head = torch.searchsorted(self.place(self.out.sources), torch.arange(n + 1))
+        scores = (q @ self.alone(self.q, self.k)).numpy(), (k @ self.alone(self.k, self.q) + self.fixed).numpy()
+        pairs = self.both.numpy(), self.spread(q, self.q, self.scale).numpy(), self.spread(k, self.k, 1.0).numpy()
+        v = v[:, torch.searchsorted(self.v.targets, self.out.sources)].contiguous()
+        arrays = sink.numpy(), v.numpy(), of_head.numpy(), mixed.numpy(), mass.numpy()
+        offsets = prompts.offsets.numpy()
+        in_shares(lambda a, b: mix_heads(a, b, offsets, last, scores, pairs, *arrays), prompts.n, least=PROMPTS)
+        return mixed, mass
+
+    def head_of(self, channels: Tensor) -> Tensor:
+        return channels.div(self.config.d_head, rounding_mode="floor")
+
+    def place(self, channels: Tensor) -> Tensor:
+        """Where the heads of channels are among the circuit's heads."""
+        return torch.searchsorted(self.heads, self.head_of(channels))
+
+    @property
+    def scale(self) -> float:
+        return self.config.d_head**-0.5
+
+    @cached_property
+    def both(self) -> Int[Tensor, " head"]:
+        """Of each of the circuit's heads: its place among those whose queries and keys are both live, else −1."""
+        live = torch.isin(self.heads, self.head_of(self.q.targets)) & torch.isin(
+            self.heads, self.head_of(self.k.targets)
+        )
+        return torch.where(live, live.cumsum(0) - 1, -1)
+
+    def alone(self, part: Map, other: Map) -> Float[Tensor, "target head"]:
+        """What live channels of queries (or keys) do to scores where a head's keys (or queries) are held."""
+        matrix, head = torch.zeros(len(part.targets), len(self.heads)), self.place(part.targets)
+        matrix[torch.arange(len(head)), head] = torch.where(
+            self.both[head] < 0, other.held[part.targets] * self.scale, 0
+        )
+        return matrix
+
+    @cached_property
+    def fixed(self) -> Float[Tensor, " head"]:
+        """What held channels of both do to each head's scores."""
+        products = self.q.held * self.k.held * self.scale
+        products[self.q.targets] = 0
+        products[self.k.targets] = 0
+        return products.unflatten(0, (-1, self.config.d_head)).sum(-1)[self.heads]
+
+    def spread(self, x: Tensor, part: Map, scale: float) -> Float[Tensor, "row both d_head"]:
+        """All channels of the heads whose queries and keys are both live."""
+        heads = self.heads[self.both >= 0]
+        full = (part.held.unflatten(0, (-1, self.config.d_head))[heads] * scale).repeat(len(x), 1, 1)
+        own = self.both[self.place(part.targets)] >= 0
+        full[:, self.both[self.place(part.targets[own])], part.targets[own] % self.config.d_head] = x[:, own] * scale
+        return full

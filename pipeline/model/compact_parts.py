@@ -1,0 +1,140 @@
+"""What the compact executor is built of: rows of prompts, a frozen model's constants, a map between a few nodes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.model.compact_cpu import compete
+from pipeline.model.threads import in_shares
+from pipeline.model.transformer import Block, Transformer
+from pipeline.sites import EDGE_KINDS, EdgeKind, Site, edge_key, site_key
+
+Nodes = Mapping[str, Int[Tensor, " n"]]
+Edges = Mapping[str, Int[Tensor, "n 2"]]
+NONE = torch.zeros(0, dtype=torch.long)
+KINDS = {(kind.source, kind.target): kind for kind in EDGE_KINDS}
+LEAST = 64  # rows worth a thread
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The rows of a batch, prompt after prompt: token and position of each, and where each prompt begins.
+
+    With ``last``, a prompt ends at the position whose logits are wanted, and the last layer writes one row a prompt.
+    """
+
+    token: Int[Tensor, " row"]
+    position: Int[Tensor, " row"]
+    offsets: Int[Tensor, " prompt+1"]
+    last: bool
+
+    @classmethod
+    def of(cls, tokens: Int[Tensor, "prompt pos"], at: Int[Tensor, " prompt"] | None) -> Prompts:
+        positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
+        ends = torch.full((len(tokens),), tokens.shape[1] - 1) if at is None else at
+        wanted = positions <= ends[:, None]
+        return cls(tokens[wanted], positions[wanted], F.pad((ends + 1).cumsum(0), (1, 0)), at is not None)
+
+    @property
+    def n(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def rows(self) -> Int[Tensor, " row"]:
+        """The rows that the last layer writes: all, or one a prompt."""
+        return self.offsets[1:] - 1 if self.last else torch.arange(len(self.token))
+
+    @cached_property
+    def ends(self) -> Prompts:
+        """Only the rows that the last layer writes."""
+        if not self.last:
+            return self
+        return Prompts(self.token[self.rows], self.position[self.rows], torch.arange(self.n + 1), True)
+
+
+class Frozen:
+    """A model and the values its nodes are held at: what all of its circuits share. On a CPU, in float32."""
+
+    def __init__(self, model: Transformer, held: Mapping[str, Float[Tensor, " width"]]) -> None:
+        self.model = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
+        self.config = model.config
+        self.held = {key: value.float().cpu() for key, value in held.items()}
+        parts = model.transformer
+        wte = parts["wte"].weight.detach()
+        wpe = parts["wpe"].weight.detach() if "wpe" in parts else torch.zeros(model.config.n_ctx, wte.shape[1])
+        self.tables = (wte.numpy(), wpe.numpy())
+        self._full: dict[str, Tensor] = {}
+
+    def block(self, layer: int) -> Block:
+        block: Block = self.model.transformer["h"][layer]
+        return block
+
+    def weight(self, layer: int, kind: EdgeKind) -> Float[Tensor, "target source"]:
+        matrix: Tensor = self.block(layer).get_submodule(kind.weight).weight.detach()
+        return matrix[kind.rows(len(matrix))]
+
+    def constants(self, layer: int, kind: EdgeKind) -> Float[Tensor, " target"]:
+        """What every target would be if all it read were held."""
+        key = edge_key(layer, kind)
+        if key not in self._full:
+            bias: Tensor = self.block(layer).get_submodule(kind.weight).bias.detach()
+            source = self.held[site_key(layer, kind.source)]
+            self._full[key] = bias[kind.rows(len(bias))] + self.weight(layer, kind) @ source
+        return self._full[key]
+
+    def k(self, site: Site) -> int:
+        return int(self.config.afrac * self.width(site))
+
+    def width(self, site: Site) -> int:
+        return len(self.held[site_key(0, site)])
+
+
+class Map:
+    """One linear map between the nodes of a circuit, and AbsTopK at the site that it writes."""
+
+    def __init__(self, frozen: Frozen, layer: int, kind: EdgeKind, nodes: Nodes, edges: Edges, gelu: bool = False):
+        self.targets = nodes.get(site_key(layer, kind.target), NONE)
+        pairs = edges.get(edge_key(layer, kind), NONE.view(0, 2))
+        self.sources = pairs[:, 0].unique()
+        self.weight = torch.zeros(len(self.targets), len(self.sources))
+        source, target = pairs.T.contiguous()
+        row, column = torch.searchsorted(self.targets, target), torch.searchsorted(self.sources, source)
+        self.weight[row, column] = frozen.weight(layer, kind)[target, source]
+        self.full, self.k, self.gelu = frozen.constants(layer, kind), frozen.k(kind.target), gelu
+        self.held = frozen.held[site_key(layer, kind.target)]
+        held = frozen.held[site_key(layer, kind.source)][self.sources]
+        self.constant = self.full[self.targets] - self.weight @ held
+        self.at_held = self.held.clone()
+        self.at_held[self.targets] = 0
+
+    @cached_property
+    def rivals(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the site's other nodes: magnitudes, ascending, their indices; and the site with zeros at this map's."""
+        values = F.gelu(self.full) if self.gelu else self.full
+        others = torch.ones(len(values), dtype=torch.bool)
+        others[self.targets] = False
+        indices = others.nonzero().flatten()
+        magnitude, order = values[indices].abs().sort()
+        site = values.clone()
+        site[self.targets] = 0
+        return magnitude.numpy(), indices[order].numpy(), site.numpy()
+
+    def __call__(self, x: Float[Tensor, "row source"], constant: Tensor | None = None) -> Float[Tensor, "row target"]:
+        y = torch.addmm(self.constant if constant is None else constant, x, self.weight.T)
+        return self.chosen(F.gelu(y) if self.gelu else y)
+
+    def chosen(self, y: Float[Tensor, "row target"]) -> Float[Tensor, "row target"]:
+        """AbsTopK's choice among all nodes of the site."""
+        if self.k < len(self.full) and y.numel():
+            values, nodes, rivals = y.numpy(), self.targets.numpy(), self.rivals
+            in_shares(lambda a, b: compete(a, b, values, nodes, rivals, self.k), len(y), least=LEAST)
+        return y
