@@ -56,7 +56,8 @@ def _keep(row: Any, k: int, wanted: Any, out: Any, magnitude: Any, guess: Any) -
     for j in range(len(wanted)):
         i = wanted[j]
         if len(wanted) <= FEW:
-            kept = _larger(magnitude, magnitude[i]) + _place(magnitude, i) < k
+            larger, equal = _rivals(magnitude, magnitude[i])
+            kept = larger + equal <= k or (larger < k and larger + _place(magnitude, i) < k)
         else:
             kept = magnitude[i] > guess or (
                 magnitude[i] == guess and _place(magnitude, i) < k - n + _equal(magnitude, i)
@@ -67,11 +68,13 @@ def _keep(row: Any, k: int, wanted: Any, out: Any, magnitude: Any, guess: Any) -
 
 
 @numba.njit(nogil=True, cache=True)
-def _larger(magnitude: Any, value: Any) -> Any:
-    n = np.int32(0)
+def _rivals(magnitude: Any, value: Any) -> tuple[Any, Any]:
+    """How many entries are larger, and how many equal."""
+    larger, equal = np.int32(0), np.int32(0)
     for other in magnitude:
-        n = np.int32(n + np.int32(other > value))
-    return n
+        larger = np.int32(larger + np.int32(other > value))
+        equal = np.int32(equal + np.int32(other == value))
+    return larger, equal
 
 
 @numba.njit(nogil=True, cache=True)

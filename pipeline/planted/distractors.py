@@ -52,7 +52,7 @@ def _fill_block(block: Block, generator: torch.Generator) -> None:
 
 
 def _clear_block(block: Block, recipe: Recipe, layout: Layout, layer: int) -> None:
-    """No distractor writes a planted channel, and planted nodes and their heads' queries and keys are no distractors'."""
+    """No distractor writes a planted channel; planted nodes, their heads' queries and their keys are none."""
     channels = torch.tensor(list(layout.channels.values()))
     for part in (block.attn.c_proj, block.mlp.c_proj):
         part.weight[channels] = 0

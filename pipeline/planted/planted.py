@@ -27,13 +27,13 @@ from pipeline.sites import Site, edge_key
 
 FIT_LOSS = 0.01  # nats: the task is done, and not so surely that no gradient is left to a method that needs one
 FIT_PAIRS = 128
-MEAN_TOKENS = 8192
+MEAN_TOKENS = 4096
 CENTRED = (Site.ATTN_Q, Site.ATTN_OUT, Site.MLP_OUT)
 
 
 @dataclass(frozen=True)
 class Language:
-    """What a planted model reads: the recipe's tokens, as this model numbers them. All draws are by seed and purpose."""
+    """What a planted model reads: the recipe's tokens, as the model numbers them. Draws are by seed and purpose."""
 
     recipe: Recipe
     tokens: Mapping[str, int]
@@ -68,7 +68,7 @@ class Planted:
     """A frozen model that does one task by a circuit that is known exactly.
 
     ``nodes`` and ``edges`` are as a ``Circuit``'s: site key → indices, ascending; edge key → [n, 2] (source index,
-    target index), sorted. ``means``: site key → every node's mean over ``corpus(8192)``. The circuit alone does the
+    target index), sorted. ``means``: site key → every node's mean over ``corpus(4096)``. The circuit alone does the
     task; any circuit that does it has all of these nodes and edges; and no further node or edge helps or hurts.
     """
 

@@ -103,7 +103,7 @@ class Recipe:
         return 1 + max(node.part for node in self.nodes)
 
 
-def padded(value: float, pad: float) -> Code:
+def padded(value: float, pad: float) -> dict[str, float]:
     """A value split over two channels whose sum it is; alone, each of them says little of it, for the pad is larger."""
     return {"half": value / 2 + pad, "other_half": value / 2 - pad}
 

@@ -14,7 +14,7 @@ from pipeline.prune.judge import Edges, Judge, Nodes, Verdict
 from pipeline.prune.masks import Layout
 
 START = 8  # units: small circuits are cheap to run, and looking upwards ends at the first size that does
-TOLERANCE = 0.01  # of a large circuit's units, within which bisection stops
+TOLERANCE = 0.02  # of a large circuit's units, within which bisection stops
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +11,7 @@ from torch import Tensor
 
 from pipeline.data.pairs import PairBatch
 from pipeline.model.compact import Compact, Frozen, Prompts, Trace
-from pipeline.model.held_at import Held
 from pipeline.model.scoring import mean_loss
-from pipeline.model.transformer import Transformer
 from pipeline.prune.calibrate import calibrate
 
 Nodes = Mapping[str, Int[Tensor, " n"]]
@@ -41,12 +39,19 @@ class Judge:
     """Runs circuits of one model on the same pairs again and again; only what changed is computed again."""
 
     def __init__(
-        self, model: Transformer, held: Held, fit: PairBatch, validation: PairBatch, steps: int, most_scale: float
+        self, frozen: Sequence[Frozen], fit: PairBatch, validation: PairBatch, steps: int, most_scale: float
     ) -> None:
-        self.frozen = tuple(Frozen(model, draw) for draw in held.draws)
+        """``frozen``: the model with each draw of held values; ``steps`` and ``most_scale`` are calibration's."""
+        self.frozen = tuple(frozen)
         self.steps, self.most_scale, self.n_fit = steps, most_scale, len(fit.tokens)
+        self.fit, self.validation = fit, validation
         both = stacked(fit.to(torch.device("cpu")), validation.to(torch.device("cpu")))
         self.prompts, self.pairs = Prompts.of(both.tokens, both.last), both
+
+    def smaller(self, share: float) -> Judge:
+        """A judge of the same models by the first pairs only: faster, and less sure."""
+        parts = (batch.take(torch.arange(max(1, int(share * batch.n_pairs)))) for batch in (self.fit, self.validation))
+        return Judge(self.frozen, *parts, self.steps, self.most_scale)
 
     def __call__(self, nodes: Nodes, edges: Edges) -> Verdict:
         """The verdict on a circuit."""

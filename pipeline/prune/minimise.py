@@ -8,6 +8,8 @@ above the target. A node goes with its edges; with tied q and k, two nodes are o
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,6 +27,9 @@ Edge = tuple[str, int, int]  # edge key, source, target
 # A circuit's nodes and edges → what each item is estimated to be worth, in nats.
 Worth = Callable[[Nodes, Edges], dict[Node | Edge, float]]
 GROUP = 0.25  # of all items, tried together at first
+SHARE = 0.25  # of the pairs
+LEVELS = 6  # of prices, each twice the one before
+DEAR = 3.0  # times the price, above which an item is not tried again before the price has risen
 ATTENTION = (Site.ATTN_IN, Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V, Site.ATTN_OUT)
 
 
@@ -36,6 +41,7 @@ class State:
     edges: set[Edge]
     verdict: Verdict | None = None
     losses: dict[Node | Edge, float] = field(default_factory=dict)  # after each single removal, as last tried
+    prices: dict[Node | Edge, float] = field(default_factory=dict)  # the rise that it was, in nats an edge
 
 
 class Minimiser:
@@ -48,12 +54,12 @@ class Minimiser:
         self.state = State(nodes, edges)
         self.state.verdict = judge(*as_tensors(self.state))
 
-    def sweep(self, items: list[Node | Edge], group: int) -> int:
-        """How many of the items, least worth first, could go: each is tried, the first ``group`` together."""
+    def sweep(self, items: list[Node | Edge], group: int, price: float) -> int:
+        """How many of the items could go at the price, in nats an edge: each is tried, the first ``group`` together."""
         at, gone = 0, 0
         while at < len(items):
             some = items[at : at + group]
-            removed = self.drop(some)
+            removed = self.drop(some, price)
             if removed:
                 gone, at, group = gone + len(some), at + len(some), 2 * group
             elif len(some) > 1:
@@ -62,13 +68,17 @@ class Minimiser:
                 at += 1
         return gone
 
-    def drop(self, items: list[Node | Edge]) -> bool:
-        """Take the items away if the target loss holds without them."""
+    def drop(self, items: list[Node | Edge], price: float = math.inf) -> bool:
+        """Take the items away if the target loss holds without them, and if they are not worth more than the price."""
+        assert self.state.verdict is not None
         less = self.without(items)
         assert less.verdict is not None
+        rise = less.verdict.loss - self.state.verdict.loss
+        n_edges = len(self.state.edges) - len(less.edges)
         if len(items) == 1:
             self.state.losses[items[0]] = less.verdict.loss
-        if less.verdict.loss > self.target:
+            self.state.prices[items[0]] = rise / max(1, n_edges)
+        if less.verdict.loss > self.target or rise > price * max(1, n_edges):
             return False
         self.state = less
         return True
@@ -79,7 +89,9 @@ class Minimiser:
         edges = {item for item in items if len(item) == 3}
         if nodes:
             edges |= {edge for edge in self.state.edges if not nodes.isdisjoint(ends(edge))}
-        less = State(self.state.nodes - nodes, self.state.edges - edges, losses=self.state.losses)
+        less = State(
+            self.state.nodes - nodes, self.state.edges - edges, losses=self.state.losses, prices=self.state.prices
+        )
         halves = {half_of(item[0]) for item in (nodes & self.state.nodes) | (edges & self.state.edges)}
         if not halves:  # all of it had gone with other items
             less.verdict = self.state.verdict
@@ -108,18 +120,54 @@ def minimise(
     items of both until a whole round takes none: only then is it 1-minimal. The certificate: ``loss``, ``target_loss``,
     and ``nodes`` and ``edges`` with the loss after each single removal, in the circuit's order.
     """
+    sketch = cheapest_first(judge, sketch, target, worth, tie_qk)
     found = Minimiser(judge, sketch, target, tie_qk)
-    found.drop(list(dead_ends(found.state)))
-    for n_parts in (2, 3):
-        worths = worth(*as_tensors(found.state))
-        items = [item for item in [*found.state.nodes, *found.state.edges] if len(item) == n_parts]
-        items.sort(key=lambda item: (worths.get(item, 0.0), item))
-        found.sweep(items, max(1, int(GROUP * len(items))))
+    items = affordable(found, worth(*as_tensors(found.state)), math.inf)
+    found.sweep(items, max(1, int(GROUP * len(items))), math.inf)
     if not to_the_end:
         return found.sketch(), None
     while sum(found.drop([item]) for item in in_order(found)):
         pass
     return found.sketch(), certificate(found)
+
+
+def cheapest_first(judge: Judge, sketch: Sketch, target: float, worth: Worth, tie_qk: bool) -> Sketch:
+    """What is left when all is gone that costs little, in nats an edge: at first very little, then more and more.
+
+    So what is missed least goes before the loss that may be added is used up. Tried on some of the pairs, for speed;
+    after every rise of the price all pairs have to agree, or it ends with what was left before.
+    """
+    found = Minimiser(judge.smaller(SHARE), sketch, target, tie_qk)
+    if dead := dead_ends(found.state):
+        found.drop(list(dead))
+    for price in prices(found):
+        items = affordable(found, worth(*as_tensors(found.state)), price)
+        if not found.sweep(items, max(1, int(GROUP * len(items))), price):
+            continue
+        nodes, edges = as_tensors(found.state)
+        verdict = judge(nodes, edges)
+        if verdict.loss > target:
+            break
+        sketch = Sketch.of(nodes, edges, verdict)
+    return sketch
+
+
+def prices(found: Minimiser) -> list[float]:
+    """What an edge may cost, in nats, in one sweep after the other: at first half of an even share."""
+    assert found.state.verdict is not None
+    even = max(found.target - found.state.verdict.loss, 0.01) / max(1, len(found.state.edges))
+    return [even * 2.0**level for level in range(-1, LEVELS - 1)]
+
+
+def affordable(found: Minimiser, worths: dict[Node | Edge, float], price: float) -> list[Node | Edge]:
+    """Nodes, then edges, that may go at a price, the least worth an edge first; not those that were far dearer."""
+    state, n_edges = found.state, Counter(end for edge in found.state.edges for end in ends(edge))
+
+    def an_edge(item: Any) -> float:
+        return state.prices.get(item, worths.get(item, 0.0) / max(1, n_edges.get(item, 1)))
+
+    items = [item for item in [*state.nodes, *state.edges] if state.prices.get(item, 0.0) <= DEAR * price]
+    return sorted(items, key=lambda item: (len(item), an_edge(item), item))
 
 
 def in_order(found: Minimiser) -> Iterator[Node | Edge]:

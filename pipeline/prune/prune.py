@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.config import PruneConfig
 from pipeline.data.pairs import PairBatch
+from pipeline.model.compact import Frozen
 from pipeline.model.held_at import Held, Values
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
@@ -27,6 +28,7 @@ from pipeline.prune.worth import worth
 from pipeline.seeds import seed_of
 
 STARTS = 2  # of the best trials' rankings, that minimisation may start from
+BASELINE_PAIRS = 64  # on which attributions are taken
 WORTH_PAIRS = 16  # on which the worth of items is estimated; what goes is decided on all validation pairs
 Tick = Callable[[str], None]
 
@@ -123,7 +125,8 @@ def make_case(model: Transformer, held: Held, batches: Mapping[str, PairBatch], 
     """What search, discretisation and minimisation share."""
     train = batches["train"]
     fit = train.take(torch.arange(min(config.calibration_pairs, train.n_pairs)))
-    judge = Judge(model, held, fit, batches["validation"], config.calibration_steps, config.most_scale)
+    frozen = [Frozen(model, draw) for draw in held.draws]
+    judge = Judge(frozen, fit, batches["validation"], config.calibration_steps, config.most_scale)
     return Case(Masking.of(model, held.to(model.device), config.tie_qk), judge, train, config, seed)
 
 
@@ -151,29 +154,32 @@ def as_circuit(
     )
 
 
-def minimise_path(
-    case: Case, rankings: Sequence[Ranking]
-) -> dict[float, tuple[Sketch | None, dict[str, Any] | None]]:
+def minimise_path(case: Case, rankings: Sequence[Ranking]) -> dict[float, tuple[Sketch | None, dict[str, Any] | None]]:
     """Target loss → the smallest circuit found, for the curve's targets and, 1-minimal with its certificate, the main one.
 
-    From the strictest target on, each starts from the smaller of two: the circuit of the target before, or the smallest
-    discretised one. Taking away from a circuit that is better than it has to be finds smaller ones than starting from
-    one that is just good enough.
+    The main one starts from the smallest discretised circuit that meets the strictest target that any does: taking away
+    from a circuit that is better than it has to be finds smaller ones than starting from one that is just good enough.
+    The others start from the smaller of two: the circuit of the target before, or the discretised one.
     """
     path: dict[float, tuple[Sketch | None, dict[str, Any] | None]] = {}
-    before, main = None, case.config.target_loss
+    before, main, strict = None, case.config.target_loss, None
     for target in sorted({*case.config.curve_losses, main}):
-        found = [before, *(ranking.smallest(target) for ranking in rankings)]
-        starts = [start for start in found if start is not None]
-        if not starts:
+        discretised = smallest(ranking.smallest(target) for ranking in rankings)
+        strict = strict or discretised
+        start = strict if target == main else smallest([before, discretised])
+        if start is None:
             path[target] = (None, None)
             continue
-        start = min(starts, key=lambda start: start.n_edges)
         before, certificate = minimise(
             case.judge, start, target, case.worth, case.config.tie_qk, to_the_end=target == main
         )
         path[target] = (before, certificate)
     return path
+
+
+def smallest(sketches: Iterable[Sketch | None]) -> Sketch | None:
+    """The circuit of fewest edges, None for none."""
+    return min((sketch for sketch in sketches if sketch), key=lambda sketch: sketch.n_edges, default=None)
 
 
 def point(target: float, sketch: Sketch | None, certificate: object) -> dict[str, Any]:
@@ -184,9 +190,9 @@ def point(target: float, sketch: Sketch | None, certificate: object) -> dict[str
 
 def baselines(case: Case) -> dict[str, dict[str, Any]]:
     """Size of the discretised circuit at the target loss by every baseline's ranking, by the same bisection."""
-    found = {}
+    pairs, found = case.train.take(torch.arange(min(BASELINE_PAIRS, case.train.n_pairs))), {}
     for kind in case.config.baselines:
         seed = seed_of(case.seed, "baseline", kind.value)
-        order = baseline_order(kind, case.masking, case.train, seed, case.config.batch_pairs)
+        order = baseline_order(kind, case.masking, pairs, seed, case.config.batch_pairs)
         found[kind.value] = sizes(Ranking(case.judge, case.masking.layout, order).smallest(case.config.target_loss))
     return found

@@ -21,6 +21,7 @@ from pipeline.model.transformer import Transformer
 from pipeline.prune.masks import Heaviside, Layout
 
 ADAM_EPS = 1e-8
+RANK_PAIRS = 64  # on which units at the clamps are told apart
 BETA1 = 0.9
 
 # Step and candidates' losses (nats) and kept nodes → which of them go on.
@@ -121,9 +122,9 @@ def search(
             found.keep(watch(step, losses.detach(), kept.detach()))
             if found.n == 0:
                 return {}
-    hard = (found.tau > 0).float()
+    hard, some = (found.tau > 0).float(), train.take(torch.arange(min(RANK_PAIRS, train.n_pairs)))
     return {
-        int(candidate): rank(tau, attribution(masking, mask, train, config.batch_pairs))
+        int(candidate): rank(tau, attribution(masking, mask, some, config.batch_pairs))
         for candidate, tau, mask in zip(found.alive, found.tau, hard, strict=True)
     }
 

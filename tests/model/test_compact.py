@@ -14,7 +14,10 @@ def drawn(model, tokens, frac, seed):
     """Held values, random nodes and some of the edges between them."""
     generator = torch.Generator().manual_seed(seed)
     _, values = record(model, tokens)
-    held = {key: value.mean((0, 1)) + 0.05 * torch.randn(value.shape[-1], generator=generator) for key, value in values.items()}
+    held = {
+        key: value.mean((0, 1)) + 0.05 * torch.randn(value.shape[-1], generator=generator)
+        for key, value in values.items()
+    }
     masks = {key: (torch.rand(value.shape, generator=generator) < frac).float() for key, value in held.items()}
     nodes = {key: mask.nonzero().flatten() for key, mask in masks.items() if mask.any()}
     edges = {}
@@ -33,7 +36,9 @@ def masked(model, tokens, at, held, masks, edges):
 
 
 @pytest.mark.parametrize("frac", [0.0, 0.05, 0.3, 0.7, 1.1])
-@pytest.mark.parametrize(("sink", "afrac", "positions"), [(True, 0.25, True), (False, 0.25, False), (True, 1.0, True), (False, 1.0, True)])
+@pytest.mark.parametrize(
+    ("sink", "afrac", "positions"), [(True, 0.25, True), (False, 0.25, False), (True, 1.0, True), (False, 1.0, True)]
+)
 def test_the_compact_executor_gives_the_masked_model_s_logits(tiny_model, frac, sink, afrac, positions):
     model = tiny_model(sink=sink, afrac=afrac, positions=positions)
     tokens = torch.randint(0, 24, (10, 7), generator=torch.Generator().manual_seed(1))
@@ -41,7 +46,9 @@ def test_the_compact_executor_gives_the_masked_model_s_logits(tiny_model, frac, 
     for seed in range(3):
         held, masks, nodes, edges = drawn(model, tokens, frac, seed)
         compact = Compact(Frozen(model, held), nodes, edges)
-        torch.testing.assert_close(compact(tokens), masked(model, tokens, None, held, masks, edges), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            compact(tokens), masked(model, tokens, None, held, masks, edges), rtol=1e-4, atol=1e-4
+        )
         expected = masked(model, tokens, at, held, masks, edges)
         torch.testing.assert_close(compact(tokens, at=at), expected, rtol=1e-4, atol=1e-4)
         answers = torch.tensor([[3, 4], [5, 2]]).repeat(5, 1)

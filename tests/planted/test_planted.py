@@ -1,4 +1,4 @@
-"""Planted circuits do their task alone, need every part of themselves, and are found by pruning: all of them, no more."""
+"""Planted circuits do their task alone, need every part of themselves, and are what pruning finds: all and no more."""
 
 from __future__ import annotations
 
@@ -39,6 +39,19 @@ def best_loss(answers):
     return mean_loss(answers, calibrate(answers, 32, 1e4))
 
 
+def recorded(it, tokens):
+    """The values at the reads of the residual stream and at the neurons."""
+    values = {}
+
+    def keep(key, x):
+        if key.endswith(("mlp_neuron", "mlp_in", "attn_in")):
+            values[key] = x
+        return x
+
+    it.model(tokens, intervene=keep)
+    return values
+
+
 def circuit_answers(planted, nodes, edges, batch, frozen):
     return answer_logits(Compact(frozen, nodes, edges)(batch.tokens, at=batch.last), batch)
 
@@ -50,13 +63,25 @@ def without_each(items):
             yield items | {key: torch.cat([rows[:i], rows[i + 1 :]])}
 
 
+def edges_between(nodes, edges):
+    """The edges whose two ends are among the nodes."""
+    left = {}
+    for key, pairs in edges.items():
+        layer, kind = split_edge_key(key)
+        source, target = (nodes[site_key(layer, site)] for site in (kind.source, kind.target))
+        left[key] = pairs[torch.isin(pairs[:, 0], source) & torch.isin(pairs[:, 1], target)]
+    return left
+
+
 def members(items):
     return {(key, *(row if isinstance(row, list) else [row])) for key, rows in items.items() for row in rows.tolist()}
 
 
 def node_mask(planted, missing, keep_frac, generator):
     """Masks that keep all planted nodes but ``missing``, and others at random."""
-    masks = {key: (torch.rand(mean.shape, generator=generator) < keep_frac).float() for key, mean in planted.means.items()}
+    masks = {
+        key: (torch.rand(mean.shape, generator=generator) < keep_frac).float() for key, mean in planted.means.items()
+    }
     for key, indices in planted.nodes.items():
         masks[key][indices] = 1
     if missing is not None:
@@ -73,12 +98,7 @@ def test_the_circuit_alone_does_the_task_and_nothing_less_of_it_does(algorithm, 
     assert mean_loss(score(it.model, batch)) < 0.02
     assert mean_loss(circuit_answers(it, it.nodes, it.edges, batch, frozen)) < SUFFICIENT
     for nodes in without_each(it.nodes):
-        left = {key: pairs for key, pairs in it.edges.items()}
-        for key, pairs in it.edges.items():
-            layer, kind = split_edge_key(key)
-            source, target = (nodes.get(site_key(layer, site), torch.tensor([])) for site in (kind.source, kind.target))
-            left[key] = pairs[torch.isin(pairs[:, 0], source) & torch.isin(pairs[:, 1], target)]
-        answers = circuit_answers(it, nodes, left, batch, frozen)
+        answers = circuit_answers(it, nodes, edges_between(nodes, it.edges), batch, frozen)
         assert min(mean_loss(answers), best_loss(answers)) > NEEDED
     for edges in without_each(it.edges):
         answers = circuit_answers(it, it.nodes, edges, batch, frozen)
@@ -165,19 +185,6 @@ def test_the_rest_of_the_model_matters_for_other_inputs(algorithm):
     assert all((value.std((0, 1)) > 0).all() for value in recorded(it, it.batch("test", N_PAIRS).tokens).values())
 
 
-def recorded(it, tokens):
-    """What every distractor head and neuron does on a task's prompts, but the silent channels of planted heads."""
-    values = {}
-
-    def keep(key, x):
-        if key.endswith(("mlp_neuron", "mlp_in", "attn_in")):
-            values[key] = x
-        return x
-
-    it.model(tokens, intervene=keep)
-    return values
-
-
 @algorithms
 def test_the_same_seed_gives_the_same_bits_and_another_one_other_places(algorithm):
     one, same, other = (plant(algorithm, d_model=64, seed=seed) for seed in (7, 7, 8))
@@ -198,14 +205,14 @@ def test_pairs_are_balanced_and_differ_between_splits(algorithm):
     assert torch.equal(it.batch("train", 16).answers, train.answers[:32])
     a, b = train.tokens[0::2], train.tokens[1::2]
     assert ((a != b).sum(1) >= 1).all() and ((a != b).sum(1) <= 2).all()  # the quote, the bracket, or two values
-    if algorithm is Algorithm.INDUCTION:
-        assert all(n == 2 for n in Counter(map(tuple, train.answers.tolist())).values()) is False
+    n_right = Counter(train.answers[:, 0].tolist())
+    assert min(n_right.values()) >= train.n_pairs / len(n_right)  # of 2 · n_pairs prompts; no answer is rare
 
 
 @algorithms
 def test_nodes_are_held_at_the_means_of_the_corpus(algorithm):
     it = planted(algorithm)
-    values = recorded(it, it.corpus(8192))
+    values = recorded(it, it.corpus(4096))
     for key, value in values.items():
         torch.testing.assert_close(value.mean((0, 1)), it.means[key], rtol=1e-4, atol=1e-5)
 
