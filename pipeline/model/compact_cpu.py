@@ -14,7 +14,8 @@ import numpy as np
 from pipeline.model.norm import EPS
 from pipeline.model.threshold import magnitudes, threshold
 
-FEW = 24  # live nodes up to which each is counted by itself; above, the threshold of the whole site is sought
+COUNTED = 2  # wanted entries up to which each is ranked by itself; above, the threshold of the whole site is sought
+FEW = 12  # live nodes up to which each is ranked among constant rivals; above, likewise
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -51,11 +52,11 @@ def read_rows(start: int, stop: int, token: Any, position: Any, tables: Any, str
 def _keep(row: Any, k: int, wanted: Any, out: Any, magnitude: Any, guess: Any) -> Any:
     """Zero in ``out`` the wanted entries of a row that are not among its k largest magnitudes."""
     top = magnitudes(row.view(np.int32), magnitude)
-    if len(wanted) > FEW:
+    if len(wanted) > COUNTED:
         guess, n = threshold(magnitude, k, top, guess)
     for j in range(len(wanted)):
         i = wanted[j]
-        if len(wanted) <= FEW:
+        if len(wanted) <= COUNTED:
             larger, equal = _rivals(magnitude, magnitude[i])
             kept = larger + equal <= k or (larger < k and larger + _place(magnitude, i) < k)
         else:

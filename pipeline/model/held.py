@@ -1,9 +1,9 @@
 """Many masks in one forward pass, at the price of what they keep (METHOD §4).
 
-Candidates run as one batch: rows of candidate c follow those of candidate c − 1. A hard mask holds channels at constants,
-and what is constant need not be multiplied: W·x is that of the live sources plus a constant, and the gradient that comes
-back from held targets is zero. Both are exact. Where the weight is mostly zero, the products go through the nonzeros
-that are left; elsewhere live channels are picked out where they are few.
+Candidates run as one batch: rows of candidate c follow those of candidate c − 1. A hard mask holds channels at
+constants, and what is constant need not be multiplied: W·x is that of the live sources plus a constant, and the
+gradient that comes back from held targets is zero. Both are exact. Where the weight is mostly zero, the products go
+through the nonzeros that are left; elsewhere live channels are picked out where they are few.
 """
 
 from __future__ import annotations

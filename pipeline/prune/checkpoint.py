@@ -31,6 +31,7 @@ from pipeline.prune.subject import Subject, settings_for
 from pipeline.seeds import seed_of
 
 CHANCE = math.log(2)  # nats: the loss of one who guesses between two answers
+MUCH = 0.5  # nats, from which on a higher target is no advice
 
 
 class UnsolvedError(ValueError):
@@ -129,7 +130,7 @@ def _check_solved(subject: Subject, config: PruneConfig, *, chosen: bool) -> Non
             f"target loss {target:g} is below the loss of {subject.name} itself, which is {loss:.4f} nats on the "
             f"validation pairs of {subject.task}; allowed: at least {least:g}"
         )
-    mend = f"allow --target-loss {least:g}, or take" if least < CHANCE else "guessing has 0.693; take"
+    mend = f"allow --target-loss {least:g}, or take" if least < MUCH else f"guessing has {CHANCE:.3f}; take"
     raise UnsolvedError(
         f"{subject.name} cannot do {subject.task}: the whole model has a loss of {loss:.4f} nats on validation pairs, "
         f"the target is {target:g}; {mend} a model trained longer or a task that it does"

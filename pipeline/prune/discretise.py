@@ -70,8 +70,8 @@ class Ranking:
 def smallest_that(holds: Callable[[int], bool], start: int, most: int, tolerance: float = TOLERANCE) -> int | None:
     """The smallest k in 0 … ``most`` that ``holds``, if that is monotone in k; else one near one that does not.
 
-    Looks upwards from ``start`` by doubling, then bisects until it is known within ``tolerance`` · k (exactly, for small
-    k). None where not even ``most`` holds.
+    Looks upwards from ``start`` by doubling, then bisects until it is known within ``tolerance`` · k (exactly, for
+    small k). None where not even ``most`` holds.
     """
     high, low = min(max(start, 1), most), -1  # what is known to hold; what is known not to
     while not holds(high):

@@ -1,4 +1,4 @@
-"""The loss of a circuit, by the compact executor: calibrated on train pairs, measured on validation pairs (METHOD §4)."""
+"""The loss of a circuit by the compact executor: calibrated on train pairs, measured on validation pairs."""
 
 from __future__ import annotations
 
@@ -50,8 +50,10 @@ class Judge:
 
     def smaller(self, share: float) -> Judge:
         """A judge of the same models by the first pairs only: faster, and less sure."""
-        parts = (batch.take(torch.arange(max(1, int(share * batch.n_pairs)))) for batch in (self.fit, self.validation))
-        return Judge(self.frozen, *parts, self.steps, self.most_scale)
+        fit, validation = (
+            batch.take(torch.arange(max(1, int(share * batch.n_pairs)))) for batch in (self.fit, self.validation)
+        )
+        return Judge(self.frozen, fit, validation, self.steps, self.most_scale)
 
     def __call__(self, nodes: Nodes, edges: Edges) -> Verdict:
         """The verdict on a circuit."""

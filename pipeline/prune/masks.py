@@ -31,8 +31,8 @@ class Heaviside(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Layout:
-    """Units of a mask, one after the other. A unit is a node; with ``tie_qk``, channel i of attn_q and of attn_k are one
-    (the paper would tie them, METHOD §4)."""
+    """Units of a mask, one after the other. A unit is a node; with ``tie_qk``, channel i of attn_q and of attn_k are
+    one (the paper would tie them, METHOD §4)."""
 
     widths: Mapping[str, int]  # site key → nodes, in the order of the forward pass
     tie_qk: bool = False
@@ -40,7 +40,8 @@ class Layout:
     @cached_property
     def start(self) -> dict[str, int]:
         """Site key → its first unit."""
-        start, n = {}, 0
+        start: dict[str, int] = {}
+        n = 0
         for key, width in self.widths.items():
             if tied := self._tied(key):
                 start[key] = start[tied]

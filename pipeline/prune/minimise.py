@@ -1,9 +1,9 @@
 """Take away nodes, then single edges, as long as the target loss holds, until no single one can go.
 
-The paper leaves removable nodes behind (METHOD §4: a researcher-day of manual clean-up per circuit) and prunes no edges.
-Here items are tried in the order of what they are estimated to be worth, several at a time while that succeeds, one by
-one where it does not. What remains is 1-minimal: the *certificate* has the loss after each single removal, all of them
-above the target. A node goes with its edges; with tied q and k, two nodes are one item.
+The paper leaves removable nodes behind (METHOD §4: a researcher-day of manual clean-up per circuit) and prunes no
+edges. Here items are tried in the order of what they are estimated to be worth, several at a time while that succeeds,
+one by one where it does not. What remains is 1-minimal: the *certificate* has the loss after each single removal, all
+of them above the target. A node goes with its edges; with tied q and k, two nodes are one item.
 """
 
 from __future__ import annotations
@@ -116,16 +116,14 @@ def minimise(
 ) -> tuple[Sketch, dict[str, Any] | None]:
     """What is left of a circuit that meets the target, and its certificate.
 
-    Nodes first: those without a path from input to output, then the others; then edges; then, ``to_the_end``, single
-    items of both until a whole round takes none: only then is it 1-minimal. The certificate: ``loss``, ``target_loss``,
-    and ``nodes`` and ``edges`` with the loss after each single removal, in the circuit's order.
+    What costs least goes first (``cheapest_first``). Then, ``to_the_end``, single nodes and edges until a whole round
+    takes none: only then is the circuit 1-minimal. The certificate: ``loss``, ``target_loss``, and ``nodes`` and
+    ``edges`` with the loss after each single removal, in the circuit's order.
     """
     sketch = cheapest_first(judge, sketch, target, worth, tie_qk)
-    found = Minimiser(judge, sketch, target, tie_qk)
-    items = affordable(found, worth(*as_tensors(found.state)), math.inf)
-    found.sweep(items, max(1, int(GROUP * len(items))), math.inf)
     if not to_the_end:
-        return found.sketch(), None
+        return sketch, None
+    found = Minimiser(judge, sketch, target, tie_qk)
     while sum(found.drop([item]) for item in in_order(found)):
         pass
     return found.sketch(), certificate(found)
@@ -134,29 +132,34 @@ def minimise(
 def cheapest_first(judge: Judge, sketch: Sketch, target: float, worth: Worth, tie_qk: bool) -> Sketch:
     """What is left when all is gone that costs little, in nats an edge: at first very little, then more and more.
 
-    So what is missed least goes before the loss that may be added is used up. Tried on some of the pairs, for speed;
-    after every rise of the price all pairs have to agree, or it ends with what was left before.
+    So what is missed least goes before the loss that may be added is used up. Tried on some of the pairs, for speed, as
+    long as all pairs agree with what has gone at each price; from there on, on all of them.
     """
     found = Minimiser(judge.smaller(SHARE), sketch, target, tie_qk)
-    if dead := dead_ends(found.state):
-        found.drop(list(dead))
     for price in prices(found):
-        items = affordable(found, worth(*as_tensors(found.state)), price)
-        if not found.sweep(items, max(1, int(GROUP * len(items))), price):
-            continue
-        nodes, edges = as_tensors(found.state)
-        verdict = judge(nodes, edges)
-        if verdict.loss > target:
-            break
-        sketch = Sketch.of(nodes, edges, verdict)
-    return sketch
+        if price_sweep(found, worth, price) and found.judge is not judge:
+            verdict = judge(*as_tensors(found.state))
+            if verdict.loss <= target:
+                sketch = Sketch.of(*as_tensors(found.state), verdict)
+            else:
+                found = Minimiser(judge, sketch, target, tie_qk)
+                price_sweep(found, worth, price)
+    return found.sketch() if found.judge is judge else sketch
+
+
+def price_sweep(found: Minimiser, worth: Worth, price: float) -> int:
+    """How many items have gone at a price; dead ends first, all together."""
+    if dead := dead_ends(found.state):
+        found.drop(list(dead), price)
+    items = affordable(found, worth(*as_tensors(found.state)), price)
+    return found.sweep(items, max(1, int(GROUP * len(items))), price)
 
 
 def prices(found: Minimiser) -> list[float]:
-    """What an edge may cost, in nats, in one sweep after the other: at first half of an even share."""
+    """What an edge may cost, in nats, in each sweep: half of an even share in the first, anything in the last."""
     assert found.state.verdict is not None
     even = max(found.target - found.state.verdict.loss, 0.01) / max(1, len(found.state.edges))
-    return [even * 2.0**level for level in range(-1, LEVELS - 1)]
+    return [even * 2.0**level for level in range(-1, LEVELS - 1)] + [math.inf]
 
 
 def affordable(found: Minimiser, worths: dict[Node | Edge, float], price: float) -> list[Node | Edge]:
@@ -166,14 +169,16 @@ def affordable(found: Minimiser, worths: dict[Node | Edge, float], price: float)
     def an_edge(item: Any) -> float:
         return state.prices.get(item, worths.get(item, 0.0) / max(1, n_edges.get(item, 1)))
 
-    items = [item for item in [*state.nodes, *state.edges] if state.prices.get(item, 0.0) <= DEAR * price]
+    every: list[Node | Edge] = [*state.nodes, *state.edges]
+    items = [item for item in every if state.prices.get(item, 0.0) <= DEAR * price]
     return sorted(items, key=lambda item: (len(item), an_edge(item), item))
 
 
 def in_order(found: Minimiser) -> Iterator[Node | Edge]:
     """Every item that is still there, those first that were least missed when they were tried before."""
     losses = dict(found.state.losses)
-    for item in sorted([*found.state.nodes, *found.state.edges], key=lambda item: (losses.get(item, 0.0), item)):
+    every: list[Node | Edge] = [*found.state.nodes, *found.state.edges]
+    for item in sorted(every, key=lambda item: (losses.get(item, 0.0), item)):
         if item in found.state.nodes or item in found.state.edges:
             yield item
 

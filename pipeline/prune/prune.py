@@ -95,7 +95,7 @@ def prune_task(
     tick("minimise")
     path = minimise_path(case, [ranking for _, ranking in tuner.best()][:STARTS])
     sketch, certificate = path[config.target_loss]
-    assert sketch is not None
+    assert sketch is not None and certificate is not None
     about = dict(about) | {
         "target_loss": config.target_loss, "validation_loss": sketch.validation_loss, "hyperparameters": trial.params,
     }  # fmt: skip
@@ -155,7 +155,7 @@ def as_circuit(
 
 
 def minimise_path(case: Case, rankings: Sequence[Ranking]) -> dict[float, tuple[Sketch | None, dict[str, Any] | None]]:
-    """Target loss → the smallest circuit found, for the curve's targets and, 1-minimal with its certificate, the main one.
+    """Target loss → the smallest circuit found, for the curve's targets and, 1-minimal, the main one; certificates.
 
     The main one starts from the smallest discretised circuit that meets the strictest target that any does: taking away
     from a circuit that is better than it has to be finds smaller ones than starting from one that is just good enough.

@@ -103,7 +103,7 @@ def search(
 ) -> dict[int, Float[Tensor, " unit"]]:
     """Candidate → the order of all units, the more needed the larger, for those that ``watch`` let go on to the end.
 
-    Each candidate has its hyperparameters (``trials``) and a seed of its own for its noise; ``seed`` orders the batches.
+    Each candidate has its hyperparameters (``trials``) and a seed of its own for its noise; ``seed`` orders batches.
 
     Minimises task loss + k_coef · number of kept nodes. The order is τ, and above its clamp at 1, and below at −1, the
     attribution (see ``rank``). Bit-reproducible.

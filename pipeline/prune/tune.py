@@ -113,6 +113,7 @@ class Tuner:
 
     def finish(self, trial: optuna.Trial, found: Sketch | None) -> None:
         trial.set_user_attr("n_nodes", found.n_nodes if found else None)
+        trial.set_user_attr("n_edges", found.n_edges if found else None)
         trial.set_user_attr("validation_loss", found.validation_loss if found else None)
         self.study.tell(trial, float(found.n_edges) if found else NONE_FOUND)
 
@@ -160,7 +161,7 @@ class Tuner:
                 "state": trial.state.name.lower(),
                 "hyperparameters": trial.params,
                 "n_nodes": trial.user_attrs.get("n_nodes"),
-                "n_edges": None if trial.value is None or trial.value >= NONE_FOUND else int(trial.value),
+                "n_edges": trial.user_attrs.get("n_edges"),
                 "validation_loss": trial.user_attrs.get("validation_loss"),
             }
             for number, trial in enumerate(self.finished())

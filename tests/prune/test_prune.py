@@ -219,7 +219,13 @@ def test_a_task_that_the_model_cannot_do_has_no_circuit(case, pairs, params):
 def fast(config, **changes):
     """Settings of pruning that take seconds on a tiny model."""
     centre = config.centres[0].model_copy(update={"k_coef": 3e-3, "lr": 0.03})
-    changes = {"steps": 60, "batch_pairs": 8, "centres": [centre]} | changes
+    changes = {
+        "steps": 60,
+        "batch_pairs": 8,
+        "centres": [centre],
+        "curve_losses": [0.5, 0.15],
+        "baselines": [],
+    } | changes
     return config.model_copy(update=changes)
 
 
@@ -319,14 +325,14 @@ def test_optuna_s_trials_are_seeded_and_go_on_where_they_were_interrupted(able, 
     whole = pruned(able, pairs, fast(params.prune, budget=6, at_once=3), storage=tmp_path / "whole")
     assert len(whole.trials) == 7 and [trial["source"] for trial in whole.trials] == ["centre"] + 6 * ["optuna"]
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(what):
         if what.startswith("search 4"):
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         pruned(able, pairs, fast(params.prune, budget=6, at_once=3), storage=tmp_path / "cut", tick=kill)
     resumed = pruned(able, pairs, fast(params.prune, budget=6, at_once=3), storage=tmp_path / "cut")
     assert resumed.trials == whole.trials and resumed.row == whole.row
