@@ -20,6 +20,7 @@ from pipeline.sites import EDGE_KINDS, Site
 DENSITY = 0.25  # nonzero fraction of distractor weights
 WRITE = 0.3  # standard deviation of what they add to a channel of the residual stream, whose own is 1
 QK, VALUE, NEURON = 1.5, 1.0, 1.5  # standard deviations of what they compute from it
+BIAS = 0.1  # standard deviation of what they add to that
 QUIET = -0.5  # mean bias of a distractor neuron
 UNEMBED, BIGRAM = 0.25, 0.3  # standard deviations of weights, of nats
 BUSY = 8  # one in so many channels of a token's embedding is nonzero, besides the planted ones
@@ -47,7 +48,9 @@ def _fill_block(block: Block, generator: torch.Generator) -> None:
         normal = torch.randn(weight.shape, generator=generator)
         weight.copy_(std * normal * some / (DENSITY * weight.shape[1]) ** 0.5)
     for layer in (block.attn.c_attn, block.mlp.c_fc):
-        layer.bias.copy_(0.1 * torch.randn(layer.bias.shape, generator=generator))
+        layer.bias.copy_(BIAS * torch.randn(layer.bias.shape, generator=generator))
+    for layer in (block.attn.c_proj, block.mlp.c_proj):
+        layer.bias.zero_()
     block.mlp.c_fc.bias.add_(QUIET)
 
 

@@ -24,7 +24,7 @@ MODEL_FIELDS = {
 }  # fmt: skip
 TASK_FIELDS = {
     "expressible", "unpruned_loss", "solved", "n_nodes", "n_edges", "circuit_loss", "circuit_accuracy",
-    "edges_only_loss", "ablated_nodes_loss", "ablated_edges_loss", "random_nodes_loss_median",
+    "nodes_only_loss", "ablated_nodes_loss", "ablated_edges_loss", "random_nodes_loss_median",
 }  # fmt: skip
 OF_A_CIRCUIT = TASK_FIELDS - {"expressible", "unpruned_loss", "solved"}
 

@@ -242,9 +242,9 @@ def test_settings_that_cannot_be_shared_out_are_refused(section, key, value, wor
 def workspace(tmp_path, tokens, tiny_run, params, monkeypatch):
     """A study's folder with real tokens and a tiny model that two processes train."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / '.mlflow' / 'mlflow.db'}")
-    raw = params.model_dump()
-    raw["models"] = {"tiny": tiny_run["config"].model_dump()}
-    raw["compute"]["processes"], raw["pretrain"] = 2, tiny_run["shared"].model_dump()
+    raw = params.model_dump(mode="json")
+    raw["models"] = {"tiny": tiny_run["config"].model_dump(mode="json")}
+    raw["compute"]["processes"], raw["pretrain"] = 2, tiny_run["shared"].model_dump(mode="json")
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / "data").mkdir()
