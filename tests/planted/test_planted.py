@@ -139,7 +139,7 @@ def test_each_node_and_each_edge_is_needed_with_all_others_there(algorithm, seed
 @pytest.mark.parametrize("afrac", [1.0, 0.25])
 def test_whatever_else_is_kept_the_planted_nodes_decide(algorithm, afrac):
     """A set of nodes does the task if and only if all planted ones are in it: there is no other smallest circuit."""
-    it = planted(algorithm, 64, 4, afrac)
+    it = planted(algorithm, 64, 5, afrac)
     batch = it.batch("test", N_PAIRS)
     nodes = [(key, i) for key, indices in it.nodes.items() for i in indices.tolist()]
     for draw in range(20):
