@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pipeline.model.ablation import SOURCES
 from pipeline.model.sparse import Nonzeros, Rows, fits, multiply, n_nonzero
 from pipeline.model.threads import in_shares
-from pipeline.model.transformer import Cut, Intervene, LinearCut, Transformer
+from pipeline.model.transformer import Intervene, LinearCut, Transformer
 from pipeline.sites import EDGE_KINDS, site_key
 
 HELD = ("attn.c_attn", "mlp.c_fc", "mlp.c_proj")  # not attention's c_proj: with a sink it reads no constants
@@ -226,31 +226,3 @@ def _hold_backward(
 def only(model: Transformer, masks: Masks, held: Values) -> dict[str, Any]:
     """What ``Holder`` gives for one use."""
     return Holder(model, held)(masks)
-
-
-@torch.no_grad()
-def spare(model: Transformer, cuts: Mapping[str, LinearCut]) -> dict[str, LinearCut]:
-    """The same cuts, with those that leave few sources alive done as ``HeldLinear``; attention's c_proj as it was."""
-    spared = dict(cuts)
-    for key, cut in cuts.items():
-        layer, _, name = key.partition(".")
-        if not isinstance(cut, Cut) or name not in HELD:
-            continue
-        part = model.transformer["h"][int(layer)].get_submodule(name)
-        sources = cut.keep.any(dim=0)
-        if sources.float().mean() < WORTHWHILE:
-            constant = part.bias + (part.weight * (1 - cut.keep)) @ cut.mean
-            every = torch.ones(len(part.weight), dtype=torch.bool, device=sources.device)
-            spared[key] = _Spared(Picked(part.weight * cut.keep, constant, sources, every))
-    return spared
-
-
-class _Spared:
-    """One product in a linear map's place."""
-
-    def __init__(self, product: Product) -> None:
-        self.product = product
-
-    def __call__(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        y: Tensor = _Held.apply(x, [self.product])
-        return y
