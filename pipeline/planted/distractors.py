@@ -59,7 +59,6 @@ def _clear_block(block: Block, recipe: Recipe, layout: Layout, layer: int) -> No
     channels = torch.tensor(list(layout.channels.values()))
     for part in (block.attn.c_proj, block.mlp.c_proj):
         part.weight[channels] = 0
-        part.bias[channels] = 0
     if layer not in layout.layers:
         return
     planted = layout.layers.index(layer)
