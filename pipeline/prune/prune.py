@@ -21,12 +21,14 @@ from pipeline.model.transformer import Transformer
 from pipeline.prune.baselines import baseline_order
 from pipeline.prune.discretise import Ranking, Sketch
 from pipeline.prune.judge import Edges, Judge, Nodes
-from pipeline.prune.minimise import minimise
+from pipeline.prune.minimise import Trail, minimal
 from pipeline.prune.search import Masking
 from pipeline.prune.tune import Tuner
 from pipeline.prune.worth import worth
 from pipeline.seeds import seed_of
 
+SHARE = 0.25  # of the pairs, by which it is decided what goes on the way
+MOST = 4.0  # times the edges of the main target's discretised circuit, of one that a trail starts from
 STARTS = 2  # of the best trials' rankings, that minimisation may start from
 BASELINE_PAIRS = 64  # on which attributions are taken
 WORTH_PAIRS = 16  # on which the worth of items is estimated; what goes is decided on all validation pairs
@@ -157,23 +159,19 @@ def as_circuit(
 def minimise_path(case: Case, rankings: Sequence[Ranking]) -> dict[float, tuple[Sketch | None, dict[str, Any] | None]]:
     """Target loss → the smallest circuit found, for the curve's targets and, 1-minimal, the main one; certificates.
 
-    The main one starts from the smallest discretised circuit that meets the strictest target that any does: taking away
+    The trail starts from the smallest discretised circuit that meets the strictest target that any does: taking away
     from a circuit that is better than it has to be finds smaller ones than starting from one that is just good enough.
-    The others start from the smaller of two: the circuit of the target before, or the discretised one.
     """
+    main, judge, tie_qk = case.config.target_loss, case.judge, case.config.tie_qk
+    targets = sorted({*case.config.curve_losses, main})
+    by_target = {target: smallest(ranking.smallest(target) for ranking in rankings) for target in targets}
+    most = MOST * by_target[main].n_edges
+    start = next(sketch for sketch in by_target.values() if sketch and sketch.n_edges <= most)
+    trail = Trail(judge, judge.smaller(SHARE), start, targets[-1], case.worth, tie_qk)
     path: dict[float, tuple[Sketch | None, dict[str, Any] | None]] = {}
-    before, main, strict = None, case.config.target_loss, None
-    for target in sorted({*case.config.curve_losses, main}):
-        discretised = smallest(ranking.smallest(target) for ranking in rankings)
-        strict = strict or discretised
-        start = strict if target == main else smallest([before, discretised])
-        if start is None:
-            path[target] = (None, None)
-            continue
-        before, certificate = minimise(
-            case.judge, start, target, case.worth, case.config.tie_qk, to_the_end=target == main
-        )
-        path[target] = (before, certificate)
+    for target in targets:
+        found = smallest([by_target[target], trail.smallest(target)])
+        path[target] = minimal(judge, found, target, tie_qk, trail.prices) if found and target == main else (found, None)
     return path
 
 
