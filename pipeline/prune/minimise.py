@@ -24,8 +24,8 @@ from pipeline.sites import Site, site_key, split_site_key
 Worth = Callable[[Nodes, Edges], dict[Node | Edge, float]]
 GROUP = 0.25  # of all items, tried together at first
 LEAST = 0.01  # nats that the first price shares out among all edges, where the target leaves less
-FACTOR = 2.0  # of one price over the one before
-DEAR = 2.0  # times the price, above which an item is not tried before the price has risen
+FACTOR = 1.5  # of one price over the one before
+DEAR = 1.3  # times the price, above which an item is not tried before the price has risen
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def price_sweep(found: Minimiser, worth: Worth, price: float) -> list[Parts]:
 
 def affordable(found: Minimiser, worths: dict[Node | Edge, float], price: float) -> list[Node | Edge]:
     """Nodes, then edges, that may go at a price, the cheapest first; where nothing is known, their worth counts."""
-    n_edges = Counter(end for edge in found.parts.edges for end in ends(edge))
+    n_edges: Counter[Any] = Counter(end for edge in found.parts.edges for end in ends(edge))
     every: list[Node | Edge] = [*found.parts.nodes, *found.parts.edges]
     costs = {
         item: found.prices.per_edge.get(item, worths.get(item, 0.0) / max(1, n_edges.get(item, 1))) for item in every

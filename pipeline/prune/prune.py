@@ -27,10 +27,10 @@ from pipeline.prune.tune import Tuner
 from pipeline.prune.worth import worth
 from pipeline.seeds import seed_of
 
-SHARE = 0.25  # of the pairs, by which it is decided what goes on the way
-MOST = 4.0  # times the edges of the main target's discretised circuit, of one that a trail starts from
+SHARE = 0.5  # of the pairs, by which it is decided what goes on the way
+MOST, MORE = 4.0, 1000  # times, and more than, the main target's edges, that a trail may start from, for speed
 STARTS = 2  # of the best trials' rankings, that minimisation may start from
-BASELINE_PAIRS = 64  # on which attributions are taken
+BASELINE_PAIRS = 32  # on which attributions are taken
 WORTH_PAIRS = 16  # on which the worth of items is estimated; what goes is decided on all validation pairs
 Tick = Callable[[str], None]
 
@@ -159,20 +159,32 @@ def as_circuit(
 def minimise_path(case: Case, rankings: Sequence[Ranking]) -> dict[float, tuple[Sketch | None, dict[str, Any] | None]]:
     """Target loss → the smallest circuit found, for the curve's targets and, 1-minimal, the main one; certificates.
 
-    The trail starts from the smallest discretised circuit that meets the strictest target that any does: taking away
-    from a circuit that is better than it has to be finds smaller ones than starting from one that is just good enough.
+    Raises ValueError where no ranking meets the main target.
     """
     main, judge, tie_qk = case.config.target_loss, case.judge, case.config.tie_qk
-    targets = sorted({*case.config.curve_losses, main})
-    by_target = {target: smallest(ranking.smallest(target) for ranking in rankings) for target in targets}
-    most = MOST * by_target[main].n_edges
-    start = next(sketch for sketch in by_target.values() if sketch and sketch.n_edges <= most)
-    trail = Trail(judge, judge.smaller(SHARE), start, targets[-1], case.worth, tie_qk)
-    path: dict[float, tuple[Sketch | None, dict[str, Any] | None]] = {}
-    for target in targets:
-        found = smallest([by_target[target], trail.smallest(target)])
-        path[target] = minimal(judge, found, target, tie_qk, trail.prices) if found and target == main else (found, None)
+    discretised = {
+        target: smallest(ranking.smallest(target) for ranking in rankings)
+        for target in sorted({*case.config.curve_losses, main})
+    }
+    start, worst = where_to_start(discretised, main), max(discretised)
+    trail = Trail(judge, judge.smaller(SHARE), start, worst, case.worth, tie_qk)
+    found = {target: smallest([sketch, trail.smallest(target)]) for target, sketch in discretised.items()}
+    path: dict[float, tuple[Sketch | None, dict[str, Any] | None]] = {t: (sketch, None) for t, sketch in found.items()}
+    path[main] = minimal(judge, found[main] or start, main, tie_qk, trail.prices)
     return path
+
+
+def where_to_start(discretised: Mapping[float, Sketch | None], main: float) -> Sketch:
+    """The circuit that minimisation starts from: that of the strictest target which any meets, if it is not too large.
+
+    Taking away from a circuit that is better than it has to be finds smaller ones than starting from one that is just
+    good enough.
+    """
+    enough = discretised[main]
+    if enough is None:
+        raise ValueError(f"no circuit reaches a loss of {main} nats")
+    most = min(MOST * enough.n_edges, enough.n_edges + MORE)
+    return next(sketch for sketch in discretised.values() if sketch and sketch.n_edges <= most)
 
 
 def smallest(sketches: Iterable[Sketch | None]) -> Sketch | None:

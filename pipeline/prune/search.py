@@ -19,10 +19,13 @@ from pipeline.model.held import Holder
 from pipeline.model.held_at import Held
 from pipeline.model.transformer import Transformer
 from pipeline.prune.masks import Heaviside, Layout
+from pipeline.prune.side_by_side import side_by_side
 
 ADAM_EPS = 1e-8
 RANK_PAIRS = 64  # on which units at the clamps are told apart
 BETA1 = 0.9
+PASS = 16  # pairs, times candidates, in one pass on a CPU: more do not fit its cache, fewer cost too much per call
+AT_ONCE = 2  # candidates in one pass
 
 # Step and candidates' losses (nats) and kept nodes → which of them go on.
 Watch = Callable[[int, Tensor, Tensor], Sequence[bool]]
@@ -48,6 +51,28 @@ class Masking:
         changes = self.holders[draw](self.layout.by_site(masks))
         logits = self.model(batch.tokens, at=batch.last, copies=n, **changes)
         return prompt_losses(logits.gather(-1, batch.answers.repeat(n, 1)).view(n, -1, 2)).mean(-1)
+
+    def slopes(
+        self, masks: Float[Tensor, "c unit"], batch: PairBatch, draw: int = 0
+    ) -> tuple[Float[Tensor, " c"], Float[Tensor, "c unit"]]:
+        """``losses`` and ∂loss/∂mask of every candidate.
+
+        On a CPU in passes that fit its cache, of prompts of like length, shared out among torch's threads.
+        """
+
+        def one_pass(job: tuple[Tensor, PairBatch]) -> Float[Tensor, "c 1+unit"]:
+            some, part = job
+            leaf = some.to(self.model.device).requires_grad_(True)
+            losses = self.losses(leaf, part, draw) * (part.n_pairs / batch.n_pairs)
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+            return torch.cat([losses.detach()[:, None], gradient], dim=1).cpu()
+
+        on_cpu = self.model.device.type == "cpu"
+        groups = masks.detach().split(AT_ONCE if on_cpu else len(masks))
+        parts = of_like_length(batch, PASS // len(groups[0])) if on_cpu else [batch]
+        found = side_by_side(one_pass, [(group, part) for group in groups for part in parts])
+        sums = torch.cat([torch.stack(found[i : i + len(parts)]).sum(0) for i in range(0, len(found), len(parts))])
+        return sums[:, 0], sums[:, 1:]
 
 
 class Candidates:
@@ -110,16 +135,15 @@ def search(
     """
     found = Candidates(trials, seeds, masking.layout.n_units, config)
     generator = torch.Generator().manual_seed(seed)
-    device, sizes = masking.model.device, masking.layout.sizes
+    sizes = masking.layout.sizes
     for step, batch in zip(range(config.steps), batches(train, config.batch_pairs, generator), strict=False):
         tau = found.leaf()
         mask: Tensor = Heaviside.apply(tau, found.hyper["heaviside_temp"])
-        losses = masking.losses(mask.to(device), batch, draw_of(masking.held, generator)).cpu()
-        kept = (mask * sizes).sum(1)
-        (gradient,) = torch.autograd.grad((losses + found.hyper["k_coef"][:, 0] * kept).sum(), tau)
+        losses, slope = masking.slopes(mask, batch, draw_of(masking.held, generator))
+        (gradient,) = torch.autograd.grad(mask, tau, slope + found.hyper["k_coef"] * sizes)
         found.update(gradient, step)
         if watch is not None:
-            found.keep(watch(step, losses.detach(), kept.detach()))
+            found.keep(watch(step, losses, (mask.detach() * sizes).sum(1)))
             if found.n == 0:
                 return {}
     hard, some = (found.tau > 0).float(), train.take(torch.arange(min(RANK_PAIRS, train.n_pairs)))
@@ -143,6 +167,12 @@ def batches(pairs: PairBatch, size: int, generator: torch.Generator) -> Iterator
                 yield pairs.take(part)
 
 
+def of_like_length(batch: PairBatch, size: int) -> list[PairBatch]:
+    """The pairs in parts of ``size``, the shortest first, so that few positions are padding."""
+    longest = batch.last.view(-1, 2).amax(1)
+    return [batch.take(pairs) for pairs in longest.argsort(stable=True).split(size)]
+
+
 def attribution(
     masking: Masking, mask: Float[Tensor, " unit"], pairs: PairBatch, chunk: int = 64
 ) -> Float[Tensor, " unit"]:
@@ -150,13 +180,11 @@ def attribution(
 
     Gradient × (activation − held value), summed over positions, averaged over all pairs and draws.
     """
-    leaf = mask.detach().clone().requires_grad_(True)
     total = torch.zeros_like(mask)
     for part in torch.arange(pairs.n_pairs).split(chunk):
         for draw in range(len(masking.held.draws)):
-            loss = masking.losses(leaf.to(masking.model.device)[None], pairs.take(part), draw).sum()
-            (gradient,) = torch.autograd.grad(loss, leaf)
-            total -= gradient * len(part) / pairs.n_pairs / len(masking.held.draws)
+            _, slope = masking.slopes(mask[None], pairs.take(part), draw)
+            total -= slope[0] * len(part) / pairs.n_pairs / len(masking.held.draws)
     return total
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pipeline.data.pairs import PairBatch, prompt_losses
 from pipeline.model.ablation import edge_cuts, hold_at_means
-from pipeline.prune.judge import Edges, Nodes
 from pipeline.prune.graph import Edge, Node
+from pipeline.prune.judge import Edges, Nodes
 from pipeline.prune.search import Masking
 from pipeline.sites import split_edge_key
 
