@@ -1,0 +1,110 @@
+"""The trail of ever smaller circuits, where it starts, and what it is decided by."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from pipeline.model.held_at import Held
+from pipeline.prune.discretise import Ranking, Sketch
+from pipeline.prune.graph import dead_ends
+from pipeline.prune.minimise import Minimiser, Trail
+from pipeline.prune.prune import make_case, where_to_start
+from pipeline.prune.search import of_like_length
+from pipeline.prune.side_by_side import side_by_side
+
+
+@pytest.fixture
+def task(able, pairs, params):
+    """A case of a model that does the task, and the ranking of its units by a learned mask's attribution."""
+    model, means = able
+    config = params.prune.model_copy(update={"batch_pairs": 8})
+    case = make_case(model, Held.at_means(means), {"train": pairs, "validation": pairs}, config, 0)
+    order = -case.masking.slopes(torch.ones(1, case.masking.layout.n_units), pairs)[1][0]
+    return case, Ranking(case.judge, case.masking.layout, order)
+
+
+def test_a_trail_loses_parts_and_never_gains_any_and_gives_the_smallest_circuit_of_each_target(task):
+    case, ranking = task
+    trail = Trail(case.judge, case.judge.smaller(0.5), ranking.smallest(0.02), 0.5, case.worth, False)
+    before, after = trail.circuits, trail.circuits[1:]
+    assert len(after) > 3
+    assert all(b.nodes >= a.nodes and b.edges >= a.edges for b, a in zip(before, after, strict=False))
+    losses = [trail.at(place).loss for place in range(len(before))]
+    for target in (0.1, 0.3):
+        found = trail.smallest(target)
+        assert found.loss <= target < max(losses[losses.index(found.loss) + 1 :], default=1.0)
+
+
+def test_what_costs_more_than_the_price_stays(task):
+    case, ranking = task
+    found = Minimiser(case.judge, ranking.smallest(0.02), 10.0, False)
+    before = found.verdict.loss
+    needed = max(found.parts.nodes, key=lambda node: found.without([node])[1].loss)
+    assert not found.drop([needed], price=1e-6) and needed in found.parts
+    assert found.drop([needed]) and needed not in found.parts and found.verdict.loss > before
+
+
+def test_dead_ends_are_nodes_that_nothing_reaches_or_that_reach_nothing():
+    nodes = {("0.mlp_in", 1), ("0.mlp_neuron", 2), ("0.mlp_out", 3), ("0.mlp_neuron", 4), ("0.mlp_in", 5)}
+    through = {("0.mlp_in->mlp_neuron", 1, 2), ("0.mlp_neuron->mlp_out", 2, 3)}
+    nowhere = {("0.mlp_in->mlp_neuron", 5, 4)}  # a neuron that writes nothing, and what only it reads
+    assert dead_ends(nodes, through | nowhere) == {("0.mlp_neuron", 4), ("0.mlp_in", 5)}
+
+
+def test_a_trail_starts_at_the_strictest_target_that_needs_no_huge_circuit():
+    def sketch(n):
+        return Sketch({}, {"0.mlp_in->mlp_neuron": torch.zeros(n, 2)}, 0.0, 0.0, (1.0, 0.0))
+
+    sizes = {0.01: None, 0.03: sketch(500), 0.06: sketch(300), 0.15: sketch(100), 0.5: sketch(10)}
+    assert where_to_start(sizes, 0.15).n_edges == 300
+    with pytest.raises(ValueError, match="no circuit reaches a loss of 0.01"):
+        where_to_start(sizes, 0.01)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_slopes_are_the_gradients_of_the_losses_on_any_number_of_threads(task, pairs, n):
+    case, _ = task
+    masks = (torch.rand((n, case.masking.layout.n_units), generator=torch.Generator().manual_seed(n)) < 0.7).float()
+    leaf = masks.clone().requires_grad_(True)
+    losses = case.masking.losses(leaf, pairs)
+    (slopes,) = torch.autograd.grad(losses.sum(), leaf)
+    found, threads = [], torch.get_num_threads()
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            found.append(case.masking.slopes(masks, pairs))
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one, two)
+    torch.testing.assert_close(found[0][0], losses.detach())
+    torch.testing.assert_close(found[0][1], slopes, rtol=1e-4, atol=1e-6)
+
+
+def test_passes_hold_every_pair_once_and_prompts_of_like_length_together(pairs):
+    parts = of_like_length(pairs, 5)
+    assert [part.n_pairs for part in parts] == [5, 5, 2]
+    longest = [int(part.last.max()) for part in parts]
+    assert longest == sorted(longest) and [part.tokens.shape[1] - 1 for part in parts] == longest
+    rows = torch.cat([torch.nn.functional.pad(part.tokens, (0, 6 - part.tokens.shape[1])) for part in parts])
+    assert sorted(rows[:, :4].tolist()) == sorted(pairs.tokens[:, :4].tolist())
+
+
+def test_work_goes_on_threads_of_its_own_and_comes_back_in_order():
+    threads = torch.get_num_threads()
+    both = threading.Barrier(2, timeout=10)  # passes only if two pieces are at work at once
+
+    def work(item):
+        both.wait()
+        return item, torch.get_num_threads(), torch.ones(64, 64).matmul(torch.ones(64, 64)).sum().item()
+
+    try:
+        torch.set_num_threads(2)
+        assert side_by_side(work, [3, 1, 4, 2]) == [(item, 1, 64.0**3) for item in (3, 1, 4, 2)]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
