@@ -18,7 +18,7 @@ import torch
 from prefect import Task
 from prefect.cache_policies import INPUTS, TASK_SOURCE
 from prefect.futures import PrefectFuture
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 from tqdm import tqdm
 
 import pipeline
@@ -42,9 +42,9 @@ UNIT: dict[str, Any] = {
 
 
 def runner(workers: int) -> TaskRunner[PrefectFuture[Any]]:
-    """Units side by side in threads of one process, which share one copy of the model."""
+    """Units side by side in processes of their own: much of their work is the interpreter's, which threads share."""
     # Prefect's own classes do not fit each other's annotations: TaskRunner is invariant in its future.
-    return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=workers))
+    return cast("TaskRunner[PrefectFuture[Any]]", ProcessPoolTaskRunner(max_workers=workers))
 
 
 def code_hash(*parts: str) -> str:

@@ -11,43 +11,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.prune.discretise import Sketch, smallest_that
-from pipeline.prune.graph import Edge, Node, as_tensors, dead_ends, ends, half_of
+from pipeline.prune.graph import Item, Parts, dead_ends, ends
 from pipeline.prune.judge import Edges, Judge, Nodes, Verdict
 from pipeline.sites import Site, site_key, split_site_key
 
 # A circuit's nodes and edges → what each item is estimated to be worth, in nats.
-Worth = Callable[[Nodes, Edges], dict[Node | Edge, float]]
+Worth = Callable[[Nodes, Edges], dict[Item, float]]
 GROUP = 0.25  # of all items, tried together at first
 LEAST = 0.01  # nats that the first price shares out among all edges, where the target leaves less
 FACTOR = 1.5  # of one price over the one before
 DEAR = 1.3  # times the price, above which an item is not tried before the price has risen
 
 
-@dataclass(frozen=True)
-class Parts:
-    """A circuit as sets."""
-
-    nodes: frozenset[Node]
-    edges: frozenset[Edge]
-
-    def __contains__(self, item: Node | Edge) -> bool:
-        return item in self.nodes or item in self.edges
-
-    def tensors(self, halves: Container[int] | None = None) -> tuple[Nodes, Edges]:
-        return as_tensors(self.nodes, self.edges, halves)
-
-
 @dataclass
 class Prices:
     """What single removals have cost, as last tried."""
 
-    losses: dict[Node | Edge, float] = field(default_factory=dict)  # without the item
-    per_edge: dict[Node | Edge, float] = field(default_factory=dict)  # the rise that it was, in nats an edge
+    losses: dict[Item, float] = field(default_factory=dict)  # without the item
+    per_edge: dict[Item, float] = field(default_factory=dict)  # the rise that it was, in nats an edge
 
 
 class Minimiser:
@@ -55,12 +41,10 @@ class Minimiser:
 
     def __init__(self, judge: Judge, sketch: Sketch, target: float, tie_qk: bool, prices: Prices | None = None) -> None:
         self.judge, self.target, self.tie_qk, self.prices = judge, target, tie_qk, prices or Prices()
-        nodes = frozenset((key, i) for key, indices in sketch.nodes.items() for i in indices.tolist())
-        edges = frozenset((key, s, t) for key, pairs in sketch.edges.items() for s, t in pairs.tolist())
-        self.parts = Parts(nodes, edges)
-        self.verdict = judge(*self.parts.tensors())
+        self.parts = Parts(sketch.nodes, sketch.edges)
+        self.verdict = judge(sketch.nodes, sketch.edges)
 
-    def sweep(self, items: list[Node | Edge], group: int, price: float) -> list[Parts]:
+    def sweep(self, items: list[Item], group: int, price: float) -> list[Parts]:
         """The circuits that come of taking away items at the price, in nats an edge; the first ``group`` together."""
         at, trail = 0, []
         while at < len(items):
@@ -74,10 +58,10 @@ class Minimiser:
                 at += 1
         return trail
 
-    def drop(self, items: list[Node | Edge], price: float = math.inf) -> bool:
+    def drop(self, items: list[Item], price: float = math.inf) -> bool:
         """Take the items away if the target loss holds without them, and if they are not worth more than the price."""
         less, verdict = self.without(items)
-        rise, n_edges = verdict.loss - self.verdict.loss, max(1, len(self.parts.edges) - len(less.edges))
+        rise, n_edges = verdict.loss - self.verdict.loss, max(1, self.parts.n_edges - less.n_edges)
         if len(items) == 1:
             self.prices.losses[items[0]] = verdict.loss
             self.prices.per_edge[items[0]] = rise / n_edges
@@ -86,23 +70,20 @@ class Minimiser:
         self.parts, self.verdict = less, verdict
         return True
 
-    def without(self, items: list[Node | Edge]) -> tuple[Parts, Verdict]:
+    def without(self, items: list[Item]) -> tuple[Parts, Verdict]:
         """The circuit without some items and the edges that end in them, judged."""
-        nodes = {node for item in items if len(item) == 2 for node in self.together(item)} & self.parts.nodes
-        edges = {item for item in items if len(item) == 3} & self.parts.edges
-        if nodes:
-            edges |= {edge for edge in self.parts.edges if not nodes.isdisjoint(ends(edge))}
-        halves = {half_of(item[0]) for item in nodes | edges}
+        less, halves = self.parts.without(other for item in items for other in self.together(item))
         if not halves:  # all of it had gone with other items
             return self.parts, self.verdict
-        less = Parts(self.parts.nodes - nodes, self.parts.edges - edges)
-        return less, self.judge.changed(self.verdict, halves, *less.tensors(halves))
+        return less, self.judge.changed(self.verdict, halves, less.nodes, less.edges)
 
-    def together(self, node: Any) -> set[Node]:
-        """The nodes that go with a node: itself, and with tied masks the key of a query or the query of a key."""
-        layer, site = split_site_key(node[0])
-        other = {Site.ATTN_Q: Site.ATTN_K, Site.ATTN_K: Site.ATTN_Q}.get(site) if self.tie_qk else None
-        return {node} if other is None else {node, (site_key(layer, other), node[1])} & self.parts.nodes
+    def together(self, item: Any) -> list[Item]:
+        """What goes with an item: itself, and with tied masks the key of a query or the query of a key."""
+        if not self.tie_qk or len(item) != 2:
+            return [item]
+        layer, site = split_site_key(item[0])
+        other = {Site.ATTN_Q: Site.ATTN_K, Site.ATTN_K: Site.ATTN_Q}.get(site)
+        return [item] if other is None else [item, (site_key(layer, other), item[1])]
 
 
 class Trail:
@@ -116,7 +97,7 @@ class Trail:
         self.judge, self.seen = judge, dict[int, Sketch]()
         found = Minimiser(few, start, worst, tie_qk)
         self.prices, self.circuits = found.prices, [found.parts]
-        price = max(worst - found.verdict.loss, LEAST) / max(1, len(found.parts.edges)) / 8
+        price = max(worst - found.verdict.loss, LEAST) / max(1, found.parts.n_edges) / 8
         while price < worst:
             self.circuits += price_sweep(found, worth, price)
             price *= FACTOR
@@ -130,8 +111,8 @@ class Trail:
     def at(self, place: int) -> Sketch:
         """The circuit at a place of the trail, judged by all pairs."""
         if place not in self.seen:
-            nodes, edges = self.circuits[place].tensors()
-            self.seen[place] = Sketch.of(nodes, edges, self.judge(nodes, edges))
+            parts = self.circuits[place]
+            self.seen[place] = Sketch.of(parts.nodes, parts.edges, self.judge(parts.nodes, parts.edges))
         return self.seen[place]
 
 
@@ -144,24 +125,24 @@ def minimal(
     ``target_loss``, and ``nodes`` and ``edges`` with the loss after each single removal, in the circuit's order.
     """
     found = Minimiser(judge, sketch, target, tie_qk, prices)
-    found.drop(list(dead_ends(found.parts.nodes, found.parts.edges)))
+    found.drop(list(dead_ends(found.parts)))
     while sum(found.drop([item]) for item in in_order(found) if item in found.parts):
         pass
-    return Sketch.of(*found.parts.tensors(), found.verdict), certificate(found)
+    return Sketch.of(found.parts.nodes, found.parts.edges, found.verdict), certificate(found)
 
 
 def price_sweep(found: Minimiser, worth: Worth, price: float) -> list[Parts]:
     """The circuits that come of taking away what costs at most a price; dead ends first, all together."""
-    if dead := dead_ends(found.parts.nodes, found.parts.edges):
+    if dead := dead_ends(found.parts):
         found.drop(list(dead), price)
-    items = affordable(found, worth(*found.parts.tensors()), price)
+    items = affordable(found, worth(found.parts.nodes, found.parts.edges), price)
     return found.sweep(items, max(1, int(GROUP * len(items))), price)
 
 
-def affordable(found: Minimiser, worths: dict[Node | Edge, float], price: float) -> list[Node | Edge]:
+def affordable(found: Minimiser, worths: dict[Item, float], price: float) -> list[Item]:
     """Nodes, then edges, that may go at a price, the cheapest first; where nothing is known, their worth counts."""
-    n_edges: Counter[Any] = Counter(end for edge in found.parts.edges for end in ends(edge))
-    every: list[Node | Edge] = [*found.parts.nodes, *found.parts.edges]
+    n_edges: Counter[Any] = Counter(end for edge in found.parts.list_edges() for end in ends(edge))
+    every: list[Item] = [*found.parts.list_nodes(), *found.parts.list_edges()]
     costs = {
         item: found.prices.per_edge.get(item, worths.get(item, 0.0) / max(1, n_edges.get(item, 1))) for item in every
     }
@@ -170,19 +151,18 @@ def affordable(found: Minimiser, worths: dict[Node | Edge, float], price: float)
     )
 
 
-def in_order(found: Minimiser) -> list[Node | Edge]:
+def in_order(found: Minimiser) -> list[Item]:
     """Every item, those first that were cheapest when they were tried before."""
-    every: list[Node | Edge] = [*found.parts.nodes, *found.parts.edges]
+    every: list[Item] = [*found.parts.list_nodes(), *found.parts.list_edges()]
     return sorted(every, key=lambda item: (found.prices.per_edge.get(item, 0.0), item))
 
 
 def certificate(found: Minimiser) -> dict[str, Any]:
     """The losses that the last round, which took nothing, has measured."""
-    nodes, edges = found.parts.tensors()
     losses = found.prices.losses
     return {
         "target_loss": found.target,
         "loss": found.verdict.loss,
-        "nodes": {key: [losses[key, i] for i in indices.tolist()] for key, indices in nodes.items()},
-        "edges": {key: [losses[key, s, t] for s, t in pairs.tolist()] for key, pairs in edges.items()},
+        "nodes": {key: [losses[key, i] for i in indices.tolist()] for key, indices in found.parts.nodes.items()},
+        "edges": {key: [losses[key, s, t] for s, t in pairs.tolist()] for key, pairs in found.parts.edges.items()},
     }

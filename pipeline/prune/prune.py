@@ -28,7 +28,7 @@ from pipeline.prune.worth import worth
 from pipeline.seeds import seed_of
 
 SHARE = 0.5  # of the pairs, by which it is decided what goes on the way
-MOST, MORE = 4.0, 1000  # times, and more than, the main target's edges, that a trail may start from, for speed
+MOST, MORE = 4.0, 300  # times, and more than, the main target's edges, that a trail may start from, for speed
 STARTS = 2  # of the best trials' rankings, that minimisation may start from
 BASELINE_PAIRS = 32  # on which attributions are taken
 WORTH_PAIRS = 16  # on which the worth of items is estimated; what goes is decided on all validation pairs

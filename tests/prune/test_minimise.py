@@ -9,7 +9,7 @@ import torch
 
 from pipeline.model.held_at import Held
 from pipeline.prune.discretise import Ranking, Sketch
-from pipeline.prune.graph import dead_ends
+from pipeline.prune.graph import Parts, dead_ends
 from pipeline.prune.minimise import Minimiser, Trail
 from pipeline.prune.prune import make_case, where_to_start
 from pipeline.prune.search import of_like_length
@@ -31,7 +31,8 @@ def test_a_trail_loses_parts_and_never_gains_any_and_gives_the_smallest_circuit_
     trail = Trail(case.judge, case.judge.smaller(0.5), ranking.smallest(0.02), 0.5, case.worth, False)
     before, after = trail.circuits, trail.circuits[1:]
     assert len(after) > 3
-    assert all(b.nodes >= a.nodes and b.edges >= a.edges for b, a in zip(before, after, strict=False))
+    for b, a in zip(before, after, strict=False):
+        assert set(b.list_nodes()) >= set(a.list_nodes()) and set(b.list_edges()) >= set(a.list_edges())
     losses = [trail.at(place).loss for place in range(len(before))]
     for target in (0.1, 0.3):
         found = trail.smallest(target)
@@ -42,16 +43,28 @@ def test_what_costs_more_than_the_price_stays(task):
     case, ranking = task
     found = Minimiser(case.judge, ranking.smallest(0.02), 10.0, False)
     before = found.verdict.loss
-    needed = max(found.parts.nodes, key=lambda node: found.without([node])[1].loss)
+    needed = max(found.parts.list_nodes(), key=lambda node: found.without([node])[1].loss)
     assert not found.drop([needed], price=1e-6) and needed in found.parts
     assert found.drop([needed]) and needed not in found.parts and found.verdict.loss > before
 
 
 def test_dead_ends_are_nodes_that_nothing_reaches_or_that_reach_nothing():
-    nodes = {("0.mlp_in", 1), ("0.mlp_neuron", 2), ("0.mlp_out", 3), ("0.mlp_neuron", 4), ("0.mlp_in", 5)}
-    through = {("0.mlp_in->mlp_neuron", 1, 2), ("0.mlp_neuron->mlp_out", 2, 3)}
-    nowhere = {("0.mlp_in->mlp_neuron", 5, 4)}  # a neuron that writes nothing, and what only it reads
-    assert dead_ends(nodes, through | nowhere) == {("0.mlp_neuron", 4), ("0.mlp_in", 5)}
+    nodes = {"0.mlp_in": torch.tensor([1, 5]), "0.mlp_neuron": torch.tensor([2, 4]), "0.mlp_out": torch.tensor([3])}
+    through = {"0.mlp_in->mlp_neuron": [[1, 2], [5, 4]], "0.mlp_neuron->mlp_out": [[2, 3]]}
+    parts = Parts(nodes, {key: torch.tensor(value) for key, value in through.items()})
+    assert dead_ends(parts) == {("0.mlp_neuron", 4), ("0.mlp_in", 5)}  # 4 writes nothing, and only it reads 5
+
+
+def test_a_node_goes_with_its_edges_and_an_edge_alone():
+    nodes = {"0.mlp_in": torch.tensor([1, 5]), "0.mlp_neuron": torch.tensor([2])}
+    parts = Parts(nodes, {"0.mlp_in->mlp_neuron": torch.tensor([[1, 2], [5, 2]])})
+    less, halves = parts.without([("0.mlp_in", 5)])
+    assert less.list_nodes() == [("0.mlp_in", 1), ("0.mlp_neuron", 2)] and halves == {1}
+    assert less.list_edges() == [("0.mlp_in->mlp_neuron", 1, 2)] and ("0.mlp_in", 5) not in less
+    less, _ = parts.without([("0.mlp_in->mlp_neuron", 1, 2)])
+    assert less.list_nodes() == parts.list_nodes() and less.list_edges() == [("0.mlp_in->mlp_neuron", 5, 2)]
+    assert parts.without([("0.mlp_in", 7), ("0.mlp_in->mlp_neuron", 2, 1)])[1] == set()
+    assert parts.without([("0.mlp_neuron", 2)])[0].edges == {}
 
 
 def test_a_trail_starts_at_the_strictest_target_that_needs_no_huge_circuit():
