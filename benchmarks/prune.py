@@ -114,9 +114,9 @@ def executor(case: Case, n_nodes: int) -> dict[str, Callable[[], object]]:
     return {"masked model": lambda: masked(tokens, at=at), "compact": lambda: compact(tokens, at=at)}
 
 
-def steps(density: float, kept: float, arguments: argparse.Namespace) -> dict[str, float | str]:
+def steps(density: float, kept: float, n_pairs: int, arguments: argparse.Namespace) -> dict[str, float | str]:
     """One row of the table of mask steps."""
-    case = Case.of(256, 2, density, arguments.pairs, arguments.length)
+    case = Case.of(256, 2, density, n_pairs, arguments.length)
     seconds = interleave(
         {
             "plain": case.plain,
@@ -129,6 +129,7 @@ def steps(density: float, kept: float, arguments: argparse.Namespace) -> dict[st
     return {
         "density": density,
         "kept": kept,
+        "pairs": n_pairs,
         "mask step ÷ plain": ratio(seconds, "one", "plain"),
         "mask step ÷ plain with weights": ratio(seconds, "one", "with weights"),
         f"{AT_ONCE} at once ÷ one": ratio(seconds, "eight", "one"),
@@ -157,8 +158,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     prepare_cpu(arguments.threads)
-    title = f"mask steps: d_model 256, 2 layers, {arguments.pairs} pairs of {arguments.length} tokens"
-    rows = [steps(density, kept, arguments) for density in (1.0, 1 / 16) for kept in (1.0, 0.3, 0.03)]
+    title = f"mask steps: d_model 256, 2 layers, pairs of {arguments.length} tokens"
+    rows = [steps(density, kept, arguments.pairs, arguments) for density in (1.0, 1 / 16) for kept in (1.0, 0.3, 0.03)]
+    rows += [steps(1 / 16, 0.3, n_pairs, arguments) for n_pairs in (1, 2, 4, 16)]
     show(f"{title}, {arguments.threads} threads", rows, arguments.json)
     found = [row for density in (1.0, 1 / 16) for row in executors(density, arguments)]
     show("executors: d_model 1024, 2 layers, the same pairs", found, arguments.json)
