@@ -4,7 +4,8 @@ The paper leaves removable nodes behind (METHOD §4: a researcher-day of manual 
 edges. Here what costs least goes first, in nats an edge: a *trail* of ever smaller circuits, from which the smallest
 that meets each target of the loss-size curve is taken. At the main target single removals go on until a whole round
 takes none. What remains is 1-minimal: the *certificate* has the loss after each single removal, all of them above the
-target. A node goes with its edges; with tied q and k, two nodes are one item.
+target. A node goes with its edges; with tied q and k, two nodes are one item. Circuits of very many edges are thinned
+out first; one that stays too large to try every edge of is left as it is, without a certificate.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pipeline.sites import Site, site_key, split_site_key
 
 # A circuit's nodes and edges → what each item is estimated to be worth, in nats.
 Worth = Callable[[Nodes, Edges], dict[Item, float]]
+FEW = 4000  # edges, up to which items are tried one by one
+SHARES = (0.3, 0.1, 0.03)  # of the edges, that thinning out tries to take at once
 GROUP = 0.25  # of all items, tried together at first
 LEAST = 0.01  # nats that the first price shares out among all edges, where the target leaves less
 FACTOR = 1.5  # of one price over the one before
@@ -92,11 +95,16 @@ class Trail:
     Taken by some of the pairs, for speed: ``smallest`` asks the judge of all pairs.
     """
 
-    def __init__(self, judge: Judge, few: Judge, start: Sketch, worst: float, worth: Worth, tie_qk: bool) -> None:
-        """``few`` judges what may go, while its loss is at most ``worst``."""
+    def __init__(
+        self, judge: Judge, few: Judge, start: Sketch, target: float, worst: float, worth: Worth, tie_qk: bool
+    ) -> None:
+        """``few`` judges what may go, while its loss is at most ``worst``; thinning out keeps it under ``target``."""
         self.judge, self.seen = judge, dict[int, Sketch]()
         found = Minimiser(few, start, worst, tie_qk)
         self.prices, self.circuits = found.prices, [found.parts]
+        self.circuits += thin_out(found, worth, max(target, found.verdict.loss))
+        if found.parts.n_edges > FEW:
+            return
         price = max(worst - found.verdict.loss, LEAST) / max(1, found.parts.n_edges) / 8
         while price < worst:
             self.circuits += price_sweep(found, worth, price)
@@ -118,17 +126,40 @@ class Trail:
 
 def minimal(
     judge: Judge, sketch: Sketch, target: float, tie_qk: bool, prices: Prices | None = None
-) -> tuple[Sketch, dict[str, Any]]:
-    """The circuit without all that can go by itself, and its certificate.
+) -> tuple[Sketch, dict[str, Any] | None]:
+    """The circuit without all that can go by itself, and its certificate; itself and None where it is too large.
 
     Single nodes and edges go, the cheapest first, until a whole round takes none. The certificate: ``loss``,
     ``target_loss``, and ``nodes`` and ``edges`` with the loss after each single removal, in the circuit's order.
     """
+    if sketch.n_edges > FEW:
+        return sketch, None
     found = Minimiser(judge, sketch, target, tie_qk, prices)
     found.drop(list(dead_ends(found.parts)))
     while sum(found.drop([item]) for item in in_order(found) if item in found.parts):
         pass
     return Sketch.of(found.parts.nodes, found.parts.edges, found.verdict), certificate(found)
+
+
+def thin_out(found: Minimiser, worth: Worth, bound: float) -> list[Parts]:
+    """Ever smaller circuits of a loss within ``bound``, while there are too many edges to try one by one.
+
+    A share of the edges goes at once, those whose estimated worth, which is made anew each time, is nearest to zero:
+    in so large a circuit, a removal that is estimated to help changes much.
+    """
+    thinned: list[Parts] = []
+    while (n := found.parts.n_edges) > FEW:
+        worths = worth(found.parts.nodes, found.parts.edges)
+        edges: list[Item] = sorted(found.parts.list_edges(), key=lambda edge: (abs(worths[edge]), edge))
+        for share in SHARES:
+            less, verdict = found.without(edges[: int(share * n)])
+            if verdict.loss <= bound:
+                found.parts, found.verdict = less, verdict
+                thinned.append(less)
+                break
+        else:
+            return thinned
+    return thinned
 
 
 def price_sweep(found: Minimiser, worth: Worth, price: float) -> list[Parts]:

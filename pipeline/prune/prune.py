@@ -21,7 +21,7 @@ from pipeline.model.transformer import Transformer
 from pipeline.prune.baselines import baseline_order
 from pipeline.prune.discretise import Ranking, Sketch
 from pipeline.prune.judge import Edges, Judge, Nodes
-from pipeline.prune.minimise import Trail, minimal
+from pipeline.prune.minimise import FEW, Trail, minimal
 from pipeline.prune.search import Masking
 from pipeline.prune.tune import Tuner
 from pipeline.prune.worth import worth
@@ -97,7 +97,7 @@ def prune_task(
     tick("minimise")
     path = minimise_path(case, [ranking for _, ranking in tuner.best()][:STARTS])
     sketch, certificate = path[config.target_loss]
-    assert sketch is not None and certificate is not None
+    assert sketch is not None
     about = dict(about) | {
         "target_loss": config.target_loss, "validation_loss": sketch.validation_loss, "hyperparameters": trial.params,
     }  # fmt: skip
@@ -140,7 +140,12 @@ def sizes(sketch: Sketch | None) -> dict[str, Any]:
 
 
 def as_circuit(
-    sketch: Sketch, ranking: Ranking, case: Case, means: Values, about: dict[str, Any], certificate: dict[str, Any]
+    sketch: Sketch,
+    ranking: Ranking,
+    case: Case,
+    means: Values,
+    about: dict[str, Any],
+    certificate: dict[str, Any] | None,
 ) -> Circuit:
     """The circuit, with all that is needed to run it again."""
     order: dict[str, Float[Tensor, " width"]] = ranking.layout.by_site(ranking.order)
@@ -167,7 +172,7 @@ def minimise_path(case: Case, rankings: Sequence[Ranking]) -> dict[float, tuple[
         for target in sorted({*case.config.curve_losses, main})
     }
     start, worst = where_to_start(discretised, main), max(discretised)
-    trail = Trail(judge, judge.smaller(SHARE), start, worst, case.worth, tie_qk)
+    trail = Trail(judge, judge.smaller(SHARE), start, main, worst, case.worth, tie_qk)
     found = {target: smallest([sketch, trail.smallest(target)]) for target, sketch in discretised.items()}
     path: dict[float, tuple[Sketch | None, dict[str, Any] | None]] = {t: (sketch, None) for t, sketch in found.items()}
     path[main] = minimal(judge, found[main] or start, main, tie_qk, trail.prices)
@@ -183,7 +188,9 @@ def where_to_start(discretised: Mapping[float, Sketch | None], main: float) -> S
     enough = discretised[main]
     if enough is None:
         raise ValueError(f"no circuit reaches a loss of {main} nats")
-    most = min(MOST * enough.n_edges, enough.n_edges + MORE)
+    most = MOST * enough.n_edges
+    if enough.n_edges <= FEW:
+        most = min(most, enough.n_edges + MORE)
     return next(sketch for sketch in discretised.values() if sketch and sketch.n_edges <= most)
 
 

@@ -28,7 +28,7 @@ def task(able, pairs, params):
 
 def test_a_trail_loses_parts_and_never_gains_any_and_gives_the_smallest_circuit_of_each_target(task):
     case, ranking = task
-    trail = Trail(case.judge, case.judge.smaller(0.5), ranking.smallest(0.02), 0.5, case.worth, False)
+    trail = Trail(case.judge, case.judge.smaller(0.5), ranking.smallest(0.02), 0.1, 0.5, case.worth, False)
     before, after = trail.circuits, trail.circuits[1:]
     assert len(after) > 3
     for b, a in zip(before, after, strict=False):
