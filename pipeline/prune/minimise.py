@@ -24,7 +24,8 @@ from pipeline.sites import Site, site_key, split_site_key
 # A circuit's nodes and edges → what each item is estimated to be worth, in nats.
 Worth = Callable[[Nodes, Edges], dict[Item, float]]
 FEW = 4000  # edges, up to which items are tried one by one
-SHARES = (0.3, 0.1, 0.03)  # of the edges, that thinning out tries to take at once
+PARTS = 32  # that thinning out tries to take from a circuit, one after the other
+LITTLE = 0.1  # of the edges; where all those parts give less, thinning out has come to its end
 GROUP = 0.25  # of all items, tried together at first
 LEAST = 0.01  # nats that the first price shares out among all edges, where the target leaves less
 FACTOR = 1.5  # of one price over the one before
@@ -42,23 +43,25 @@ class Prices:
 class Minimiser:
     """One circuit, judged again and again with less of it; what is left may not lose more than ``target``."""
 
-    def __init__(self, judge: Judge, sketch: Sketch, target: float, tie_qk: bool, prices: Prices | None = None) -> None:
+    def __init__(self, judge: Judge, parts: Parts, target: float, tie_qk: bool, prices: Prices | None = None) -> None:
         self.judge, self.target, self.tie_qk, self.prices = judge, target, tie_qk, prices or Prices()
-        self.parts = Parts(sketch.nodes, sketch.edges)
-        self.verdict = judge(sketch.nodes, sketch.edges)
+        self.parts, self.verdict = parts, judge(parts.nodes, parts.edges)
 
-    def sweep(self, items: list[Item], group: int, price: float) -> list[Parts]:
-        """The circuits that come of taking away items at the price, in nats an edge; the first ``group`` together."""
+    def sweep(self, items: list[Item], group: int, price: float = math.inf, least: int = 1) -> list[Parts]:
+        """The circuits that come of taking away items at the price, in nats an edge; the first ``group`` together.
+
+        Where several cannot go, fewer are tried; ``least`` at a time and no fewer.
+        """
         at, trail = 0, []
         while at < len(items):
             some = items[at : at + group]
             if self.drop(some, price):
                 trail.append(self.parts)
                 at, group = at + len(some), 2 * group
-            elif len(some) > 1:
-                group = max(1, len(some) // 4)
+            elif len(some) > least:
+                group = max(least, len(some) // 4)
             else:
-                at += 1
+                at += len(some)
         return trail
 
     def drop(self, items: list[Item], price: float = math.inf) -> bool:
@@ -100,9 +103,10 @@ class Trail:
     ) -> None:
         """``few`` judges what may go, while its loss is at most ``worst``; thinning out keeps it under ``target``."""
         self.judge, self.seen = judge, dict[int, Sketch]()
-        found = Minimiser(few, start, worst, tie_qk)
-        self.prices, self.circuits = found.prices, [found.parts]
-        self.circuits += thin_out(found, worth, max(target, found.verdict.loss))
+        self.circuits = [Parts(start.nodes, start.edges)]
+        self.circuits += thin_out(Minimiser(few, self.circuits[0], target, tie_qk), worth)
+        found = Minimiser(few, self.circuits[-1], worst, tie_qk)
+        self.prices = found.prices
         if found.parts.n_edges > FEW:
             return
         price = max(worst - found.verdict.loss, LEAST) / max(1, found.parts.n_edges) / 8
@@ -134,31 +138,28 @@ def minimal(
     """
     if sketch.n_edges > FEW:
         return sketch, None
-    found = Minimiser(judge, sketch, target, tie_qk, prices)
+    found = Minimiser(judge, Parts(sketch.nodes, sketch.edges), target, tie_qk, prices)
     found.drop(list(dead_ends(found.parts)))
     while sum(found.drop([item]) for item in in_order(found) if item in found.parts):
         pass
     return Sketch.of(found.parts.nodes, found.parts.edges, found.verdict), certificate(found)
 
 
-def thin_out(found: Minimiser, worth: Worth, bound: float) -> list[Parts]:
-    """Ever smaller circuits of a loss within ``bound``, while there are too many edges to try one by one.
+def thin_out(found: Minimiser, worth: Worth) -> list[Parts]:
+    """Ever smaller circuits, while there are too many edges to try one by one: parts of them are tried.
 
-    A share of the edges goes at once, those whose estimated worth, which is made anew each time, is nearest to zero:
-    in so large a circuit, a removal that is estimated to help changes much.
+    Those go first whose estimated worth, which is made anew each time, is nearest to zero: in so large a circuit, a
+    removal that is estimated to help changes much.
     """
     thinned: list[Parts] = []
     while (n := found.parts.n_edges) > FEW:
         worths = worth(found.parts.nodes, found.parts.edges)
         edges: list[Item] = sorted(found.parts.list_edges(), key=lambda edge: (abs(worths[edge]), edge))
-        for share in SHARES:
-            less, verdict = found.without(edges[: int(share * n)])
-            if verdict.loss <= bound:
-                found.parts, found.verdict = less, verdict
-                thinned.append(less)
-                break
-        else:
-            return thinned
+        thinned += found.sweep(edges, int(GROUP * n), least=n // PARTS)
+        if found.drop(list(dead_ends(found.parts))):
+            thinned.append(found.parts)
+        if found.parts.n_edges > (1 - LITTLE) * n:
+            break
     return thinned
 
 

@@ -41,7 +41,8 @@ def test_a_trail_loses_parts_and_never_gains_any_and_gives_the_smallest_circuit_
 
 def test_what_costs_more_than_the_price_stays(task):
     case, ranking = task
-    found = Minimiser(case.judge, ranking.smallest(0.02), 10.0, False)
+    start = ranking.smallest(0.02)
+    found = Minimiser(case.judge, Parts(start.nodes, start.edges), 10.0, False)
     before = found.verdict.loss
     needed = max(found.parts.list_nodes(), key=lambda node: found.without([node])[1].loss)
     assert not found.drop([needed], price=1e-6) and needed in found.parts
