@@ -25,14 +25,16 @@ from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.prune.discretise import Ranking, Sketch
 from pipeline.prune.judge import Judge
+from pipeline.prune.minimise import FEW
 from pipeline.prune.search import Masking, search
 from pipeline.seeds import seed_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+LEAST_K_COEF = 1e-5
 # Around the paper's centres (Table 2) and the study's own.
 SPACE: dict[str, BaseDistribution] = {
-    "k_coef": FloatDistribution(1e-5, 3e-2, log=True),
+    "k_coef": FloatDistribution(LEAST_K_COEF, 3e-2, log=True),
     "init_noise_scale": FloatDistribution(1e-3, 1e-1, log=True),
     "init_noise_bias": FloatDistribution(0.01, 0.5, log=True),
     "weight_decay": FloatDistribution(1e-4, 1e-1, log=True),
@@ -42,6 +44,8 @@ SPACE: dict[str, BaseDistribution] = {
     "heaviside_temp": FloatDistribution(0.1, 10.0, log=True),
 }
 NONE_FOUND = 1e9  # the objective of a trial that reaches the target with no number of nodes
+GENTLER = 2  # more trials at most, where no centre gives a circuit of few edges
+MILDER = 4.0  # times less weight on the number of nodes, from one of them to the next
 CHECKS = 5  # times in a search that hopeless trials are looked for
 
 
@@ -71,7 +75,7 @@ class Tuner:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self.study.tell(trial.number, state=TrialState.FAIL)  # a run that was killed
         while trials := self.next_trials():
-            tick(f"search {len(self.finished())}/{len(self.config.centres) + self.config.budget}")
+            tick(f"search {len(self.finished())}/{len(self.planned()) + self.config.budget}")
             self.run_batch(trials)
 
     def finished(self) -> list[FrozenTrial]:
@@ -79,19 +83,30 @@ class Tuner:
 
     def next_trials(self) -> list[optuna.Trial]:
         """The next batch: its sampler's seed follows from what is finished, so that a resumed run goes on the same."""
-        done = len(self.finished())
-        left = len(self.config.centres) + self.config.budget - done
+        done, planned = len(self.finished()), self.planned()
+        left = len(planned) + self.config.budget - done
         self.study.sampler = optuna.samplers.TPESampler(
             seed=seed_of(self.seed, "sampler", str(done)) % 2**32,
             multivariate=True,
             constant_liar=True,
             n_startup_trials=8,
         )
-        centres = self.config.centres[done:]
+        centres = planned[done:]
         n = min(left, self.config.at_once, len(centres) or left)
-        for centre in centres[:n]:
-            self.study.enqueue_trial(centre.model_dump(), user_attrs={"source": "centre"}, skip_if_exists=True)
+        for number, centre in enumerate(centres[:n], start=done):
+            source = "centre" if number < len(self.config.centres) else "gentler"
+            self.study.enqueue_trial(centre.model_dump(), user_attrs={"source": source}, skip_if_exists=True)
         return [self.study.ask(SPACE) for _ in range(n)]
+
+    def planned(self) -> list[Hyperparameters]:
+        """The centres; where none of them gives a circuit of few edges, gentler ones, with less weight on its size."""
+        values = [trial.value for trial in self.finished()]
+        planned = list(self.config.centres)
+        most, mild = len(planned) + GENTLER, min(planned, key=lambda centre: centre.k_coef)
+        while len(planned) <= len(values) and len(planned) < most and not any_of_few_edges(values[: len(planned)]):
+            mild = mild.model_copy(update={"k_coef": max(mild.k_coef / MILDER, LEAST_K_COEF)})
+            planned.append(mild)
+        return planned
 
     def run_batch(self, trials: Sequence[optuna.Trial]) -> None:
         """Search for all trials at once, discretise, tell Optuna how many edges each has at the target."""
@@ -118,11 +133,11 @@ class Tuner:
         self.study.tell(trial, float(found.n_edges) if found else NONE_FOUND)
 
     def watch(self, trials: Sequence[optuna.Trial]) -> Callable[[int, Tensor, Tensor], list[bool]] | None:
-        """Stops hopeless trials a few times in a search; a centre always goes on to its end.
+        """Stops hopeless trials a few times in a search; those that were planned always go on to their end.
 
         Reported: kept nodes, and as many more as there are, times the loss above the target in nats.
         """
-        if all(trial.user_attrs.get("source") == "centre" for trial in trials):
+        if all("source" in trial.user_attrs for trial in trials):
             return None
         running = list(trials)
         every = max(1, self.config.steps // (CHECKS + 1))
@@ -166,3 +181,8 @@ class Tuner:
             }
             for number, trial in enumerate(self.finished())
         ]
+
+
+def any_of_few_edges(values: Sequence[float | None]) -> bool:
+    """Whether a trial has found a circuit small enough to be minimised edge by edge."""
+    return any(value is not None and value <= FEW for value in values)

@@ -323,13 +323,13 @@ def test_resampled_values_are_an_option(able, pairs, params):
 
 def test_optuna_s_trials_are_seeded_and_go_on_where_they_were_interrupted(able, pairs, params, tmp_path):
     whole = pruned(able, pairs, fast(params.prune, budget=6, at_once=3), storage=tmp_path / "whole")
-    assert len(whole.trials) == 7 and [trial["source"] for trial in whole.trials] == ["centre"] + 6 * ["optuna"]
+    assert [trial["source"] for trial in whole.trials] == ["centre", "gentler"] + 6 * ["optuna"]
 
     class KilledError(Exception):
         pass
 
     def kill(what):
-        if what.startswith("search 4"):
+        if what.startswith("search 5"):
             raise KilledError
 
     with pytest.raises(KilledError):
@@ -352,3 +352,10 @@ def test_the_search_keeps_tau_within_its_clamp(able, pairs, params):
     config = params.prune.model_copy(update={"steps": 20, "batch_pairs": 4})
     orders = search(masking, pairs, config, [config.centres[0].model_copy(update={"lr": 0.5})], [0], 0)
     assert -2 <= orders[0].min() and orders[0].max() <= 2
+
+
+def test_where_no_centre_gives_few_edges_gentler_ones_are_tried(able, pairs, params, monkeypatch):
+    """Anything is too many edges here, so that both gentler trials are made, each with less weight on the size."""
+    monkeypatch.setattr("pipeline.prune.tune.FEW", -1)
+    trials = pruned(able, pairs, fast(params.prune, steps=20)).trials
+    assert [trial["hyperparameters"]["k_coef"] for trial in trials] == pytest.approx([3e-3, 7.5e-4, 1.875e-4])
