@@ -7,6 +7,7 @@ properties. ``load_params`` refuses what it does not know by the full path of th
 from __future__ import annotations
 
 import difflib
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -247,6 +248,30 @@ class AblateConfig(Section):
     workers: PositiveInt
 
 
+class RivalsConfig(Section):
+    """Second test sets, which tell a task's algorithm from rivals that do as well on its own pairs."""
+
+    n_pairs: PositiveInt  # of each family, made from the task's test pairs
+    n_natural: PositiveInt  # contexts of the held-out corpus in which the same decision is made, at most
+
+
+class ValidateConfig(Section):
+    """The tests that try to refute a circuit (METHOD §6), all on test pairs."""
+
+    few_pairs: PositiveInt  # of the test pairs, in tests that run the whole model again and again
+    n_bootstrap: Annotated[int, Field(ge=100)]
+    draws: PositiveInt  # of resampled values, and of random subsets of the complement
+    adversary_steps: PositiveInt  # of projected gradient ascent
+    points: Annotated[int, Field(ge=3)]  # sizes of the curves of necessity and of faithfulness
+    n_random: PositiveInt  # random sets of the same size, at each of them
+    permutations: Annotated[int, Field(ge=100)]
+    alpha: Annotated[float, Field(gt=0, lt=1)]  # level of the hypothesis tests, after correction
+    seeds: Annotated[int, Field(ge=0)]  # of the search, whose circuits are compared; 0: not tested
+    control_models: list[str]  # whose circuits are compared with those of the method's controls
+    control_tasks: list[str]
+    workers: PositiveInt  # circuits tested side by side, one thread each
+
+
 class ReportConfig(Section):
     """The frontier and its interval."""
 
@@ -259,6 +284,10 @@ class TrackingConfig(Section):
 
     experiment: str
     flush_seconds: Annotated[float, Field(gt=0)]
+
+
+# The section has its stage's name; what it hides is a deprecated method that nothing here calls.
+warnings.filterwarnings("ignore", message='Field name "validate" in "Params" shadows', category=UserWarning)
 
 
 class Params(Section):
@@ -274,6 +303,8 @@ class Params(Section):
     models: Annotated[dict[str, ModelConfig], Field(min_length=1)]
     prune: PruneConfig
     ablate: AblateConfig
+    rivals: RivalsConfig
+    validate: ValidateConfig  # type: ignore[assignment]
     report: ReportConfig
     tracking: TrackingConfig
 

@@ -14,13 +14,14 @@ SOURCES = sorted(
 )
 LIBRARY = [path for path in SOURCES if path.is_relative_to(ROOT / "pipeline")]
 
-STAGES = {"pretrain", "prune", "ablate", "report"}
+STAGES = {"pretrain", "prune", "ablate", "validate", "report"}
 BASE = {"config", "sites", "artifacts", "seeds"}
 MIDDLE = {"data", "model"}
 # part → the parts of pipeline that it may import besides itself
 ALLOWED = {part: set(BASE) for part in BASE}
 ALLOWED |= {part: BASE | MIDDLE for part in MIDDLE | {"circuit", "planted"}}
 ALLOWED |= {part: BASE | MIDDLE | {"circuit"} for part in STAGES}
+ALLOWED["validate"] |= {"prune", "ablate"}  # it prunes its controls, and goes on from the simple ablations
 ORCHESTRATION = {"prefect", "mlflow", "dvc", "flows"}
 
 
@@ -98,7 +99,7 @@ def test_no_module_is_named_as_one_of_the_standard_library():
 
 
 def test_stage_flow_package_and_params_section_share_one_word(params):
-    stages = {"corpus", "tokenise", "tasks", *STAGES}
+    stages = {"corpus", "tokenise", "tasks", "rivals", *STAGES}
     assert all((ROOT / "flows" / f"{stage}.py").is_file() for stage in stages)
     assert stages <= set(type(params).model_fields)
     assert all((ROOT / "pipeline" / stage).is_dir() for stage in STAGES)

@@ -1,0 +1,96 @@
+"""What every test of a circuit needs, and how the tests write down what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.ablate.bootstrap import interval
+from pipeline.ablate.conditions import Runner, pair_losses
+from pipeline.circuit import Circuit
+from pipeline.config import ValidateConfig
+from pipeline.data.pairs import PairBatch, prompt_losses
+from pipeline.model.held_at import Held, Values
+from pipeline.model.scoring import calibrated, score
+from pipeline.model.transformer import Transformer
+from pipeline.seeds import seed_of
+
+Answers = Float[Tensor, "prompt 2"]  # logits of the right and the wrong answer
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That a circuit is what its model does on a task; each test tries to refute it.
+
+    ``batches``: the task's train, validation and test pairs, on the model's device. Everything is measured on test
+    pairs; what has to be fitted (a threshold, a control's circuit) is fitted on the others. ``samples``: site key →
+    values of all nodes at random places of the pretraining distribution, the same places at every site. ``target``:
+    the loss in nats that the circuit was made for.
+    """
+
+    model: Transformer
+    circuit: Circuit
+    batches: Mapping[str, PairBatch]
+    samples: Mapping[str, Float[Tensor, "draw width"]]
+    config: ValidateConfig
+    seed: int
+    target: float
+
+    @property
+    def test(self) -> PairBatch:
+        return self.batches["test"]
+
+    @cached_property
+    def few(self) -> PairBatch:
+        """The first test pairs, for tests that run the whole model again and again."""
+        n = min(self.config.few_pairs, self.test.n_pairs)
+        return self.test.take(torch.arange(n, device=self.test.tokens.device))
+
+    @cached_property
+    def runner(self) -> Runner:
+        """Runs circuits with what is outside held as this circuit's is."""
+        return Runner(self.model, self.circuit.outside)
+
+    @cached_property
+    def of_model(self) -> Answers:
+        """The unpruned model's answers to the test pairs."""
+        return score(self.model, self.test).cpu()
+
+    @cached_property
+    def nothing(self) -> Circuit:
+        """The circuit without a node: ∅."""
+        return Circuit({}, {}, self.circuit.means, self.circuit.order, self.circuit.held)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Random numbers of a test's own: the same whatever other tests are run."""
+        return torch.Generator().manual_seed(seed_of(self.seed, "validate", purpose))
+
+    def held(self, values: Values) -> Held:
+        """One draw of values to hold nodes at, on the model's device."""
+        return Held.at_means({key: value.to(self.model.device) for key, value in values.items()})
+
+    def losses(self, answers: Answers) -> Float[Tensor, " pair"]:
+        """Loss in nats of each pair, with the circuit's calibration."""
+        return pair_losses(prompt_losses(calibrated(answers.cpu(), self.circuit.calibration)))
+
+    def estimate(self, values: Float[Tensor, " pair"]) -> dict[str, Any]:
+        """``mean``, its 95 % ``interval`` (bootstrap over pairs) and ``n``, of one value a pair."""
+        values = values.detach().cpu()
+        found = interval(values, self.config.n_bootstrap, self.generator("bootstrap"))
+        return {"mean": float(values.mean()), "interval": found, "n": len(values)}
+
+
+def margins(answers: Answers) -> Float[Tensor, " pair"]:
+    """Mean over a pair's prompts of the right answer's logit minus the wrong one's: MIB's m, uncalibrated."""
+    return pair_losses(answers[..., 0] - answers[..., 1])
+
+
+def check(name: str, passed: bool | None, value: float | None, limit: float | None, says: str) -> dict[str, Any]:
+    """One line of a circuit's verdict. ``passed`` None: not tested here, and ``says`` tells why."""
+    return {"name": name, "passed": passed, "value": value, "limit": limit, "says": says}
