@@ -30,7 +30,7 @@ from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from flows.tracking_store import Store, TrackingError, as_metrics, digest
-from flows.tracking_trials import Search, circuit_metrics, read_trials, send_trials
+from flows.tracking_trials import Search, circuit_metrics, read_trials, send_trials, validation_metrics
 from pipeline.artifacts import file_hash, read_json
 from pipeline.config import Params
 
@@ -142,11 +142,18 @@ class Tracker:
         rows = {task: row for task, row in pruned.items() if task in ablated}
         self._log_circuits(checkpoint, circuits, ablated, rows)
 
+    def log_validations(self, checkpoint: Path, circuits: Path, validations: Path) -> None:
+        """Add the verdicts in validations/<name>.json, and what each test measured, to the runs of the circuits."""
+        pruned, tested = read_json(circuits / "summary.json")["tasks"], read_json(validations)["tasks"]
+        rows = {task: row for task, row in pruned.items() if task in tested}
+        found = {task: validation_metrics(row) for task, row in tested.items()}
+        self._log_circuits(checkpoint, circuits, found, rows)
+
     def _log_circuits(
-        self, checkpoint: Path, circuits: Path, ablated: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
+        self, checkpoint: Path, circuits: Path, tested: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
     ) -> None:
         summary = read_json(checkpoint / "summary.json")
-        results = {task: {**row, **ablated.get(task, {})} for task, row in rows.items() if row["expressible"]}
+        results = {task: {**row, **tested.get(task, {})} for task, row in rows.items() if row["expressible"]}
         trials = {task: read_trials(circuits / task) for task in results}
         self.sender.send(lambda: self._send_circuits(summary, checkpoint, results, circuits, trials))
 
@@ -237,6 +244,7 @@ class Tracker:
         run = same[0] if same else self._new_circuit(summary, task, identity, row, folder)
         metrics = circuit_metrics(row) | {"model_val_loss": summary["val_loss_nats"]}
         tags = {"solved": str(bool(row["solved"])).lower(), "mlflow.parentRunId": parent}
+        tags |= {"verdict": row["verdict"]} if "verdict" in row else {}
         self.store.write(run, metrics=as_metrics(metrics, 0), tags=tags)
         self.store.supersede(of_task, run)
         self.store.end(run, "FINISHED")

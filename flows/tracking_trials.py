@@ -73,3 +73,13 @@ def circuit_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
     for name, found in (row.get("baselines") or {}).items():
         flat |= {f"baseline_{name}_{key}": value for key, value in found.items()}
     return flat | {f"n_edges_at_{point['target_loss']:g}": point["n_edges"] for point in row.get("curve") or []}
+
+
+def validation_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A circuit's part of validations/<model>.json as metrics: the value of every test, and how many it passes and
+    fails; and its ``verdict``, a line of text."""
+    verdict = row["verdict"]
+    tests = [test for section in row.values() for test in section.get("tests", ())]
+    values = {f"validation/{test['name']}": test["value"] for test in tests}
+    counts = {f"validation/{key}": verdict[key] for key in ("n_passed", "n_failed")}
+    return values | counts | {"verdict": verdict["line"]}

@@ -46,6 +46,11 @@ class Workspace:
         """pairs.parquet, report.json"""
         return self.root / "data" / "tasks"
 
+    @property
+    def rivals(self) -> Path:
+        """pairs.parquet, report.json"""
+        return self.root / "data" / "rivals"
+
     def model(self, name: str) -> Path:
         """model.safetensors, config.json, means.safetensors, history.jsonl, summary.json"""
         return self.root / "models" / name
@@ -56,6 +61,9 @@ class Workspace:
 
     def ablations(self, name: str) -> Path:
         return self.root / "ablations" / f"{name}.json"
+
+    def validations(self, name: str) -> Path:
+        return self.root / "validations" / f"{name}.json"
 
     @property
     def results(self) -> Path:

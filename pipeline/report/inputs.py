@@ -1,4 +1,4 @@
-"""What the report reads: the summaries of pretrain, prune and ablate for each model, checked to belong together."""
+"""What the report reads of each model: what pretrain, prune, ablate and validate left, checked to belong together."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ from pipeline.artifacts import ArtifactError, Workspace, read_json
 
 @dataclass(frozen=True)
 class ModelArtifacts:
-    """Where the three stages left what they know of one model."""
+    """Where the stages left what they know of one model."""
 
     model: Path  # folder: summary.json, history.jsonl, the checkpoint
     circuits: Path  # folder: summary.json and one folder per circuit
     ablations: Path  # file
+    validations: Path  # file
 
     @classmethod
     def of(cls, workspace: Workspace, name: str) -> ModelArtifacts:
         """The places of a model in a workspace."""
-        return cls(workspace.model(name), workspace.circuits(name), workspace.ablations(name))
+        return cls(
+            workspace.model(name), workspace.circuits(name), workspace.ablations(name), workspace.validations(name)
+        )
 
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """The raw summaries of one model: ``pretrained``, ``pruned`` and ``ablated`` as their stages wrote them."""
+    """The raw summaries of one model, as their stages wrote them."""
 
     pretrained: Mapping[str, Any]
     pruned: Mapping[str, Any]
     ablated: Mapping[str, Any]
+    validated: Mapping[str, Any]
     history: tuple[Mapping[str, Any], ...]  # the lines of history.jsonl
 
     @property
@@ -48,14 +52,15 @@ def read_record(files: ModelArtifacts) -> ModelRecord:
     """
     pretrained = _read_finite(files.model / "summary.json")
     pruned = _read_finite(files.circuits / "summary.json")
-    ablated = _read_finite(files.ablations)
-    for path, other in ((files.circuits / "summary.json", pruned), (files.ablations, ablated)):
+    ablated, validated = _read_finite(files.ablations), _read_finite(files.validations)
+    others = {files.circuits / "summary.json": pruned, files.ablations: ablated, files.validations: validated}
+    for path, other in others.items():
         if other["model_hash"] != pretrained["model_hash"]:
             raise ArtifactError(
                 f"{path}: made from checkpoint {other['model_hash']}, but {files.model} holds "
                 f"{pretrained['model_hash']}; run dvc repro"
             )
-    return ModelRecord(pretrained, pruned, ablated, _read_history(files.model / "history.jsonl"))
+    return ModelRecord(pretrained, pruned, ablated, validated, _read_history(files.model / "history.jsonl"))
 
 
 def _read_finite(path: Path) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.report.figures import inline
 from pipeline.report.templating import render
+from pipeline.report.validation import lines_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class PageParts:
     examples: Mapping[str, Sequence[Example]]  # task → pairs
     decides: Mapping[str, str]  # task → what decides the answer
     statistics: Mapping[str, Any]  # the tokenise stage's stats.json
+    predicts: str | None  # the model that the plot of predictions is of
 
 
 def build_page(summary: Mapping[str, Any], parts: PageParts) -> str:
@@ -50,6 +52,10 @@ def build_page(summary: Mapping[str, Any], parts: PageParts) -> str:
         statistics=parts.statistics,
         provenance=summary["provenance"],
         verdict=verdict,
+        validation=summary["validation"],
+        predicts=parts.predicts,
+        lines_of=lines_of,
+        outcome={True: "✓", False: "✗", None: "·"},
     )
 
 

@@ -14,6 +14,7 @@ from pipeline.report.frontier import compare
 from pipeline.report.geometric import geometric_mean_edges, mean_ratio
 from pipeline.report.inputs import ModelRecord
 from pipeline.report.pruning import compare_baselines, curve_means, minimisation, minimised_logs
+from pipeline.report.validation import brief, medians_of_model, summarise_validation
 
 MODEL_FIELDS = (
     "name", "kind", "n_layer", "d_model", "n_params", "l0", "tokens", "val_loss_nats", "train_seconds", "model_hash",
@@ -46,6 +47,7 @@ def summarise(
         "minimisation": minimisation(models, seed=seed, n_bootstrap=n_bootstrap),
         "baselines": compare_baselines(models, seed=seed, n_bootstrap=n_bootstrap),
         "curve_means": curve_means(models, curve_losses),
+        "validation": summarise_validation(models),
         "target_loss": target_loss,
         "test_margin": TEST_MARGIN,
         "provenance": dict(provenance),
@@ -54,14 +56,15 @@ def summarise(
 
 def summarise_model(record: ModelRecord, target_loss: float) -> dict[str, Any]:
     """One entry of ``models``: the model's facts, its tasks, how many it solves, its circuits' geometric-mean edges."""
-    ablated = record.ablated["tasks"]
+    ablated, validated = record.ablated["tasks"], record.validated["tasks"]
     tasks = {
-        name: summarise_task(pruned, ablated.get(name) or {}, target_loss)
+        name: summarise_task(pruned, ablated.get(name) or {}, validated.get(name), target_loss)
         for name, pruned in record.pruned["tasks"].items()
     }
     solved = [task for task in tasks.values() if task["solved"]]
     before = [task["discretised"]["n_edges"] for task in solved if task["discretised"] is not None]
     facts = {field: record.pretrained.get(field) for field in MODEL_FIELDS}
+    named = {"name": facts["name"], "kind": facts["kind"], "tasks": tasks}
     return facts | {
         "l0_by_matrix": record.pretrained.get("l0_by_matrix"),
         "tasks": tasks,
@@ -70,6 +73,8 @@ def summarise_model(record: ModelRecord, target_loss: float) -> dict[str, Any]:
         "geomean_edges_discretised": geometric_mean_edges(before),
         "ratio_discretised_to_minimised": mean_ratio([log for _, log in minimised_logs({"tasks": tasks})]),
         "test_loss": check_test_loss(tasks, target_loss),
+        "residual_kurtosis": record.validated.get("residual_kurtosis"),
+        "validation": medians_of_model(named),
     }
 
 
@@ -81,7 +86,9 @@ def check_test_loss(tasks: Mapping[str, Mapping[str, Any]], target_loss: float) 
     return {"n_tested": len(tested), "n_within": len(tested) - len(above), "above": above}
 
 
-def summarise_task(pruned: Mapping[str, Any], ablated: Mapping[str, Any], target_loss: float) -> dict[str, Any]:
+def summarise_task(
+    pruned: Mapping[str, Any], ablated: Mapping[str, Any], validated: Mapping[str, Any] | None, target_loss: float
+) -> dict[str, Any]:
     """One task of one model: ``solved`` = expressible, unpruned test loss at most the target, and a circuit exists."""
     facts: dict[str, Any] = {"expressible": bool(pruned["expressible"])}
     facts |= {field: pruned.get(field) for field in PRUNE_FIELDS}
@@ -97,6 +104,7 @@ def summarise_task(pruned: Mapping[str, Any], ablated: Mapping[str, Any], target
     facts["curve"] = pruned.get("curve") or []
     facts["baselines"] = pruned.get("baselines") or {}
     facts["prune_seconds"] = pruned.get("seconds")
+    facts["validation"] = None if validated is None else brief(validated)
     return facts
 
 

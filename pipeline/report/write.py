@@ -18,8 +18,9 @@ from pipeline.data.tasks import task_names as registered_tasks
 from pipeline.model.checkpoint import load_model
 from pipeline.report import figures
 from pipeline.report.drawing import Readout, draw_circuit, edge_weights, readout_weights
-from pipeline.report.inputs import ModelArtifacts, read_record
+from pipeline.report.inputs import ModelArtifacts, ModelRecord, read_record
 from pipeline.report.page import Example, PageParts, build_page, task_names
+from pipeline.report.prediction_figure import prediction_svg
 from pipeline.report.summary import summarise
 from pipeline.report.tables import curves_csv, frontier_csv, metrics
 
@@ -79,11 +80,15 @@ def assemble(
         "curves": figures.curves_svg(summary),
         "training": figures.training_svg(summary, histories),
     }
+    predicted = prediction_of(records)
+    if predicted is not None:
+        plots["prediction"] = prediction_svg(predicted[1])
     examples = {name: _examples(task_set, name, params.report.example_pairs) for name in task_names(summary)}
     decides = {name: find_task(name).decides for name in task_names(summary) if name in registered_tasks()}
     with whole_folder(folder) as partial:
         drawings = dict(_draw_all(summary, models, task_set, partial / "circuits"))
-        parts = PageParts(plots, within_budget(drawings, DRAWING_BYTES), examples, decides, statistics)
+        shown = predicted and predicted[0]
+        parts = PageParts(plots, within_budget(drawings, DRAWING_BYTES), examples, decides, statistics, shown)
         (partial / "index.html").write_text(build_page(summary, parts), encoding="utf-8")
         for name, svg in plots.items():
             (partial / f"{name}.svg").write_text(svg, encoding="utf-8")
@@ -92,6 +97,17 @@ def assemble(
         write_json(partial / "metrics.json", metrics(summary))
         write_json(partial / "summary.json", summary)
     return summary
+
+
+def prediction_of(records: Sequence[ModelRecord]) -> tuple[str, Mapping[str, Any]] | None:
+    """Model, and what its circuit of bracket_counting predicts, where it predicts best; None where none was tested."""
+    found = [
+        (record.name, section)
+        for record in records
+        for task in record.validated["tasks"].values()
+        if (section := task.get("prediction")) and "points" in section
+    ]
+    return max(found, key=lambda of: of[1]["gain"]["mean"], default=None)
 
 
 def within_budget(drawings: Mapping[tuple[str, str], str], budget: int) -> dict[tuple[str, str], str]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.ablate.bootstrap import interval
@@ -17,6 +17,7 @@ from pipeline.circuit import Circuit
 from pipeline.config import ValidateConfig
 from pipeline.data.pairs import PairBatch, prompt_losses
 from pipeline.model.held_at import Held, Values
+from pipeline.model.samples import node_samples
 from pipeline.model.scoring import calibrated, score
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
@@ -29,15 +30,14 @@ class Claim:
     """That a circuit is what its model does on a task; each test tries to refute it.
 
     ``batches``: the task's train, validation and test pairs, on the model's device. Everything is measured on test
-    pairs; what has to be fitted (a threshold, a control's circuit) is fitted on the others. ``samples``: site key →
-    values of all nodes at random places of the pretraining distribution, the same places at every site. ``target``:
-    the loss in nats that the circuit was made for.
+    pairs; what has to be fitted (a threshold, a control's circuit) is fitted on the others. ``windows``:
+    sequences of the pretraining distribution. ``target``: the loss in nats that the circuit was made for.
     """
 
     model: Transformer
     circuit: Circuit
     batches: Mapping[str, PairBatch]
-    samples: Mapping[str, Float[Tensor, "draw width"]]
+    windows: Int[Tensor, "window pos"]
     config: ValidateConfig
     seed: int
     target: float
@@ -51,6 +51,11 @@ class Claim:
         """The first test pairs, for tests that run the whole model again and again."""
         n = min(self.config.few_pairs, self.test.n_pairs)
         return self.test.take(torch.arange(n, device=self.test.tokens.device))
+
+    @cached_property
+    def samples(self) -> dict[str, Float[Tensor, "draw width"]]:
+        """Site key → values of all nodes at random places of the windows, the same places at every site."""
+        return node_samples(self.model, [self.windows], len(self.windows), seed_of(self.seed, "validate", "samples"))
 
     @cached_property
     def runner(self) -> Runner:
@@ -75,15 +80,27 @@ class Claim:
         """One draw of values to hold nodes at, on the model's device."""
         return Held.at_means({key: value.to(self.model.device) for key, value in values.items()})
 
-    def losses(self, answers: Answers) -> Float[Tensor, " pair"]:
-        """Loss in nats of each pair, with the circuit's calibration."""
-        return pair_losses(prompt_losses(calibrated(answers.cpu(), self.circuit.calibration)))
+    def losses(self, answers: Answers, calibration: tuple[float, float] | None = None) -> Float[Tensor, " pair"]:
+        """Loss in nats of each pair, with the circuit's calibration or another."""
+        return pair_losses(prompt_losses(calibrated(answers.cpu(), calibration or self.circuit.calibration)))
 
     def estimate(self, values: Float[Tensor, " pair"]) -> dict[str, Any]:
         """``mean``, its 95 % ``interval`` (bootstrap over pairs) and ``n``, of one value a pair."""
         values = values.detach().cpu()
         found = interval(values, self.config.n_bootstrap, self.generator("bootstrap"))
         return {"mean": float(values.mean()), "interval": found, "n": len(values)}
+
+    def faithfulness(
+        self, of_circuit: Float[Tensor, " pair"], of_nothing: Float[Tensor, " pair"], of_model: Float[Tensor, " pair"]
+    ) -> dict[str, Any]:
+        """(m(circuit) − m(∅)) / (m(model) − m(∅)) of mean margins, with a bootstrap interval over pairs (MIB)."""
+        above, whole = of_circuit - of_nothing, of_model - of_nothing
+        picks = torch.randint(
+            len(whole), (self.config.n_bootstrap, len(whole)), generator=self.generator("faithfulness")
+        )
+        ratios = above.double()[picks].mean(1) / whole.double()[picks].mean(1)
+        ends = ratios.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        return {"mean": float(above.mean() / whole.mean()), "interval": ends, "n": len(whole)}
 
 
 def margins(answers: Answers) -> Float[Tensor, " pair"]:

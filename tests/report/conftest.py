@@ -123,6 +123,32 @@ def ablation_entry(unpruned_loss: float) -> dict[str, Any]:
     return entry
 
 
+def validation_entry(passed: bool) -> dict[str, Any]:
+    """One task of validations/<name>.json: two tests, the second with an outcome to choose, and the controls."""
+
+    def test(name: str, outcome: bool | None) -> dict[str, Any]:
+        return {"name": name, "passed": outcome, "value": 0.5, "limit": 0.4, "says": f"{name} said <so>"}
+
+    estimate = {"mean": 0.9, "interval": [0.8, 1.0], "n": 32}
+    control = {"met": True, "n_nodes": 3, "n_edges": 40, "validation_loss": 0.14, "test_loss": 0.2, "ratio_edges": 1.0}
+    nothing = control | {"met": False, "validation_loss": 0.6, "ratio_edges": None}
+    failed = [] if passed else ["sufficient_zero"]
+    return {
+        "complement": {
+            "mean": {"faithfulness": estimate},
+            "tests": [test("sufficient_mean", True), test("sufficient_zero", passed)],
+        },
+        "features": {"binarised": estimate, "single": {"of_each": [{"node": str(i)} for i in range(99)]}, "tests": []},
+        "stability": {"jaccard_edges": {"median": 0.4, "least": 0.3, "most": 0.5}, "tests": [test("stable", None)]},
+        "controls": {"true": control, "nonsense": nothing, "tests": [test("control_nonsense", True)]},
+        "verdict": {
+            "n_passed": 3 - len(failed), "n_failed": len(failed), "passed": [], "failed": failed, "not_tested": [],
+            "line": f"passes {3 - len(failed)} of 3",
+        },
+        "seconds": {"complement": 1.0},
+    }  # fmt: skip
+
+
 @pytest.fixture
 def task_source() -> FakeTasks:
     return FakeTasks()
@@ -151,15 +177,19 @@ def make_model(tmp_path: Path, tiny_model: Callable[..., Transformer]) -> MakeMo
         identity = model_hash(files.model)
         write_json(files.model / "summary.json", model_summary(name, kind, val_loss, model) | {"model_hash": identity})
         write_history(files.model / "history.jsonl", val_loss)
-        pruned, ablated = {}, {}
+        pruned, ablated, validated = {}, {}, {}
         for seed, (task, (loss, share)) in enumerate(tasks.items()):
             circuit = None if share is None else random_circuit(model, share, seed)
             pruned[task] = task_entry(circuit, loss)
             if circuit is not None and loss is not None:
                 circuit.save(files.circuits / task)
                 ablated[task] = ablation_entry(loss)
+                validated[task] = validation_entry(passed=seed % 2 == 0)
         write_json(files.circuits / "summary.json", {"model": name, "model_hash": identity, "tasks": pruned})
         write_json(files.ablations, {"model": name, "model_hash": identity, "tasks": ablated})
+        kurtosis = {"mean": 7.5, "interval": [7.0, 8.0], "n": 64}
+        found = {"model": name, "model_hash": identity, "residual_kurtosis": kurtosis, "tasks": validated}
+        write_json(files.validations, found)
         return files
 
     return make

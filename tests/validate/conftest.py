@@ -10,7 +10,6 @@ import torch
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import answer_logits
 from pipeline.model.masked import Masked
-from pipeline.model.samples import node_samples
 from pipeline.planted import Algorithm, Planted, plant
 from pipeline.prune.calibrate import calibrate
 from pipeline.validate.claim import Claim
@@ -19,7 +18,7 @@ TARGET = 0.15
 SPLITS = {"train": 48, "validation": 48, "test": 48}
 
 
-def circuit_of(planted: Planted, nodes=None, edges=None) -> Circuit:
+def make_circuit(planted: Planted, nodes=None, edges=None) -> Circuit:
     """The planted circuit, or another of the same model, calibrated on train pairs."""
     nodes = planted.nodes if nodes is None else nodes
     edges = planted.edges if edges is None else edges
@@ -39,13 +38,20 @@ def settings(params):
 
 
 @pytest.fixture
+def circuit_of() -> Callable[..., Circuit]:
+    """``circuit_of(planted)``; with ``nodes`` or ``edges``, another circuit of the same model."""
+    return make_circuit
+
+
+@pytest.fixture
 def claim_of(settings) -> Callable[..., Claim]:
     """``claim_of(planted)``: that the planted circuit does the task; with ``circuit``, that another one does."""
 
     def build(planted: Planted, circuit: Circuit | None = None) -> Claim:
-        samples = node_samples(planted.model, [planted.corpus(2048)], 64, seed=5)
         batches = {split: planted.batch(split, n) for split, n in SPLITS.items()}
-        return Claim(planted.model, circuit or circuit_of(planted), batches, samples, settings, 0, TARGET)
+        return Claim(
+            planted.model, circuit or make_circuit(planted), batches, planted.corpus(2048), settings, 0, TARGET
+        )
 
     return build
 

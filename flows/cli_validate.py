@@ -1,0 +1,64 @@
+"""``sparse-circuits validate``: attempts to refute one circuit of any checkpoint. No stage, no server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.tables import show
+
+EXAMPLE = "Example: sparse-circuits validate --model models/sparse_d256 --circuit circuits/sparse_d256/bracket_brace"
+SAID = {True: "passes", False: "FAILS", None: "not tested"}
+
+
+def validate(
+    model: Annotated[Path, typer.Option(metavar="DIR", help="The checkpoint's folder, models/<name>.")],
+    circuit: Annotated[Path, typer.Option(metavar="DIR", help="The circuit's folder, or its circuit.json.")],
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="What it was made for. Default: as the circuit says.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write everything found, as JSON.")] = None,
+    controls: Annotated[bool, typer.Option(help="Search for circuits in random weights and nonsense, too.")] = True,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Default: the model's folder, else its data/tokens.")
+    ] = None,
+    params: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: params.yaml of the model's workspace.")
+    ] = None,
+) -> None:
+    """Try to refute a circuit: every test, whether it passes, and with what numbers. On test pairs."""
+    from pipeline.artifacts import write_json
+    from pipeline.model.device import prepare_cpu
+    from pipeline.validate import validate_checkpoint  # takes seconds to import
+
+    prepare_cpu(2)
+    folder = circuit.parent if circuit.name == "circuit.json" else circuit
+    with Console(stderr=True).status("loading") as status:
+        found = validate_checkpoint(
+            model,
+            folder,
+            task=task,
+            params=params,
+            tokenizer=tokenizer,
+            controls=controls,
+            tick=lambda what: status.update(escape(what)),
+        )
+    if out is not None:
+        write_json(out, found)
+    show(table_of(found, str(folder)))
+    print(found["verdict"]["line"])
+
+
+def table_of(found: Mapping[str, Any], title: str) -> Table:
+    """A row a test."""
+    table = Table("test", "outcome", "what was found", title=escape(title), caption="losses in nats; chance is 0.693")
+    for section in found.values():
+        for test in section.get("tests", ()) if isinstance(section, Mapping) else ():
+            table.add_row(test["name"], SAID[test["passed"]], escape(test["says"]))
+    return table

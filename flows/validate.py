@@ -1,0 +1,110 @@
+"""Stage validate: attempts to refute each circuit of one model, on test pairs (METHOD §6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Int
+from prefect import Flow, task
+from prefect.artifacts import create_table_artifact
+from torch import Tensor
+
+from flows import environment, units
+from flows.ablate import circuit_hash, circuits_of
+from flows.stage import load_study, main, stage_flow
+from flows.tracking import Tracker
+from pipeline.artifacts import ArtifactError, Workspace, file_hash, write_json
+from pipeline.circuit import Circuit
+from pipeline.config import Params, PruneConfig, ValidateConfig
+from pipeline.data.rivals import RivalSet
+from pipeline.data.shards import TokenStream
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.data.words import SPLITS
+from pipeline.model.checkpoint import model_hash
+from pipeline.model.device import prepare_cpu
+from pipeline.model.samples import random_windows
+from pipeline.model.transformer import Transformer
+from pipeline.seeds import seed_of
+from pipeline.validate import WINDOWS, Claim, residual_kurtosis, validate_circuit
+
+CODE = ("validate", "ablate", "prune", "model", "circuit.py", "data/pairs.py", "data/rivals", "data/shards.py",
+        "seeds.py", "sites.py")  # fmt: skip
+
+
+@stage_flow()
+def validate(model: str) -> None:
+    """Write validations/<model>.json from models/<model>, circuits/<model>, data/tasks, data/rivals and data/tokens."""
+    workspace, params = load_study()
+    tasks = units.checked_tasks(workspace, model)
+    rivals = RivalSet.load(workspace.rivals)
+    if rivals.tokenizer_hash != tasks.tokenizer_hash:
+        raise ArtifactError(f"{workspace.rivals}: in other tokens than data/tasks; run dvc repro, which makes both")
+    folders = circuits_of(workspace.circuits(model), tasks, model_hash(workspace.model(model)))
+    shared = units.shared_inputs(workspace, params, "validate", model, units.code_hash(*CODE))
+    shared |= {"prune": params.prune.model_dump(mode="json", exclude={"workers"})}
+    shared |= {"tokens_hash": file_hash(workspace.tokens / "stats.json")}
+    inputs = {
+        name: shared
+        | {"task_hash": tasks.hash(name), "rivals_hash": rivals.hash(name), "circuit_hash": circuit_hash(folder)}
+        for name, folder in folders.items()
+    }
+    rows = units.run_units(validate_unit, inputs)
+    loaded = units.loaded_model(workspace.model(model), shared["model_hash"], shared["device"])
+    kurtosis = residual_kurtosis(loaded, [windows_of(workspace, loaded, params.seed)], params.seed)
+    path = workspace.validations(model)
+    found = {"model": model, "model_hash": shared["model_hash"], "residual_kurtosis": kurtosis, "tasks": rows}
+    write_json(path, found)
+    with Tracker(params, model) as tracker:
+        tracker.log_validations(workspace.model(model), workspace.circuits(model), path)
+    show_verdicts(model, rows)
+    n_whole = sum(row["verdict"]["n_failed"] == 0 for row in rows.values())
+    print(f"{model}: {len(rows)} circuits tested, {n_whole} pass every test")
+
+
+@task(name="validate", **units.UNIT)
+def validate_unit(task: str, inputs: dict[str, Any]) -> units.Row:
+    """What every test finds of one circuit."""
+    workspace = environment.workspace()
+    prepare_cpu(1)
+    model = units.loaded_model(workspace.model(inputs["model"]), inputs["model_hash"], inputs["device"])
+    pairs, rivals = units.loaded_tasks(workspace.tasks), RivalSet.load(workspace.rivals)
+    config = ValidateConfig.model_validate(inputs["settings"] | {"workers": 1})
+    prune = PruneConfig.model_validate(inputs["prune"] | {"workers": 1})
+    claim = Claim(
+        model=model,
+        circuit=Circuit.load(workspace.circuits(inputs["model"]) / task),
+        batches={split: pairs.batch(task, split).to(model.device) for split in SPLITS},
+        windows=windows_of(workspace, model, inputs["seed"]),
+        config=config,
+        seed=seed_of(inputs["seed"], "validate", inputs["model"], task),
+        target=prune.target_loss,
+    )
+    return validate_circuit(
+        claim,
+        rivals={family: rivals.batch(task, family).to(model.device) for family in rivals.families(task)},
+        prune=prune,
+        tokenizer=Tokenizer.load(workspace.tokens),
+        with_controls=inputs["model"] in config.control_models and task in config.control_tasks,
+    )
+
+
+def windows_of(workspace: Workspace, model: Transformer, seed: int) -> Int[Tensor, "window pos"]:
+    """Sequences of the pretraining distribution, the same for all circuits of a model."""
+    stream = TokenStream.open(workspace.tokens, "train")
+    return random_windows(stream, WINDOWS, model.config.n_ctx, seed_of(seed, "validate windows"))
+
+
+def show_verdicts(model: str, rows: dict[str, units.Row]) -> None:
+    """Put the verdicts into Prefect's UI."""
+    table = [{"task": name, "verdict": row["verdict"]["line"]} for name, row in rows.items()]
+    description = f"What the circuits of {model} pass and fail"
+    create_table_artifact(table, key=units.artifact_key("validations", model), description=description)
+
+
+def flow_for(params: Params) -> Flow[[str], Any]:
+    """The flow with as many units side by side as the settings say."""
+    return validate.with_options(task_runner=units.runner(params.validate.workers))
+
+
+if __name__ == "__main__":
+    main(flow_for, per_model=True)

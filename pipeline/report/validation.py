@@ -1,0 +1,103 @@
+"""What the report says of validation: every test over all circuits, sparse against dense, and what controls found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+KINDS = ("sparse", "dense")
+MOST_ITEMS = 16  # of a list in the summary; longer ones (a row a node) are in validations/<model>.json only
+
+
+def brief(value: Any) -> Any:
+    """A row of validations/<model>.json without its long lists."""
+    if isinstance(value, Mapping):
+        return {
+            key: brief(part) for key, part in value.items() if not (isinstance(part, list) and len(part) > MOST_ITEMS)
+        }
+    return [brief(part) for part in value] if isinstance(value, list) else value
+
+
+def lines_of(validation: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Every line of a circuit's verdict, in the order of the sections."""
+    sections = (validation or {}).values()
+    return [test for section in sections if isinstance(section, Mapping) for test in section.get("tests", ())]
+
+
+def validated(models: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str, Mapping[str, Any]]]:
+    """(model, task, its entry) of every circuit of a solved task that was validated."""
+    return [
+        (model, name, task)
+        for model in models
+        for name, task in model["tasks"].items()
+        if task["solved"] and task["validation"] is not None
+    ]
+
+
+def summarise_validation(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """``by_test``: test → per kind of model how many circuits were tested and pass; ``controls``: what each found;
+    ``n_circuits``, ``n_whole`` (pass every test), ``median_failed``, per kind."""
+    circuits = validated(models)
+    names = dict.fromkeys(test["name"] for _, _, task in circuits for test in lines_of(task["validation"]))
+    return {
+        "by_test": [{"name": name} | {kind: outcomes(circuits, kind, name) for kind in KINDS} for name in names],
+        "circuits": {kind: counts(task for model, _, task in circuits if model["kind"] == kind) for kind in KINDS},
+        "controls": [
+            {"model": model["name"], "task": name, "kind": model["kind"], "control": control} | dict(row)
+            for model, name, task in circuits
+            for control, row in (task["validation"].get("controls") or {}).items()
+            if control != "tests"
+        ],
+    }
+
+
+def outcomes(circuits: Iterable[tuple[Mapping[str, Any], str, Mapping[str, Any]]], kind: str, name: str) -> Any:
+    """How many circuits of a kind of model took a test, how many pass, and the median of what was measured."""
+    own = [
+        test
+        for model, _, task in circuits
+        if model["kind"] == kind
+        for test in lines_of(task["validation"])
+        if test["name"] == name
+    ]
+    taken = [test for test in own if test["passed"] is not None]
+    values = [test["value"] for test in own if test["value"] is not None]
+    return {
+        "n_tested": len(taken),
+        "n_passed": sum(test["passed"] for test in taken),
+        "median": median(values) if values else None,
+    }
+
+
+def counts(tasks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Circuits, those that pass every test, and the median number of tests failed."""
+    failed = [task["validation"]["verdict"]["n_failed"] for task in tasks]
+    return {
+        "n_circuits": len(failed),
+        "n_whole": failed.count(0),
+        "median_failed": median(failed) if failed else None,
+    }
+
+
+def medians_of_model(model: Mapping[str, Any]) -> dict[str, float | None]:
+    """Medians over a model's circuits: binarisation's loss, overlap of seeds' edges, faithfulness under the mean."""
+    found = [task["validation"] for _, _, task in validated([model])]
+    paths = {
+        "binarised_loss": ("features", "binarised", "mean"),
+        "jaccard_edges": ("stability", "jaccard_edges", "median"),
+        "faithfulness": ("complement", "mean", "faithfulness", "mean"),
+    }
+    return {name: middle(at(row, path) for row in found) for name, path in paths.items()}
+
+
+def at(row: Any, path: Sequence[str]) -> float | None:
+    """A number inside nested mappings, None where there is none."""
+    for key in path:
+        row = row.get(key) if isinstance(row, Mapping) else None
+    return row
+
+
+def middle(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None

@@ -1,0 +1,91 @@
+"""Validate any circuit of any checkpoint: from folders and files to everything that the tests found.
+
+``validate_checkpoint("models/sparse_d256", "my_circuit")`` for what ``prune_checkpoint`` wrote, or for a circuit of a
+study (circuits/<model>/<task>).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import Workspace
+from pipeline.circuit import Circuit
+from pipeline.data.pairs import PairBatch
+from pipeline.data.rivals import RivalSet
+from pipeline.data.shards import TokenStream
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.data.words import SPLITS
+from pipeline.model.samples import random_windows
+from pipeline.prune.subject import Subject, root_of, settings_for
+from pipeline.seeds import seed_of
+from pipeline.validate.claim import Claim
+from pipeline.validate.validate import validate_circuit
+
+WINDOWS = 128  # sequences of the pretraining distribution that values are drawn from
+
+
+class OtherPairsError(ValueError):
+    """A circuit is to be tested on pairs that it was not made for."""
+
+
+def validate_checkpoint(
+    model: Path | str,
+    circuit: Path | str,
+    *,
+    task: Path | str | None = None,
+    params: Path | str | None = None,
+    tokenizer: Path | str | None = None,
+    controls: bool = True,
+    tick: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """``validate_circuit`` of a circuit's folder, on the test pairs of its task.
+
+    ``model``: a checkpoint's folder. ``task``: the name, or the file of pairs, that the circuit was made for (None: the
+    name that the circuit says). ``params``, ``tokenizer``: as ``prune_checkpoint``'s. ``controls``: whether the
+    method's controls are run, which takes longest. Second test sets are used where the model's workspace has them
+    (data/rivals). Raises OtherPairsError, WrongModelError, ArtifactError, TaskError and ConfigError.
+    """
+    folder, found = Path(model), Circuit.load(circuit)
+    settings = settings_for(folder, None if params is None else Path(params))
+    name = str(found.about.get("task")) if task is None else task
+    subject = Subject.load(folder, name, settings, None if tokenizer is None else Path(tokenizer))
+    found.check_model(subject.model)
+    known = found.about.get("task_hash", subject.about["task_hash"])
+    if known != subject.about["task_hash"]:
+        raise OtherPairsError(
+            f"{circuit}: made with pairs {known} of {found.about.get('task')}, not with {subject.about['task_hash']}; "
+            "name the task or the file of pairs that it was made for (--task), and the same --params"
+        )
+    stream = TokenStream.open(subject.tokens, "train")
+    claim = Claim(
+        model=subject.model,
+        circuit=found,
+        batches={split: subject.batch(split) for split in SPLITS},
+        windows=random_windows(stream, WINDOWS, subject.model.config.n_ctx, seed_of(settings.seed, "validate windows")),
+        config=settings.validate,
+        seed=seed_of(settings.seed, "validate", subject.name, subject.task),
+        target=float(found.about.get("target_loss", settings.prune.target_loss)),
+    )
+    place = Workspace(root_of(folder))
+    return validate_circuit(
+        claim,
+        rivals=rivals_of(place, subject),
+        prune=settings.prune,
+        tokenizer=Tokenizer.load(place.tokens) if place.tokens.is_dir() else None,
+        with_controls=controls,
+        tick=tick,
+    )
+
+
+def rivals_of(workspace: Workspace, subject: Subject) -> dict[str, PairBatch]:
+    """Family → second test set of the subject's task; none where the workspace has none for it."""
+    if not (workspace.rivals / "report.json").is_file():
+        return {}
+    rivals = RivalSet.load(workspace.rivals)
+    if rivals.tokenizer_hash != subject.tokenizer or subject.task not in rivals.names:
+        return {}
+    return {
+        family: rivals.batch(subject.task, family).to(subject.model.device) for family in rivals.families(subject.task)
+    }

@@ -1,0 +1,179 @@
+"""Are a circuit's nodes features? What is left of it when each has two values only (App. C), and a model's kurtosis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.ablate.bootstrap import interval
+from pipeline.model.transformer import Intervene, Transformer, refuse_compiled
+from pipeline.validate.claim import Claim, check
+from pipeline.validate.runs import Runs, answers, reaches
+
+MOST_SINGLE = 64  # nodes that are binarised alone, a pass of the model each; of a larger circuit, as many at random
+HARMLESS = 0.01  # nats; what a node may add to the loss when it is binarised, a fifteenth of the paper's target
+N_BOOTSTRAP = 1000
+SAYS = "loss with all nodes binarised (nats); for information: nothing in the method asks that nodes be binary"
+
+Columns = Float[Tensor, "place node"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step function for every kept node of a site: ``low`` up to the threshold, ``high`` above it.
+
+    ``left``: the fraction of the variance on which it was fitted that remains; 0 where the node was constant.
+    """
+
+    threshold: Float[Tensor, " node"]
+    low: Float[Tensor, " node"]
+    high: Float[Tensor, " node"]
+    left: Float[Tensor, " node"]
+
+    @classmethod
+    def fit(cls, values: Columns) -> Step:
+        """The two values with the least squared error (2-means in one dimension, exactly): every split is tried.
+
+        The threshold is midway between the values next to it. Equal values are never split.
+        """
+        x, n = values.double().sort(dim=0).values, len(values)
+        if n == 1 or bool((x[0] == x[-1]).all()):
+            return cls(x[-1].float(), x[-1].float(), x[-1].float(), torch.zeros_like(x[0]))
+        mean = x.mean(0)
+        below = (x - mean).cumsum(0)[:-1]  # of the first i; the rest is minus that
+        count = torch.arange(1, n, dtype=x.dtype, device=x.device)[:, None]
+        explained = below**2 / count + below**2 / (n - count)
+        explained, first = explained.masked_fill(x[1:] == x[:-1], -1).max(0)  # [node]
+        at = first[None]
+        low = mean + below.gather(0, at)[0] / (first + 1)
+        high = mean - below.gather(0, at)[0] / (n - first - 1)
+        threshold = (x.gather(0, at)[0] + x.gather(0, at + 1)[0]) / 2
+        constant, total = x[0] == x[-1], ((x - mean) ** 2).sum(0)
+        threshold, low, high = (torch.where(constant, x[0], part).float() for part in (threshold, low, high))
+        return cls(threshold, low, high, torch.where(constant, 0, 1 - explained / total).clamp(min=0))
+
+    def __call__(self, x: Float[Tensor, "*place node"]) -> Float[Tensor, "*place node"]:
+        return torch.where(x > self.threshold, self.high, self.low)
+
+
+@torch.no_grad()
+def features(claim: Claim) -> dict[str, Any]:
+    """Losses in nats of the circuit with its nodes binarised, together and one at a time, on the first test pairs.
+
+    Steps are fitted on the circuit's own values, over the first train pairs, at the positions that can reach the answer
+    through the circuit. ``added`` is ``binarised`` less ``circuit``, pair by pair. ``late_binarised``: only the
+    ``n_late`` nodes that matter at the answer position alone; the others carry which token is where, and two values
+    are few for that.
+    """
+    steps, runs, kept = fitted(claim), Runs(claim, claim.few), claim.circuit.nodes
+    late = {key: indices for key, indices in kept.items() if not reaches(claim.circuit, key)}
+    before, after = claim.losses(runs.circuit[0]), losses_with(runs, steps, kept)
+    return {
+        "circuit": claim.estimate(before),
+        "binarised": claim.estimate(after),
+        "added": claim.estimate(after - before),
+        "late_binarised": claim.estimate(losses_with(runs, steps, late)),
+        "n_late": sum(map(len, late.values())),
+        "single": singles(runs, steps, float(before.mean())),
+        "tests": [check("binarisation", None, float(after.mean()), claim.target, SAYS)],
+    }
+
+
+def fitted(claim: Claim) -> dict[str, Step]:
+    """Site key → the step functions of its kept nodes, from train pairs."""
+    train = claim.batches["train"]
+    few = train.take(torch.arange(min(claim.config.few_pairs, train.n_pairs), device=train.tokens.device))
+    runs = Runs(claim, few)
+    return {
+        key: Step.fit(runs.circuit[1][key][runs.matters(key)][:, kept.to(few.tokens.device)])
+        for key, kept in claim.circuit.nodes.items()
+        if len(kept)
+    }
+
+
+def losses_with(
+    runs: Runs, steps: Mapping[str, Step], nodes: Mapping[str, Int[Tensor, " n"]]
+) -> Float[Tensor, " pair"]:
+    """Losses of the circuit with some of its nodes binarised."""
+    intervene = binarising(steps, runs.claim.circuit.nodes, nodes, runs.masked.intervene)
+    return runs.claim.losses(answers(runs.claim.model, runs.batch, intervene, runs.cuts))
+
+
+def binarising(
+    steps: Mapping[str, Step],
+    kept: Mapping[str, Int[Tensor, " n"]],
+    nodes: Mapping[str, Int[Tensor, " n"]],
+    before: Intervene,
+) -> Intervene:
+    """An intervention that puts some of the kept nodes through their steps, after another intervention."""
+
+    def intervene(key: str, x: Tensor) -> Tensor:
+        x = before(key, x)
+        if key not in nodes or key not in steps:
+            return x
+        chosen, index = torch.isin(kept[key], nodes[key]), kept[key].to(x.device)
+        live = x[..., index]
+        return x.index_copy(-1, index, torch.where(chosen.to(x.device), steps[key](live), live))
+
+    return intervene
+
+
+def singles(runs: Runs, steps: Mapping[str, Step], before: float) -> dict[str, Any]:
+    """Every node binarised alone: its loss, what the step left of its variance, and how many do no harm."""
+    claim = runs.claim
+    every = [
+        (key, place, int(index))
+        for key, kept in claim.circuit.nodes.items()
+        for place, index in enumerate(kept.tolist())
+    ]
+    some = torch.randperm(len(every), generator=claim.generator("features"))[:MOST_SINGLE].sort().values
+    of_each: list[dict[str, Any]] = []
+    for key, place, index in (every[i] for i in some.tolist()):
+        loss = float(losses_with(runs, steps, {key: torch.tensor([index])}).mean())
+        step = steps[key]
+        two = [float(step.low[place]), float(step.high[place])]
+        of_each.append({"node": f"{key}.{index}", "loss": loss, "values": two, "left": float(step.left[place])})
+    return {
+        "n": len(of_each),
+        "n_under_target": sum(node["loss"] <= claim.target for node in of_each),
+        "n_harmless": sum(node["loss"] <= before + HARMLESS for node in of_each),
+        "of_each": of_each,
+    }
+
+
+@torch.no_grad()
+def residual_kurtosis(model: Transformer, batches: Iterable[Int[Tensor, "batch pos"]], seed: int = 0) -> dict[str, Any]:
+    """Excess kurtosis of the final residual stream over its channels, of the unpruned model (Fig 10).
+
+    Before the final norm; of each token, then the mean over tokens. ``interval``: 95 %, by resampling the ``n``
+    sequences. Raises ValueError for no sequences, CompiledModelError.
+    """
+    refuse_compiled(model)
+    found: list[Tensor] = []
+
+    def keep(_: Any, args: tuple[Tensor, ...]) -> None:
+        found.append(excess_kurtosis(args[0]).mean(-1).cpu())  # [batch]
+
+    handle = model.transformer["ln_f"].register_forward_pre_hook(keep)
+    try:
+        for batch in batches:
+            model(batch.to(model.device))
+    finally:
+        handle.remove()
+    if not found:
+        raise ValueError("kurtosis of no sequences; give at least one batch of tokens")
+    values = torch.cat(found)
+    ends = interval(values, N_BOOTSTRAP, torch.Generator().manual_seed(seed))
+    return {"mean": float(values.mean()), "interval": ends, "n": len(values)}
+
+
+def excess_kurtosis(x: Float[Tensor, "*row channel"]) -> Float[Tensor, "*row"]:
+    """Fourth central moment over the squared second, less 3 (a normal distribution's), over the last dimension."""
+    x = x.double()
+    squares = (x - x.mean(-1, keepdim=True)) ** 2
+    return (squares**2).mean(-1) / squares.mean(-1) ** 2 - 3

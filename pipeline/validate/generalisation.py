@@ -1,0 +1,43 @@
+"""Does the circuit still follow its model on inputs that tell the task's algorithm from its rivals? (METHOD §6)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.ablate.conditions import Condition, accuracy
+from pipeline.data.pairs import PairBatch
+from pipeline.model.scoring import score
+from pipeline.validate.claim import Claim, check
+from pipeline.validate.complement import still
+
+
+def generalisation(claim: Claim, rivals: Mapping[str, PairBatch]) -> dict[str, Any]:
+    """Family of inputs → ``model`` and ``circuit``: loss in nats (estimates) and accuracy.
+
+    ``rivals``: other names, longer contexts, distractors, other surroundings, natural code; the families that the task
+    has. ``tests``: where the model still does the task, its circuit has to.
+    """
+    found = {family: one_family(claim, batch) for family, batch in rivals.items()}
+    tests = [verdict(family, row, still(claim.target)) for family, row in found.items()]
+    if not found:
+        tests = [check("generalises", None, None, None, "the task has no second test set")]
+    return {"families": found, "tests": tests}
+
+
+def one_family(claim: Claim, batch: PairBatch) -> dict[str, Any]:
+    """Losses of the unpruned model (without calibration) and of the circuit (with its own)."""
+    of_model = score(claim.model, batch).cpu()
+    of_circuit = claim.runner.answers(claim.circuit, Condition.CIRCUIT, batch)
+    losses = sum(claim.losses(answers) for answers in of_circuit) / len(of_circuit)
+    return {
+        "model": claim.estimate(claim.losses(of_model, (1.0, 0.0))) | {"accuracy": accuracy(of_model)},
+        "circuit": claim.estimate(losses) | {"accuracy": accuracy(of_circuit)},
+    }
+
+
+def verdict(family: str, row: Mapping[str, Any], limit: float) -> dict[str, Any]:
+    """Whether the circuit does what its model does there; not tested where the model does not do the task."""
+    model, circuit = row["model"]["mean"], row["circuit"]["mean"]
+    says = f"loss {circuit:.3f} nats on {family.replace('_', ' ')}, the model's is {model:.3f}"
+    return check(f"generalises_{family}", circuit <= limit if model <= limit else None, circuit, limit, says)

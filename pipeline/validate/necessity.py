@@ -1,0 +1,176 @@
+"""Does the model fail without the circuit: loss against how much of it is taken away (inverse pruning, METHOD §6).
+
+What is removed is held, all else is intact. The circuit's parts go first, those most needed first; the curve goes on
+beyond it. At every size it is compared with random sets of the same number per site or kind of edge, drawn from what is
+not in the circuit: with a few of its nodes in it, any set may cripple the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.ablate.conditions import Condition, pair_losses
+from pipeline.ablate.controls import ends, nonzero_edges
+from pipeline.circuit import Circuit
+from pipeline.data.pairs import prompt_losses
+from pipeline.model.scoring import mean_loss, score
+from pipeline.prune.edges import induced_edges
+from pipeline.prune.graph import Edge, by_key
+from pipeline.prune.masks import Layout
+from pipeline.validate.claim import Claim, check
+
+# A model that tells the two prompts of a pair nothing apart loses at least ln 2 on the pair, whatever it prefers
+# (softplus is convex). So a smaller loss proves that what is left still knows; a rounding's worth is allowed.
+CHANCE = math.log(2)
+SLACK = 0.01  # nats
+BEYOND = (2, 4)  # times the circuit's nodes: does more removed do what the circuit alone did not
+
+LIMIT = CHANCE - SLACK
+
+
+def necessity(claim: Claim) -> dict[str, Any]:
+    """Two curves of task loss (nats, uncalibrated, of ``claim.few``) over what is removed, and their checks.
+
+    ``nodes`` and ``edges`` each: ``n``, how many the circuit has; ``curve``, by size; ``n_to_chance``, the smallest
+    size on the curve whose loss reaches ``limit`` (None: no size does).
+    """
+    nodes = curve(claim, Condition.ABLATED_NODES, node_sets(claim), claim.circuit.n_nodes)
+    edges = curve(claim, Condition.ABLATED_EDGES, edge_sets(claim), claim.circuit.n_edges)
+    return {
+        "n_pairs": claim.few.n_pairs,
+        "limit": LIMIT,
+        "model_loss": mean_loss(score(claim.model, claim.few)),
+        "nodes": nodes,
+        "edges": edges,
+        "tests": [verdict("nodes", nodes), verdict("edges", edges)],
+    }
+
+
+def curve(claim: Claim, condition: Condition, sets: Iterable[Circuit], n: int) -> dict[str, Any]:
+    """The loss without each set, beside that without random ones."""
+    generator = claim.generator(f"necessity {condition.value}")
+    points = [point(claim, condition, removed, generator) for removed in sets]
+    reached = [p["size"] for p in points if p["loss"]["mean"] >= LIMIT]
+    return {"n": n, "curve": points, "n_to_chance": min(reached, default=None)}
+
+
+def point(claim: Claim, condition: Condition, removed: Circuit, generator: torch.Generator) -> dict[str, Any]:
+    """``size``, ``loss`` (an estimate) without the set, and ``random``: median, range and losses of random sets."""
+    n, draw = claim.config.n_random, random_edges if condition.of_edges else random_nodes
+    rivals = [float(losses(claim, condition, draw(claim, removed, generator)).mean()) for _ in range(n)]
+    return {
+        "size": removed.n_edges if condition.of_edges else removed.n_nodes,
+        "loss": claim.estimate(losses(claim, condition, removed)),
+        "random": {"median": median(rivals), "low": min(rivals), "high": max(rivals), "losses": rivals},
+    }
+
+
+def losses(claim: Claim, condition: Condition, removed: Circuit) -> Float[Tensor, " pair"]:
+    """Each pair's loss without a set: mean over prompts and draws."""
+    if condition is Condition.ABLATED_NODES:  # as all other nodes alone, which is the same and spares a third of time
+        nodes = {key: (mask == 0).nonzero().flatten() for key, mask in removed.node_masks().items()}
+        removed, condition = replace(removed, nodes=nodes, edges={}), Condition.NODES_ONLY
+    return pair_losses(prompt_losses(claim.runner.answers(removed, condition, claim.few)).mean(0))
+
+
+def random_nodes(claim: Claim, like: Circuit, generator: torch.Generator) -> Circuit:
+    """As many nodes at each site, none of them the circuit's; fewer where a site has not so many."""
+    inside = claim.circuit.node_masks()
+    pools = {key: (inside[key] == 0).nonzero().flatten() for key in like.nodes}
+    return replace(like, nodes=some_of(pools, like.nodes, generator), edges={})
+
+
+def random_edges(claim: Claim, like: Circuit, generator: torch.Generator) -> Circuit:
+    """As many edges of each kind, none of them the circuit's; fewer where the model has not so many."""
+    pools = {key: others(nonzero_edges(claim.model, key), claim.circuit.edges.get(key)) for key in like.edges}
+    edges = some_of(pools, like.edges, generator)
+    return replace(like, nodes=ends(edges), edges=edges)
+
+
+def others(present: Int[Tensor, "n 2"], inside: Int[Tensor, "m 2"] | None) -> Int[Tensor, "k 2"]:
+    """Edges of a kind without some."""
+    if inside is None:
+        return present
+    codes = (pairs[:, 0] * 2**32 + pairs[:, 1] for pairs in (present, inside))
+    return present[~torch.isin(*codes)]
+
+
+def some_of(
+    pools: Mapping[str, Tensor], like: Mapping[str, Tensor], generator: torch.Generator
+) -> dict[str, Int[Tensor, "n ..."]]:
+    """Random rows of each pool, as many as ``like`` has there."""
+    return {key: pool[torch.randperm(len(pool), generator=generator)[: len(like[key])]] for key, pool in pools.items()}
+
+
+def node_sets(claim: Claim) -> list[Circuit]:
+    """The first nodes in order of need, without edges: some of the circuit's, all of them, and more."""
+    n, sequence = claim.circuit.n_nodes, nodes_by_need(claim)
+    sizes = [*grid(n, claim.config.points), *(times * n for times in BEYOND if n and times * n <= len(sequence))]
+    return [first_nodes(claim, sequence, size) for size in sizes]
+
+
+def edge_sets(claim: Claim) -> list[Circuit]:
+    """The circuit's first edges in order of need; then all edges between more nodes than the circuit's."""
+    circuit, every = claim.circuit, edges_by_need(claim.circuit)
+    subsets = [by_key(every[:size]) for size in grid(len(every), claim.config.points)]
+    sequence = nodes_by_need(claim)
+    for times in BEYOND if every else ():
+        if times * circuit.n_nodes <= len(sequence):
+            more = first_nodes(claim, sequence, times * circuit.n_nodes)
+            subsets.append(induced_edges(claim.model, more.node_masks()))
+    return [replace(circuit, nodes=ends(edges), edges=edges) for edges in subsets]
+
+
+def first_nodes(claim: Claim, sequence: Int[Tensor, " node"], size: int) -> Circuit:
+    """The first nodes of a sequence over all nodes of the model, without edges."""
+    mask = torch.zeros(len(sequence))
+    mask[sequence[:size]] = 1
+    return replace(claim.circuit, nodes=Layout(claim.model.widths()).nodes(mask), edges={})
+
+
+def nodes_by_need(claim: Claim) -> Int[Tensor, " node"]:
+    """All nodes of the model, as numbered by ``Layout``: the circuit's by their certificate's loss, then the rest.
+
+    Where nothing else tells two nodes apart, the search's order does.
+    """
+    layout, circuit = Layout(claim.model.widths()), claim.circuit
+    need = circuit.node_masks()
+    for key, losses in (circuit.certificate or {}).get("nodes", {}).items():
+        need[key][circuit.nodes[key]] += torch.tensor(losses)  # a loss is not negative: still before the rest
+    sequence = layout.flat(circuit.order).argsort(descending=True, stable=True)
+    return sequence[layout.flat(need)[sequence].argsort(descending=True, stable=True)]
+
+
+def edges_by_need(circuit: Circuit) -> list[Edge]:
+    """The circuit's edges by the loss after each single removal, the largest first; without a certificate as filed."""
+    losses = (circuit.certificate or {}).get("edges", {})
+    needs = [
+        (float(losses[key][i]) if key in losses else 0.0, (key, s, t))
+        for key, pairs in circuit.edges.items()
+        for i, (s, t) in enumerate(pairs.tolist())
+    ]
+    return [edge for _, edge in sorted(needs, key=lambda need: -need[0])]
+
+
+def grid(n: int, points: int) -> list[int]:
+    """Sizes from 1 to ``n`` in equal ratios, at most ``points`` of them; none for 0."""
+    return sorted({round(n ** (i / (points - 1))) for i in range(points)}) if n else []
+
+
+def verdict(parts: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Whether the loss without all of the circuit's nodes or edges is at chance, and above every random set's."""
+    name = f"necessary_{parts}"
+    whole = next((p for p in found["curve"] if p["size"] == found["n"]), None)
+    if whole is None:
+        return check(name, None, None, LIMIT, f"the circuit has no {parts} to remove")
+    loss, most = whole["loss"]["mean"], whole["random"]["high"]
+    says = f"loss {loss:.3f} nats without the circuit's {parts}; at most {most:.3f} without as many others"
+    return check(name, loss >= LIMIT and loss > most, loss, LIMIT, says)

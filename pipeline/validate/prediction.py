@@ -1,0 +1,221 @@
+"""Does the circuit foretell where the unpruned model fails? Context dilution and stray brackets (the paper's §3.2.2).
+
+The bracket_counting circuit averages a bracket detector over the context and compares the average with a threshold. So
+a long nested list should read as flat, and a flat list after a stray bracket as nested. The model is run whole; of the
+circuit, only the value of one of its nodes is read, by a rule that was fitted on train pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.ablate.conditions import Condition
+from pipeline.data.pairs import PairBatch
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.model.scoring import calibrated
+from pipeline.seeds import seed_of
+from pipeline.validate.claim import Claim, check
+from pipeline.validate.prediction_node import Reading, Values, answering_nodes, correlation, readings, watch
+from pipeline.validate.prediction_prompts import NO_COMMENT, PLAIN, Point, Points, example, manipulated
+
+TASK = "bracket_counting"
+SIDES = ("flat", "nested")
+
+Sides = Float[Tensor, "pair 2"]  # a value of each prompt: of the flat list, of the nested one
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen at one point, flat lists before nested ones. ``model``: logit of the nested answer minus the flat
+    one's. ``circuit``: probability of the nested answer, the circuit alone. ``nodes``: by name of the reading.
+    """
+
+    model: Sides
+    circuit: Sides
+    nodes: dict[str, Sides]
+
+
+def prediction(claim: Claim, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The model's and the node's answers at every point, the two effects, how often they agree; JSON-ready.
+
+    Only for bracket_counting, whose second answer is the nested one; other tasks get a check that was not made.
+    """
+    if claim.circuit.about.get("task") != TASK:
+        return _untested(f"failures are predicted of {TASK} only")
+    seed, n_ctx = seed_of(claim.seed, "validate", "prediction"), claim.model.config.n_ctx
+    points = manipulated(claim.test, tokenizer, n_ctx=n_ctx, n_pairs=claim.config.few_pairs, seed=seed)
+    if not points:
+        return _untested(f"fewer than {claim.config.few_pairs} pairs fit into n_ctx {n_ctx} in this vocabulary")
+    return measure(claim, points, nested=int(claim.test.answers[1, 0])) | {"examples": example(points, tokenizer)}
+
+
+def measure(claim: Claim, points: Points, *, nested: int) -> dict[str, Any]:
+    """The same for prompts that are there: ``nested`` is the token that closes a nested list.
+
+    Row i of every point comes from one pair, which is what is resampled for intervals.
+    """
+    nodes = answering_nodes(claim.circuit)
+    train = claim.batches["train"]
+    found = readings(nodes, watch(claim.model, train, nodes)[1], (train.answers[:, 0] == nested).cpu())
+    if not found:
+        return _untested("no node of the circuit varies at the position that answers")
+    seen = {point: _see(claim, batch, found, nested) for point, batch in points.items()}
+    agreement = _agreement(claim, seen, found[0])
+    return {
+        "node": _described(found[0]),
+        "pairs": next(iter(points.values())).n_pairs,
+        "lengths": sorted({point.length for point in points}),
+        "comments": list(dict.fromkeys(point.comment for point in points)),
+        "points": [_point(claim, point, at, found[0]) for point, at in seen.items()],
+        "effects": _effects(claim, seen, found[0]),
+        **agreement,
+        "circuit_agreement": claim.estimate(_per_pair((_all(seen, "model") > 0) == (_all(seen, "circuit") > 0.5))),
+        "sites": [_described(reading) | _agreement(claim, seen, reading) for reading in found],
+        "tests": [_verdict(agreement, found[0])],
+    }
+
+
+def _see(claim: Claim, batch: PairBatch, found: list[Reading], nested: int) -> Seen:
+    """Model, circuit and nodes on the prompts of one point."""
+    nodes = {reading.key: torch.tensor([reading.index]) for reading in found}
+    answers, values = watch(claim.model, batch.to(claim.model.device), nodes)
+    closes = (batch.answers[:, 0] == nested).cpu()
+    order = closes.view(-1, 2).int().argsort(1)  # the flat list first
+
+    def sides(of_prompts: Tensor) -> Sides:
+        return of_prompts.view(-1, 2).gather(1, order)
+
+    def towards_nested(logits: Tensor) -> Tensor:
+        return (logits[..., 0] - logits[..., 1]) * (2 * closes.float() - 1)
+
+    draws = claim.runner.answers(claim.circuit, Condition.CIRCUIT, batch)
+    alone = torch.stack([towards_nested(calibrated(draw, claim.circuit.calibration)).sigmoid() for draw in draws])
+    names = {reading.name: sides(values[reading.key][:, 0]) for reading in found}
+    return Seen(sides(towards_nested(answers)), sides(alone.mean(0)), names)
+
+
+def _point(claim: Claim, point: Point, at: Seen, reading: Reading) -> dict[str, Any]:
+    """Means and intervals over pairs, for flat and for nested lists; ``p`` is the probability of the nested answer."""
+    sides = {
+        side: {
+            "model_p": claim.estimate(at.model[:, i].sigmoid()),
+            "circuit_p": claim.estimate(at.circuit[:, i]),
+            "node": claim.estimate(at.nodes[reading.name][:, i]),
+        }
+        for i, side in enumerate(SIDES)
+    }
+    right = {"model_accuracy": _right(at.model > 0), "circuit_accuracy": _right(at.circuit > 0.5)}
+    return {"comment": point.comment, "length": point.length, **sides, **right}
+
+
+def _right(says: Tensor) -> float:
+    """Fraction of prompts answered rightly; ``says``: whether nested is said, of flat and of nested lists."""
+    return float((says == torch.tensor([False, True])).float().mean())
+
+
+def _effects(claim: Claim, seen: dict[Point, Seen], reading: Reading) -> dict[str, Any]:
+    """What the manipulations change, pair by pair: in the probability of the nested answer, and in the node.
+
+    ``dilution``: the longest list against the shortest, no comment. Each other comment: against the plain one, over all
+    lengths. ``node`` is in units of the distance between train's flat (0) and nested (1) lists.
+    """
+
+    def effect(more: list[Point], less: list[Point]) -> dict[str, Any]:
+        p = {point: seen[point].model.sigmoid() for point in more + less}
+        node = {point: reading.scaled(seen[point].nodes[reading.name]) for point in more + less}
+        changes = {"model_p": _mean(p, more) - _mean(p, less), "node": _mean(node, more) - _mean(node, less)}
+        return {
+            side: {name: claim.estimate(change[:, i]) for name, change in changes.items()}
+            for i, side in enumerate(SIDES)
+        }
+
+    by_comment: dict[str, list[Point]] = {}
+    for point in sorted(seen, key=lambda point: point.length):
+        by_comment.setdefault(point.comment, []).append(point)
+    bare, plain = by_comment.pop(NO_COMMENT), by_comment.pop(PLAIN, [])
+    strays = {comment: effect(points, plain) for comment, points in by_comment.items()} if plain else {}
+    return {"dilution": effect(bare[-1:], bare[:1]), "strays": strays}
+
+
+def _mean(values: dict[Point, Sides], points: list[Point]) -> Sides:
+    return torch.stack([values[point] for point in points]).mean(0)
+
+
+def _agreement(claim: Claim, seen: dict[Point, Seen], reading: Reading) -> dict[str, Any]:
+    """How often the node says what the model says, over all prompts of all points, against what is known without it.
+
+    ``base_rate``: agreement of the best of the guesses that need no circuit: that the model is right, or that it
+    always gives one answer. ``point_rate``: that of its most frequent answer to each kind of list at each point, known
+    only afterwards, which nothing that is blind to the single prompt can pass. ``gain``: the node's agreement minus
+    ``base_rate``, over pairs. ``foreseen``: of the prompts that the model gets wrong, the fraction that the node does
+    too; ``false_alarms``: of those that it gets right. ``correlation``: of the node's value with the model's logit
+    difference; within each kind of list; and of what is left of both when the mean of each kind at each point is taken
+    off.
+    """
+    logits = _all(seen, "model")
+    values = torch.stack([at.nodes[reading.name] for at in seen.values()], dim=1)
+    model, node = logits > 0, reading.says_nested(values)
+    truth = torch.tensor([False, True]).expand_as(model)
+    guesses = {"right": model == truth, "nested": model, "flat": ~model}
+    guess = max(guesses, key=lambda name: float(guesses[name].float().mean()))
+    agree, base = _per_pair(model == node), _per_pair(guesses[guess])
+    wrong = model != truth
+    return {
+        "agreement": claim.estimate(agree),
+        "base_rate": float(base.mean()),
+        "base_guess": guess,
+        "point_rate": float(model.float().mean(0).sub(0.5).abs().add(0.5).mean()),
+        "gain": claim.estimate(agree - base),
+        "model_accuracy": float((~wrong).float().mean()),
+        "foreseen": _rate(node != truth, wrong),
+        "false_alarms": _rate(node != truth, ~wrong),
+        "correlation": correlation(values.flatten(), logits.flatten()),
+        "correlation_within": {
+            side: correlation(values[..., i].flatten(), logits[..., i].flatten()) for i, side in enumerate(SIDES)
+        },
+        "correlation_at_points": correlation((values - values.mean(0)).flatten(), (logits - logits.mean(0)).flatten()),
+    }
+
+
+def _all(seen: dict[Point, Seen], field: str) -> Float[Tensor, "pair point side"]:
+    return torch.stack([getattr(at, field) for at in seen.values()], dim=1)
+
+
+def _per_pair(hits: Tensor) -> Values:
+    return hits.float().flatten(1).mean(1)
+
+
+def _rate(hits: Tensor, among: Tensor) -> float | None:
+    return float(hits[among].float().mean()) if among.any() else None
+
+
+def _described(reading: Reading) -> dict[str, Any]:
+    return {
+        "name": reading.name,
+        "auc": reading.auc,
+        "train_correlation": reading.correlation,
+        "threshold": reading.threshold,
+        "train_means": dict(zip(SIDES, reading.means, strict=True)),
+    }
+
+
+def _verdict(found: dict[str, Any], reading: Reading) -> dict[str, Any]:
+    """Passed where the node tells more of the model's answers than the best guess without it, surely."""
+    if found["base_rate"] == 1:
+        why = f"nothing to predict: the model's answers are all {found['base_guess']}"
+        return check("prediction", None, None, None, why)
+    low = found["gain"]["interval"][0]
+    says = (
+        f"{reading.name} says what the unpruned model says on {found['agreement']['mean']:.0%} of the manipulated "
+        f"prompts, {found['base_rate']:.0%} are had without it; value: the difference's lower end (95 %)"
+    )
+    return check("prediction", low > 0, low, 0.0, says)
+
+
+def _untested(why: str) -> dict[str, Any]:
+    return {"tests": [check("prediction", None, None, None, why)]}

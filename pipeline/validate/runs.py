@@ -1,0 +1,114 @@
+"""A model's run and its circuit's on the same prompts: the value at every site, and where a value can matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from pipeline.circuit import Circuit
+from pipeline.data.pairs import PairBatch, answer_logits
+from pipeline.model.masked import Masked
+from pipeline.model.transformer import Cut, Cuts, Intervene, LinearCut, Transformer, pick
+from pipeline.sites import Site, split_site_key
+from pipeline.validate.claim import Answers, Claim
+
+Values = Mapping[str, Float[Tensor, "prompt pos width"]]
+
+
+@torch.no_grad()
+def recorded(
+    model: Transformer, batch: PairBatch, intervene: Intervene | None = None, cuts: Cuts | None = None
+) -> tuple[Answers, Values]:
+    """Answer logits, and the value at every site as the rest of the model saw it, at all positions."""
+    values: dict[str, Tensor] = {}
+
+    def keep(key: str, x: Tensor) -> Tensor:
+        values[key] = x if intervene is None else intervene(key, x)
+        return values[key]
+
+    logits = model(batch.tokens, intervene=keep, cuts=cuts)
+    return answer_logits(pick(logits, batch.last)[:, 0], batch).cpu(), values
+
+
+@torch.no_grad()
+def answers(model: Transformer, batch: PairBatch, intervene: Intervene, cuts: Cuts | None = None) -> Answers:
+    """Answer logits of one pass over all prompts at once, for interventions that know one prompt from another."""
+    return answer_logits(model(batch.tokens, at=batch.last, intervene=intervene, cuts=cuts), batch).cpu()
+
+
+class FewEdges:
+    """What a ``Cut`` of almost all edges computes, by the live ones alone; equal up to rounding."""
+
+    def __init__(self, layer: nn.Linear, cut: Cut) -> None:
+        self.sources, self.targets = (cut.keep.any(dim).nonzero().flatten() for dim in (0, 1))
+        self.live = (layer.weight * cut.keep)[self.targets][:, self.sources]
+        self.constant = layer.bias + (layer.weight * (1 - cut.keep)) @ cut.mean
+
+    def __call__(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        y = self.constant.expand(*x.shape[:-1], -1).contiguous()
+        return y.index_add_(-1, self.targets, x[..., self.sources] @ self.live.T)
+
+
+def few_edges(model: Transformer, cuts: Mapping[str, LinearCut]) -> Cuts:
+    """The same cuts, faster for a circuit. Not attention's c_proj, where a held value is scaled by its head's mass."""
+    layers = model.transformer["h"]
+    parts = {key: layers[int(key.partition(".")[0])].get_submodule(key.partition(".")[2]) for key in cuts}
+    return {
+        key: FewEdges(parts[key], cut) if isinstance(cut, Cut) and not key.endswith("attn.c_proj") else cut
+        for key, cut in cuts.items()
+    }
+
+
+def real(batch: PairBatch) -> Bool[Tensor, "prompt pos"]:
+    """The positions that hold a prompt's tokens."""
+    return torch.arange(batch.tokens.shape[1], device=batch.last.device) <= batch.last[:, None]
+
+
+def carrier(circuit: Circuit) -> int:
+    """The last layer with a kept key or value channel: after it, nothing moves between positions. −1: none."""
+    sites = map(split_site_key, circuit.nodes)
+    return max((layer for layer, site in sites if site in (Site.ATTN_K, Site.ATTN_V)), default=-1)
+
+
+def reaches(circuit: Circuit, key: str) -> bool:
+    """Whether a site's values before the last position can reach the answer through the circuit.
+
+    They do through a key or a value of a kept head. Where they do not, only the value at the last position matters.
+    """
+    (layer, site), last = split_site_key(key), carrier(circuit)
+    return layer < last or (layer == last and site in (Site.ATTN_IN, Site.ATTN_K, Site.ATTN_V))
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The model's run and the circuit's on a batch; what is outside is held at the circuit's first draw."""
+
+    claim: Claim
+    batch: PairBatch
+
+    @cached_property
+    def masked(self) -> Masked:
+        return self.claim.circuit(self.claim.model)
+
+    @cached_property
+    def cuts(self) -> Cuts:
+        return few_edges(self.claim.model, self.masked.cuts)
+
+    @cached_property
+    def model(self) -> tuple[Answers, Values]:
+        return recorded(self.claim.model, self.batch)
+
+    @cached_property
+    def circuit(self) -> tuple[Answers, Values]:
+        return recorded(self.claim.model, self.batch, self.masked.intervene, self.cuts)
+
+    def matters(self, key: str) -> Bool[Tensor, "prompt pos"]:
+        """The positions at which a site's values can reach the answer through the circuit."""
+        if reaches(self.claim.circuit, key):
+            return real(self.batch)
+        return torch.arange(self.batch.tokens.shape[1], device=self.batch.last.device) == self.batch.last[:, None]

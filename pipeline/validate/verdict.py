@@ -1,0 +1,32 @@
+"""The verdict line of a circuit: which tests it passes, which it fails, with the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def verdict(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """``n_passed``, ``n_failed``, the names of tests ``passed``, ``failed`` and ``not_tested``, and the ``line``."""
+    tests = [test for section in sections.values() for test in section.get("tests", ())]
+    passed, failed, not_tested = (
+        [test for test in tests if test["passed"] is outcome] for outcome in (True, False, None)
+    )
+    return {
+        "n_passed": len(passed),
+        "n_failed": len(failed),
+        "passed": [test["name"] for test in passed],
+        "failed": [test["name"] for test in failed],
+        "not_tested": [test["name"] for test in not_tested],
+        "line": line(passed, failed),
+    }
+
+
+def line(passed: list[Mapping[str, Any]], failed: list[Mapping[str, Any]]) -> str:
+    """``passes 9 of 12; fails sufficient_zero (loss 1.292 nats with all else at zero)``."""
+    if not passed and not failed:
+        return "not tested"
+    counted = f"passes {len(passed)} of {len(passed) + len(failed)}"
+    if not failed:
+        return counted
+    return f"{counted}; fails " + ", ".join(f"{test['name']} ({test['says']})" for test in failed)

@@ -1,0 +1,69 @@
+"""MIB's curves: exact at their ends, by hand in between."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from pipeline.ablate.controls import nonzero_edges
+from pipeline.prune.edges import induced_edges
+from pipeline.prune.masks import Layout
+from pipeline.sites import edge_keys
+from pipeline.validate.faithfulness import SMALLEST, areas, faithfulness_curve, n_edges, nested, nodes_needed, ratio
+
+
+@pytest.mark.parametrize("fixture", ["quote", "induction"])
+def test_nothing_is_at_0_the_model_at_1_and_the_planted_circuit_does_the_task(fixture, request, claim_of):
+    found = faithfulness_curve(claim_of(request.getfixturevalue(fixture)))
+    first, *_, last = found["curve"]
+    assert (first["k"], first["f"], first["m"]) == (0.0, 0.0, found["m_nothing"])
+    assert (last["k"], last["f"], last["m"]) == (1.0, 1.0, found["m_model"])
+    ks = [point["k"] for point in found["curve"]]
+    assert ks == sorted(set(ks)) and len(ks) <= 9
+    low, high = found["circuit"]["interval"]
+    assert low <= found["circuit"]["f"] <= high and found["circuit"]["f"] > 0.9
+    assert found["cpr"] == pytest.approx(sum(
+        (b["k"] - a["k"]) * (a["f"] + b["f"]) / 2 for a, b in zip(found["curve"], found["curve"][1:], strict=False)
+    ))  # fmt: skip
+    json.dumps(found)
+
+
+def test_a_circuit_without_what_is_needed_is_not_faithful(quote, claim_of, circuit_of):
+    nodes = {key: indices for key, indices in quote.nodes.items() if not key.endswith("attn_out")}
+    edges = {key: pairs for key, pairs in quote.edges.items() if not key.endswith("attn_out")}
+    found = faithfulness_curve(claim_of(quote, circuit_of(quote, nodes, edges)))
+    assert found["circuit"]["f"] == pytest.approx(0, abs=1e-3)
+
+
+def test_areas_by_hand():
+    # Trapezoids: 0.5 · (0 + 2)/2 + 0.5 · (2 + 1)/2, and of |1 − f|, which is 1, 1, 0.
+    assert areas([0.0, 0.5, 1.0], [0.0, 2.0, 1.0]) == {"cpr": 1.25, "cmd": 0.75}
+    assert areas([0.0, 1.0], [0.0, None]) == {"cpr": None, "cmd": None}
+
+
+def test_f_means_nothing_where_the_model_says_nothing():
+    assert ratio(0.5, 0.0, 1e-5) is None and ratio(1.0, 0.0, 2.0) == 0.5
+
+
+def test_circuits_are_nested_and_have_the_edges_they_say(induction, claim_of):
+    claim = claim_of(induction)
+    n = n_edges(induction.model)
+    assert n == sum(len(nonzero_edges(induction.model, key)) for key in edge_keys(2))
+    before = set()
+    circuits = nested(claim)
+    assert circuits[0][0] >= SMALLEST and len(circuits) > 3
+    for k, n_nodes, circuit in circuits:
+        edges = induced_edges(induction.model, circuit.node_masks())
+        assert circuit.n_nodes == n_nodes and sum(map(len, edges.values())) == round(k * n)
+        nodes = {(key, i) for key, indices in circuit.nodes.items() for i in indices.tolist()}
+        assert before <= nodes
+        before = nodes
+
+
+def test_an_edge_needs_the_later_of_its_ends(induction):
+    layout = Layout(induction.model.widths())
+    needed = nodes_needed(induction.model, layout, torch.arange(layout.n_units))
+    assert needed.tolist() == sorted(needed.tolist()) and len(needed) == n_edges(induction.model)
+    assert int(needed[-1]) == layout.n_units and int(needed[0]) > 64  # edges go from the first site to later ones
