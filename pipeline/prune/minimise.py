@@ -101,10 +101,13 @@ class Trail:
     def __init__(
         self, judge: Judge, few: Judge, start: Sketch, target: float, worst: float, worth: Worth, tie_qk: bool
     ) -> None:
-        """``few`` judges what may go, while its loss is at most ``worst``; thinning out keeps it under ``target``."""
+        """``few`` judges what may go, while its loss is at most ``worst``.
+
+        Thinning out keeps all pairs under ``target``: a large circuit gives way to the pairs that it is judged by.
+        """
         self.judge, self.seen = judge, dict[int, Sketch]()
         self.circuits = [Parts(start.nodes, start.edges)]
-        self.circuits += thin_out(Minimiser(few, self.circuits[0], target, tie_qk), worth)
+        self.circuits += thin_out(Minimiser(judge, self.circuits[0], target, tie_qk), worth)
         found = Minimiser(few, self.circuits[-1], worst, tie_qk)
         self.prices = found.prices
         if found.parts.n_edges > FEW:

@@ -183,14 +183,15 @@ def where_to_start(discretised: Mapping[float, Sketch | None], main: float) -> S
     """The circuit that minimisation starts from: that of the strictest target which any meets, if it is not too large.
 
     Taking away from a circuit that is better than it has to be finds smaller ones than starting from one that is just
-    good enough.
+    good enough; but not where there are too many edges to try them one by one. Raises ValueError where none meets the
+    main target.
     """
     enough = discretised[main]
     if enough is None:
         raise ValueError(f"no circuit reaches a loss of {main} nats")
-    most = MOST * enough.n_edges
-    if enough.n_edges <= FEW:
-        most = min(most, enough.n_edges + MORE)
+    if enough.n_edges > FEW:
+        return enough
+    most = min(MOST * enough.n_edges, enough.n_edges + MORE)
     return next(sketch for sketch in discretised.values() if sketch and sketch.n_edges <= most)
 
 
