@@ -25,7 +25,7 @@ from pipeline.seeds import seed_of
 from pipeline.validate.claim import Claim, check
 from pipeline.validate.searching import by_tuner
 
-NEVER = 1e-3  # probability, under which a token counts as one that does not follow
+NEVER = 0.1  # of the vocabulary, the least likely tokens, count as those that never follow
 Batches = Mapping[str, PairBatch]
 
 
@@ -118,10 +118,8 @@ def nonsense(claim: Claim, seed: int) -> dict[str, PairBatch]:
 
 @torch.no_grad()
 def never_follow(model: Transformer, batch: PairBatch, seed: int) -> tuple[int, int]:
-    """Two tokens that the model thinks unlikely after every prompt. Raises ValueError where there are fewer."""
-    likely = model(batch.tokens, at=batch.last).softmax(-1).amax(0)
-    unlikely = (likely < NEVER).nonzero().flatten().cpu()
-    if len(unlikely) < 2:
-        raise ValueError(f"fewer than two tokens are less likely than {NEVER} after every prompt: no nonsense task")
-    picked = unlikely[torch.randperm(len(unlikely), generator=torch.Generator().manual_seed(seed))[:2]]
+    """Two of the tokens that the model thinks least likely after any prompt."""
+    likely = model(batch.tokens, at=batch.last).softmax(-1).amax(0).cpu()
+    least = likely.argsort(stable=True)[: max(2, int(NEVER * len(likely)))]
+    picked = least[torch.randperm(len(least), generator=torch.Generator().manual_seed(seed))[:2]]
     return int(picked[0]), int(picked[1])

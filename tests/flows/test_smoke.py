@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from flows import smoke
-from pipeline.artifacts import Workspace
+from pipeline.artifacts import Workspace, read_json
 from pipeline.config import load_params
 from pipeline.data.tasks import task_names
 
@@ -136,6 +136,20 @@ def test_every_model_has_a_circuit_that_beats_chance_and_is_missed(summary):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+def test_every_circuit_was_tested_and_has_its_verdict(studied, summary):
+    for model in summary["models"]:
+        found = read_json(studied.validations(model["name"]))
+        assert found["residual_kurtosis"]["n"] > 1
+        for name, task in model["tasks"].items():
+            if task["n_edges"] is not None:
+                verdict = task["validation"]["verdict"]
+                assert verdict == found["tasks"][name]["verdict"] and verdict["n_passed"] + verdict["n_failed"] > 10
+    by_test = {row["name"]: row for row in summary["validation"]["by_test"]}
+    assert by_test["sufficient_mean"]["sparse"]["n_tested"] > 0 and "values" in by_test
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_it_ends_with_a_table_of_what_it_found(studied, summary):
     said = (studied.root / "said.txt").read_text(encoding="utf-8")
     assert all(model["name"] in said for model in summary["models"])
@@ -175,4 +189,18 @@ def test_every_model_and_circuit_is_in_the_workspaces_own_mlflow(studied, summar
         for model in summary["models"]
         for name, task in model["tasks"].items()
         if task["n_edges"] is not None
+    }
+    verdicts = {
+        (run.data.params["model"], run.data.params["task"]): (
+            run.data.tags["verdict"], run.data.metrics["validation/n_failed"]
+        )
+        for run in runs
+        if "verdict" in run.data.tags
+    }  # fmt: skip
+    assert verdicts == {
+        (model["name"], name): (found["line"], found["n_failed"])
+        for model in summary["models"]
+        for name, task in model["tasks"].items()
+        if task["n_edges"] is not None
+        for found in [task["validation"]["verdict"]]
     }

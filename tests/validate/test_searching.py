@@ -7,11 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.data.pairs import PairBatch
 from pipeline.validate.controls import (
     NEVER,
     controls,
-    never_follow,
     nonsense,
     random_weights,
     shuffled_labels,
@@ -53,6 +51,7 @@ def test_overlap_by_hand():
     assert jaccard(set(), set()) == share(set(), one) == 1
 
 
+@pytest.mark.slow
 def test_controls_find_nothing_where_there_is_nothing(claim_of, quote, fast):
     found = controls(claim_of(quote), fast)
     assert found["true"]["met"] and found["true"]["ratio_edges"] == 1
@@ -90,11 +89,7 @@ def test_nonsense_answers_never_follow_and_differ_by_side(claim_of, quote):
     claim = claim_of(quote)
     batch = nonsense(claim, 0)["test"]
     first, second = batch.answers[0].tolist()
-    likely = quote.model(claim.batches["train"].tokens, at=claim.batches["train"].last).softmax(-1)
-    assert first != second and float(likely[:, [first, second]].max()) < NEVER
+    likely = quote.model(claim.batches["train"].tokens, at=claim.batches["train"].last).softmax(-1).amax(0)
+    assert first != second
+    assert all(int((likely < likely[token]).sum()) < NEVER * len(likely) for token in (first, second))
     assert torch.equal(batch.answers, torch.tensor([[first, second], [second, first]]).repeat(batch.n_pairs, 1))
-
-
-def test_where_every_token_may_follow_there_is_no_nonsense(tiny_model, claim_of, quote):
-    with pytest.raises(ValueError, match="no nonsense task"):
-        never_follow(tiny_model(), PairBatch(torch.zeros(2, 4, dtype=torch.long), torch.full((2,), 3), torch.eye(2)), 0)

@@ -1,0 +1,36 @@
+"""A small study for commands that work on any model (closing.py says what is in it)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from closing import TASK, write_study
+
+from pipeline.prune import Pruned
+from pipeline.prune.checkpoint import prune_checkpoint
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """As the command has it; tensors here are too small to share out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+    """A workspace with models/tiny, which does the task of closing.jsonl."""
+    root = tmp_path_factory.mktemp("study")
+    write_study(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def pruned(study: Path) -> Pruned:
+    """What pruning finds of the task; its circuit lies in ``study / "found"``."""
+    return prune_checkpoint(study / "models/tiny", study / TASK, out=study / "found")
