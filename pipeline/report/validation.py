@@ -7,16 +7,18 @@ from statistics import median
 from typing import Any
 
 KINDS = ("sparse", "dense")
-MOST_ITEMS = 16  # of a list in the summary; longer ones (a row a node) are in validations/<model>.json only
+MOST_ITEMS = 6  # of a list in the summary; longer ones (a point a size, a row a node) are in validations/ only
 
 
 def brief(value: Any) -> Any:
-    """A row of validations/<model>.json without its long lists."""
+    """A row of validations/<model>.json without its curves and long lists."""
     if isinstance(value, Mapping):
-        return {
-            key: brief(part) for key, part in value.items() if not (isinstance(part, list) and len(part) > MOST_ITEMS)
-        }
+        return {key: brief(part) for key, part in value.items() if key == "tests" or not is_long(part)}
     return [brief(part) for part in value] if isinstance(value, list) else value
+
+
+def is_long(part: Any) -> bool:
+    return isinstance(part, list) and len(part) > MOST_ITEMS
 
 
 def lines_of(validation: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

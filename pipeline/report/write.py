@@ -24,6 +24,7 @@ from pipeline.report.prediction_figure import prediction_svg
 from pipeline.report.summary import summarise
 from pipeline.report.tables import curves_csv, frontier_csv, metrics
 
+NOT_PREDICTED = {"tests": [{"says": "no model has a circuit for bracket_counting"}]}
 DRAWING_BYTES = 4_500_000  # all drawings of the page together; results/ is committed, so it stays small
 
 
@@ -81,8 +82,7 @@ def assemble(
         "training": figures.training_svg(summary, histories),
     }
     predicted = prediction_of(records)
-    if predicted is not None:
-        plots["prediction"] = prediction_svg(predicted[1])
+    plots["prediction"] = prediction_svg(predicted[1] if predicted else NOT_PREDICTED)
     examples = {name: _examples(task_set, name, params.report.example_pairs) for name in task_names(summary)}
     decides = {name: find_task(name).decides for name in task_names(summary) if name in registered_tasks()}
     with whole_folder(folder) as partial:
