@@ -30,8 +30,8 @@ from pipeline.artifacts import ArtifactError, Workspace, read_json
 MARKER = ".smoke-workspace"  # what may be wiped has it
 # What a checkout can hold that is not the project: artifacts of a study, state of services and tools
 NOT_COPIED = {
-    ".venv", "data", "models", "circuits", "ablations", "validations", "results", "dvc.lock", ".prefect", ".mlflow", ".scratch",
-    ".smoke", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
+    ".venv", "data", "models", "circuits", "ablations", "validations", "results", "dvc.lock", ".prefect", ".mlflow",
+    ".scratch", ".smoke", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
 }  # fmt: skip
 NOT_COPIED_OF_DVC = {"cache", "tmp", "config.local"}
 WAIT_SECONDS = 15.0
