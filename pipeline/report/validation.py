@@ -28,12 +28,13 @@ def lines_of(validation: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 
 def validated(models: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str, Mapping[str, Any]]]:
-    """(model, task, its entry) of every circuit of a solved task that was validated."""
+    """(model, task, its entry) of every circuit of a solved task that was validated; without empty ones, of tasks that
+    the bigram table does, since their tests would test nothing."""
     return [
         (model, name, task)
         for model in models
         for name, task in model["tasks"].items()
-        if task["solved"] and task["validation"] is not None
+        if task["solved"] and task["n_nodes"] and task["validation"] is not None
     ]
 
 
@@ -83,12 +84,15 @@ def counts(tasks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def medians_of_model(model: Mapping[str, Any]) -> dict[str, float | None]:
-    """Medians over a model's circuits: binarisation's loss, overlap of seeds' edges, faithfulness under the mean."""
+    """Medians over a model's circuits: binarisation's loss, overlap of seeds' edges, faithfulness under the mean,
+    and the areas under the curve of faithfulness."""
     found = [task["validation"] for _, _, task in validated([model])]
     paths = {
         "binarised_loss": ("features", "binarised", "mean"),
         "jaccard_edges": ("stability", "jaccard_edges", "median"),
         "faithfulness": ("complement", "mean", "faithfulness", "mean"),
+        "cpr": ("faithfulness", "cpr"),
+        "cmd": ("faithfulness", "cmd"),
     }
     return {name: middle(at(row, path) for row in found) for name, path in paths.items()}
 

@@ -138,6 +138,7 @@ def validation_entry(passed: bool) -> dict[str, Any]:
             "mean": {"faithfulness": estimate},
             "tests": [test("sufficient_mean", True), test("sufficient_zero", passed)],
         },
+        "faithfulness": {"cpr": 0.75, "cmd": 0.25},
         "features": {"binarised": estimate, "single": {"of_each": [{"node": str(i)} for i in range(99)]}, "tests": []},
         "stability": {"jaccard_edges": {"median": 0.4, "least": 0.3, "most": 0.5}, "tests": [test("stable", None)]},
         "controls": {"true": control, "nonsense": nothing, "tests": [test("control_nonsense", True)]},

@@ -49,7 +49,16 @@ def test_controls_are_listed_with_their_model_and_task(summary):
 def test_a_model_has_its_kurtosis_and_medians_over_its_circuits(summary):
     model = summary["models"][0]
     assert model["residual_kurtosis"]["mean"] == 7.5
-    assert model["validation"] == {"binarised_loss": 0.9, "jaccard_edges": 0.4, "faithfulness": 0.9}
+    areas = {"cpr": 0.75, "cmd": 0.25}
+    assert model["validation"] == {"binarised_loss": 0.9, "jaccard_edges": 0.4, "faithfulness": 0.9} | areas
+
+
+def test_an_empty_circuit_counts_for_nothing(models):
+    record = read_record(models["dense_a"])
+    record.pruned["tasks"]["lists"] |= {"n_nodes": 0, "n_edges": 0}
+    found = summarise([record], target_loss=0.15, curve_losses=[0.15], seed=0, n_bootstrap=100, provenance={})
+    assert found["validation"]["circuits"]["dense"]["n_circuits"] == 1
+    assert found["validation"]["by_test"][0]["dense"]["n_tested"] == 1
 
 
 def test_long_lists_stay_out_of_the_summary(summary):
