@@ -50,7 +50,8 @@ test: setup
 	$(BIN)/ruff format --check flows pipeline tests benchmarks
 	$(BIN)/mypy
 	@mkdir -p .scratch
-	@$(BIN)/pytest -q tests/planted > .scratch/planted.log 2>&1 & planted=$$!; \
+	@export OMP_NUM_THREADS=1; $(BIN)/pytest -q tests/planted > .scratch/planted.log 2>&1 & planted=$$!; \
+	export OMP_NUM_THREADS=1; \
 	$(BIN)/pytest -q --ignore=tests/planted; status=$$?; \
 	wait $$planted || status=1; \
 	echo "tests/planted, which ran beside:"; cat .scratch/planted.log; \
