@@ -11,9 +11,14 @@ MOST_ITEMS = 6  # of a list in the summary; longer ones (a point a size, a row a
 
 
 def brief(value: Any) -> Any:
-    """A row of validations/<model>.json without its curves and long lists."""
+    """A row of validations/<model>.json without its curves and long lists; tests and verdicts are kept whole."""
     if isinstance(value, Mapping):
-        return {key: brief(part) for key, part in value.items() if key == "tests" or not is_long(part)}
+        whole = ("tests", "verdict")
+        return {
+            key: part if key in whole else brief(part)
+            for key, part in value.items()
+            if key in whole or not is_long(part)
+        }
     return [brief(part) for part in value] if isinstance(value, list) else value
 
 

@@ -68,6 +68,7 @@ def test_long_lists_stay_out_of_the_summary(summary):
         "b": [{"c": [1, 2]}],
         "tests": 9 * [1],
     }
+    assert brief({"verdict": {"passed": 9 * ["a"]}}) == {"verdict": {"passed": 9 * ["a"]}}
     assert at({"a": {"b": 1.0}}, ("a", "b")) == 1 and at({"a": {}}, ("a", "b")) is None
 
 
