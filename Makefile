@@ -45,13 +45,13 @@ study: setup
 smoke: setup
 	$(BIN)/python -m flows.smoke
 
+test: export OMP_NUM_THREADS := 1
 test: setup
 	$(BIN)/ruff check flows pipeline tests benchmarks
 	$(BIN)/ruff format --check flows pipeline tests benchmarks
 	$(BIN)/mypy
 	@mkdir -p .scratch
-	@export OMP_NUM_THREADS=1; $(BIN)/pytest -q tests/planted > .scratch/planted.log 2>&1 & planted=$$!; \
-	export OMP_NUM_THREADS=1; \
+	@$(BIN)/pytest -q tests/planted > .scratch/planted.log 2>&1 & planted=$$!; \
 	$(BIN)/pytest -q --ignore=tests/planted; status=$$?; \
 	wait $$planted || status=1; \
 	echo "tests/planted, which ran beside:"; cat .scratch/planted.log; \

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.tables import show
+from pipeline.report.validation import lines_of
 
 EXAMPLE = "Example: sparse-circuits validate --model models/sparse_d256 --circuit circuits/sparse_d256/bracket_brace"
 SAID = {True: "passes", False: "FAILS", None: "not tested"}
@@ -58,7 +59,6 @@ def validate(
 def table_of(found: Mapping[str, Any], title: str) -> Table:
     """A row a test."""
     table = Table("test", "outcome", "what was found", title=escape(title), caption="losses in nats; chance is 0.693")
-    for section in found.values():
-        for test in section.get("tests", ()) if isinstance(section, Mapping) else ():
-            table.add_row(test["name"], SAID[test["passed"]], escape(test["says"]))
+    for test in lines_of(found):
+        table.add_row(test["name"], SAID[test["passed"]], escape(test["says"]))
     return table

@@ -12,6 +12,7 @@ from typing import Any
 
 from flows.tracking_store import Store, as_metrics, digest
 from pipeline.artifacts import read_json
+from pipeline.report.validation import lines_of
 
 METRICS = ("n_nodes", "n_edges", "validation_loss")
 PARENT = "mlflow.parentRunId"
@@ -79,7 +80,6 @@ def validation_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
     """A circuit's part of validations/<model>.json as metrics: the value of every test, and how many it passes and
     fails; and its ``verdict``, a line of text."""
     verdict = row["verdict"]
-    tests = [test for section in row.values() for test in section.get("tests", ())]
-    values = {f"validation/{test['name']}": test["value"] for test in tests}
+    values = {f"validation/{test['name']}": test["value"] for test in lines_of(row)}
     counts = {f"validation/{key}": verdict[key] for key in ("n_passed", "n_failed")}
     return values | counts | {"verdict": verdict["line"]}

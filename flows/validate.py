@@ -4,31 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxtyping import Int
 from prefect import Flow, task
 from prefect.artifacts import create_table_artifact
-from torch import Tensor
 
 from flows import environment, units
 from flows.ablate import circuit_hash, circuits_of
 from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
-from pipeline.artifacts import ArtifactError, Workspace, file_hash, write_json
+from pipeline.artifacts import ArtifactError, file_hash, write_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params, PruneConfig, ValidateConfig
 from pipeline.data.rivals import RivalSet
-from pipeline.data.shards import TokenStream
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.words import SPLITS
 from pipeline.model.checkpoint import model_hash
 from pipeline.model.device import prepare_cpu
-from pipeline.model.samples import random_windows
-from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
-from pipeline.validate import WINDOWS, Claim, residual_kurtosis, validate_circuit
+from pipeline.validate import Claim, residual_kurtosis, validate_circuit, windows_of
 
 CODE = ("validate", "ablate", "prune", "model", "circuit.py", "data/pairs.py", "data/rivals", "data/shards.py",
-        "seeds.py", "sites.py")  # fmt: skip
+        "data/tasks", "data/tokenizer.py", "data/words.py", "seeds.py", "sites.py")  # fmt: skip
 
 
 @stage_flow()
@@ -50,7 +45,7 @@ def validate(model: str) -> None:
     }
     rows = units.run_units(validate_unit, inputs)
     loaded = units.loaded_model(workspace.model(model), shared["model_hash"], shared["device"])
-    kurtosis = residual_kurtosis(loaded, [windows_of(workspace, loaded, params.seed)], params.seed)
+    kurtosis = residual_kurtosis(loaded, [windows_of(workspace.tokens, loaded, params.seed)], params.seed)
     path = workspace.validations(model)
     found = {"model": model, "model_hash": shared["model_hash"], "residual_kurtosis": kurtosis, "tasks": rows}
     write_json(path, found)
@@ -74,7 +69,7 @@ def validate_unit(task: str, inputs: dict[str, Any]) -> units.Row:
         model=model,
         circuit=Circuit.load(workspace.circuits(inputs["model"]) / task),
         batches={split: pairs.batch(task, split).to(model.device) for split in SPLITS},
-        windows=windows_of(workspace, model, inputs["seed"]),
+        windows=windows_of(workspace.tokens, model, inputs["seed"]),
         config=config,
         seed=seed_of(inputs["seed"], "validate", inputs["model"], task),
         target=prune.target_loss,
@@ -86,12 +81,6 @@ def validate_unit(task: str, inputs: dict[str, Any]) -> units.Row:
         tokenizer=Tokenizer.load(workspace.tokens),
         with_controls=inputs["model"] in config.control_models and task in config.control_tasks,
     )
-
-
-def windows_of(workspace: Workspace, model: Transformer, seed: int) -> Int[Tensor, "window pos"]:
-    """Sequences of the pretraining distribution, the same for all circuits of a model."""
-    stream = TokenStream.open(workspace.tokens, "train")
-    return random_windows(stream, WINDOWS, model.config.n_ctx, seed_of(seed, "validate windows"))
 
 
 def show_verdicts(model: str, rows: dict[str, units.Row]) -> None:

@@ -70,11 +70,10 @@ def outcomes(circuits: Iterable[tuple[Mapping[str, Any], str, Mapping[str, Any]]
         if test["name"] == name
     ]
     taken = [test for test in own if test["passed"] is not None]
-    values = [test["value"] for test in own if test["value"] is not None]
     return {
         "n_tested": len(taken),
         "n_passed": sum(test["passed"] for test in taken),
-        "median": median(values) if values else None,
+        "median": middle(test["value"] for test in own),
     }
 
 
@@ -84,7 +83,7 @@ def counts(tasks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "n_circuits": len(failed),
         "n_whole": failed.count(0),
-        "median_failed": median(failed) if failed else None,
+        "median_failed": middle(failed),
     }
 
 
@@ -110,5 +109,6 @@ def at(row: Any, path: Sequence[str]) -> float | None:
 
 
 def middle(values: Iterable[float | None]) -> float | None:
+    """The median of those that are known, None for none."""
     known = [value for value in values if value is not None]
     return median(known) if known else None

@@ -1,8 +1,8 @@
 """Validation: a battery of tests that tries to refute a circuit, and says how far it got (METHOD §6)."""
 
-from pipeline.validate.checkpoint import WINDOWS, validate_checkpoint
+from pipeline.validate.checkpoint import validate_checkpoint, windows_of
 from pipeline.validate.claim import Claim
 from pipeline.validate.features import residual_kurtosis
 from pipeline.validate.validate import validate_circuit
 
-__all__ = ["WINDOWS", "Claim", "residual_kurtosis", "validate_checkpoint", "validate_circuit"]
+__all__ = ["Claim", "residual_kurtosis", "validate_checkpoint", "validate_circuit", "windows_of"]

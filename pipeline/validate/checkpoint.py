@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Int
+from torch import Tensor
+
 from pipeline.artifacts import Workspace
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
@@ -18,6 +21,7 @@ from pipeline.data.shards import TokenStream
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.words import SPLITS
 from pipeline.model.samples import random_windows
+from pipeline.model.transformer import Transformer
 from pipeline.prune.subject import Subject, root_of, settings_for
 from pipeline.seeds import seed_of
 from pipeline.validate.claim import Claim
@@ -58,12 +62,11 @@ def validate_checkpoint(
             f"{circuit}: made with pairs {known} of {found.about.get('task')}, not with {subject.about['task_hash']}; "
             "name the task or the file of pairs that it was made for (--task), and the same --params"
         )
-    stream = TokenStream.open(subject.tokens, "train")
     claim = Claim(
         model=subject.model,
         circuit=found,
         batches={split: subject.batch(split) for split in SPLITS},
-        windows=random_windows(stream, WINDOWS, subject.model.config.n_ctx, seed_of(settings.seed, "validate windows")),
+        windows=windows_of(subject.tokens, subject.model, settings.seed),
         config=settings.validate,
         seed=seed_of(settings.seed, "validate", subject.name, subject.task),
         target=float(found.about.get("target_loss", settings.prune.target_loss)),
@@ -77,6 +80,12 @@ def validate_checkpoint(
         with_controls=controls,
         tick=tick,
     )
+
+
+def windows_of(tokens: Path, model: Transformer, seed: int) -> Int[Tensor, "window pos"]:
+    """Sequences of the pretraining distribution in a folder of packed tokens, the same for all circuits of a model."""
+    stream = TokenStream.open(tokens, "train")
+    return random_windows(stream, WINDOWS, model.config.n_ctx, seed_of(seed, "validate windows"))
 
 
 def rivals_of(workspace: Workspace, subject: Subject) -> dict[str, PairBatch]:

@@ -16,13 +16,13 @@ from pipeline.ablate.conditions import Runner, pair_losses
 from pipeline.circuit import Circuit
 from pipeline.config import ValidateConfig
 from pipeline.data.pairs import PairBatch, prompt_losses
-from pipeline.model.held_at import Held, Values
 from pipeline.model.samples import node_samples
 from pipeline.model.scoring import calibrated, score
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
 
 Answers = Float[Tensor, "prompt 2"]  # logits of the right and the wrong answer
+UNCALIBRATED = (1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,12 @@ class Claim:
     @cached_property
     def few(self) -> PairBatch:
         """The first test pairs, for tests that run the whole model again and again."""
-        n = min(self.config.few_pairs, self.test.n_pairs)
-        return self.test.take(torch.arange(n, device=self.test.tokens.device))
+        return self.first("test")
+
+    def first(self, split: str) -> PairBatch:
+        """The first ``few_pairs`` pairs of a split."""
+        batch = self.batches[split]
+        return batch.take(torch.arange(min(self.config.few_pairs, batch.n_pairs), device=batch.tokens.device))
 
     @cached_property
     def samples(self) -> dict[str, Float[Tensor, "draw width"]]:
@@ -75,10 +79,6 @@ class Claim:
     def generator(self, purpose: str) -> torch.Generator:
         """Random numbers of a test's own: the same whatever other tests are run."""
         return torch.Generator().manual_seed(seed_of(self.seed, "validate", purpose))
-
-    def held(self, values: Values) -> Held:
-        """One draw of values to hold nodes at, on the model's device."""
-        return Held.at_means({key: value.to(self.model.device) for key, value in values.items()})
 
     def losses(self, answers: Answers, calibration: tuple[float, float] | None = None) -> Float[Tensor, " pair"]:
         """Loss in nats of each pair, with the circuit's calibration or another."""

@@ -16,11 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.ablate.conditions import Condition, Runner
+from pipeline.config import Ablation
 from pipeline.data.pairs import answer_logits, prompt_losses
 from pipeline.model.ablation import hold_at_means
 from pipeline.model.held_at import Held, Values
 from pipeline.model.scoring import calibrated, score
-from pipeline.validate.claim import Answers, Claim, check, margins
+from pipeline.validate.claim import UNCALIBRATED, Answers, Claim, check, margins
 from pipeline.validate.norms import frozen_norms
 
 STEP = 0.25  # of the adversary, in how alive a node is
@@ -63,14 +64,12 @@ def kinds_of_held(claim: Claim) -> dict[str, Held]:
     generator = claim.generator("draws")
     n = len(next(iter(claim.samples.values())))
     places = torch.randperm(n, generator=generator)[: claim.config.draws]
-    whole = [{key: values[place] for key, values in claim.samples.items()} for place in places.tolist()]
     mixed = [mixed_draw(claim.samples, generator) for _ in range(claim.config.draws)]
-    kind = claim.circuit.outside.kind
     return {
         "mean": Held.at_means(claim.circuit.means),
         "zero": Held.at_zero(claim.circuit.means),
-        "resample_places": Held(kind, tuple(whole)),
-        "resample_nodes": Held(kind, tuple(mixed)),
+        "resample_places": Held.resampled({key: values[places] for key, values in claim.samples.items()}),
+        "resample_nodes": Held(Ablation.RESAMPLE, tuple(mixed)),
     }
 
 
@@ -100,7 +99,7 @@ def mean_of(draws: Sequence[Answers] | Tensor) -> Float[Tensor, " pair"]:
 def summary(claim: Claim, draws: Sequence[Answers]) -> dict[str, Any]:
     """Loss with and without the circuit's calibration, averaged over draws pair by pair."""
     calibrated_losses = torch.stack([claim.losses(answers) for answers in draws])
-    plain = torch.stack([claim.losses(answers, calibration=(1.0, 0.0)) for answers in draws])
+    plain = torch.stack([claim.losses(answers, UNCALIBRATED) for answers in draws])
     return {
         "loss": claim.estimate(calibrated_losses.mean(0)),
         "loss_uncalibrated": claim.estimate(plain.mean(0)),
@@ -141,9 +140,8 @@ def ascent(claim: Claim, kept: Masks, alive: Masks) -> tuple[float, Answers, Mas
     """Loss and answers with nodes outside as alive as given, and the loss's slope in that."""
     leaves = {key: value.clone().requires_grad_(True) for key, value in alive.items()}
     masks = {key: kept[key] + (1 - kept[key]) * leaf for key, leaf in leaves.items()}
-    held = claim.held(claim.circuit.outside.first).first
     batch = claim.few
-    logits = claim.model(batch.tokens, at=batch.last, intervene=hold_at_means(masks, held))
+    logits = claim.model(batch.tokens, at=batch.last, intervene=hold_at_means(masks, claim.runner.held.first))
     answers = answer_logits(logits, batch)
     loss = prompt_losses(calibrated(answers, claim.circuit.calibration)).mean()
     slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
@@ -157,8 +155,7 @@ def ascent(claim: Claim, kept: Masks, alive: Masks) -> tuple[float, Answers, Mas
 def partly_alive(claim: Claim, masks: Masks) -> Answers:
     """Answers to the few pairs with every node at m·x + (1 − m)·held."""
     on_device = {key: mask.to(claim.model.device) for key, mask in masks.items()}
-    held = claim.held(claim.circuit.outside.first).first
-    return score(claim.model, claim.few, intervene=hold_at_means(on_device, held)).cpu()
+    return score(claim.model, claim.few, intervene=hold_at_means(on_device, claim.runner.held.first)).cpu()
 
 
 def with_frozen_norms(claim: Claim) -> dict[str, Any]:

@@ -86,11 +86,9 @@ def features(claim: Claim) -> dict[str, Any]:
 
 def fitted(claim: Claim) -> dict[str, Step]:
     """Site key → the step functions of its kept nodes, from train pairs."""
-    train = claim.batches["train"]
-    few = train.take(torch.arange(min(claim.config.few_pairs, train.n_pairs), device=train.tokens.device))
-    runs = Runs(claim, few)
+    runs = Runs(claim, claim.first("train"))
     return {
-        key: Step.fit(runs.circuit[1][key][runs.matters(key)][:, kept.to(few.tokens.device)])
+        key: Step.fit(runs.circuit[1][key][runs.matters(key)][:, kept.to(runs.batch.tokens.device)])
         for key, kept in claim.circuit.nodes.items()
         if len(kept)
     }

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.ablate.conditions import Condition, accuracy
 from pipeline.data.pairs import PairBatch
 from pipeline.model.scoring import score
-from pipeline.validate.claim import Claim, check
+from pipeline.validate.claim import UNCALIBRATED, Claim, check
 from pipeline.validate.complement import still
 
 
@@ -31,7 +31,7 @@ def one_family(claim: Claim, batch: PairBatch) -> dict[str, Any]:
     of_circuit = claim.runner.answers(claim.circuit, Condition.CIRCUIT, batch)
     losses = sum(claim.losses(answers) for answers in of_circuit) / len(of_circuit)
     return {
-        "model": claim.estimate(claim.losses(of_model, (1.0, 0.0))) | {"accuracy": accuracy(of_model)},
+        "model": claim.estimate(claim.losses(of_model, UNCALIBRATED)) | {"accuracy": accuracy(of_model)},
         "circuit": claim.estimate(losses) | {"accuracy": accuracy(of_circuit)},
     }
 

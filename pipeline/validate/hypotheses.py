@@ -15,10 +15,9 @@ from jaxtyping import Float
 from scipy.stats import binom
 from torch import Tensor
 
-from pipeline.ablate.conditions import Condition, pair_losses
-from pipeline.data.pairs import prompt_losses
+from pipeline.ablate.conditions import Condition
 from pipeline.model.scoring import calibrated
-from pipeline.validate.claim import Claim, check, margins
+from pipeline.validate.claim import UNCALIBRATED, Claim, check, margins
 from pipeline.validate.minimality import minimality
 
 EPSILON = 0.1  # Shi et al.: how far from 1/2 the chance of doing better than the model may be
@@ -61,7 +60,7 @@ def equivalence(claim: Claim) -> dict[str, Any]:
     """
     answers = claim.runner.answers(claim.circuit, Condition.CIRCUIT, claim.test)
     own = torch.stack([claim.losses(draw) for draw in answers]).mean(0)
-    model = pair_losses(prompt_losses(claim.of_model))
+    model = claim.losses(claim.of_model, UNCALIBRATED)
     scaled = torch.stack([calibrated(draw, claim.circuit.calibration) for draw in answers])
     return {
         **sign_test(model - own, claim.target),

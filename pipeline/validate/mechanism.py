@@ -16,11 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ablate.conditions import pair_losses
-from pipeline.data.pairs import prompt_losses
 from pipeline.model.transformer import Intervene, pick
 from pipeline.sites import site_keys
-from pipeline.validate.claim import Answers, Claim, check
+from pipeline.validate.claim import UNCALIBRATED, Claim, check
 from pipeline.validate.patterns import heads
 from pipeline.validate.runs import Runs, Values, answers, carrier, reaches, real
 
@@ -123,7 +121,10 @@ def interchange(runs: Runs) -> dict[str, Any]:
     tells about what the nodes write only, since nothing else of them is then read; ``sites`` tells the rest.
     """
     kept = in_order(runs)
-    before = {"circuit_before": runs.claim.losses(runs.circuit[0]), "model_before": losses(runs.model[0])}
+    before = {
+        "circuit_before": runs.claim.losses(runs.circuit[0]),
+        "model_before": runs.claim.losses(runs.model[0], UNCALIBRATED),
+    }
     sites = {key: swaps(runs, {key: indices}) for key, indices in kept.items() if key != FIRST}
     return {
         **{name: runs.claim.estimate(value) for name, value in before.items()},
@@ -139,13 +140,8 @@ def swaps(runs: Runs, swapped: Nodes) -> dict[str, Any]:
     into_model = given(swapped, runs.circuit[1], runs.batch.last, lambda _, x: x)
     return {
         "circuit": claim.estimate(claim.losses(answers(claim.model, runs.batch, into_circuit, runs.cuts))),
-        "model": claim.estimate(losses(answers(claim.model, runs.batch, into_model))),
+        "model": claim.estimate(claim.losses(answers(claim.model, runs.batch, into_model), UNCALIBRATED)),
     }
-
-
-def losses(found: Answers) -> Float[Tensor, " pair"]:
-    """Loss in nats of each pair without calibration, which is the circuit's."""
-    return pair_losses(prompt_losses(found))
 
 
 def given(swapped: Nodes, values: Values, last: Int[Tensor, " prompt"], before: Intervene) -> Intervene:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
+from flows import cli
 from pipeline.artifacts import Workspace, write_json
 from pipeline.config import load_params
 from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
@@ -33,6 +36,17 @@ def closing_pairs(n: int) -> list[dict[str, Any]]:
         {"a": {"prompt": "<" + middle, "answer": ">"}, "b": {"prompt": "{" + middle, "answer": "}"}}
         for middle in sorted(middles)
     ]
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, *arguments: object
+) -> tuple[int, str, str]:
+    """Status, stdout and stderr of a command of ``sparse-circuits``."""
+    monkeypatch.setattr(sys, "argv", ["sparse-circuits", command, *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    said = capsys.readouterr()
+    return int(left.value.code or 0), said.out, said.err
 
 
 def write_study(root: Path) -> None:

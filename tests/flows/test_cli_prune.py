@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from closing import TASK, TOKENIZER, closing_pairs
+from closing import TASK, TOKENIZER, closing_pairs, run
 from safetensors.torch import load_file, save_file
 
-from flows import cli
 from pipeline.artifacts import read_json, write_json
 from pipeline.circuit import Circuit
 from pipeline.config import Ablation, load_params
@@ -36,15 +34,6 @@ def own(study, tmp_path) -> Path:
     return shutil.copytree(study, tmp_path / "study")
 
 
-def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
-    """Status, stdout and stderr of ``sparse-circuits prune``."""
-    monkeypatch.setattr(sys, "argv", ["sparse-circuits", "prune", *map(str, arguments)])
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    said = capsys.readouterr()
-    return int(left.value.code or 0), said.out, said.err
-
-
 @pytest.fixture
 def refused(monkeypatch, capsys):
     """Runs the command on a workspace, which has to refuse in one line and write nothing; returns what it says."""
@@ -53,7 +42,7 @@ def refused(monkeypatch, capsys):
         monkeypatch.chdir(root)
         before = sorted(root.rglob("*"))
         status, out, err = run(
-            monkeypatch, capsys, "--model", model, "--task", task or TASK, "--out", "circuit", *options
+            monkeypatch, capsys, "prune", "--model", model, "--task", task or TASK, "--out", "circuit", *options
         )
         assert (status, out) == (1, "") and sorted(root.rglob("*")) == before
         [line] = err.splitlines()
@@ -101,7 +90,7 @@ def test_the_folder_says_what_the_circuit_is_of_and_how_it_was_found(pruned, stu
 
 def test_the_command_shows_sizes_and_losses_and_gives_the_same_circuit(pruned, own, monkeypatch, capsys):
     monkeypatch.chdir(own)
-    status, out, _ = run(monkeypatch, capsys, "--model", "models/tiny", "--task", TASK, "--out", "new/circuit")
+    status, out, _ = run(monkeypatch, capsys, "prune", "--model", "models/tiny", "--task", TASK, "--out", "new/circuit")
     assert status == 0 and "closing in tiny" in out and "Circuit.load('new/circuit') reads it" in out
     [row] = [line for line in out.splitlines() if line.startswith("│ minimised ")]
     cells = [cell.strip() for cell in row.strip("│").split("│")]

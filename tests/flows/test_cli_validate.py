@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from closing import TASK
+from closing import TASK, run
 
-from flows import cli
 from pipeline.artifacts import read_json
 from pipeline.validate import validate_checkpoint
 from pipeline.validate.checkpoint import OtherPairsError
@@ -27,20 +25,12 @@ def own(study, pruned, tmp_path) -> Path:
     return root
 
 
-def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
-    """Status, stdout and stderr of ``sparse-circuits validate``."""
-    monkeypatch.setattr(sys, "argv", ["sparse-circuits", "validate", *map(str, arguments)])
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    said = capsys.readouterr()
-    return int(left.value.code or 0), said.out, said.err
-
-
 def test_the_command_shows_every_test_and_the_verdict_and_writes_what_it_found(own, monkeypatch, capsys):
     monkeypatch.chdir(own)
     status, out, _ = run(
         monkeypatch,
         capsys,
+        "validate",
         "--model",
         "models/tiny",
         "--circuit",
@@ -84,5 +74,5 @@ def test_what_is_missing_is_refused_in_one_line(own, monkeypatch, capsys):
         (("--model", "models/tiny", "--circuit", "none", "--task", TASK), "none/circuit.json"),
         (("--model", "models/tiny", "--circuit", "found"), "closing"),
     ]:
-        status, out, err = run(monkeypatch, capsys, *arguments)
+        status, out, err = run(monkeypatch, capsys, "validate", *arguments)
         assert (status, out) == (1, "") and said in err and len(err.splitlines()) == 1
