@@ -29,6 +29,9 @@ def validate(
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Default: the model's folder, else its data/tokens.")
     ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Text to draw from. Default: the model's folder or data/tokens.")
+    ] = None,
     params: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Default: params.yaml of the model's workspace.")
     ] = None,
@@ -47,6 +50,7 @@ def validate(
             task=task,
             params=params,
             tokenizer=tokenizer,
+            tokens=tokens,
             controls=controls,
             tick=lambda what: status.update(escape(what)),
         )

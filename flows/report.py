@@ -18,6 +18,7 @@ from pipeline.artifacts import Workspace, file_hash, read_json
 from pipeline.config import Params
 from pipeline.report.inputs import ModelArtifacts
 from pipeline.report.write import write_report
+from pipeline.validate.claim import MARGIN
 
 
 @stage_flow()
@@ -29,6 +30,7 @@ def report() -> None:
         tasks=workspace.tasks,
         tokens=workspace.tokens,
         params=params,
+        margin=MARGIN,
         provenance=provenance(workspace, params),
         folder=workspace.results,
     )

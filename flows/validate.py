@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from prefect import Flow, task
@@ -13,8 +14,9 @@ from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
 from pipeline.artifacts import ArtifactError, file_hash, write_json
 from pipeline.circuit import Circuit
-from pipeline.config import Params, PruneConfig, ValidateConfig
+from pipeline.config import ConfigError, Params, PruneConfig, ValidateConfig
 from pipeline.data.rivals import RivalSet
+from pipeline.data.tasks import task_names
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.words import SPLITS
 from pipeline.model.checkpoint import model_hash
@@ -30,10 +32,12 @@ CODE = ("validate", "ablate", "prune", "model", "circuit.py", "data/pairs.py", "
 def validate(model: str) -> None:
     """Write validations/<model>.json from models/<model>, circuits/<model>, data/tasks, data/rivals and data/tokens."""
     workspace, params = load_study()
+    check_controls(params.validate)
     tasks = units.checked_tasks(workspace, model)
     rivals = RivalSet.load(workspace.rivals)
     if rivals.tokenizer_hash != tasks.tokenizer_hash:
         raise ArtifactError(f"{workspace.rivals}: in other tokens than data/tasks; run dvc repro, which makes both")
+    rivals.check_tasks(tasks, workspace.rivals)
     folders = circuits_of(workspace.circuits(model), tasks, model_hash(workspace.model(model)))
     shared = units.shared_inputs(workspace, params, "validate", model, units.code_hash(*CODE))
     shared |= {"prune": params.prune.model_dump(mode="json", exclude={"workers"})}
@@ -45,7 +49,12 @@ def validate(model: str) -> None:
     }
     rows = units.run_units(validate_unit, inputs)
     loaded = units.loaded_model(workspace.model(model), shared["model_hash"], shared["device"])
-    kurtosis = residual_kurtosis(loaded, [windows_of(workspace.tokens, loaded, params.seed)], params.seed)
+    kurtosis = residual_kurtosis(
+        loaded,
+        [windows_of(workspace.tokens, loaded, params.seed)],
+        n_bootstrap=params.validate.n_bootstrap,
+        seed=params.seed,
+    )
     path = workspace.validations(model)
     found = {"model": model, "model_hash": shared["model_hash"], "residual_kurtosis": kurtosis, "tasks": rows}
     write_json(path, found)
@@ -81,6 +90,16 @@ def validate_unit(task: str, inputs: dict[str, Any]) -> units.Row:
         tokenizer=Tokenizer.load(workspace.tokens),
         with_controls=inputs["model"] in config.control_models and task in config.control_tasks,
     )
+
+
+def check_controls(config: ValidateConfig) -> None:
+    """Raises ConfigError where a task of the controls is none."""
+    names = task_names()
+    for name in config.control_tasks:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(names)}"
+            raise ConfigError(f"params.yaml: validate.control_tasks: unknown task {name!r}; {hint}")
 
 
 def show_verdicts(model: str, rows: dict[str, units.Row]) -> None:

@@ -258,7 +258,8 @@ class RivalsConfig(Section):
 class ValidateConfig(Section):
     """The tests that try to refute a circuit (METHOD §6), all on test pairs."""
 
-    few_pairs: PositiveInt  # of the test pairs, in tests that run the whole model again and again
+    pairs: PositiveInt  # of the test pairs, the first so many, in all tests
+    few_pairs: PositiveInt  # of these, in tests that run the whole model again and again
     n_bootstrap: Annotated[int, Field(ge=100)]
     draws: PositiveInt  # of resampled values, and of random subsets of the complement
     adversary_steps: PositiveInt  # of projected gradient ascent
@@ -267,8 +268,8 @@ class ValidateConfig(Section):
     permutations: Annotated[int, Field(ge=100)]
     alpha: Annotated[float, Field(gt=0, lt=1)]  # level of the hypothesis tests, after correction
     seeds: Annotated[int, Field(ge=0)]  # of the search, whose circuits are compared; 0: not tested
-    control_models: list[str]  # whose circuits are compared with those of the method's controls
-    control_tasks: list[str]
+    control_models: list[str]  # names in ``models``, whose circuits are compared with those of the method's controls
+    control_tasks: list[str]  # for these tasks
     workers: PositiveInt  # circuits tested side by side, one thread each
 
 
@@ -322,6 +323,16 @@ class Params(Section):
                     f"models.{name}.block_density {model.block_density:g} leaves {model.block_density * fan:.2g} "
                     f"weights a neuron, below pretrain.keep_alive {self.pretrain.keep_alive}; "
                     f"allowed: at least {self.pretrain.keep_alive / fan:.4g}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _controls_are_of_models(self) -> Params:
+        for name in self.validate.control_models:
+            if name not in self.models:
+                raise ValueError(
+                    f"validate.control_models: unknown model {name!r}; "
+                    f"allowed: names in models, {', '.join(self.models)}"
                 )
         return self
 

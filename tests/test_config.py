@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.validate import check_controls
 from pipeline.config import ConfigError, load_params, parse_params
 
 
@@ -92,3 +93,16 @@ def test_a_missing_file_says_where_to_run(tmp_path):
 def test_an_unknown_model_is_refused_with_the_known_ones(params):
     with pytest.raises(ConfigError, match=", ".join(params.models)):
         params.model("sparse_d999")
+
+
+def test_controls_of_a_model_that_is_not_there_are_refused_in_one_line(raw):
+    message = refused(changed(raw, "validate.control_models", ["sparse_d999"]))
+    assert "validate.control_models: unknown model 'sparse_d999'; allowed: names in models, dense_d32" in message
+    assert "\n" not in message
+
+
+def test_controls_of_a_task_that_is_none_are_refused_with_the_nearest(params):
+    check_controls(params.validate)
+    wrong = params.validate.model_copy(update={"control_tasks": ["if_equals", "bracket_brase"]})
+    with pytest.raises(ConfigError, match=r"validate\.control_tasks: unknown task 'bracket_brase'; did you mean 'br"):
+        check_controls(wrong)

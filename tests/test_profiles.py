@@ -59,7 +59,8 @@ def test_a_profile_changes_what_it_names_and_nothing_else(project, params):
 
 def test_a_profiles_models_replace_all_others(project, params):
     first = next(iter(params.models.values())).model_dump_json()
-    assert list(parse_params(merged(project(f"models: {{only: {first}}}\n"), "mine")).models) == ["only"]
+    root = project(f"models: {{only: {first}}}\nvalidate: {{control_models: [only]}}\n")
+    assert list(parse_params(merged(root, "mine")).models) == ["only"]
 
 
 def test_a_wrong_key_of_a_profile_is_named_with_the_profile(project):

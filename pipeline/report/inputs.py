@@ -11,6 +11,8 @@ from typing import Any
 
 from pipeline.artifacts import ArtifactError, Workspace, read_json
 
+NOT_VALIDATED: Mapping[str, Any] = {"tasks": {}}
+
 
 @dataclass(frozen=True)
 class ModelArtifacts:
@@ -19,7 +21,7 @@ class ModelArtifacts:
     model: Path  # folder: summary.json, history.jsonl, the checkpoint
     circuits: Path  # folder: summary.json and one folder per circuit
     ablations: Path  # file
-    validations: Path  # file
+    validations: Path  # file; missing where the model was not validated
 
     @classmethod
     def of(cls, workspace: Workspace, name: str) -> ModelArtifacts:
@@ -47,19 +49,22 @@ class ModelRecord:
 def read_record(files: ModelArtifacts) -> ModelRecord:
     """The summaries of one model.
 
-    Raises ArtifactError where one is missing, damaged, holds a number that is not finite, or belongs to another
-    checkpoint.
+    Only the validations may be missing. Raises ArtifactError where another is, or where one is damaged, holds a number
+    that is not finite, or belongs to another checkpoint.
     """
     pretrained = _read_finite(files.model / "summary.json")
     pruned = _read_finite(files.circuits / "summary.json")
-    ablated, validated = _read_finite(files.ablations), _read_finite(files.validations)
-    others = {files.circuits / "summary.json": pruned, files.ablations: ablated, files.validations: validated}
+    ablated = _read_finite(files.ablations)
+    others = {files.circuits / "summary.json": pruned, files.ablations: ablated}
+    if files.validations.is_file():
+        others[files.validations] = _read_finite(files.validations)
     for path, other in others.items():
         if other["model_hash"] != pretrained["model_hash"]:
             raise ArtifactError(
                 f"{path}: made from checkpoint {other['model_hash']}, but {files.model} holds "
                 f"{pretrained['model_hash']}; run dvc repro"
             )
+    validated = others.get(files.validations, NOT_VALIDATED)
     return ModelRecord(pretrained, pruned, ablated, validated, _read_history(files.model / "history.jsonl"))
 
 

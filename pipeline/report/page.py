@@ -27,7 +27,7 @@ class Example:
 class PageParts:
     """What the page shows besides the summary."""
 
-    figures: Mapping[str, str]  # frontier, curves, training → SVG file text
+    figures: Mapping[str, str]  # name → SVG file text
     drawings: Mapping[tuple[str, str], str]  # (model, task) → SVG element
     examples: Mapping[str, Sequence[Example]]  # task → pairs
     decides: Mapping[str, str]  # task → what decides the answer
@@ -51,12 +51,18 @@ def build_page(summary: Mapping[str, Any], parts: PageParts) -> str:
         circuits=[_circuits_of(task, models, parts) for task in tasks],
         statistics=parts.statistics,
         provenance=summary["provenance"],
-        verdict=verdict,
         validation=summary["validation"],
         predicts=parts.predicts,
         lines_of=lines_of,
-        outcome={True: "✓", False: "✗", None: "·"},
+        outcome=outcome,
     )
+
+
+def outcome(test: Mapping[str, Any]) -> str:
+    """A check's result as a sign: passed, failed, only measured, not tested."""
+    if test["passed"] is None:
+        return "–" if test["value"] is None else "·"
+    return "✓" if test["passed"] else "✗"
 
 
 def task_names(summary: Mapping[str, Any]) -> list[str]:
@@ -100,29 +106,6 @@ def _cell(model: Mapping[str, Any], name: str, models: Sequence[Mapping[str, Any
     low, high = (math.log(max(size, 1)) for size in (min(sizes), max(sizes)))
     heat = (math.log(max(task["n_edges"], 1)) - low) / (high - low) if high > low else 0.0
     return {"state": "solved", "edges": task["n_edges"], "heat": round(heat, 2)}
-
-
-def verdict(task: Mapping[str, Any], most: float) -> dict[str, bool | None]:
-    """Whether the circuit passes on test pairs; null where it was not tested.
-
-    Sufficient: alone (or its nodes alone, with all edges between them) its loss is at most ``most``, the target and
-    the margin. Necessary: ablating it costs more than ablating any of the random sets of its size; the interval's lower
-    end counts.
-    """
-
-    def within(loss: float | None) -> bool | None:
-        return None if loss is None else loss <= most
-
-    def beyond(what: str) -> bool | None:
-        interval, control = task[f"ablated_{what}_loss_interval"], task[f"random_{what}_loss_range"]
-        return None if interval is None or control is None else interval[0] > control[1]
-
-    return {
-        "sufficient": within(task["circuit_loss"]),
-        "sufficient_nodes": within(task["nodes_only_loss"]),
-        "necessary_nodes": beyond("nodes"),
-        "necessary_edges": beyond("edges"),
-    }
 
 
 def _circuits_of(name: str, models: Sequence[Mapping[str, Any]], parts: PageParts) -> dict[str, Any]:

@@ -10,11 +10,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.report.by_kind import complement, generalisation
 from pipeline.report.frontier import compare
 from pipeline.report.geometric import geometric_mean_edges, mean_ratio
 from pipeline.report.inputs import ModelRecord
+from pipeline.report.necessity import necessity_curves
 from pipeline.report.pruning import compare_baselines, curve_means, minimisation, minimised_logs
-from pipeline.report.validation import brief, medians_of_model, summarise_validation
+from pipeline.report.validation import brief, spreads_of_model, summarise_validation, validated
+from pipeline.report.verdicts import Asked, verdict
 
 MODEL_FIELDS = (
     "name", "kind", "n_layer", "d_model", "n_params", "l0", "tokens", "val_loss_nats", "train_seconds", "model_hash",
@@ -27,38 +30,42 @@ ABLATE_LOSSES = ("circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "ablat
 UNCALIBRATED = ("circuit_loss_uncalibrated", "nodes_only_loss_uncalibrated")  # comparable with the random sets
 ABLATE_ACCURACIES = ("unpruned_accuracy", "circuit_accuracy", "nodes_only_accuracy")
 RANDOM_SETS = ("circuit", "nodes_only", "nodes", "edges")  # what was drawn at random, in the words of ablate
-TEST_MARGIN = 0.03  # nats by which a circuit may miss on test pairs the target that it meets on validation pairs
 
 
 def summarise(
     records: Sequence[ModelRecord],
     *,
-    target_loss: float,
+    asked: Asked,
     curve_losses: Sequence[float],
     seed: int,
     n_bootstrap: int,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The contents of results/summary.json: models, what they are compared by, provenance; numbers finite or null."""
-    models = [summarise_model(record, target_loss) for record in records]
+    models = [summarise_model(record, asked) for record in records]
     return {
         "models": models,
         "frontier": compare(models, curve_losses=curve_losses, seed=seed, n_bootstrap=n_bootstrap),
         "minimisation": minimisation(models, seed=seed, n_bootstrap=n_bootstrap),
         "baselines": compare_baselines(models, seed=seed, n_bootstrap=n_bootstrap),
         "curve_means": curve_means(models, curve_losses),
-        "validation": summarise_validation(models),
-        "target_loss": target_loss,
-        "test_margin": TEST_MARGIN,
+        "validation": {
+            **summarise_validation(models),
+            "complement": complement(validated(models)),
+            "generalisation": generalisation(validated(models)),
+            "necessity": necessity_curves(records, models),
+        },
+        "target_loss": asked.target_loss,
+        "test_margin": asked.margin,
         "provenance": dict(provenance),
     }
 
 
-def summarise_model(record: ModelRecord, target_loss: float) -> dict[str, Any]:
+def summarise_model(record: ModelRecord, asked: Asked) -> dict[str, Any]:
     """One entry of ``models``: the model's facts, its tasks, how many it solves, its circuits' geometric-mean edges."""
-    ablated, validated = record.ablated["tasks"], record.validated["tasks"]
+    ablated, tested = record.ablated["tasks"], record.validated["tasks"]
     tasks = {
-        name: summarise_task(pruned, ablated.get(name) or {}, validated.get(name), target_loss)
+        name: summarise_task(pruned, ablated.get(name) or {}, tested.get(name), asked)
         for name, pruned in record.pruned["tasks"].items()
     }
     solved = [task for task in tasks.values() if task["solved"]]
@@ -72,29 +79,30 @@ def summarise_model(record: ModelRecord, target_loss: float) -> dict[str, Any]:
         "geomean_edges": geometric_mean_edges(task["n_edges"] for task in solved),
         "geomean_edges_discretised": geometric_mean_edges(before),
         "ratio_discretised_to_minimised": mean_ratio([log for _, log in minimised_logs({"tasks": tasks})]),
-        "test_loss": check_test_loss(tasks, target_loss),
+        "test_loss": check_test_loss(tasks),
         "residual_kurtosis": record.validated.get("residual_kurtosis"),
-        "validation": medians_of_model(named),
+        "validation": spreads_of_model(named),
     }
 
 
-def check_test_loss(tasks: Mapping[str, Mapping[str, Any]], target_loss: float) -> dict[str, Any]:
-    """How many circuits of solved tasks stay within TEST_MARGIN of the target on test pairs, and which do not."""
-    losses = {name: task["circuit_loss"] for name, task in tasks.items() if task["solved"]}
-    tested = {name: loss for name, loss in losses.items() if loss is not None}
-    above = [name for name, loss in tested.items() if loss > target_loss + TEST_MARGIN]
+def check_test_loss(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """How many circuits of solved tasks stay within the margin of the target on test pairs, and which do not, by their
+    verdict."""
+    outcomes = {name: task["verdict"]["sufficient"]["passed"] for name, task in tasks.items() if task["solved"]}
+    tested = {name: passed for name, passed in outcomes.items() if passed is not None}
+    above = [name for name, passed in tested.items() if not passed]
     return {"n_tested": len(tested), "n_within": len(tested) - len(above), "above": above}
 
 
 def summarise_task(
-    pruned: Mapping[str, Any], ablated: Mapping[str, Any], validated: Mapping[str, Any] | None, target_loss: float
+    pruned: Mapping[str, Any], ablated: Mapping[str, Any], tested: Mapping[str, Any] | None, asked: Asked
 ) -> dict[str, Any]:
     """One task of one model: ``solved`` = expressible, unpruned test loss at most the target, and a circuit exists."""
     facts: dict[str, Any] = {"expressible": bool(pruned["expressible"])}
     facts |= {field: pruned.get(field) for field in PRUNE_FIELDS}
     loss = facts["unpruned_loss"]
     facts["solved"] = bool(
-        facts["expressible"] and loss is not None and loss <= target_loss and facts["n_edges"] is not None
+        facts["expressible"] and loss is not None and loss <= asked.target_loss and facts["n_edges"] is not None
     )
     facts |= {field: ablated.get(field) for field in (*ABLATE_LOSSES, *UNCALIBRATED, *ABLATE_ACCURACIES)}
     for field in ("unpruned_loss", *ABLATE_LOSSES):
@@ -104,8 +112,8 @@ def summarise_task(
     facts["curve"] = pruned.get("curve") or []
     facts["baselines"] = pruned.get("baselines") or {}
     facts["prune_seconds"] = pruned.get("seconds")
-    facts["validation"] = None if validated is None else brief(validated)
-    return facts
+    facts["validation"] = None if tested is None else brief(tested)
+    return facts | {"verdict": verdict(facts, asked)}
 
 
 def _describe(name: str, losses: Sequence[float] | None) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
 from typing import Any
+
+from pipeline.report.spread import middle, spread
 
 KINDS = ("sparse", "dense")
 MOST_ITEMS = 6  # of a list in the summary; longer ones (a point a size, a row a node) are in validations/ only
+
+Validated = tuple[Mapping[str, Any], str, Mapping[str, Any]]  # model, task, its entry
 
 
 def brief(value: Any) -> Any:
@@ -32,7 +35,7 @@ def lines_of(validation: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     return [test for section in sections if isinstance(section, Mapping) for test in section.get("tests", ())]
 
 
-def validated(models: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str, Mapping[str, Any]]]:
+def validated(models: Sequence[Mapping[str, Any]]) -> list[Validated]:
     """(model, task, its entry) of every circuit of a solved task that was validated; without empty ones, of tasks that
     the bigram table does, since their tests would test nothing."""
     return [
@@ -60,8 +63,9 @@ def summarise_validation(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def outcomes(circuits: Iterable[tuple[Mapping[str, Any], str, Mapping[str, Any]]], kind: str, name: str) -> Any:
-    """How many circuits of a kind of model took a test, how many pass, and the median of what was measured."""
+def outcomes(circuits: Iterable[Validated], kind: str, name: str) -> dict[str, Any]:
+    """How many circuits of a kind of model took a test, how many pass, how many were only measured, and the median of
+    what was found."""
     own = [
         test
         for model, _, task in circuits
@@ -73,6 +77,7 @@ def outcomes(circuits: Iterable[tuple[Mapping[str, Any], str, Mapping[str, Any]]
     return {
         "n_tested": len(taken),
         "n_passed": sum(test["passed"] for test in taken),
+        "n_measured": sum(test["passed"] is None and test["value"] is not None for test in own),
         "median": middle(test["value"] for test in own),
     }
 
@@ -87,18 +92,18 @@ def counts(tasks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def medians_of_model(model: Mapping[str, Any]) -> dict[str, float | None]:
-    """Medians over a model's circuits: binarisation's loss, overlap of seeds' edges, faithfulness under the mean,
-    and the areas under the curve of faithfulness."""
+def spreads_of_model(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Spreads over a model's circuits: binarisation's loss, overlap of seeds' edges, the circuit's faithfulness f, and
+    the areas under and beside the curve of faithfulness."""
     found = [task["validation"] for _, _, task in validated([model])]
     paths = {
         "binarised_loss": ("features", "binarised", "mean"),
         "jaccard_edges": ("stability", "jaccard_edges", "median"),
-        "faithfulness": ("complement", "mean", "faithfulness", "mean"),
+        "faithfulness": ("faithfulness", "circuit", "f"),
         "cpr": ("faithfulness", "cpr"),
         "cmd": ("faithfulness", "cmd"),
     }
-    return {name: middle(at(row, path) for row in found) for name, path in paths.items()}
+    return {name: spread(at(row, path) for row in found) for name, path in paths.items()}
 
 
 def at(row: Any, path: Sequence[str]) -> float | None:
@@ -106,9 +111,3 @@ def at(row: Any, path: Sequence[str]) -> float | None:
     for key in path:
         row = row.get(key) if isinstance(row, Mapping) else None
     return row
-
-
-def middle(values: Iterable[float | None]) -> float | None:
-    """The median of those that are known, None for none."""
-    known = [value for value in values if value is not None]
-    return median(known) if known else None

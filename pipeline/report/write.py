@@ -19,10 +19,12 @@ from pipeline.model.checkpoint import load_model
 from pipeline.report import figures
 from pipeline.report.drawing import Readout, draw_circuit, edge_weights, readout_weights
 from pipeline.report.inputs import ModelArtifacts, ModelRecord, read_record
+from pipeline.report.necessity_figure import necessity_svg
 from pipeline.report.page import Example, PageParts, build_page, task_names
 from pipeline.report.prediction_figure import prediction_svg
 from pipeline.report.summary import summarise
 from pipeline.report.tables import curves_csv, frontier_csv, metrics
+from pipeline.report.verdicts import Asked
 
 NOT_PREDICTED = {"tests": [{"says": "no model has a circuit for bracket_counting"}]}
 DRAWING_BYTES = 4_500_000  # all drawings of the page together; results/ is committed, so it stays small
@@ -42,17 +44,25 @@ def write_report(
     tasks: Path,
     tokens: Path,
     params: Params,
+    margin: float,
     provenance: Mapping[str, Any],
     folder: Path,
 ) -> dict[str, Any]:
     """The summary, after writing ``folder`` whole: summary.json, index.html, figures, tables, the smallest circuits.
 
-    ``provenance`` (git commit or null, params hash, machine, seconds per stage) goes into the summary as it is. Equal
-    inputs give equal bytes. Raises ArtifactError where an artifact is missing, damaged or made from another checkpoint.
+    ``margin``: nats that a circuit's loss on test pairs may be above its target; validate has it. ``provenance`` (git
+    commit or null, params hash, machine, seconds per stage) goes into the summary as it is. Equal inputs give equal
+    bytes. Raises ArtifactError where an artifact is missing, damaged or made from another checkpoint.
     """
     statistics = read_json(tokens / "stats.json")
     return assemble(
-        models, task_set=TaskSet.load(tasks), statistics=statistics, params=params, provenance=provenance, folder=folder
+        models,
+        task_set=TaskSet.load(tasks),
+        statistics=statistics,
+        params=params,
+        margin=margin,
+        provenance=provenance,
+        folder=folder,
     )
 
 
@@ -62,6 +72,7 @@ def assemble(
     task_set: PairSource,
     statistics: Mapping[str, Any],
     params: Params,
+    margin: float,
     provenance: Mapping[str, Any],
     folder: Path,
 ) -> dict[str, Any]:
@@ -69,20 +80,14 @@ def assemble(
     records = [read_record(files) for files in models.values()]
     summary = summarise(
         records,
-        target_loss=params.prune.target_loss,
+        asked=Asked(params.prune.target_loss, margin, params.prune.ablation),
         curve_losses=params.prune.curve_losses,
         seed=params.seed,
         n_bootstrap=params.report.n_bootstrap,
         provenance=provenance,
     )
-    histories = {record.name: record.history for record in records}
-    plots = {
-        "frontier": figures.frontier_svg(summary),
-        "curves": figures.curves_svg(summary),
-        "training": figures.training_svg(summary, histories),
-    }
     predicted = prediction_of(records)
-    plots["prediction"] = prediction_svg(predicted[1] if predicted else NOT_PREDICTED)
+    plots = _plot_all(summary, records, predicted[1] if predicted else NOT_PREDICTED)
     examples = {name: _examples(task_set, name, params.report.example_pairs) for name in task_names(summary)}
     decides = {name: find_task(name).decides for name in task_names(summary) if name in registered_tasks()}
     with whole_folder(folder) as partial:
@@ -97,6 +102,20 @@ def assemble(
         write_json(partial / "metrics.json", metrics(summary))
         write_json(partial / "summary.json", summary)
     return summary
+
+
+def _plot_all(
+    summary: Mapping[str, Any], records: Sequence[ModelRecord], predicted: Mapping[str, Any]
+) -> dict[str, str]:
+    """Name → SVG file text of every figure but the circuits."""
+    histories = {record.name: record.history for record in records}
+    return {
+        "frontier": figures.frontier_svg(summary),
+        "curves": figures.curves_svg(summary),
+        "training": figures.training_svg(summary, histories),
+        "necessity": necessity_svg(summary["validation"]["necessity"]),
+        "prediction": prediction_svg(predicted),
+    }
 
 
 def prediction_of(records: Sequence[ModelRecord]) -> tuple[str, Mapping[str, Any]] | None:

@@ -13,12 +13,12 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from pipeline.artifacts import Workspace
+from pipeline.artifacts import ArtifactError, Workspace
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.data.rivals import RivalSet
-from pipeline.data.shards import TokenStream
-from pipeline.data.tokenizer import Tokenizer
+from pipeline.data.shards import STATS_FILE, TokenStream
+from pipeline.data.tokenizer import SETTINGS_FILE, Tokenizer
 from pipeline.data.words import SPLITS
 from pipeline.model.samples import random_windows
 from pipeline.model.transformer import Transformer
@@ -41,20 +41,22 @@ def validate_checkpoint(
     task: Path | str | None = None,
     params: Path | str | None = None,
     tokenizer: Path | str | None = None,
+    tokens: Path | str | None = None,
     controls: bool = True,
     tick: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """``validate_circuit`` of a circuit's folder, on the test pairs of its task.
 
     ``model``: a checkpoint's folder. ``task``: the name, or the file of pairs, that the circuit was made for (None: the
-    name that the circuit says). ``params``, ``tokenizer``: as ``prune_checkpoint``'s. ``controls``: whether the
-    method's controls are run, which takes longest. Second test sets are used where the model's workspace has them
-    (data/rivals). Raises OtherPairsError, WrongModelError, ArtifactError, TaskError and ConfigError.
+    name that the circuit says). ``params``, ``tokenizer``, ``tokens``: as ``prune_checkpoint``'s. ``controls``:
+    whether the method's controls are run, which takes longest. Second test sets are used where the model's workspace
+    has them for the task of that name (data/rivals). Raises OtherPairsError, WrongModelError, ArtifactError, TaskError,
+    ConfigError and CorpusTooSmallError.
     """
-    folder, found = Path(model), Circuit.load(circuit)
+    folder, found, chosen = Path(model), Circuit.load(circuit), None if tokenizer is None else Path(tokenizer)
     settings = settings_for(folder, None if params is None else Path(params))
     name = str(found.about.get("task")) if task is None else task
-    subject = Subject.load(folder, name, settings, None if tokenizer is None else Path(tokenizer))
+    subject = Subject.load(folder, name, settings, chosen)
     found.check_model(subject.model)
     known = found.about.get("task_hash", subject.about["task_hash"])
     if known != subject.about["task_hash"]:
@@ -66,20 +68,42 @@ def validate_checkpoint(
         model=subject.model,
         circuit=found,
         batches={split: subject.batch(split) for split in SPLITS},
-        windows=windows_of(subject.tokens, subject.model, settings.seed),
+        windows=windows_of(_tokens_of(subject, tokens), subject.model, settings.seed),
         config=settings.validate,
         seed=seed_of(settings.seed, "validate", subject.name, subject.task),
         target=float(found.about.get("target_loss", settings.prune.target_loss)),
     )
-    place = Workspace(root_of(folder))
     return validate_circuit(
         claim,
-        rivals=rivals_of(place, subject),
+        rivals=rivals_of(Workspace(root_of(folder)), subject) if subject.task == str(name) else {},
         prune=settings.prune,
-        tokenizer=Tokenizer.load(place.tokens) if place.tokens.is_dir() else None,
+        tokenizer=_tokenizer_of(subject, chosen),
         with_controls=controls,
         tick=tick,
     )
+
+
+def _tokenizer_of(subject: Subject, chosen: Path | None) -> Tokenizer:
+    """The subject's tokenizer, from the folder that ``Subject.load`` has checked."""
+    places = [subject.folder, Workspace(root_of(subject.folder)).tokens] if chosen is None else [chosen]
+    return Tokenizer.load(next(place for place in places if (place / SETTINGS_FILE).is_file()))
+
+
+def _tokens_of(subject: Subject, chosen: Path | str | None) -> Path:
+    """The folder of packed tokens. Raises ArtifactError where it is missing or in another tokenizer's tokens."""
+    folder = subject.tokens if chosen is None else Path(chosen)
+    if not (folder / STATS_FILE).is_file():
+        raise ArtifactError(
+            f"{folder}/{STATS_FILE}: no such file; name the folder of the packed tokens that {subject.folder} was "
+            "trained on (--tokens)"
+        )
+    stream = TokenStream.open(folder, "train")
+    if stream.tokenizer_hash != subject.tokenizer:
+        raise ArtifactError(
+            f"{folder}: in the tokens of tokenizer {stream.tokenizer_hash}, but {subject.folder} was trained with "
+            f"{subject.tokenizer}; name the folder of the tokens that it was trained on (--tokens)"
+        )
+    return folder
 
 
 def windows_of(tokens: Path, model: Transformer, seed: int) -> Int[Tensor, "window pos"]:
@@ -89,12 +113,16 @@ def windows_of(tokens: Path, model: Transformer, seed: int) -> Int[Tensor, "wind
 
 
 def rivals_of(workspace: Workspace, subject: Subject) -> dict[str, PairBatch]:
-    """Family → second test set of the subject's task; none where the workspace has none for it."""
+    """Family → second test set of the subject's task; none where the workspace has none for it.
+
+    Raises ArtifactError where they are of other pairs than the subject's.
+    """
     if not (workspace.rivals / "report.json").is_file():
         return {}
     rivals = RivalSet.load(workspace.rivals)
     if rivals.tokenizer_hash != subject.tokenizer or subject.task not in rivals.names:
         return {}
+    rivals.check_tasks(subject.tasks, workspace.rivals)
     return {
         family: rivals.batch(subject.task, family).to(subject.model.device) for family in rivals.families(subject.task)
     }

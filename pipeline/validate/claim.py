@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ablate.bootstrap import interval
-from pipeline.ablate.conditions import Runner, pair_losses
+from pipeline.ablate.conditions import Runner
 from pipeline.circuit import Circuit
 from pipeline.config import ValidateConfig
 from pipeline.data.pairs import PairBatch, prompt_losses
@@ -23,14 +22,16 @@ from pipeline.seeds import seed_of
 
 Answers = Float[Tensor, "prompt 2"]  # logits of the right and the wrong answer
 UNCALIBRATED = (1.0, 0.0)
+MARGIN = 0.03  # nats that a circuit's loss on unseen pairs may be above its target
+LEAST_GAP = 1e-3  # logits between the model and nothing, under which faithfulness means nothing
 
 
 @dataclass(frozen=True)
 class Claim:
     """That a circuit is what its model does on a task; each test tries to refute it.
 
-    ``batches``: the task's train, validation and test pairs, on the model's device. Everything is measured on test
-    pairs; what has to be fitted (a threshold, a control's circuit) is fitted on the others. ``windows``:
+    ``batches``: the task's train, validation and test pairs, on the model's device. Everything is measured on the first
+    ``pairs`` test pairs; what has to be fitted (a threshold, a control's circuit) is fitted on the others. ``windows``:
     sequences of the pretraining distribution. ``target``: the loss in nats that the circuit was made for.
     """
 
@@ -42,9 +43,10 @@ class Claim:
     seed: int
     target: float
 
-    @property
+    @cached_property
     def test(self) -> PairBatch:
-        return self.batches["test"]
+        """The first ``pairs`` test pairs."""
+        return first_of(self.batches["test"], self.config.pairs)
 
     @cached_property
     def few(self) -> PairBatch:
@@ -53,8 +55,7 @@ class Claim:
 
     def first(self, split: str) -> PairBatch:
         """The first ``few_pairs`` pairs of a split."""
-        batch = self.batches[split]
-        return batch.take(torch.arange(min(self.config.few_pairs, batch.n_pairs), device=batch.tokens.device))
+        return first_of(self.batches[split], self.config.few_pairs)
 
     @cached_property
     def samples(self) -> dict[str, Float[Tensor, "draw width"]]:
@@ -80,34 +81,87 @@ class Claim:
         """Random numbers of a test's own: the same whatever other tests are run."""
         return torch.Generator().manual_seed(seed_of(self.seed, "validate", purpose))
 
-    def losses(self, answers: Answers, calibration: tuple[float, float] | None = None) -> Float[Tensor, " pair"]:
+    def losses(
+        self, answers: Float[Tensor, "*draw prompt 2"], calibration: tuple[float, float] | None = None
+    ) -> Float[Tensor, "*draw pair"]:
         """Loss in nats of each pair, with the circuit's calibration or another."""
-        return pair_losses(prompt_losses(calibrated(answers.cpu(), calibration or self.circuit.calibration)))
+        known = calibration or self.circuit.calibration
+        draws = [calibrated(draw, known) for draw in answers.cpu().view(-1, *answers.shape[-2:])]
+        return of_pairs(prompt_losses(torch.stack(draws)).view(answers.shape[:-1]))
 
-    def estimate(self, values: Float[Tensor, " pair"]) -> dict[str, Any]:
-        """``mean``, its 95 % ``interval`` (bootstrap over pairs) and ``n``, of one value a pair."""
-        values = values.detach().cpu()
-        found = interval(values, self.config.n_bootstrap, self.generator("bootstrap"))
-        return {"mean": float(values.mean()), "interval": found, "n": len(values)}
+    def estimate(self, values: Float[Tensor, "*draw pair"]) -> dict[str, Any]:
+        """``mean``, its 95 % ``interval`` and ``n`` pairs, of one value a pair, or one a draw and pair.
+
+        Percentile bootstrap over pairs, and over draws where there are several: both are samples.
+        """
+        values = rows(values)
+        means = resampled_means(values, self.config.n_bootstrap, self.generator("bootstrap"))
+        return {"mean": float(values.mean()), "interval": central(means), "n": values.shape[1]}
 
     def faithfulness(
-        self, of_circuit: Float[Tensor, " pair"], of_nothing: Float[Tensor, " pair"], of_model: Float[Tensor, " pair"]
+        self,
+        of_circuit: Float[Tensor, "*draw pair"],
+        of_nothing: Float[Tensor, "*draw pair"],
+        of_model: Float[Tensor, " pair"],
     ) -> dict[str, Any]:
-        """(m(circuit) − m(∅)) / (m(model) − m(∅)) of mean margins, with a bootstrap interval over pairs (MIB)."""
-        above, whole = of_circuit - of_nothing, of_model - of_nothing
-        picks = torch.randint(
-            len(whole), (self.config.n_bootstrap, len(whole)), generator=self.generator("faithfulness")
-        )
-        ratios = above.double()[picks].mean(1) / whole.double()[picks].mean(1)
-        ends = ratios.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        return {"mean": float(above.mean() / whole.mean()), "interval": ends, "n": len(whole)}
+        """(m(circuit) − m(∅)) / (m(model) − m(∅)) of mean margins, with a bootstrap interval as ``estimate``'s (MIB).
+
+        ``mean`` and ``interval`` are None where the model's margin is nothing's, up to LEAST_GAP.
+        """
+        above, whole = rows(of_circuit - of_nothing), rows(of_model - of_nothing)
+        value = ratio(float(above.mean()), float(whole.mean()))
+        found = [
+            resampled_means(part, self.config.n_bootstrap, self.generator("faithfulness")) for part in (above, whole)
+        ]  # the same resamples of both
+        ends = None if value is None else central(found[0] / found[1])
+        return {"mean": value, "interval": ends, "n": whole.shape[1]}
 
 
-def margins(answers: Answers) -> Float[Tensor, " pair"]:
+def ratio(above: float, whole: float) -> float | None:
+    """None where the whole is too small to be divided by."""
+    return above / whole if abs(whole) >= LEAST_GAP else None
+
+
+def rows(values: Float[Tensor, "*draw pair"]) -> Float[Tensor, "draw pair"]:
+    return values.detach().cpu().double().view(-1, values.shape[-1])
+
+
+def resampled_means(
+    values: Float[Tensor, "draw pair"], times: int, generator: torch.Generator
+) -> Float[Tensor, " resample"]:
+    """Means over resampled draws and resampled pairs, the two independently; one draw is no sample."""
+    of_draws, of_pairs = (weights(n, times, generator) for n in values.shape)
+    return torch.einsum("rd,dp,rp->r", of_draws, values, of_pairs)
+
+
+def weights(n: int, times: int, generator: torch.Generator) -> Float[Tensor, "resample n"]:
+    """How often each of ``n`` is among ``n`` picked with replacement, as shares."""
+    picks = torch.randint(n, (times, n), generator=generator)
+    ones = torch.ones(1, dtype=torch.float64).expand(times, n)
+    return torch.zeros(times, n, dtype=torch.float64).scatter_add_(1, picks, ones) / n
+
+
+def central(means: Float[Tensor, " resample"]) -> list[float]:
+    """[low, high] of the central 95 %."""
+    return means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+
+
+def first_of(batch: PairBatch, n: int) -> PairBatch:
+    """The first pairs of a batch, as many as there are up to ``n``."""
+    return batch.take(torch.arange(min(n, batch.n_pairs), device=batch.tokens.device))
+
+
+def margins(answers: Float[Tensor, "*draw prompt 2"]) -> Float[Tensor, "*draw pair"]:
     """Mean over a pair's prompts of the right answer's logit minus the wrong one's: MIB's m, uncalibrated."""
-    return pair_losses(answers[..., 0] - answers[..., 1])
+    return of_pairs(answers[..., 0] - answers[..., 1])
+
+
+def of_pairs(values: Float[Tensor, "*draw prompt"]) -> Float[Tensor, "*draw pair"]:
+    """The mean of the two prompts of every pair: the unit of the bootstrap."""
+    return values.unflatten(-1, (-1, 2)).mean(-1)
 
 
 def check(name: str, passed: bool | None, value: float | None, limit: float | None, says: str) -> dict[str, Any]:
-    """One line of a circuit's verdict. ``passed`` None: not tested here, and ``says`` tells why."""
+    """One line of a circuit's verdict. ``passed`` None: with a value, only measured, nothing is asked of it; without
+    one, not tested here. ``says`` tells what was found, or why not."""
     return {"name": name, "passed": passed, "value": value, "limit": limit, "says": says}

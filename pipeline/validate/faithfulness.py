@@ -6,6 +6,7 @@ outside is held as the circuit's. The sizes k are fractions of the model's edges
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,72 +20,92 @@ from pipeline.circuit import Circuit
 from pipeline.model.transformer import Transformer
 from pipeline.prune.masks import Layout
 from pipeline.sites import edge_keys, site_key, split_edge_key
-from pipeline.validate.claim import Claim, margins
+from pipeline.validate.claim import Claim, central, margins, resampled_means, rows
+from pipeline.validate.necessity import nodes_by_need
 
 SMALLEST = 0.001  # of the model's edges: MIB's smallest circuit
-LEAST_GAP = 1e-3  # logits between the model and nothing, under which the ratio means nothing
+NO_INTERVALS = {"cpr_interval": None, "cmd_interval": None}
 
-Margins = Float[Tensor, " pair"]
+Margins = Float[Tensor, "draw pair"]
 
 
 def faithfulness_curve(claim: Claim) -> dict[str, Any]:
-    """f of circuits made of the first nodes of the search's order and all edges between them, CPR = ∫ f dk,
-    CMD = ∫ |1 − f| dk, and f of the circuit itself, with a 95 % interval (bootstrap over pairs).
+    """f of circuits made of the first nodes in order of need and all edges between them, CPR = ∫ f dk,
+    CMD = ∫ |1 − f| dk, and f of the circuit itself.
 
-    On all test pairs. Where the model's margin is nothing's, ``f``, ``cpr`` and ``cmd`` are None.
+    On all test pairs and the circuit's draws. All intervals are 95 %, of one set of bootstrap resamples over pairs, and
+    over draws where there are several. Where the model's margin is nothing's, f, CPR, CMD and their intervals are None.
     """
     nothing, model = run(claim, claim.nothing, Condition.NODES_ONLY), margins(claim.of_model)
-    points = [
-        {"k": k, "n_nodes": n, "m": float(run(claim, circuit, Condition.NODES_ONLY).mean())}
-        for k, n, circuit in nested(claim)
-    ]
-    ends = ({"k": 0.0, "n_nodes": 0, "m": float(nothing.mean())}, whole(claim, float(model.mean())))
-    curve = [{**point, "f": ratio(point["m"], ends[0]["m"], ends[1]["m"])} for point in (ends[0], *points, ends[1])]
+    found = {(0.0, 0): nothing}
+    found |= {(k, n): run(claim, circuit, Condition.NODES_ONLY) for k, n, circuit in nested(claim)}
+    found[1.0, sum(claim.model.widths().values())] = model.expand_as(nothing)
+    curve = [{"k": k, "n_nodes": n, **point(claim, m, nothing, model)} for (k, n), m in found.items()]
     own = run(claim, claim.circuit, Condition.CIRCUIT)
     return {
         "n_pairs": claim.test.n_pairs,
-        "m_nothing": ends[0]["m"],
-        "m_model": ends[1]["m"],
-        "circuit": of_circuit(claim, own, nothing, model),
+        "n_draws": len(nothing),
+        "m_nothing": curve[0]["m"],
+        "m_model": curve[-1]["m"],
+        "circuit": {"k": claim.circuit.n_edges / n_edges(claim.model), **point(claim, own, nothing, model)},
         "curve": curve,
         "k_scale": "linear",
         **areas([point["k"] for point in curve], [point["f"] for point in curve]),
+        **(
+            NO_INTERVALS if curve[-1]["f"] is None else areas_intervals(claim, [k for k, _ in found], [*found.values()])
+        ),
     }
 
 
 def run(claim: Claim, circuit: Circuit, condition: Condition) -> Margins:
-    """Each test pair's margin, uncalibrated, the mean over draws."""
-    return margins(claim.runner.answers(circuit, condition, claim.test).mean(0))
+    """Each draw's and test pair's margin, uncalibrated."""
+    return margins(claim.runner.answers(circuit, condition, claim.test))
 
 
-def ratio(m: float, nothing: float, model: float) -> float | None:
-    """f, exactly 0 for nothing and 1 for the model; None where the two are the same."""
-    gap = model - nothing
-    return (m - nothing) / gap if abs(gap) >= LEAST_GAP else None
+def point(claim: Claim, own: Margins, nothing: Margins, model: Float[Tensor, " pair"]) -> dict[str, Any]:
+    """``m`` and ``f``, exactly 0 for nothing and 1 for the model, with intervals ``m_interval`` and ``interval``."""
+    m, f = claim.estimate(own), claim.faithfulness(own, nothing, model)
+    return {"m": m["mean"], "m_interval": m["interval"], "f": f["mean"], "interval": f["interval"]}
 
 
-def areas(ks: list[float], fs: list[float | None]) -> dict[str, float | None]:
-    """``cpr`` and ``cmd`` by the trapezoid rule over linear k."""
+def areas(ks: Sequence[float], fs: Sequence[float | None]) -> dict[str, float | None]:
+    """``cpr`` and ``cmd`` by the trapezoid rule over linear k; None where an f is."""
     known = [f for f in fs if f is not None]
     if len(known) < len(fs):
         return {"cpr": None, "cmd": None}
-    k, f = torch.tensor(ks, dtype=torch.float64), torch.tensor(known, dtype=torch.float64)
-    return {"cpr": float(torch.trapezoid(f, k)), "cmd": float(torch.trapezoid((1 - f).abs(), k))}
+    cpr, cmd = integrals(torch.tensor(ks, dtype=torch.float64), torch.tensor(known, dtype=torch.float64))
+    return {"cpr": float(cpr), "cmd": float(cmd)}
 
 
-def of_circuit(claim: Claim, own: Margins, nothing: Margins, model: Margins) -> dict[str, Any]:
-    """``k``, ``m`` and ``f`` of the circuit with its own edges only, and the interval of f."""
-    found = {"k": claim.circuit.n_edges / n_edges(claim.model), "m": float(own.mean())}
-    if ratio(found["m"], float(nothing.mean()), float(model.mean())) is None:
-        return {**found, "f": None, "interval": None}
-    estimate = claim.faithfulness(own, nothing, model)
-    return {**found, "f": estimate["mean"], "interval": estimate["interval"]}
+def integrals(
+    k: Float[Tensor, " point"], f: Float[Tensor, "*resample point"]
+) -> tuple[Float[Tensor, "*resample"], Float[Tensor, "*resample"]]:
+    """∫ f dk and ∫ |1 − f| dk."""
+    return torch.trapezoid(f, k), torch.trapezoid((1 - f).abs(), k)
+
+
+def areas_intervals(claim: Claim, ks: Sequence[float], found: Sequence[Margins]) -> dict[str, list[float] | None]:
+    """``cpr_interval`` and ``cmd_interval``: the areas of every resample, the same pairs and draws at all points.
+
+    ``found``: margins of all points, nothing's first and the model's last. |1 − f| is convex, so that noise adds to it:
+    CMD's interval may lie a little above CMD.
+    """
+    above = torch.stack([resampled(claim, m - found[0]) for m in found], dim=1)  # [resample, point]
+    cpr, cmd = integrals(torch.tensor(ks, dtype=torch.float64), above / above[:, -1:])
+    return {"cpr_interval": central(cpr), "cmd_interval": central(cmd)}
+
+
+def resampled(claim: Claim, values: Margins) -> Float[Tensor, " resample"]:
+    """Means over the resamples that ``Claim.faithfulness`` takes."""
+    return resampled_means(rows(values), claim.config.n_bootstrap, claim.generator("faithfulness"))
 
 
 def nested(claim: Claim) -> list[tuple[float, int, Circuit]]:
-    """Fraction of edges, number of nodes, and circuit, of the fewest first nodes that have each wanted fraction."""
-    layout = Layout(claim.model.widths())
-    sequence = layout.flat(claim.circuit.order).argsort(descending=True, stable=True)
+    """Fraction of edges, number of nodes, and circuit, of the fewest first nodes that have each wanted fraction.
+
+    Nodes in the order of ``necessity``: the circuit's by their certificate, the rest as the search had them.
+    """
+    layout, sequence = Layout(claim.model.widths()), nodes_by_need(claim)
     whole_from = nodes_needed(claim.model, layout, sequence)
     n, points = len(whole_from), claim.config.points
     found = {}
@@ -114,8 +135,3 @@ def nodes_needed(model: Transformer, layout: Layout, sequence: Int[Tensor, " nod
 def n_edges(model: Transformer) -> int:
     """Nonzero weights that can be edges."""
     return sum(len(nonzero_edges(model, key)) for key in edge_keys(model.config.n_layer))
-
-
-def whole(claim: Claim, m: float) -> dict[str, Any]:
-    """The curve's last point: the model itself."""
-    return {"k": 1.0, "n_nodes": sum(claim.model.widths().values()), "m": m}

@@ -17,7 +17,6 @@ from pipeline.validate.runs import Runs, answers, reaches
 
 MOST_SINGLE = 64  # nodes that are binarised alone, a pass of the model each; of a larger circuit, as many at random
 HARMLESS = 0.01  # nats; what a node may add to the loss when it is binarised, a fifteenth of the paper's target
-N_BOOTSTRAP = 1000
 SAYS = "loss with all nodes binarised (nats); for information: nothing in the method asks that nodes be binary"
 
 Columns = Float[Tensor, "place node"]
@@ -66,9 +65,9 @@ def features(claim: Claim) -> dict[str, Any]:
     """Losses in nats of the circuit with its nodes binarised, together and one at a time, on the first test pairs.
 
     Steps are fitted on the circuit's own values, over the first train pairs, at the positions that can reach the answer
-    through the circuit. ``added`` is ``binarised`` less ``circuit``, pair by pair. ``late_binarised``: only the
-    ``n_late`` nodes that matter at the answer position alone; the others carry which token is where, and two values
-    are few for that.
+    through the circuit; what is outside is held at its first draw. ``added`` is ``binarised`` less ``circuit``, pair by
+    pair. ``late_binarised``: only the ``n_late`` nodes that matter at the answer position alone; the others carry which
+    token is where, and two values are few for that.
     """
     steps, runs, kept = fitted(claim), Runs(claim, claim.few), claim.circuit.nodes
     late = {key: indices for key, indices in kept.items() if not reaches(claim.circuit, key)}
@@ -122,7 +121,8 @@ def binarising(
 
 
 def singles(runs: Runs, steps: Mapping[str, Step], before: float) -> dict[str, Any]:
-    """Every node binarised alone: its loss, what the step left of its variance, and how many do no harm."""
+    """Every node binarised alone: its ``loss`` (an estimate), what the step ``left`` of its variance, the ``n`` that
+    were tried, and how many of them do no harm. Of more than ``MOST_SINGLE`` nodes, as many at random."""
     claim = runs.claim
     every = [
         (key, place, int(index))
@@ -132,24 +132,26 @@ def singles(runs: Runs, steps: Mapping[str, Step], before: float) -> dict[str, A
     some = torch.randperm(len(every), generator=claim.generator("features"))[:MOST_SINGLE].sort().values
     of_each: list[dict[str, Any]] = []
     for key, place, index in (every[i] for i in some.tolist()):
-        loss = float(losses_with(runs, steps, {key: torch.tensor([index])}).mean())
+        loss = claim.estimate(losses_with(runs, steps, {key: torch.tensor([index])}))
         step = steps[key]
         two = [float(step.low[place]), float(step.high[place])]
         of_each.append({"node": f"{key}.{index}", "loss": loss, "values": two, "left": float(step.left[place])})
     return {
         "n": len(of_each),
-        "n_under_target": sum(node["loss"] <= claim.target for node in of_each),
-        "n_harmless": sum(node["loss"] <= before + HARMLESS for node in of_each),
+        "n_under_target": sum(node["loss"]["mean"] <= claim.target for node in of_each),
+        "n_harmless": sum(node["loss"]["mean"] <= before + HARMLESS for node in of_each),
         "of_each": of_each,
     }
 
 
 @torch.no_grad()
-def residual_kurtosis(model: Transformer, batches: Iterable[Int[Tensor, "batch pos"]], seed: int = 0) -> dict[str, Any]:
+def residual_kurtosis(
+    model: Transformer, batches: Iterable[Int[Tensor, "batch pos"]], *, n_bootstrap: int, seed: int = 0
+) -> dict[str, Any]:
     """Excess kurtosis of the final residual stream over its channels, of the unpruned model (Fig 10).
 
     Before the final norm; of each token, then the mean over tokens. ``interval``: 95 %, by resampling the ``n``
-    sequences. Raises ValueError for no sequences, CompiledModelError.
+    sequences ``n_bootstrap`` times. Raises ValueError for no sequences, CompiledModelError.
     """
     refuse_compiled(model)
     found: list[Tensor] = []
@@ -166,7 +168,7 @@ def residual_kurtosis(model: Transformer, batches: Iterable[Int[Tensor, "batch p
     if not found:
         raise ValueError("kurtosis of no sequences; give at least one batch of tokens")
     values = torch.cat(found)
-    ends = interval(values, N_BOOTSTRAP, torch.Generator().manual_seed(seed))
+    ends = interval(values, n_bootstrap, torch.Generator().manual_seed(seed))
     return {"mean": float(values.mean()), "interval": ends, "n": len(values)}
 
 

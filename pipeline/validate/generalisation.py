@@ -29,15 +29,17 @@ def one_family(claim: Claim, batch: PairBatch) -> dict[str, Any]:
     """Losses of the unpruned model (without calibration) and of the circuit (with its own)."""
     of_model = score(claim.model, batch).cpu()
     of_circuit = claim.runner.answers(claim.circuit, Condition.CIRCUIT, batch)
-    losses = sum(claim.losses(answers) for answers in of_circuit) / len(of_circuit)
     return {
         "model": claim.estimate(claim.losses(of_model, UNCALIBRATED)) | {"accuracy": accuracy(of_model)},
-        "circuit": claim.estimate(losses) | {"accuracy": accuracy(of_circuit)},
+        "circuit": claim.estimate(claim.losses(of_circuit)) | {"accuracy": accuracy(of_circuit)},
     }
 
 
 def verdict(family: str, row: Mapping[str, Any], limit: float) -> dict[str, Any]:
     """Whether the circuit does what its model does there; not tested where the model does not do the task."""
-    model, circuit = row["model"]["mean"], row["circuit"]["mean"]
-    says = f"loss {circuit:.3f} nats on {family.replace('_', ' ')}, the model's is {model:.3f}"
-    return check(f"generalises_{family}", circuit <= limit if model <= limit else None, circuit, limit, says)
+    model, circuit, inputs = row["model"]["mean"], row["circuit"]["mean"], family.replace("_", " ")
+    if model > limit:
+        says = f"the model does not do the task on {inputs}: loss {model:.3f} nats"
+        return check(f"generalises_{family}", None, None, limit, says)
+    says = f"loss {circuit:.3f} nats on {row['circuit']['n']} pairs of {inputs}, the model's is {model:.3f}"
+    return check(f"generalises_{family}", circuit <= limit, circuit, limit, says)

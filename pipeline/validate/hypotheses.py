@@ -1,91 +1,135 @@
 """Hypothesis tests of circuits (Shi et al. 2024, arXiv 2410.13032): equivalence, independence, minimality.
 
-Each null hypothesis is what would be true of an ideal circuit, so a small p refutes the circuit and a large one proves
-nothing. p are corrected over the three tests (Holm).
+The burden of proof differs. The null hypothesis of equivalence is that circuit and model are *not* equivalent: a small
+p shows that they are, and a circuit of which too little is known fails. That of independence and of minimality is what
+would be true of an ideal circuit: a small p refutes it, a large one proves nothing. Only those two are corrected for
+being several (Holm): each is a chance to be refuted, while a circuit that has to pass more tests is not shown to be
+equivalent by chance more often.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import binom
 from torch import Tensor
 
 from pipeline.ablate.conditions import Condition
 from pipeline.model.scoring import calibrated
-from pipeline.validate.claim import UNCALIBRATED, Claim, check, margins
+from pipeline.validate.claim import MARGIN, UNCALIBRATED, Claim, check, margins, resampled_means, rows
 from pipeline.validate.minimality import minimality
 
 EPSILON = 0.1  # Shi et al.: how far from 1/2 the chance of doing better than the model may be
-SILENT = 1e-2  # of the model's mean margin: a score without the circuit that varies less over pairs says nothing
+SILENT = 1e-2  # of the model's mean margin: a score without the circuit that is smaller says nothing
 
-Scores = Float[Tensor, " pair"]
+Scores = Float[Tensor, " n"]  # of pairs, or of prompts
 
 
 def hypotheses(claim: Claim) -> dict[str, Any]:
-    """The three tests, their p corrected over the three (``p_corrected``), and their checks at ``alpha``."""
-    found = {"equivalence": equivalence(claim), "independence": independence(claim), "minimality": minimality(claim)}
-    corrected = holm({name: test["p"] for name, test in found.items() if test["p"] is not None})
-    alpha = claim.config.alpha
-    tests = []
-    for name, test in found.items():
-        p = test["p_corrected"] = corrected.get(name)
-        says = "the circuit has no parts" if p is None else f"{SAYS[name](test)}, p {p:.2g}"
-        tests.append(check(name, None if p is None else p > alpha, p, alpha, says))
-    return {"alpha": alpha, "correction": "holm", **found, "tests": tests}
+    """The three tests and their checks at ``alpha``: ``p`` of equivalence at most that, ``p_corrected`` of the others
+    above it. p None: the circuit has no parts to be tested."""
+    alpha, same = claim.config.alpha, equivalence(claim)
+    ideal = {"independence": independence(claim), "minimality": minimality(claim)}
+    corrected = holm({name: test["p"] for name, test in ideal.items() if test["p"] is not None})
+    for name, test in ideal.items():
+        test["p_corrected"] = corrected.get(name)
+    refutable = [refuted(name, test, alpha) for name, test in ideal.items()]
+    return (
+        {"alpha": alpha, "correction": "holm", "equivalence": same}
+        | ideal
+        | {"tests": [shown(same, alpha), *refutable]}
+    )
+
+
+def shown(test: Mapping[str, Any], alpha: float) -> dict[str, Any]:
+    """The check of equivalence, which has to be shown."""
+    passed, (low, high) = test["p"] <= alpha, test["interval"]
+    says = (
+        f"loss minus the model's {test['difference']['mean']:.3f} nats, {1 - 2 * alpha:.0%} interval {low:.3f} to "
+        f"{high:.3f}: {'' if passed else 'not '}shown to be within ±{test['delta']:.2f}, p {test['p']:.2g}"
+    )
+    return check("equivalence", passed, test["p"], alpha, says)
+
+
+def refuted(name: str, test: Mapping[str, Any], alpha: float) -> dict[str, Any]:
+    """The check of a test whose null hypothesis is an ideal circuit, which must not be refuted."""
+    p = test["p_corrected"]
+    if p is None:
+        return check(name, None, None, alpha, "the circuit has no parts")
+    found = of_independence(test) if name == "independence" else of_minimality(test)
+    says = f"{found}; {name} is {'not ' if p > alpha else ''}refuted, p {p:.2g}"
+    return check(name, p > alpha, p, alpha, says)
+
+
+def of_independence(test: Mapping[str, Any]) -> str:
+    return f"HSIC {test['hsic']:.2g} of the model's margins with and without the circuit"
 
 
 def of_minimality(test: Mapping[str, Any]) -> str:
-    counts = [(test[kind]["n_not_needed"], test[kind]["n_tested"], kind) for kind in ("nodes", "edges")]
-    return "matter no more than random additions: " + ", ".join(f"{n} of {of} {kind}" for n, of, kind in counts)
+    """Both burdens of proof: parts shown not to be needed, and parts not shown to be needed."""
 
+    def counted(n: str) -> str:
+        return ", ".join(f"{test[kind][n]} of {test[kind]['n_tested']} {kind}" for kind in ("nodes", "edges"))
 
-SAYS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "equivalence": lambda test: f"better than the model on {test['share']:.0%} of pairs, ties half",
-    "independence": lambda test: f"the model without the circuit varies with the model: HSIC {test['hsic']:.2g}",
-    "minimality": of_minimality,
-}
+    found, unproven = counted("n_not_needed"), counted("n_not_shown_needed")
+    return f"matter no more than random additions: {found}; not shown to matter more: {unproven}"
 
 
 def equivalence(claim: Claim) -> dict[str, Any]:
-    """Null hypothesis: the chance that the circuit does better than the model on a pair is within EPSILON of 1/2.
+    """Null hypothesis: the circuit's loss, calibrated, differs from the model's by ``delta`` or more, on average.
 
-    Here a circuit does better by its loss, calibrated, and only where the two differ by more than the target: that is
-    what is claimed of it. ``margins`` and ``margins_calibrated`` are Shi et al.'s test of any difference in margin,
-    which refutes circuits that are known to be true as well: the final norm scales up what a circuit alone writes.
+    ``delta`` in nats is the target and MARGIN: all that is claimed of unseen pairs, where the model may lose nothing. A
+    search stops as soon as the target is met, so that of a sure model the circuits lie on the target itself, and there
+    δ = target would be passed or not by chance; ``p_at_target`` is the p of that. ``difference`` has a 95 % interval as
+    all estimates have; ``interval`` is the one that decides, central 1 − 2α of the same resamples of draws and pairs:
+    it lies within ±δ where p ≤ α. ``apart``, the mean of |difference|, tells where pairs cancel out. ``margins`` and
+    ``margins_calibrated`` are Shi et al.'s test, of which pairs' margins are larger than the model's; it is reported
+    only, as it refutes circuits that are known to be true: the final norm scales up what a circuit alone writes.
     """
     answers = claim.runner.answers(claim.circuit, Condition.CIRCUIT, claim.test)
-    own = torch.stack([claim.losses(draw) for draw in answers]).mean(0)
-    model = claim.losses(claim.of_model, UNCALIBRATED)
+    more = claim.losses(answers) - claim.losses(claim.of_model, UNCALIBRATED)  # [draw, pair]
+    means = resampled_means(rows(more), claim.config.n_bootstrap, claim.generator("bootstrap"))  # as ``estimate``'s
+    delta, alpha = claim.target + MARGIN, claim.config.alpha
     scaled = torch.stack([calibrated(draw, claim.circuit.calibration) for draw in answers])
     return {
-        **sign_test(model - own, claim.target),
+        "p": tost(means, delta),
+        "p_at_target": tost(means, claim.target),
+        "delta": delta,
+        "interval": means.quantile(torch.tensor([alpha, 1 - alpha], dtype=torch.float64)).tolist(),
+        "difference": claim.estimate(more),
+        "apart": claim.estimate(more.abs()),
+        "n_pairs": more.shape[-1],
         "epsilon": EPSILON,
-        "tie": claim.target,
-        "n_pairs": len(model),
-        "margins": sign_test(margins(answers.mean(0)) - margins(claim.of_model), 0.0),
-        "margins_calibrated": sign_test(margins(scaled.mean(0)) - margins(claim.of_model), 0.0),
+        "margins": sign_test(margins(answers).mean(0) - margins(claim.of_model)),
+        "margins_calibrated": sign_test(margins(scaled).mean(0) - margins(claim.of_model)),
     }
 
 
-def sign_test(better: Scores, tie: float) -> dict[str, Any]:
-    """``share`` of pairs on which the circuit does better, ties half; ``difference``, the mean; ``p``.
+def tost(means: Float[Tensor, " resample"], delta: float) -> float:
+    """p of two one-sided tests (Schuirmann 1987) that a mean lies within ±δ, by its bootstrap: the larger of the shares
+    of resampled means that lie beyond one end, the sample itself counted as beyond."""
+    beyond = max(int((means >= delta).sum()), int((means <= -delta).sum()))
+    return (1 + beyond) / (1 + len(means))
 
-    p: that the share is so far from 1/2, if the chance is at the edge of EPSILON (Shi et al.). ``p_apart``: the other
-    way round, that the share is so near to 1/2 if the chance is EPSILON or more away; small, it proves equivalence.
+
+def sign_test(better: Scores) -> dict[str, Any]:
+    """``share`` of pairs on which the circuit does better, equal ones half; ``difference``, the mean; ``p``.
+
+    p: that the share is so far from 1/2, if the chance is at the edge of EPSILON: small, it refutes equivalence (Shi et
+    al.). ``p_apart``: the other way round, that the share is so near to 1/2 if the chance is EPSILON or more away;
+    small, it proves equivalence.
     """
-    n, ties = len(better), int((better.abs() <= tie).sum())
-    wins = int((better > tie).sum()) + ties / 2
+    n = len(better)
+    wins = int((better > 0).sum()) + int((better == 0).sum()) / 2
     far = abs(wins - n / 2)
     chance = binom(n, 0.5 + EPSILON)
     p = chance.cdf(math.floor(n / 2 - far)) + chance.sf(math.ceil(n / 2 + far) - 1)  # halves are exact
     return {
         "share": wins / n,
-        "n_ties": ties,
         "difference": float(better.mean()),
         "p": min(1.0, float(p)),
         "p_apart": float(chance.cdf(math.floor(n / 2 + far))),
@@ -93,44 +137,54 @@ def sign_test(better: Scores, tie: float) -> dict[str, Any]:
 
 
 def independence(claim: Claim) -> dict[str, Any]:
-    """Null hypothesis: the model's margin on a pair, and its margin with the circuit's nodes held, are independent.
+    """Null hypothesis: what the model says of a prompt, with the circuit's nodes held, is independent of what it says.
 
-    Of pairs, since the two prompts of one are not drawn independently. ``spread``: how much the margin without the
-    circuit deviates over pairs, as a share of the model's mean margin; up to SILENT, nothing is left to depend, and p
-    is 1. ``rest``: its mean.
+    A score is half of what a prompt's answers differ by more than those of its pair's other prompt: the pair's margin
+    for one prompt and its negative for the other. So it shows as well where what is left still knows the answer of all
+    pairs or of some, however equally sure the model is of them. What both prompts share, as much of it the bigram table
+    says with any circuit held, is left out. ``spread``: the root mean square of the score without the circuit, as a
+    share of the model's mean margin; up to SILENT, nothing is left to depend, and p is 1. ``rest``: its mean margin.
     """
-    rest = margins(claim.runner.answers(claim.circuit, Condition.ABLATED_NODES, claim.test).mean(0))
+    rest = margins(claim.runner.answers(claim.circuit, Condition.ABLATED_NODES, claim.test)).mean(0)
     model = margins(claim.of_model)
-    spread = float(rest.std()) / float(model.abs().mean())
+    spread = float(rest.square().mean().sqrt()) / float(model.abs().mean())
     found: dict[str, Any] = {"n_pairs": len(model), "spread": spread, "rest": float(rest.mean()), "hsic": 0.0, "p": 1.0}
     if not claim.circuit.n_nodes:
         return found | {"p": None}
     if spread <= SILENT:
         return found
-    hsic, p = hsic_test(model, rest, claim.config.permutations, claim.generator("independence"))
+    orders = orders_of_pairs(len(model), claim.config.permutations, claim.generator("independence"))
+    hsic, p = hsic_test(torch.cat([model, -model]), torch.cat([rest, -rest]), orders)
     return found | {"hsic": hsic, "p": p}
 
 
-def hsic_test(x: Scores, y: Scores, permutations: int, generator: torch.Generator) -> tuple[float, float]:
-    """The Hilbert-Schmidt independence criterion (Gretton et al. 2007, biased) of two scores, and its p: how many
-    permutations of one score give as much."""
+def orders_of_pairs(n: int, times: int, generator: torch.Generator) -> list[Int[Tensor, " prompt"]]:
+    """Random orders of n pairs' first prompts and then their second: pairs stay together, either is the first."""
+    found = []
+    for _ in range(times):
+        order, swapped = torch.randperm(n, generator=generator), n * torch.randint(2, (n,), generator=generator)
+        found.append(torch.cat([order + swapped, order + n - swapped]))
+    return found
+
+
+def hsic_test(x: Scores, y: Scores, orders: Sequence[Int[Tensor, " n"]]) -> tuple[float, float]:
+    """The Hilbert-Schmidt independence criterion (Gretton et al. 2007, biased) of two scores, and its p: in how many
+    orders of one score it is as much."""
     k, l_ = centred(gaussian(x)), centred(gaussian(y))
-    n = len(x)
-    orders = [torch.randperm(n, generator=generator) for _ in range(permutations)]
     seen = float((k * l_).sum())
     found = torch.stack([(k * l_[order][:, order]).sum() for order in orders])
-    p = (1 + int((found >= seen * (1 - 1e-12)).sum())) / (1 + permutations)
-    return seen / (n - 1) ** 2, p
+    p = (1 + int((found >= seen * (1 - 1e-12)).sum())) / (1 + len(orders))
+    return seen / (len(x) - 1) ** 2, p
 
 
-def gaussian(x: Scores) -> Float[Tensor, "pair pair"]:
-    """Gaussian kernel as wide as the median distance between two pairs; 1 everywhere for a constant score."""
+def gaussian(x: Scores) -> Float[Tensor, "n n"]:
+    """Gaussian kernel as wide as the median distance between two scores; 1 everywhere for a constant score."""
     apart = (x.double()[:, None] - x.double()[None]).abs()
     width = float(apart[~torch.eye(len(x), dtype=torch.bool)].median())
     return torch.exp(-(apart**2) / (2 * width**2)) if width else (apart == 0).double()
 
 
-def centred(kernel: Float[Tensor, "pair pair"]) -> Float[Tensor, "pair pair"]:
+def centred(kernel: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     return kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
 
 

@@ -53,7 +53,8 @@ def heads(runs: Runs) -> list[dict[str, Any]]:
 
     ``divergence``: of the circuit's pattern from the model's at the answer position; ``divergence_everywhere``: mean
     over all real positions; ``divergence_held``: at the answer position, of the pattern that the head has with every
-    query and key held; ``entropy``: of the model's pattern there.
+    query and key held; ``entropy``: of the model's pattern there. Where what is outside is held at several draws
+    (random places), the circuit's pattern and the held one are those of the first.
     """
     found = []
     for layer in range(runs.claim.model.config.n_layer):

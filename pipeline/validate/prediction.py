@@ -2,12 +2,17 @@
 
 The bracket_counting circuit averages a bracket detector over the context and compares the average with a threshold. So
 a long nested list should read as flat, and a flat list after a stray bracket as nested. The model is run whole; of the
-circuit, only the value of one of its nodes is read, by a rule that was fitted on train pairs.
+circuit, only the value of one of its nodes is read, by a rule that was fitted on train pairs. What the same rule makes
+of random nodes of that site, none of them the circuit's, is the null: where they foretell as much, the circuit explains
+nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,8 +24,17 @@ from pipeline.data.pairs import PairBatch
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.model.scoring import calibrated
 from pipeline.seeds import seed_of
-from pipeline.validate.claim import Claim, check
-from pipeline.validate.prediction_node import Reading, Values, answering_nodes, correlation, readings, watch
+from pipeline.validate.claim import Claim, central, check, resampled_means, rows
+from pipeline.validate.prediction_node import (
+    Reading,
+    Values,
+    answering_nodes,
+    correlation,
+    others,
+    random_sets,
+    readings,
+    watch,
+)
 from pipeline.validate.prediction_prompts import NO_COMMENT, PLAIN, Point, Points, example, manipulated
 
 TASK = "bracket_counting"
@@ -59,13 +73,11 @@ def measure(claim: Claim, points: Points, *, nested: int) -> dict[str, Any]:
 
     Row i of every point comes from one pair, which is what is resampled for intervals.
     """
-    nodes = answering_nodes(claim.circuit)
-    train = claim.batches["train"]
-    found = readings(nodes, watch(claim.model, train, nodes)[1], (train.answers[:, 0] == nested).cpu())
+    found, null = _fitted(claim, nested)
     if not found:
         return _untested("no node of the circuit varies at the position that answers")
-    seen = {point: _see(claim, batch, found, nested) for point, batch in points.items()}
-    agreement = _agreement(claim, seen, found[0])
+    seen = {point: _see(claim, batch, [*found, *chain(*null)], nested) for point, batch in points.items()}
+    agreement = _agreement(claim, seen, found[0]) | {"null": _null(claim, seen, found[0], null)}
     return {
         "node": _described(found[0]),
         "pairs": next(iter(points.values())).n_pairs,
@@ -80,9 +92,28 @@ def measure(claim: Claim, points: Points, *, nested: int) -> dict[str, Any]:
     }
 
 
+def _fitted(claim: Claim, nested: int) -> tuple[list[Reading], list[list[Reading]]]:
+    """Readings of the circuit's nodes, the best first, and of random sets of other nodes of that one's site.
+
+    Of a set, by the same rule: its best node on train, none where no node separates anything. A set has as many nodes
+    as the circuit has at the site, and is drawn among those that are not constant.
+    """
+    nodes, train = answering_nodes(claim.circuit), claim.batches["train"]
+    closes = (train.answers[:, 0] == nested).cpu()
+    found = readings(nodes, watch(claim.model, train, nodes)[1], closes)
+    if not found:
+        return [], []
+    key = found[0].key
+    outside = others(claim.model, key, nodes[key])
+    values = watch(claim.model, train, {key: outside})[1][key]
+    generator = claim.generator("prediction")
+    sets = random_sets(values, size=len(nodes[key]), n=claim.config.n_random, generator=generator)
+    return found, [readings({key: outside[some]}, {key: values[:, some]}, closes) for some in sets]
+
+
 def _see(claim: Claim, batch: PairBatch, found: list[Reading], nested: int) -> Seen:
     """Model, circuit and nodes on the prompts of one point."""
-    nodes = {reading.key: torch.tensor([reading.index]) for reading in found}
+    nodes = {key: torch.tensor([r.index for r in found if r.key == key]) for key in {r.key for r in found}}
     answers, values = watch(claim.model, batch.to(claim.model.device), nodes)
     closes = (batch.answers[:, 0] == nested).cpu()
     order = closes.view(-1, 2).int().argsort(1)  # the flat list first
@@ -95,8 +126,9 @@ def _see(claim: Claim, batch: PairBatch, found: list[Reading], nested: int) -> S
 
     draws = claim.runner.answers(claim.circuit, Condition.CIRCUIT, batch)
     alone = torch.stack([towards_nested(calibrated(draw, claim.circuit.calibration)).sigmoid() for draw in draws])
-    names = {reading.name: sides(values[reading.key][:, 0]) for reading in found}
-    return Seen(sides(towards_nested(answers)), sides(alone.mean(0)), names)
+    columns = {f"{key}.{i}": values[key][:, at] for key in nodes for at, i in enumerate(nodes[key].tolist())}
+    named = {name: sides(column) for name, column in columns.items()}
+    return Seen(sides(towards_nested(answers)), sides(alone.mean(0)), named)
 
 
 def _point(claim: Claim, point: Point, at: Seen, reading: Reading) -> dict[str, Any]:
@@ -109,13 +141,9 @@ def _point(claim: Claim, point: Point, at: Seen, reading: Reading) -> dict[str, 
         }
         for i, side in enumerate(SIDES)
     }
-    right = {"model_accuracy": _right(at.model > 0), "circuit_accuracy": _right(at.circuit > 0.5)}
+    says = {"model_accuracy": at.model > 0, "circuit_accuracy": at.circuit > 0.5}
+    right = {name: claim.estimate(_per_pair(nested == torch.tensor([False, True]))) for name, nested in says.items()}
     return {"comment": point.comment, "length": point.length, **sides, **right}
-
-
-def _right(says: Tensor) -> float:
-    """Fraction of prompts answered rightly; ``says``: whether nested is said, of flat and of nested lists."""
-    return float((says == torch.tensor([False, True])).float().mean())
 
 
 def _effects(claim: Claim, seen: dict[Point, Seen], reading: Reading) -> dict[str, Any]:
@@ -167,18 +195,43 @@ def _agreement(claim: Claim, seen: dict[Point, Seen], reading: Reading) -> dict[
     wrong = model != truth
     return {
         "agreement": claim.estimate(agree),
-        "base_rate": float(base.mean()),
+        "base_rate": claim.estimate(base),
         "base_guess": guess,
         "point_rate": float(model.float().mean(0).sub(0.5).abs().add(0.5).mean()),
         "gain": claim.estimate(agree - base),
-        "model_accuracy": float((~wrong).float().mean()),
-        "foreseen": _rate(node != truth, wrong),
-        "false_alarms": _rate(node != truth, ~wrong),
+        "model_accuracy": claim.estimate(_per_pair(~wrong)),
+        "foreseen": _rate(claim, node != truth, wrong),
+        "false_alarms": _rate(claim, node != truth, ~wrong),
         "correlation": correlation(values.flatten(), logits.flatten()),
         "correlation_within": {
             side: correlation(values[..., i].flatten(), logits[..., i].flatten()) for i, side in enumerate(SIDES)
         },
         "correlation_at_points": correlation((values - values.mean(0)).flatten(), (logits - logits.mean(0)).flatten()),
+    }
+
+
+def _null(claim: Claim, seen: dict[Point, Seen], reading: Reading, sets: Sequence[Sequence[Reading]]) -> dict[str, Any]:
+    """Agreement with the model of the ``n`` random sets of ``n_nodes``: ``median`` and ``max`` of those that separate
+    anything on train (None: none does), and how many of them are ``as_good`` as the node.
+
+    ``p``: chance of the node's rank, were the circuit's nodes at its site random ones too. Constant nodes and sets that
+    separate nothing can only say one answer, which ``base_rate`` covers.
+    """
+    model = _all(seen, "model") > 0
+
+    def agreement(one: Reading) -> float:
+        values = torch.stack([at.nodes[one.name] for at in seen.values()], dim=1)
+        return float((model == one.says_nested(values)).double().mean())
+
+    found = [agreement(one) for one in chain(*sets)]
+    as_good = sum(other >= agreement(reading) for other in found)
+    return {
+        "n": len(sets),
+        "n_nodes": len(answering_nodes(claim.circuit)[reading.key]),
+        "median": median(found) if found else None,
+        "max": max(found, default=None),
+        "as_good": as_good,
+        "p": (1 + as_good) / (1 + len(sets)),
     }
 
 
@@ -190,8 +243,17 @@ def _per_pair(hits: Tensor) -> Values:
     return hits.float().flatten(1).mean(1)
 
 
-def _rate(hits: Tensor, among: Tensor) -> float | None:
-    return float(hits[among].float().mean()) if among.any() else None
+def _rate(claim: Claim, hits: Tensor, among: Tensor) -> dict[str, Any] | None:
+    """Fraction of hits among some of the prompts, with its interval over pairs, and ``n``, how many prompts these are.
+
+    None where there are none; resamples without any are left out.
+    """
+    if not among.any():
+        return None
+    parts = (rows(_per_pair(part)) for part in (hits & among, among))
+    hit, had = (resampled_means(part, claim.config.n_bootstrap, claim.generator("bootstrap")) for part in parts)
+    ends = central((hit / had)[had > 0])
+    return {"mean": float(hits[among].float().mean()), "interval": ends, "n": int(among.sum())}
 
 
 def _described(reading: Reading) -> dict[str, Any]:
@@ -205,16 +267,19 @@ def _described(reading: Reading) -> dict[str, Any]:
 
 
 def _verdict(found: dict[str, Any], reading: Reading) -> dict[str, Any]:
-    """Passed where the node tells more of the model's answers than the best guess without it, surely."""
-    if found["base_rate"] == 1:
+    """Passed where the node surely tells more of the model's answers than the best guess without it, and more than
+    any of the random sets does: p < 0.05 where there are 20 of them, ``null`` has it."""
+    base = found["base_rate"]["mean"]
+    if base == 1:
         why = f"nothing to predict: the model's answers are all {found['base_guess']}"
         return check("prediction", None, None, None, why)
-    low = found["gain"]["interval"][0]
+    low, null = found["gain"]["interval"][0], found["null"]
     says = (
         f"{reading.name} says what the unpruned model says on {found['agreement']['mean']:.0%} of the manipulated "
-        f"prompts, {found['base_rate']:.0%} are had without it; value: the difference's lower end (95 %)"
+        f"prompts, {base:.0%} are had without it; {null['as_good']} of {null['n']} random sets of as many other nodes "
+        "of its site do as well; value: the first difference's lower end (95 %)"
     )
-    return check("prediction", low > 0, low, 0.0, says)
+    return check("prediction", low > 0 and not null["as_good"], low, 0.0, says)
 
 
 def _untested(why: str) -> dict[str, Any]:

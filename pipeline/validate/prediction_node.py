@@ -55,6 +55,12 @@ def answering_nodes(circuit: Circuit) -> dict[str, Int[Tensor, " n"]]:
     return {key: nodes for key, nodes in circuit.nodes.items() if split_site_key(key)[1] in ANSWERING and len(nodes)}
 
 
+def others(model: Transformer, key: str, nodes: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
+    """All other nodes of a site, ascending."""
+    every = torch.arange(model.widths()[key])
+    return every[~torch.isin(every, nodes.cpu())]
+
+
 @torch.no_grad()
 def watch(
     model: Transformer, batch: PairBatch, nodes: Mapping[str, Int[Tensor, " n"]]
@@ -89,6 +95,21 @@ def readings(nodes: Mapping[str, Int[Tensor, " n"]], values: NodeValues, nested:
         fitted = [fit(key, index, column, nested) for index, column in columns if column.min() < column.max()]
         best += sorted((r for r in fitted if r.auc != 0.5 and r.means[0] != r.means[1]), key=_separates)[-1:]
     return sorted(best, key=_separates, reverse=True)
+
+
+def random_sets(
+    values: Float[Tensor, "prompt node"], *, size: int, n: int, generator: torch.Generator
+) -> list[Int[Tensor, " size"]]:
+    """Up to ``n`` sets of ``size`` columns that are not constant; no more sets than such columns.
+
+    No column is drawn again before all were.
+    """
+    varies = (values.amax(0) > values.amin(0)).nonzero().flatten()
+    n = min(n, len(varies))
+    drawn = [varies[:0]]
+    while sum(map(len, drawn)) < n * size:
+        drawn.append(varies[torch.randperm(len(varies), generator=generator)])
+    return list(torch.cat(drawn)[: n * size].view(n, size))
 
 
 def _separates(reading: Reading) -> tuple[float, float]:

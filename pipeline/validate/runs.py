@@ -1,4 +1,8 @@
-"""A model's run and its circuit's on the same prompts: the value at every site, and where a value can matter."""
+"""A model's run and its circuit's on the same prompts: the value at every site, and where a value can matter.
+
+A circuit whose outside is held at several draws (random places) has one run here, at the first draw: values and
+patterns are those of one run, and a mean over draws would be those of none.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +82,8 @@ def carrier(circuit: Circuit) -> int:
 def reaches(circuit: Circuit, key: str) -> bool:
     """Whether a site's values before the last position can reach the answer through the circuit.
 
-    They do through a key or a value of a kept head. Where they do not, only the value at the last position matters.
+    They do through a key or a value of a kept head. Where they do not, only the value at the last position matters: so
+    at all sites of later layers, and in that layer for queries and all that comes after attention.
     """
     (layer, site), last = split_site_key(key), carrier(circuit)
     return layer < last or (layer == last and site in (Site.ATTN_IN, Site.ATTN_K, Site.ATTN_V))

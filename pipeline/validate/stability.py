@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import median
 from typing import Any
 
-from pipeline.config import PruneConfig
-from pipeline.prune.prune import make_case
+from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.validate.claim import Claim, check
-from pipeline.validate.searching import Found, by_seeds
+from pipeline.validate.searching import Found, case_of, one_trial
 
 Items = set[tuple[str, ...]]
+WHAT = "after discretisation, before minimisation; noise and batches differ"
 
 
 def stability(claim: Claim, prune: PruneConfig) -> dict[str, Any]:
-    """Circuits after discretisation of ``seeds`` seeds: sizes, test losses, and how much they overlap.
+    """Circuits of ``seeds`` seeds: sizes, test losses, and how much they overlap.
 
-    ``jaccard_nodes``, ``jaccard_edges``: median and range over pairs of seeds. ``recovered_nodes``,
-    ``recovered_edges``: the share of the circuit's own that each seed's circuit has. No limit: two circuits can both
-    be right.
+    A seed has its own initial noise and its own order of batches; hyperparameters, pairs and what is held are the
+    circuit's. Circuits are compared after discretisation, before minimisation. ``circuits``: a row a seed; the rest is
+    of the ``n_met`` that meet the target, and absent for fewer than two. ``n_nodes``, ``n_edges``: median and range
+    over seeds; ``jaccard_nodes``, ``jaccard_edges``: over pairs of seeds. ``recovered_nodes``, ``recovered_edges``: the
+    share of the circuit's own, minimised, that each seed's circuit has. No limit: two circuits can both be right.
     """
     known = claim.circuit.about.get("hyperparameters")
     if claim.config.seeds < 2 or known is None:
         why = "fewer than two seeds are asked for" if known else "the circuit does not say how it was searched for"
-        return {"n_seeds": 0, "tests": [check("stable", None, None, None, why)]}
-    case = make_case(claim.model, claim.circuit.outside, claim.batches, prune, claim.seed)
-    found = by_seeds(case, known, claim.config.seeds)
-    rows = [one.row(case, claim.test) for one in found]
-    nodes, edges = [nodes_of(one) for one in found], [edges_of(one) for one in found]
+        return {"n_seeds": 0, "tests": [untested(why)]}
+    case = case_of(claim, claim.model, claim.batches, prune, claim.seed)
+    hyperparameters = Hyperparameters.model_validate(dict(known))
+    found = [one_trial(case, hyperparameters, f"stability {i}") for i in range(claim.config.seeds)]
+    rows = [one.row(claim, case, claim.test) for one in found]
+    return {"n_seeds": len(found), "n_met": sum(one.met for one in found), "circuits": rows} | compared(claim, found)
+
+
+def compared(claim: Claim, found: Sequence[Found]) -> dict[str, Any]:
+    """Spread of the sizes, and overlaps, of the circuits that meet the target."""
+    met = [one.sketch for one in found if one.met]
+    if len(met) < 2:
+        return {"tests": [untested(f"{len(met)} of {len(found)} seeds find a circuit that meets the target")]}
+    nodes, edges = [items(one.nodes) for one in met], [items(one.edges) for one in met]
     own_nodes, own_edges = items(claim.circuit.nodes), items(claim.circuit.edges)
     overlaps = spread([jaccard(a, b) for a, b in combinations(edges, 2)])
-    says = f"two seeds' circuits share {100 * overlaps['median']:.0f} % of their edges (median)"
+    says = f"circuits of two of {len(met)} seeds share {100 * overlaps['median']:.0f} % of their edges (median), {WHAT}"
     return {
-        "n_seeds": len(found),
-        "n_met": sum(one.met for one in found),
-        "circuits": rows,
-        "n_edges": spread([row["n_edges"] for row in rows]),
+        "n_nodes": spread([one.n_nodes for one in met]),
+        "n_edges": spread([one.n_edges for one in met]),
         "jaccard_nodes": spread([jaccard(a, b) for a, b in combinations(nodes, 2)]),
         "jaccard_edges": overlaps,
         "recovered_nodes": spread([share(own_nodes, other) for other in nodes]),
@@ -45,15 +55,11 @@ def stability(claim: Claim, prune: PruneConfig) -> dict[str, Any]:
     }
 
 
-def nodes_of(found: Found) -> Items:
-    return items(found.sketch.nodes)
+def untested(why: str) -> dict[str, Any]:
+    return check("stable", None, None, None, why)
 
 
-def edges_of(found: Found) -> Items:
-    return items(found.sketch.edges)
-
-
-def items(parts: Any) -> Items:
+def items(parts: Mapping[str, Any]) -> Items:
     """Nodes or edges as comparable names."""
     return {
         (key, *map(str, row if isinstance(row, list) else [row]))

@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+NOTHING = "not tested: the circuit is empty, the bigram table alone does the task"
+
 
 def verdict(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """``n_passed``, ``n_failed``, the names of tests ``passed``, ``failed`` and ``not_tested``, and the ``line``."""
+    """``n_passed``, ``n_failed``, the names of tests that ``passed``, ``failed``, were only ``measured`` or were
+    ``not_tested``, and the ``line``."""
     tests = [test for section in sections.values() for test in section.get("tests", ())]
-    passed, failed, not_tested = (
-        [test for test in tests if test["passed"] is outcome] for outcome in (True, False, None)
-    )
+    passed, failed, neither = ([test for test in tests if test["passed"] is outcome] for outcome in (True, False, None))
     return {
         "n_passed": len(passed),
         "n_failed": len(failed),
         "passed": [test["name"] for test in passed],
         "failed": [test["name"] for test in failed],
-        "not_tested": [test["name"] for test in not_tested],
-        "line": line(passed, failed),
+        "measured": [test["name"] for test in neither if test["value"] is not None],
+        "not_tested": [test["name"] for test in neither if test["value"] is None],
+        "line": line(passed, failed) if sections else NOTHING,
     }
 
 
 def line(passed: list[Mapping[str, Any]], failed: list[Mapping[str, Any]]) -> str:
     """``passes 9 of 12; fails sufficient_zero (loss 1.292 nats with all else at zero)``."""
-    if not passed and not failed:
-        return "not tested"
     counted = f"passes {len(passed)} of {len(passed) + len(failed)}"
     if not failed:
         return counted

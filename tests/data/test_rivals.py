@@ -20,10 +20,7 @@ from pipeline.data.rivals import NATURAL, RivalSet, make_rivals
 from pipeline.data.rivals.edits import edited, identifiers, indented, renamed
 from pipeline.data.rivals.families import FAMILIES, FIXED, STRAY, Change
 from pipeline.data.rivals.held_out import Document
-from pipeline.data.rivals.natural import MOST_OF_DOCUMENT
-from pipeline.data.rivals.place import Place
 from pipeline.data.rivals.rivalset import SCHEMA
-from pipeline.data.rivals.rules import RULES
 from pipeline.data.tasks import Pair, Side, TaskError, TaskSet, encode_tasks, find_task, generate
 from pipeline.data.tasks.registry import TABLE_1
 from pipeline.data.tokenizer import PATTERN, Tokenizer
@@ -31,6 +28,7 @@ from pipeline.data.tokenizer import PATTERN, Tokenizer
 SEED = 7
 N_CTX = 128
 CONFIG = RivalsConfig(n_pairs=6, n_natural=32)
+LETTERS = Tokenizer({bytes([value]): value for value in range(256)}, PATTERN)
 FUNCTION = "def other(self):\n    return self.total\n"
 WORDS = ("road", "ship", "stone", "cloud", "grass", "brick", "chair", "glass", "north", "paint", "horse", "queue")
 
@@ -243,26 +241,32 @@ def test_a_prompt_that_is_too_long_begins_at_a_line_and_still_decides(study: Stu
     prompts = [row[f"{x}_prompt"] for row in short.rows["single_double_quote", NATURAL] for x in "ab"]
     assert prompts and all(prompt.startswith((" ", "def")) for prompt in prompts)
     assert any(prompt.startswith(" ") for prompt in prompts)
-    assert {RULES["single_double_quote"](Place(prompt)) for prompt in prompts} == {0, 1}
-    document = Document.of("a = 1\nb = 2\nc = 3\n", Tokenizer({bytes([i]): i for i in range(256)}, PATTERN))
+    assert {prompt.rpartition("Error(")[2][0] for prompt in prompts} == {'"', "'"}
+    document = Document.of("a = 1\nb = 2\nc = 3\n", LETTERS)
     assert [document.window(14, most) for most in (20, 10, 8, 2, 1)] == [0, 6, 6, 12, None]
+    document = Document.of("a = [\nb]\nc = 3\n", LETTERS)
+    assert [document.window(13, most) for most in (13, 12, 4, 3)] == [0, 9, 9, None]  # a line in a bracket is none
 
 
-def test_few_contexts_are_of_one_document_and_no_prompt_comes_twice(study: Study, tmp_path: Path) -> None:
+def test_one_context_a_side_is_of_one_document_and_no_prompt_comes_twice(study: Study, tmp_path: Path) -> None:
     many = "def f(a):\n" + "".join(f"    for x{i} in a:\n        while y{i}:\n            z()\n" for i in range(20))
     corpus = write_corpus(tmp_path / "corpus.parquet", [many, *real_code()])
     made = study.make(tmp_path / "rivals", corpus=corpus)
-    prompts = [row["a_prompt"] for row in made.rows["for_while", NATURAL]]
-    assert 0 < sum(prompt.startswith("def f(a)") or "_all" not in prompt for prompt in prompts) <= MOST_OF_DOCUMENT
-    assert len(set(prompts)) == len(prompts)
+    for side in "ab":
+        prompts = [row[f"{side}_prompt"] for row in made.rows["for_while", NATURAL]]
+        assert sum("_all" not in prompt and "_one" not in prompt and "_of" not in prompt for prompt in prompts) <= 1
+        assert len(set(prompts)) == len(prompts) <= len(WORDS) + 1
+    found = made.report["tasks"]["for_while"]["families"][NATURAL]["found"]
+    assert [side["functions"] for side in found] == [len(WORDS) + 1] * 2
+    assert all(side["contexts"] > 20 for side in found)
 
 
 def test_no_more_contexts_than_wanted_are_taken_and_too_few_are_none(study: Study, tmp_path: Path) -> None:
     made = study.make(tmp_path / "rivals", config=RivalsConfig(n_pairs=2, n_natural=7))
     assert made.batch("for_while", NATURAL).n_pairs == 3 and made.batch("for_while", "names").n_pairs == 2
     few = study.make(tmp_path / "few", corpus=write_corpus(tmp_path / "corpus.parquet", real_code()[:2]))
-    reason = "2 of side a and 2 of side b found in held-out code, which gives 2 pairs; 8 are needed"
-    assert few.reason("for_while", NATURAL) == reason
+    reason = "2 of side a and 2 of side b found in held-out code, one a function at most, which gives 2 pairs"
+    assert few.reason("for_while", NATURAL) == f"{reason}; 8 are needed"
 
 
 @pytest.mark.parametrize(("source", "split"), [("idioms", "validation"), ("installed", "train")])
@@ -272,8 +276,8 @@ def test_nothing_is_mined_from_generated_or_training_text(
     corpus = write_corpus(tmp_path / "corpus.parquet", real_code(), source, split)
     made = study.make(tmp_path / "rivals", corpus=corpus)
     assert all(NATURAL not in made.families(task) for task in TABLE_1)
-    reason = "0 of side a and 0 of side b found in held-out code, which gives 0 pairs; 8 are needed"
-    assert made.reason("for_while", NATURAL) == reason
+    reason = "0 of side a and 0 of side b found in held-out code, one a function at most, which gives 0 pairs"
+    assert made.reason("for_while", NATURAL) == f"{reason}; 8 are needed"
     assert "longer" not in made.families("for_while")  # the functions in front are held out too
 
 
@@ -326,17 +330,23 @@ def test_a_corpus_or_a_tokenizer_that_does_not_belong_is_refused(study: Study, t
     pq.write_table(pa.table({"text": ["x = 1"]}), tmp_path / "foreign.parquet")
     with pytest.raises(ArtifactError, match="lacks the columns source, split"):
         study.make(tmp_path / "rivals", corpus=tmp_path / "foreign.parquet")
-    other = Tokenizer({bytes([value]): value for value in range(256)}, PATTERN)
     with pytest.raises(ArtifactError, match="the tasks are in the tokens of tokenizer"):
-        study.make(tmp_path / "rivals", tokenizer=other)
+        study.make(tmp_path / "rivals", tokenizer=LETTERS)
     assert not (tmp_path / "rivals").exists()
 
 
-def test_a_task_that_is_not_expressible_has_no_second_test_set(study: Study, tmp_path: Path) -> None:
-    letters = Tokenizer({bytes([value]): value for value in range(256)}, PATTERN)
+def test_second_test_sets_of_other_pairs_are_refused(study: Study, rivals: RivalSet, tmp_path: Path) -> None:
+    rivals.check_tasks(study.tasks, tmp_path)
     config = TasksConfig(n_train=8, n_validation=8, n_test=8, tail_chars=32)
-    encode_tasks(config, SEED, letters, tmp_path / "tasks")
-    made = study.make(tmp_path / "rivals", tasks=TaskSet.load(tmp_path / "tasks"), tokenizer=letters, n_ctx=512)
+    encode_tasks(config, SEED + 1, study.tokenizer, tmp_path / "tasks")
+    with pytest.raises(ArtifactError, match=r"made from pairs \w+ of single_double_quote, not from .*; run dvc repro$"):
+        rivals.check_tasks(TaskSet.load(tmp_path / "tasks"), tmp_path)
+
+
+def test_a_task_that_is_not_expressible_has_no_second_test_set(study: Study, tmp_path: Path) -> None:
+    config = TasksConfig(n_train=8, n_validation=8, n_test=8, tail_chars=32)
+    encode_tasks(config, SEED, LETTERS, tmp_path / "tasks")
+    made = study.make(tmp_path / "rivals", tasks=TaskSet.load(tmp_path / "tasks"), tokenizer=LETTERS, n_ctx=512)
     assert made.families("class_init") == ()
     assert str(made.reason("class_init", "names")).startswith("the task is not expressible in this vocabulary: 0%")
     assert "names" in made.families("single_double_quote")

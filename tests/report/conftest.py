@@ -123,8 +123,32 @@ def ablation_entry(unpruned_loss: float) -> dict[str, Any]:
     return entry
 
 
+def necessity_section() -> dict[str, Any]:
+    """Curves of a circuit of four nodes and no edges: loss 0.1 before, 0.5 without two, 0.9 without all."""
+
+    def point(size: int, loss: float) -> dict[str, Any]:
+        random = {"size": size, "median": 0.2, "low": 0.1, "high": 0.3, "losses": [0.1, 0.2, 0.3]}
+        return {"size": size, "loss": {"mean": loss, "interval": [0.9 * loss, 1.1 * loss], "n": 32}, "random": random}
+
+    points = [point(2, 0.5), point(4, 0.9), point(8, 2.0)]
+    return {
+        "n_pairs": 32,
+        "limit": 0.683,
+        "model_loss": {"mean": 0.1, "interval": [0.09, 0.11], "n": 32},
+        "nodes": {"n": 4, "curve": points, "n_to_chance": 4},
+        "edges": {"n": 0, "curve": [], "n_to_chance": None},
+        "tests": [],
+    }
+
+
+def families(passed: bool) -> dict[str, Any]:
+    """The second test set, on which the model's loss is 0.125, and the circuit's 0.25 or 0.75."""
+    rows = {"model": 0.125, "circuit": 0.25 if passed else 0.75}
+    return {"names": {name: {"mean": loss, "interval": [0.1, 0.9], "n": 64} for name, loss in rows.items()}}
+
+
 def validation_entry(passed: bool) -> dict[str, Any]:
-    """One task of validations/<name>.json: two tests, the second with an outcome to choose, and the controls."""
+    """One task of validations/<name>.json: tests, some with an outcome to choose, and the controls."""
 
     def test(name: str, outcome: bool | None) -> dict[str, Any]:
         return {"name": name, "passed": outcome, "value": 0.5, "limit": 0.4, "says": f"{name} said <so>"}
@@ -132,19 +156,26 @@ def validation_entry(passed: bool) -> dict[str, Any]:
     estimate = {"mean": 0.9, "interval": [0.8, 1.0], "n": 32}
     control = {"met": True, "n_nodes": 3, "n_edges": 40, "validation_loss": 0.14, "test_loss": 0.2, "ratio_edges": 1.0}
     nothing = control | {"met": False, "validation_loss": 0.6, "ratio_edges": None}
-    failed = [] if passed else ["sufficient_zero"]
+    failed = [] if passed else ["sufficient_zero", "necessary_nodes", "generalises_names"]
     return {
         "complement": {
-            "mean": {"faithfulness": estimate},
+            "mean": {"loss": estimate | {"mean": 0.125}, "faithfulness": estimate},
+            "zero": {"loss": estimate | {"mean": 0.5 if passed else 1.5}, "faithfulness": estimate},
             "tests": [test("sufficient_mean", True), test("sufficient_zero", passed)],
         },
-        "faithfulness": {"cpr": 0.75, "cmd": 0.25},
+        "necessity": necessity_section() | {"tests": [test("necessary_nodes", passed)]},
+        "generalisation": {"families": families(passed), "tests": [test("generalises_names", passed)]},
+        "faithfulness": {
+            "cpr": 0.75, "cpr_interval": [0.7, 0.8], "cmd": 0.25, "cmd_interval": [0.2, 0.3],
+            "circuit": {"k": 0.01, "m": 1.5, "f": 0.875, "interval": [0.85, 0.95]},
+        },
         "features": {"binarised": estimate, "single": {"of_each": [{"node": str(i)} for i in range(99)]}, "tests": []},
         "stability": {"jaccard_edges": {"median": 0.4, "least": 0.3, "most": 0.5}, "tests": [test("stable", None)]},
         "controls": {"true": control, "nonsense": nothing, "tests": [test("control_nonsense", True)]},
         "verdict": {
-            "n_passed": 3 - len(failed), "n_failed": len(failed), "passed": [], "failed": failed, "not_tested": [],
-            "line": f"passes {3 - len(failed)} of 3",
+            "n_passed": 5 - len(failed), "n_failed": len(failed), "passed": [], "failed": failed,
+            "measured": ["stable"], "not_tested": [],
+            "line": f"passes {5 - len(failed)} of 5",
         },
         "seconds": {"complement": 1.0},
     }  # fmt: skip

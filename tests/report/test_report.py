@@ -15,7 +15,6 @@ import pytest
 from pipeline.artifacts import read_json
 from pipeline.config import Params
 from pipeline.report.inputs import ModelArtifacts
-from pipeline.report.page import verdict
 from pipeline.report.templating import code, count, nats
 from pipeline.report.write import assemble, within_budget
 
@@ -33,6 +32,7 @@ def write(params: Params, task_source: Any, tmp_path: Path) -> Write:
             task_set=task_source,
             statistics={"bigram_loss_nats": 3.75},
             params=params,
+            margin=0.03,
             provenance={"git": None, "machine": {"cpu": "a < b", "cores": 2}, "seconds": {"pretrain": 60.5}},
             folder=tmp_path / folder,
         )
@@ -112,7 +112,7 @@ def test_every_file_of_the_report_is_there(write: Write, models: dict[str, Model
     summary = write(models)
     files = set(contents(tmp_path / "results"))
     assert files >= {"summary.json", "metrics.json", "index.html", "frontier.svg", "curves.svg", "training.svg",
-                     "frontier.csv", "curves.csv"}  # fmt: skip
+                     "frontier.csv", "curves.csv", "necessity.svg", "prediction.svg"}  # fmt: skip
     drawn = {name for name in files if name.startswith("circuits/")}
     assert {Path(name).stem for name in drawn} == {"quotes", "lists"}  # the smallest circuit of each solved task
     assert read_json(tmp_path / "results" / "summary.json") == summary
@@ -171,6 +171,20 @@ def test_a_study_without_solved_tasks_still_has_a_report(
     assert read_json(tmp_path / "results" / "metrics.json")["ratio_dense_to_sparse_edges"] is None
 
 
+def test_models_without_validation_are_reported_by_ablates_losses(
+    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
+) -> None:
+    models["dense_a"].validations.unlink()
+    summary = write(models)
+    text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+    assert [model["tasks"]["quotes"]["verdict"]["by"] for model in summary["models"]] == ["ablate", "validate"]
+    assert "None of these circuits was validated." in text and "not validated" in text
+    models["sparse_a"].validations.unlink()
+    write(models, "again")
+    svg = (tmp_path / "again" / "necessity.svg").read_text(encoding="utf-8")
+    assert "no circuit was validated" in svg
+
+
 def test_one_dense_model_alone_has_no_ratio(write: Write, make_model: Callable[..., ModelArtifacts]) -> None:
     summary = write({"d": make_model("d", "dense", 3.1, TASKS)})
     assert summary["frontier"]["ratio_dense_to_sparse_edges_at_matched_loss"] is None
@@ -197,7 +211,7 @@ def test_plots_carry_no_date_and_follow_the_pages_colour(
     write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
 ) -> None:
     write(models)
-    for name in ("frontier", "curves", "training"):
+    for name in ("frontier", "curves", "training", "necessity"):
         svg = (tmp_path / "results" / f"{name}.svg").read_text(encoding="utf-8")
         assert "<dc:date>" not in svg and "currentColor" in svg and "#010203" not in svg
 
@@ -216,17 +230,6 @@ def test_the_curves_say_how_many_tasks_a_mean_is_over(
 def test_a_budget_keeps_the_smallest_drawings() -> None:
     drawings = {("m", "a"): "x" * 50, ("m", "b"): "x" * 10, ("m", "c"): "x" * 30}
     assert set(within_budget(drawings, 45)) == {("m", "b"), ("m", "c")}
-
-
-def test_a_verdict_compares_with_the_most_allowed_and_with_the_worst_random_set() -> None:
-    task = {
-        "circuit_loss": 0.18, "nodes_only_loss": 0.19, "ablated_nodes_loss_interval": [0.9, 1.2],
-        "random_nodes_loss_range": [0.1, 0.8], "ablated_edges_loss_interval": [0.7, 1.2],
-        "random_edges_loss_range": [0.1, 0.8],
-    }  # fmt: skip
-    expected = {"sufficient": True, "sufficient_nodes": False, "necessary_nodes": True, "necessary_edges": False}
-    assert verdict(task, 0.18) == expected
-    assert verdict(task | {"random_nodes_loss_range": None}, 0.18)["necessary_nodes"] is None
 
 
 def test_backticks_become_code_and_everything_else_is_escaped() -> None:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts import ArtifactError, read_json, write_json
+from pipeline.config import Ablation
 from pipeline.report.inputs import ModelArtifacts, read_record
 from pipeline.report.summary import check_test_loss, summarise
+from pipeline.report.verdicts import Asked
 
 MakeModel = Callable[..., ModelArtifacts]
 
@@ -28,7 +30,7 @@ TASK_CONTRACT: dict[str, Any] = {
     "random_nodes_only_loss_median": NULLABLE, "random_nodes_loss_median": NULLABLE,
     "random_edges_loss_median": NULLABLE, "circuit_loss_interval": INTERVAL, "validation_loss": NULLABLE, "curve": list,
     "discretised": (dict, type(None)), "calibration_scale": NULLABLE, "hyperparameters": (dict, type(None)),
-    "n_trials": NULLABLE, "baselines": dict,
+    "n_trials": NULLABLE, "baselines": dict, "verdict": dict,
 }  # fmt: skip
 FRONTIER_CONTRACT: dict[str, Any] = {
     "ratio_dense_to_sparse_edges_at_matched_loss": NULLABLE, "tasks_compared": list, "method": str,
@@ -38,6 +40,9 @@ FRONTIER_CONTRACT: dict[str, Any] = {
 TASKS = {"quotes": (0.05, 0.4), "lists": (0.3, 0.4), "for_while": (0.6, None), "with_as": (None, None)}
 
 
+ASKED = Asked(0.15, 0.03, Ablation.MEAN)
+
+
 def check(value: dict[str, Any], contract: dict[str, Any]) -> None:
     for key, kind in contract.items():
         assert key in value and isinstance(value[key], kind), key
@@ -45,9 +50,7 @@ def check(value: dict[str, Any], contract: dict[str, Any]) -> None:
 
 def summary_of(*files: ModelArtifacts) -> dict[str, Any]:
     records = [read_record(each) for each in files]
-    return summarise(
-        records, target_loss=0.15, curve_losses=[0.15, 0.5], seed=0, n_bootstrap=100, provenance={"git": None}
-    )
+    return summarise(records, asked=ASKED, curve_losses=[0.15, 0.5], seed=0, n_bootstrap=100, provenance={"git": None})
 
 
 def test_summary_keeps_its_contract(make_model: MakeModel) -> None:
@@ -107,10 +110,11 @@ def test_sizes_before_minimisation_and_baselines_are_in_the_summary(make_model: 
     assert summary["models"][0]["tasks"]["for_while"]["baselines"] == {}
 
 
-def test_a_circuit_is_within_the_margin_up_to_and_with_three_hundredths_of_a_nat_above_the_target() -> None:
-    losses = {"a": (True, 0.1), "b": (True, 0.15 + 0.03), "c": (True, 0.181), "d": (False, 0.9), "e": (True, None)}
-    tasks = {name: {"solved": solved, "circuit_loss": loss} for name, (solved, loss) in losses.items()}
-    assert check_test_loss(tasks, 0.15) == {"n_tested": 3, "n_within": 2, "above": ["c"]}
+def test_circuits_of_solved_tasks_are_counted_by_their_verdict() -> None:
+    found = {"a": (True, True), "b": (True, True), "c": (True, False), "d": (False, False), "e": (True, None)}
+    tasks = {name: {"solved": solved, "verdict": {"sufficient": {"passed": passed}}}
+             for name, (solved, passed) in found.items()}  # fmt: skip
+    assert check_test_loss(tasks) == {"n_tested": 3, "n_within": 2, "above": ["c"]}
 
 
 def test_circuits_of_another_checkpoint_are_refused(make_model: MakeModel) -> None:

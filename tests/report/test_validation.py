@@ -6,12 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import Ablation
 from pipeline.report.inputs import read_record
 from pipeline.report.summary import summarise
+from pipeline.report.templating import nats
 from pipeline.report.validation import at, brief, lines_of
+from pipeline.report.verdicts import Asked
 from pipeline.report.write import assemble, prediction_of
 
 TASKS = {"quotes": (0.05, 0.4), "lists": (0.1, 0.6), "for_while": (0.6, None), "with_as": (0.9, 0.5)}
+
+
+def summary_of(records):
+    asked = Asked(0.15, 0.03, Ablation.MEAN)
+    return summarise(records, asked=asked, curve_losses=[0.15], seed=0, n_bootstrap=100, provenance={})
 
 
 @pytest.fixture
@@ -25,16 +33,16 @@ def models(make_model):
 @pytest.fixture
 def summary(models):
     records = [read_record(files) for files in models.values()]
-    return summarise(records, target_loss=0.15, curve_losses=[0.15], seed=0, n_bootstrap=100, provenance={})
+    return summary_of(records)
 
 
 def test_outcomes_are_counted_over_circuits_of_solved_tasks_by_kind(summary):
     by_test = {row.pop("name"): row for row in summary["validation"]["by_test"]}
-    whole = {"n_tested": 2, "n_passed": 2, "median": 0.5}
+    whole = {"n_tested": 2, "n_passed": 2, "n_measured": 0, "median": 0.5}
     assert by_test["sufficient_mean"] == {"sparse": whole, "dense": whole}
     assert by_test["sufficient_zero"]["dense"] == whole | {"n_passed": 1}  # quotes passes, lists does not
-    assert by_test["stable"]["sparse"] == {"n_tested": 0, "n_passed": 0, "median": 0.5}
-    assert summary["validation"]["circuits"]["dense"] == {"n_circuits": 2, "n_whole": 1, "median_failed": 0.5}
+    assert by_test["stable"]["sparse"] == {"n_tested": 0, "n_passed": 0, "n_measured": 2, "median": 0.5}
+    assert summary["validation"]["circuits"]["dense"] == {"n_circuits": 2, "n_whole": 1, "median_failed": 1.5}
 
 
 def test_controls_are_listed_with_their_model_and_task(summary):
@@ -49,21 +57,23 @@ def test_controls_are_listed_with_their_model_and_task(summary):
 def test_a_model_has_its_kurtosis_and_medians_over_its_circuits(summary):
     model = summary["models"][0]
     assert model["residual_kurtosis"]["mean"] == 7.5
-    areas = {"cpr": 0.75, "cmd": 0.25}
-    assert model["validation"] == {"binarised_loss": 0.9, "jaccard_edges": 0.4, "faithfulness": 0.9} | areas
+    medians = {"binarised_loss": 0.9, "jaccard_edges": 0.4, "faithfulness": 0.875, "cpr": 0.75, "cmd": 0.25}
+    assert model["validation"] == {
+        name: {"median": value, "low": value, "high": value, "n": 2} for name, value in medians.items()
+    }
 
 
 def test_an_empty_circuit_counts_for_nothing(models):
     record = read_record(models["dense_a"])
     record.pruned["tasks"]["lists"] |= {"n_nodes": 0, "n_edges": 0}
-    found = summarise([record], target_loss=0.15, curve_losses=[0.15], seed=0, n_bootstrap=100, provenance={})
+    found = summary_of([record])
     assert found["validation"]["circuits"]["dense"]["n_circuits"] == 1
     assert found["validation"]["by_test"][0]["dense"]["n_tested"] == 1
 
 
 def test_long_lists_stay_out_of_the_summary(summary):
     validation = summary["models"][0]["tasks"]["quotes"]["validation"]
-    assert validation["features"]["single"] == {} and len(lines_of(validation)) == 4
+    assert validation["features"]["single"] == {} and len(lines_of(validation)) == 6
     assert brief({"a": list(range(7)), "b": [{"c": [1, 2]}], "tests": 9 * [1]}) == {
         "b": [{"c": [1, 2]}],
         "tests": 9 * [1],
@@ -74,14 +84,71 @@ def test_long_lists_stay_out_of_the_summary(summary):
 
 def test_the_page_shows_outcomes_verdicts_and_controls(models, params, task_source, tmp_path: Path):
     assemble(
-        models, task_set=task_source, statistics={"bigram_loss_nats": 3.75}, params=params,
+        models, task_set=task_source, statistics={"bigram_loss_nats": 3.75}, params=params, margin=0.03,
         provenance={"seconds": {}}, folder=tmp_path / "results",
     )  # fmt: skip
     page = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
     assert '<th scope="row">sufficient zero</th><td>1 of 2</td><td>0.500</td>' in page
-    assert "<b>Verdict:</b> passes 2 of 3." in page and 'title="sufficient_zero said &lt;so&gt;"' in page
+    assert "<b>Verdict:</b> passes 2 of 5." in page and 'title="sufficient_zero said &lt;so&gt;"' in page
     assert "nonsense</td><td>no</td><td>40</td><td>–</td><td>0.600</td>" in page
     assert "bracket_counting predicts" not in page
+
+
+def test_the_pages_tables_hold_the_summarys_numbers(models, params, task_source, tmp_path: Path):
+    summary = assemble(
+        models, task_set=task_source, statistics={"bigram_loss_nats": 3.75}, params=params, margin=0.03,
+        provenance={"seconds": {}}, folder=tmp_path / "results",
+    )  # fmt: skip
+    page = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+
+    def cell(spread):
+        ends = f"{nats(spread['low'])}…{nats(spread['high'])}, n {spread['n']}"
+        return f"<td>{nats(spread['median'])}<small>{ends}</small></td>"
+
+    for row in summary["validation"]["complement"]:
+        cells = "".join(cell(row[kind][what]) for kind in ("sparse", "dense") for what in ("loss", "faithfulness"))
+        assert f'<th scope="row">{row["name"]}</th>{cells}' in page
+    for row in summary["validation"]["generalisation"]:
+        losses = f"<td>{nats(row['dense']['model_loss'])}</td><td>{nats(row['dense']['circuit_loss'])}</td>"
+        assert f"{losses}<td>{row['dense']['n_passed']} of {row['dense']['n_tested']}</td></tr>" in page
+    for model in summary["models"]:
+        assert "".join(cell(model["validation"][name]) for name in ("faithfulness", "cpr", "cmd")) in page
+    assert "<dt>CPR</dt><dd>0.750<small>0.700…0.800</small></dd>" in page
+
+
+def test_sections_that_are_missing_leave_their_tables_out(models):
+    records = [read_record(files) for files in models.values()]
+    for record in records:
+        for task in record.validated["tasks"].values():
+            for name in ("complement", "necessity", "generalisation", "faithfulness"):
+                del task[name]
+    found = summary_of(records)
+    assert found["validation"]["complement"] == found["validation"]["generalisation"] == []
+    assert found["validation"]["necessity"]["limit"] is None
+    assert found["models"][0]["validation"]["cpr"] == {"median": None, "low": None, "high": None, "n": 0}
+    assert found["models"][0]["tasks"]["quotes"]["verdict"]["sufficient"] == {"passed": None, "says": "not tested"}
+
+
+def test_other_ways_to_hold_the_rest_are_found_by_their_losses(summary):
+    rows = {row["name"]: row for row in summary["validation"]["complement"]}
+    assert list(rows) == ["mean", "zero"]
+    assert rows["zero"]["dense"]["loss"] == {"median": 1.0, "low": 0.5, "high": 1.5, "n": 2}
+
+
+def test_second_test_sets_say_how_many_circuits_follow(summary):
+    (row,) = summary["validation"]["generalisation"]
+    counted = {"n_circuits": 2, "n_pairs": [64, 64], "n_tested": 2, "n_passed": 1}
+    assert row["sparse"] == counted | {"model_loss": 0.125, "circuit_loss": 0.5}
+
+
+def test_curves_of_necessity_run_from_the_models_loss_to_the_whole_circuits(summary):
+    found = summary["validation"]["necessity"]
+    half = found["removed"].index(0.5)
+    nodes = found["nodes"]["sparse"]
+    assert (found["limit"], nodes["n_circuits"]) == (0.683, 2)
+    assert [nodes["circuit"]["median"][at] for at in (0, half // 2, half, -1)] == pytest.approx([0.1, 0.3, 0.5, 0.9])
+    assert [nodes["random"]["high"][at] for at in (0, half, -1)] == pytest.approx([0.1, 0.2, 0.2])
+    assert found["edges"]["sparse"]["n_circuits"] == 0 and found["edges"]["sparse"]["circuit"]["median"] == []
 
 
 def test_the_plot_is_of_the_model_whose_circuit_predicts_best(models):

@@ -8,14 +8,17 @@ import pytest
 import torch
 
 from pipeline.ablate.conditions import Condition, Runner
+from pipeline.config import Ablation
 from pipeline.data.pairs import answer_logits
-from pipeline.model.ablation import hold_at_means
+from pipeline.model.ablation import edge_cuts, hold_at_means, record
+from pipeline.model.held_at import Held
 from pipeline.model.masked import Masked
 from pipeline.model.norm import RMSNorm
 from pipeline.model.scoring import score
-from pipeline.validate.claim import margins
-from pipeline.validate.complement import ascent, complement, kinds_of_held, mixed_draw, partly_alive, still
+from pipeline.validate.claim import MARGIN, margins
+from pipeline.validate.complement import complement, given_outside, kinds_of_held, mixed_draw, still
 from pipeline.validate.norms import frozen_norms
+from pipeline.validate.subsets import ascent, attacked_loss, edges_of, nodes_of, run_nodes, subsets
 
 
 def failed(found):
@@ -25,7 +28,7 @@ def failed(found):
 def test_a_planted_circuit_survives_every_ablation(claim_of, quote, induction):
     for planted in (quote, induction):
         found = complement(claim_of(planted))
-        assert failed(found) == set() and len(found["tests"]) == 7
+        assert failed(found) == set() and len(found["tests"]) == 10
         assert found["mean"]["faithfulness"]["mean"] > 0.9
 
 
@@ -60,23 +63,106 @@ def test_partly_alive_is_the_model_at_one_and_its_nodes_alone_at_the_circuit_s_m
     claim = claim_of(induction)
     masks = claim.circuit.node_masks()
     everything = {key: torch.ones_like(mask) for key, mask in masks.items()}
-    assert torch.equal(partly_alive(claim, everything), score(claim.model, claim.few))
+    assert torch.equal(run_nodes(claim, everything, claim.few, claim.circuit.means), score(claim.model, claim.few))
     alone = score(claim.model, claim.few, intervene=hold_at_means(masks, claim.circuit.means))
-    assert torch.equal(partly_alive(claim, masks), alone)
+    assert torch.equal(run_nodes(claim, masks, claim.few, claim.circuit.means), alone)
 
 
-def test_the_adversary_goes_uphill_outside_the_circuit_only(claim_of, induction):
+def test_all_edges_alive_are_the_model_and_none_cuts_every_one(claim_of, induction):
     claim = claim_of(induction)
-    kept = claim.circuit.node_masks()
+    parts, held = edges_of(claim), claim.circuit.means
+    ones = {key: torch.ones_like(keep) for key, keep in parts.kept(claim.circuit).items()}
+    assert torch.allclose(parts.run(claim, ones, claim.few, held), score(claim.model, claim.few), atol=1e-5)
+    cuts = edge_cuts(claim.model, claim.circuit.edges, held, keep=True)
+    only = answer_logits(claim.model(claim.few.tokens, at=claim.few.last, cuts=cuts), claim.few)
+    assert torch.equal(parts.run(claim, parts.kept(claim.circuit), claim.few, held), only)
+
+
+@pytest.mark.parametrize("kind", [nodes_of, edges_of])
+def test_the_adversary_goes_uphill_outside_the_circuit_only(claim_of, induction, kind):
+    claim = claim_of(induction)
+    parts = kind(claim)
+    kept = parts.kept(claim.circuit)
     half = {key: torch.full_like(mask, 0.5) for key, mask in kept.items()}
-    loss, _, slope = ascent(claim, kept, half)
+    loss, slope = ascent(parts, kept, half, claim.few)
     assert all(bool((slope[key][mask == 1] == 0).all()) for key, mask in kept.items())
     norm = sum(float(part.square().sum()) for part in slope.values()) ** 0.5
     step = 1e-3 / norm
-    uphill, _, _ = ascent(claim, kept, {key: half[key] + step * slope[key] for key in half})
+    uphill, _ = ascent(parts, kept, {key: half[key] + step * slope[key] for key in half}, claim.few)
     assert uphill - loss == pytest.approx(step * norm**2, rel=0.1)
-    found = complement(claim)
-    assert found["adversarial_subset"]["loss"]["mean"] >= found["random_subset"]["loss"]["mean"]
+
+
+def test_the_adversary_learns_on_train_pairs_and_beats_chance_there(claim_of, circuit_of, quote):
+    """A circuit that lacks a node gives way to it; the planted one does not. Both are scored on test pairs."""
+    claim = claim_of(quote)
+    assert attacked_loss(nodes_of(claim), claim.circuit) <= still(claim.target)
+    nothing = attacked_loss(nodes_of(claim), claim.nothing)
+    assert nothing > still(claim.target)
+    other = replace(claim, batches=claim.batches | {"train": claim.batches["test"].take(torch.arange(4))})
+    assert attacked_loss(nodes_of(other), claim.nothing) != nothing
+
+
+def broken_by(claim_of, circuit_of, planted):
+    """A claim whose circuit lacks every second kind of edge, of which the complement's values then decide."""
+    key = next(iter(planted.edges))
+    return claim_of(planted, circuit_of(planted, edges=planted.edges | {key: planted.edges[key][1:]}))
+
+
+def test_a_wrong_circuit_fails_every_ablation_but_those_that_bring_the_missing_part_back(claim_of, circuit_of, quote):
+    found = failed(complement(broken_by(claim_of, circuit_of, quote)))
+    kinds = ("mean", "zero", "resample_places", "resample_nodes", "mean_frozen_norms")
+    assert found >= {f"sufficient_{kind}" for kind in kinds}
+
+
+def test_missing_nodes_fail_where_nodes_alone_are_held(claim_of, circuit_of, quote):
+    nodes = {key: kept for key, kept in quote.nodes.items() if not key.endswith("attn_v")}
+    found = failed(complement(claim_of(quote, circuit_of(quote, nodes, {}))))
+    assert found >= {"sufficient_resample_examples", "sufficient_adversarial_subset"}
+
+
+def test_a_calibration_that_turns_the_model_round_fails_with_parts_alive(claim_of, circuit_of, quote):
+    """Parts that are alive bring the model's own answer back, so a circuit that says the opposite is found out."""
+    claim = claim_of(quote, replace(circuit_of(quote), calibration=(-1.0, 0.0)))
+    for name in ("random_subset", "random_edges"):
+        assert float(claim.losses(torch.stack(subsets(claim)[name][0])).mean()) > still(claim.target)
+
+
+def test_losses_of_draws_are_calibrated_each(claim_of, circuit_of, quote):
+    claim = claim_of(quote, replace(circuit_of(quote), calibration=(0.5, 1.5)))
+    draws = torch.randn(3, 48, 2, generator=torch.Generator().manual_seed(0))
+    each = torch.stack([claim.losses(draw) for draw in draws])
+    assert claim.losses(draws).shape == (3, 24) and torch.allclose(claim.losses(draws), each)
+    first, second = 0.5 * draws[0, 0] + torch.tensor([1.5, 0]), 0.5 * draws[0, 1] + torch.tensor([0, 1.5])
+    expected = sum(torch.nn.functional.softplus(x[1] - x[0]) for x in (first, second)) / 2
+    assert float(each[0, 0]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_draws_that_differ_make_the_interval_wider(claim_of, quote):
+    claim = claim_of(quote)
+    same = torch.full((2, 48), 0.5)
+    apart = torch.stack([torch.zeros(48), torch.ones(48)])
+    assert claim.estimate(same)["interval"] == pytest.approx([0.5, 0.5])
+    low, high = claim.estimate(apart)["interval"]
+    assert claim.estimate(apart)["mean"] == 0.5 and (low, high) == pytest.approx((0.0, 1.0))
+
+
+def test_a_circuit_made_at_zero_is_asked_for_its_target_there(claim_of, circuit_of, quote):
+    circuit = circuit_of(quote)
+    claim = claim_of(quote, replace(circuit, held=Held.at_zero(circuit.means)))
+    limits = {test["name"]: test["limit"] for test in complement(claim)["tests"]}
+    assert limits["sufficient_zero"] == claim.target + MARGIN and limits["sufficient_mean"] == still(claim.target)
+    assert "sufficient_zero_frozen_norms" in limits
+    drawn = Held.resampled({key: value[:3] for key, value in claim.samples.items()})
+    resampled = claim_of(quote, replace(circuit, held=drawn))
+    assert kinds_of_held(resampled)["resample_places"] is drawn and drawn.kind is Ablation.RESAMPLE
+
+
+def test_other_sequences_values_are_given_position_by_position(claim_of, quote):
+    claim = claim_of(quote)
+    nothing = {key: torch.zeros_like(mask) for key, mask in claim.circuit.node_masks().items()}
+    values = record(claim.model, claim.few.tokens)[1]
+    whole = given_outside(claim, nothing, values)
+    assert torch.allclose(whole, score(claim.model, claim.few), atol=1e-4)
 
 
 def test_frozen_norms_use_the_scales_of_the_unchanged_model(claim_of, induction):
@@ -103,5 +189,6 @@ def test_faithfulness_is_one_for_the_model_and_zero_for_nothing(claim_of, quote)
 def test_what_still_counts_as_done_lies_between_target_and_chance(claim_of, quote):
     assert 0.15 < still(0.15) < 0.693
     claim = replace(claim_of(quote), target=0.3)
-    at_mean, at_zero, *_ = complement(claim)["tests"]
-    assert at_mean["limit"] == 0.3 and at_zero["limit"] == still(0.3)
+    limits = {test["name"]: test["limit"] for test in complement(claim)["tests"]}
+    assert limits["sufficient_mean"] == 0.3 + MARGIN and limits["sufficient_zero"] == still(0.3)
+    assert set(subsets(claim)) == {f"{how}_{what}" for how in ("random", "adversarial") for what in ("subset", "edges")}

@@ -73,7 +73,9 @@ def test_losses_are_those_of_a_loop_over_prompts_without_padding(quote, claim_of
     found = features(claim)
     assert found["binarised"]["mean"] == pytest.approx(losses(quote.nodes), abs=1e-4)
     single = next(node for node in found["single"]["of_each"] if node["node"] == f"{key}.{int(kept[0])}")
-    assert single["loss"] == pytest.approx(losses({key: kept[:1]}), abs=1e-4)
+    assert single["loss"]["mean"] == pytest.approx(losses({key: kept[:1]}), abs=1e-4)
+    low, high = single["loss"]["interval"]
+    assert low <= single["loss"]["mean"] <= high and single["loss"]["n"] == claim.few.n_pairs
     assert found["circuit"]["mean"] == pytest.approx(losses({}), abs=1e-4)
 
 
@@ -99,6 +101,7 @@ def test_the_answers_of_a_planted_circuit_are_binary_and_what_it_reads_is_not(na
     assert 0 < found["single"]["n_harmless"] < found["single"]["n"]
     assert found["added"]["mean"] == pytest.approx(found["binarised"]["mean"] - found["circuit"]["mean"], abs=1e-5)
     assert [(test["name"], test["passed"]) for test in found["tests"]] == [("binarisation", None)]
+    assert found["tests"][0]["value"] == pytest.approx(found["binarised"]["mean"])  # measured, nothing is asked
 
 
 def test_a_large_circuit_has_some_of_its_nodes_binarised_alone(quote, claim_of, monkeypatch):
@@ -137,7 +140,7 @@ def test_kurtosis_of_a_model_is_that_of_its_stream_before_the_last_norm(tiny_mod
         return x
 
     model(tokens, intervene=add)
-    found = residual_kurtosis(model, [tokens[:4], tokens[4:]])
+    found = residual_kurtosis(model, [tokens[:4], tokens[4:]], n_bootstrap=200)
     values = excess_kurtosis(stream)
     assert found["mean"] == pytest.approx(float(values.mean()), rel=1e-5)
     assert found["n"] == 6 and found["interval"][0] < found["mean"] < found["interval"][1]
@@ -146,4 +149,4 @@ def test_kurtosis_of_a_model_is_that_of_its_stream_before_the_last_norm(tiny_mod
 
 def test_kurtosis_of_no_sequences_is_refused(tiny_model):
     with pytest.raises(ValueError, match="no sequences"):
-        residual_kurtosis(tiny_model(), [])
+        residual_kurtosis(tiny_model(), [], n_bootstrap=200)

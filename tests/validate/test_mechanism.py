@@ -161,7 +161,22 @@ def test_a_planted_circuit_computes_what_its_model_does(name, claim_of, request)
 def test_a_circuit_in_other_heads_is_refuted(name, claim_of, circuit_of, request):
     planted = request.getfixturevalue(name)
     passed = verdict(mechanism(claim_of(planted, circuit_of(planted, *in_other_heads(planted)))))
-    assert not passed["attention"] and not passed["values"] and not passed["interchange_into_model"]
+    wrong = ("attention", "values", "values_follow", "interchange_into_model")
+    assert not any(passed[name] for name in wrong)
+
+
+def test_a_circuit_that_does_the_task_at_another_level_fails_interchange(quote, claim_of):
+    """Held far from where it is in the model, a node outside lifts the head's value through a weight of 1/1000; the
+    calibration takes the lift off again, and off the model's values too, which have none."""
+    (value,), width = quote.nodes["1.attn_v"].tolist(), quote.model.widths()["1.attn_v"]
+    other = next(i for i in range(width) if i not in quote.nodes["1.attn_in"].tolist())
+    quote.model.transformer["h"][1].attn.c_attn.weight[2 * width + value, other] = 1e-3
+    lifted = quote.means["1.attn_in"].index_fill(0, torch.tensor([other]), 3000.0)
+    found = mechanism(claim_of(replace(quote, means=dict(quote.means) | {"1.attn_in": lifted})))
+    passed = verdict(found)
+    assert found["interchange"]["circuit_before"]["mean"] < 0.01
+    assert passed["attention"] and passed["values_follow"]
+    assert not passed["interchange"] and not passed["interchange_into_model"]
 
 
 def test_the_whole_model_as_a_circuit_is_the_model(quote, claim_of, circuit_of):
@@ -189,7 +204,9 @@ def test_nodes_are_those_of_the_first_draw_and_the_verdict_leaves_out_the_embedd
     assert at_means["where_it_matters"]["n"] == sum(map(len, quote.nodes.values())) - n_read - constant
 
 
-def test_heads_of_the_last_carrying_layer_are_judged_at_the_answer_and_earlier_ones_everywhere(induction, claim_of):
+def test_heads_from_the_last_carrying_layer_on_are_judged_at_the_answer_and_earlier_ones_everywhere(
+    induction, claim_of, circuit_of
+):
     def head(name, at_answer, everywhere):
         return {"head": name, "divergence": {"mean": at_answer}, "divergence_everywhere": {"mean": everywhere}}
 
@@ -197,6 +214,9 @@ def test_heads_of_the_last_carrying_layer_are_judged_at_the_answer_and_earlier_o
     assert attention_test(claim, [head("0.1", 0.6, 0.01), head("1.0", 0.02, 0.6)])["value"] == 0.02
     refuted = attention_test(claim, [head("0.1", 0.0, 0.3), head("1.0", 0.02, 0.0)])
     assert refuted["value"] == 0.3 and not refuted["passed"]
+    nodes = {key: kept for key, kept in induction.nodes.items() if key not in ("1.attn_k", "1.attn_v")}
+    claim = claim_of(induction, circuit_of(induction, nodes, {}))  # layer 1 has queries only: it moves nothing
+    assert attention_test(claim, [head("0.1", 0.01, 0.6), head("1.0", 0.02, 0.6)])["value"] == 0.02
 
 
 def test_sites_are_swapped_one_by_one_but_for_the_embeddings_read(induction, claim_of):

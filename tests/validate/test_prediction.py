@@ -18,7 +18,15 @@ from pipeline.model.scoring import score
 from pipeline.planted import Algorithm, Planted, plant
 from pipeline.report.prediction_figure import prediction_svg
 from pipeline.validate.prediction import measure, prediction
-from pipeline.validate.prediction_node import answering_nodes, auc, best_threshold, correlation, readings, watch
+from pipeline.validate.prediction_node import (
+    answering_nodes,
+    auc,
+    best_threshold,
+    correlation,
+    random_sets,
+    readings,
+    watch,
+)
 from pipeline.validate.prediction_prompts import COMMENTS, MARKS, NO_COMMENT, Point, example, manipulated
 
 TASK = "bracket_counting"
@@ -158,14 +166,25 @@ def changed(lists: Planted, *, longer: int = 0, stray: bool = False) -> PairBatc
 
 
 @pytest.fixture
-def found(claim_of, lists):
+def measured(claim_of, circuit_of, lists):
+    """``measured()``; with nodes, of a circuit of those instead."""
     batches = {
         Point("none", 12): changed(lists),
         Point("none", 24): changed(lists, longer=12),
         Point("plain", 12): changed(lists),
         Point("[", 12): changed(lists, stray=True),
     }
-    return measure(claim_of(lists), batches, nested=lists.language.tokens["close nested"])
+
+    def run(nodes=None):
+        circuit = circuit_of(lists) if nodes is None else circuit_of(lists, nodes, {})
+        return measure(claim_of(lists, circuit), batches, nested=lists.language.tokens["close nested"])
+
+    return run
+
+
+@pytest.fixture
+def found(measured):
+    return measured()
 
 
 def test_a_long_context_dilutes_a_planted_average(found):
@@ -183,10 +202,13 @@ def test_a_stray_bracket_fools_a_planted_average(found):
 
 
 def test_the_planted_node_foresees_every_failure(found):
-    assert found["model_accuracy"] == 0.75  # wrong on all long nested lists and on all flat ones after a stray bracket
+    assert (
+        found["model_accuracy"]["mean"] == 0.75
+    )  # wrong on all long nested lists and on all flat ones after a stray bracket
     assert found["agreement"]["mean"] == found["circuit_agreement"]["mean"] == found["point_rate"] == 1
-    assert (found["foreseen"], found["false_alarms"]) == (1, 0)
-    assert found["gain"]["interval"][0] == found["tests"][0]["value"] == 0.25
+    assert found["foreseen"] == {"mean": 1, "interval": [1, 1], "n": 48}
+    assert found["false_alarms"] == {"mean": 0, "interval": [0, 0], "n": 144}
+    assert found["gain"]["interval"][0] == found["tests"][0]["value"] == pytest.approx(0.25)
     assert found["tests"][0]["passed"] is True
     assert json.loads(json.dumps(found)) == found
 
@@ -195,9 +217,41 @@ def test_points_tell_flat_from_nested(found):
     first = found["points"][0]
     assert first["flat"]["model_p"]["mean"] < 0.1 < 0.9 < first["nested"]["model_p"]["mean"]
     assert first["flat"]["circuit_p"]["mean"] < 0.1 < 0.9 < first["nested"]["circuit_p"]["mean"]
-    assert first["model_accuracy"] == first["circuit_accuracy"] == 1
+    assert first["model_accuracy"]["mean"] == first["circuit_accuracy"]["mean"] == 1
     means = found["node"]["train_means"]
     assert first["nested"]["node"]["mean"] == pytest.approx(means["nested"], rel=0.1)
+
+
+def test_no_random_node_foresees_as_much_as_the_planted_one(found):
+    null = found["null"]
+    assert (null["n"], null["n_nodes"], null["as_good"]) == (20, 1, 0)
+    assert null["p"] == 1 / 21 and null["median"] < 0.6 < null["max"] < found["agreement"]["mean"]
+
+
+def test_a_node_that_has_nothing_to_do_with_it_predicts_nothing(measured):
+    found = measured({"1.mlp_neuron": torch.tensor([3])})
+    assert found["agreement"]["mean"] < found["base_rate"]["mean"] and found["null"]["as_good"] > 0
+    assert found["tests"][0]["passed"] is False
+
+
+def test_a_node_that_beats_the_guess_by_luck_is_refuted_by_others_as_good(measured):
+    """Distractors too are read from what the head writes: the planted node itself is among the rivals here."""
+    found = measured({"1.mlp_in": torch.tensor([7, 8, 9])})
+    assert found["gain"]["interval"][0] > 0 and found["null"]["as_good"] > 0
+    assert found["tests"][0]["passed"] is False
+
+
+def test_random_sets_are_of_varying_nodes_and_use_all_before_any_twice():
+    values = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
+    values[:, [2, 7]] = 1.5
+
+    def draw(size, n):
+        return random_sets(values, size=size, n=n, generator=torch.Generator().manual_seed(1))
+
+    assert [len(some) for some in draw(3, 4)] == [3] * 4
+    assert sorted(int(i) for some in draw(1, 20) for i in some) == [0, 1, 3, 4, 5, 6, 8, 9]  # no more sets than nodes
+    assert len(set(torch.cat(draw(2, 4)).tolist())) == 8
+    assert random_sets(values[:, [2, 7]], size=1, n=20, generator=torch.Generator()) == []
 
 
 def test_nothing_is_claimed_where_the_model_never_fails(claim_of, lists):

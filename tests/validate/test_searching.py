@@ -7,14 +7,29 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.ablate.conditions import score_compact
+from pipeline.circuit import Circuit
+from pipeline.config import Ablation
+from pipeline.data.pairs import PairBatch
+from pipeline.model.compact import Compact
+from pipeline.model.held_at import Held
+from pipeline.model.means import node_means
+from pipeline.model.scoring import mean_loss
+from pipeline.validate import controls as module
+from pipeline.validate import searching
+from pipeline.validate.claim import Claim
 from pipeline.validate.controls import (
     NEVER,
     controls,
+    half_swapped,
     nonsense,
+    one_control,
     random_weights,
     shuffled_labels,
     shuffled_weights,
+    verdict,
 )
+from pipeline.validate.searching import case_of, held_as, one_trial
 from pipeline.validate.stability import items, jaccard, share, stability
 
 
@@ -51,12 +66,112 @@ def test_overlap_by_hand():
     assert jaccard(set(), set()) == share(set(), one) == 1
 
 
-@pytest.mark.slow
+def test_a_seed_has_its_own_noise_and_its_own_batches(claim_of, quote, fast, monkeypatch):
+    given = []
+
+    def search(masking, train, config, trials, seeds, seed):
+        given.append((config.target_loss, *seeds, seed))
+        return {0: torch.rand(masking.layout.n_units, generator=torch.Generator().manual_seed(seed % 2**31))}
+
+    monkeypatch.setattr(searching, "search", search)
+    found = stability(replace(known(claim_of(quote), fast), target=0.2), fast)
+    targets, noise, batches = zip(*given, strict=True)
+    assert set(targets) == {0.2} and len(set(noise) | set(batches)) == 10
+    assert found["jaccard_edges"]["most"] < 1
+
+
+def test_seeds_without_a_circuit_are_not_compared(claim_of, quote, fast):
+    claim = known(claim_of(quote), fast)
+    found = stability(replace(claim, batches=shuffled_labels(claim.batches, 0)), fast)
+    [test] = found["tests"]
+    assert found["n_met"] == 0 and len(found["circuits"]) == 5 and "jaccard_edges" not in found
+    assert (test["passed"], test["value"]) == (None, None) and test["says"].startswith("0 of 5")
+
+
 def test_controls_find_nothing_where_there_is_nothing(claim_of, quote, fast):
     found = controls(claim_of(quote), fast)
     assert found["true"]["met"] and found["true"]["ratio_edges"] == 1
     assert not found["shuffled_labels"]["met"] and found["shuffled_labels"]["ratio_edges"] is None
     assert len(found["tests"]) == 4 and all(test["passed"] for test in found["tests"])
+    assert len({row["seed"] for name, row in found.items() if name != "tests"}) == 1
+
+
+def test_a_trial_finds_the_true_circuit_with_a_loss_in_its_interval(claim_of, quote, fast):
+    claim = claim_of(quote)
+    case = case_of(claim, quote.model, claim.batches, fast, 0)
+    found = one_trial(case, fast.centres[0], "here")
+    row = found.row(claim, case, claim.batches["test"])
+    assert found.met and items(quote.nodes) <= items(found.sketch.nodes)
+    assert row["test_loss_interval"][0] <= row["test_loss"] <= row["test_loss_interval"][1] and row["n_pairs"] == 48
+    few = replace(claim, config=claim.config.model_copy(update={"pairs": 7}))
+    assert found.row(few, case, claim.batches["test"])["n_pairs"] == 7
+
+
+def test_a_control_that_is_the_true_model_fails(claim_of, quote, fast, monkeypatch):
+    monkeypatch.setattr(module, "random_weights", lambda model, seed: model)
+    monkeypatch.setattr(module, "nonsense", lambda claim, seed: claim.batches)
+    found = controls(claim_of(quote), fast)
+    outcomes = {test["name"]: test["passed"] for test in found["tests"]}
+    assert not outcomes["control_random_weights"] and not outcomes["control_nonsense"]
+    assert outcomes["control_shuffled_labels"] and found["random_weights"]["ratio_edges"] == 1
+
+
+def test_without_a_circuit_of_the_true_task_controls_are_not_tested(claim_of, quote, fast):
+    claim = claim_of(quote)
+    found = controls(replace(claim, batches=shuffled_labels(claim.batches, 0)), fast)
+    assert not found["true"]["met"] and found["true"]["ratio_edges"] is None
+    assert {(test["passed"], test["value"]) for test in found["tests"]} == {(None, None)}
+    assert all("true task's circuit misses the target" in test["says"] for test in found["tests"])
+
+
+def random_claim(model, settings, n_pairs):
+    """A claim about random prompts of a random model, whose right answers are random too."""
+    generator = torch.Generator().manual_seed(1)
+
+    def pairs(n):
+        tokens = torch.randint(0, 20, (2 * n, 6), generator=generator)
+        return PairBatch(tokens, torch.full((2 * n,), 5), torch.tensor([[20, 21], [21, 20]]).repeat(n, 1))
+
+    windows = torch.randint(0, 24, (32, 32), generator=generator)
+    means = node_means(model, [windows])
+    circuit = Circuit({}, {}, means, {key: torch.zeros_like(mean) for key, mean in means.items()})
+    batches = {"train": pairs(n_pairs), "validation": pairs(32), "test": pairs(32)}
+    return Claim(model, circuit, batches, windows, settings, 0, 0.3)
+
+
+@pytest.mark.parametrize(("n_pairs", "learnt"), [(2, True), (64, False)])
+def test_shuffled_labels_of_few_pairs_can_be_learnt_by_heart_and_of_many_not(
+    tiny_model, settings, fast, n_pairs, learnt
+):
+    claim = random_claim(tiny_model(), settings, n_pairs)
+    row = one_control(claim, claim.model, shuffled_labels(claim.batches, 0), fast, 0)
+    assert row["met"] == learnt and row["test_loss"] > 0.5
+    assert verdict("shuffled_labels", row, {"met": True, "n_edges": 10**6})["passed"] != learnt
+
+
+def test_what_is_held_is_of_the_circuits_kind_with_the_models_own_values(claim_of, quote):
+    claim, other = claim_of(quote), shuffled_weights(quote.model, 0)
+    means, samples = claim.circuit.means, {key: values[:3] for key, values in claim.samples.items()}
+    for own in (Held.at_means(means), Held.at_zero(means), Held.resampled(samples)):
+        of_kind = replace(claim, circuit=replace(claim.circuit, held=own))
+        held = held_as(of_kind, other)
+        assert held_as(of_kind, claim.model) is own
+        assert (held.kind, len(held.draws)) == (own.kind, len(own.draws))
+        same = all(torch.equal(value, own.first[key]) for key, value in held.first.items())
+        assert held.first.keys() == own.first.keys() and same == (own.kind is Ablation.ZERO)
+
+
+def test_a_loss_is_the_mean_over_all_draws_of_what_is_held(claim_of, quote, fast):
+    claim = claim_of(quote)
+    draws = Held.resampled({key: values[:3] for key, values in claim.samples.items()})
+    claim = replace(claim, circuit=replace(claim.circuit, held=draws))
+    case = case_of(claim, claim.model, claim.batches, fast, 0)
+    found = one_trial(case, fast.centres[0], "here")
+    parts = [Compact(frozen, found.sketch.nodes, found.sketch.edges) for frozen in case.judge.frozen]
+    losses = [mean_loss(score_compact(part, claim.test), found.sketch.calibration) for part in parts]
+    row = found.row(claim, case, claim.batches["test"])
+    assert len({round(loss, 6) for loss in losses}) == 3
+    assert row["test_loss"] == pytest.approx(sum(losses) / 3, abs=1e-5)
 
 
 def test_shuffled_weights_keep_the_pattern_and_the_values(tiny_model):
@@ -81,8 +196,12 @@ def test_random_weights_keep_the_pattern_only(tiny_model):
 
 def test_shuffled_labels_swap_both_sides_of_half_the_pairs(claim_of, quote):
     batches = claim_of(quote).batches
-    swapped = shuffled_labels(batches, 0)["test"].answers != batches["test"].answers
-    assert torch.equal(swapped[0::2], swapped[1::2]) and 0.2 < float(swapped.float().mean()) < 0.8
+    shuffled = shuffled_labels(batches, 0)
+    swapped = shuffled["test"].answers != batches["test"].answers
+    assert torch.equal(swapped[0::2], swapped[1::2]) and float(swapped.float().mean()) == 0.5
+    assert shuffled["validation"] is shuffled["train"]
+    one = batches["train"].take(torch.tensor([0]))
+    assert torch.equal(half_swapped(one, 0).answers, one.answers.flip(1))
 
 
 def test_nonsense_answers_never_follow_and_differ_by_side(claim_of, quote):

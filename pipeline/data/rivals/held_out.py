@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.artifacts import ArtifactError
+from pipeline.data.rivals.place import Place
+from pipeline.data.rivals.python_code import Code
 from pipeline.data.tokenizer import Tokenizer
 
 MOST_DOCUMENTS = 20_000  # the corpus is in random order
@@ -33,14 +36,23 @@ class Document:
 
     def before(self, at: int, start: int = 0) -> str:
         """The text of tokens ``start`` to ``at``, that one left out; a character may be cut at either end."""
-        return self.text[self._begin(start) : self._begin(at)].decode(errors="replace")
+        return self.text[self.begin(start) : self.begin(at)].decode(errors="replace")
 
     def window(self, at: int, most: int) -> int | None:
-        """The first of at most ``most`` tokens before ``at`` that begins the document or a line, None without one."""
+        """The first of at most ``most`` tokens before ``at`` that begins a line, nothing open, None without one."""
         starts = range(max(at - most, 0), at)
-        return next((i for i in starts if i == 0 or self.text[self._begin(i) - 1 : self._begin(i)] == b"\n"), None)
+        return next((i for i in starts if self.begin(i) in self.code.free_starts), None)
 
-    def _begin(self, token: int) -> int:
+    def place(self, at: int, start: int = 0) -> Place:
+        """Where token ``at`` is to be told by tokens ``start`` to ``at``."""
+        return Place(self.code, self.begin(at), self.begin(start))
+
+    @cached_property
+    def code(self) -> Code:
+        return Code(self.text)
+
+    def begin(self, token: int) -> int:
+        """Where a token begins, in bytes."""
         return self.ends[token - 1] if token else 0
 
 

@@ -84,7 +84,9 @@ class _Maker:
         made[NATURAL] = self._natural(task)
         for rows, reason in made.values():
             self.rows += [] if reason else rows
-        return {family: _about([] if reason else rows, reason) for family, (rows, reason) in made.items()}
+        about = {family: _about([] if reason else rows, reason) for family, (rows, reason) in made.items()}
+        about[NATURAL]["found"] = [_counts(side) for side in self.found.get(task, ([], []))]
+        return about
 
     def _family(self, task: str, family: str, pairs: dict[int, tuple[Pair, Row]]) -> tuple[list[Row], str | None]:
         """The rows of a family, and why it is absent if it is."""
@@ -131,7 +133,8 @@ class _Maker:
         if len(pairs) >= needed:
             return [_row_of_contexts(task, i, pair, self.tokenizer) for i, pair in enumerate(pairs)], None
         counts = f"{len(sides[0])}" if copying else f"{len(sides[0])} of side a and {len(sides[1])} of side b"
-        return [], f"{counts} found in held-out code, which gives {len(pairs)} pairs; {needed} are needed"
+        most = "one a function at most"
+        return [], f"{counts} found in held-out code, {most}, which gives {len(pairs)} pairs; {needed} are needed"
 
 
 def _functions(documents: Sequence[Document], n_ctx: int) -> list[tuple[int, str]]:
@@ -167,6 +170,11 @@ def _row_of_contexts(task: str, index: int, pair: tuple[Context, Context], token
     tokens = [context.tokens(tokenizer) for context in pair]
     answers = [token for context in pair for token in (context.right, context.wrong)]
     return dict(zip(SCHEMA.names, (task, NATURAL, index, *texts, *tokens, *answers), strict=True))
+
+
+def _counts(side: Sequence[Context]) -> dict[str, int]:
+    """How many natural contexts there are, and in how many functions, of which each gives one at most."""
+    return {"contexts": len(side), "functions": len({context.document.text for context in side})}
 
 
 def _about(rows: Sequence[Row], reason: str | None) -> dict[str, Any]:

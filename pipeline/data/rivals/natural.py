@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -10,12 +9,10 @@ from random import Random
 from tqdm import tqdm
 
 from pipeline.data.rivals.held_out import Document
-from pipeline.data.rivals.place import Place
 from pipeline.data.rivals.rules import COPYING, RULES
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.seeds import seed_of
 
-MOST_OF_DOCUMENT = 3  # contexts of a task and side
 LEAST_PAIRS = 8
 
 
@@ -57,11 +54,10 @@ class Mine:
                 tasks_of.setdefault(token, []).append(task)
         for document in tqdm(documents, desc="natural contexts", unit="function"):
             for at in range(1, len(document.tokens)):
-                place = Place(document.before(at))
                 for task in tasks_of.get(document.tokens[at], ()):
-                    self._add(found[task], self._fixed(task, document, at, place))
-                for task in self.copying if place.line.endswith("=") else ():
-                    self._add(found[task], self._copied(task, document, at, place))
+                    self._add(found[task], self._fixed(task, document, at))
+                for task in self.copying if document.before(at, at - 1).endswith("=") else ():
+                    self._add(found[task], self._copied(task, document, at))
         return found
 
     @staticmethod
@@ -69,21 +65,18 @@ class Mine:
         if found is not None:
             sides[found[0]].append(found[1])
 
-    def _fixed(self, task: str, document: Document, at: int, place: Place) -> tuple[int, Context] | None:
-        """Side and context where the rule decides on the answer that follows, within the prompt too."""
-        tokens = self.answers[task]
-        side = RULES[task](place)
-        start = document.window(at, self.n_ctx - 1)
-        if side is None or start is None or tokens[side] != document.tokens[at]:
-            return None
-        if start > 0 and RULES[task](Place(document.before(at, start))) != side:
+    def _fixed(self, task: str, document: Document, at: int) -> tuple[int, Context] | None:
+        """Side and context where the rule decides, within the prompt, on the answer that follows."""
+        tokens, start = self.answers[task], document.window(at, self.n_ctx - 1)
+        side = None if start is None else RULES[task](document.place(at, start))
+        if start is None or side is None or tokens[side] != document.tokens[at]:
             return None
         return side, Context(document, start, at, tokens[side], tokens[1 - side])
 
-    def _copied(self, task: str, document: Document, at: int, place: Place) -> tuple[int, Context] | None:
+    def _copied(self, task: str, document: Document, at: int) -> tuple[int, Context] | None:
         """The same where the answer is a name: its first token, and that of the first name with another one."""
         start = document.window(at, self.n_ctx - 1)
-        decided = None if start is None else COPYING[task](Place(document.before(at, start)) if start else place)
+        decided = None if start is None else COPYING[task](document.place(at, start))
         if start is None or decided is None:
             return None
         right, *others = (self.tokenizer.encode(name)[0] for name in (decided[0], *decided[1]))
@@ -94,21 +87,19 @@ class Mine:
 
 
 def choose(task: str, sides: Sides, n_contexts: int, seed: int, *, copying: bool) -> list[tuple[Context, Context]]:
-    """Pairs of a context of side a and one of side b, at most ``n_contexts`` contexts, few of them of one document."""
+    """Pairs of a context of side a and one of side b, at most ``n_contexts`` contexts, one a side of a document."""
     rng = Random(seed_of(seed, "natural contexts", task))
-    a, b = (list(_few_of_each(rng.sample(side, len(side)))) for side in sides)
+    a, b = (list(_one_of_each(rng.sample(side, len(side)))) for side in sides)
     if copying:
         a, b = a[: len(a) // 2], a[len(a) // 2 :]
     return list(zip(a, b, strict=False))[: n_contexts // 2]
 
 
-def _few_of_each(contexts: Iterable[Context]) -> Iterator[Context]:
-    """Without repeated prompts, at most ``MOST_OF_DOCUMENT`` of a document."""
-    taken: Counter[int] = Counter()
-    seen: set[tuple[int, ...]] = set()
+def _one_of_each(contexts: Iterable[Context]) -> Iterator[Context]:
+    """The first of each document, so that pairs are independent; without repeated prompts."""
+    seen: set[bytes | tuple[int, ...]] = set()
     for context in contexts:
         prompt = tuple(context.document.tokens[context.start : context.at])
-        if prompt not in seen and taken[id(context.document)] < MOST_OF_DOCUMENT:
-            seen.add(prompt)
-            taken[id(context.document)] += 1
+        if not {prompt, context.document.text} & seen:
+            seen |= {prompt, context.document.text}
             yield context

@@ -14,7 +14,7 @@ from pyarrow import ArrowException
 
 from pipeline.artifacts import ArtifactError, read_json
 from pipeline.data.pairs import PairBatch
-from pipeline.data.tasks import TaskError
+from pipeline.data.tasks import TaskError, TaskSet
 
 PAIRS_FILE = "pairs.parquet"
 REPORT_FILE = "report.json"
@@ -76,6 +76,15 @@ class RivalSet:
     def tokenizer_hash(self) -> str:
         """The tokenizer whose tokens these are."""
         return str(self.report["tokenizer"])
+
+    def check_tasks(self, tasks: TaskSet, folder: Path) -> None:
+        """Raises ArtifactError where these are not second test sets of the tasks that they share a name with."""
+        for task in (task for task in self.names if task in tasks.names):
+            made, now = self.report["tasks"][task].get("hash"), tasks.hash(task)
+            if made != now:
+                raise ArtifactError(
+                    f"{folder}: made from pairs {made} of {task}, not from {now} as data/tasks has them; run dvc repro"
+                )
 
     def families(self, task: str) -> tuple[str, ...]:
         """The second test sets that a task has, ``natural`` last. Raises TaskError for an unknown task."""

@@ -1,20 +1,24 @@
-"""Where real code makes a task's decision: a rule a task, from the text before a place to the answer decided on.
+"""Where real code makes a task's decision: a rule a task, from a place to the answer decided on.
 
-A rule sees no more than what comes before. It says 0 or 1 where the decision is the task's and falls on side a or b,
-and None anywhere else. Rules are a little wider than the prompts of the tasks, as real code has other words.
+A rule sees what comes before the place, in Python's own tokens, and of the string that the place is in, whether it
+ends here. It says 0 or 1 where the decision is the task's and falls on side a or b, and None anywhere else. Rules are
+a little wider than the prompts of the tasks, as real code has other words.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
 
-from pipeline.data.rivals.place import Place
+from pipeline.data.rivals.place import Place, words_of
+from pipeline.data.rivals.python_code import Token, parameters_of
 
 Rule = Callable[[Place], int | None]
 Copying = Callable[[Place], tuple[str, list[str]] | None]  # the right name, the other ones
 
-DOTTED = r"[^\W\d][\w.]*"
+READS = re.compile(r"in(?:put|file|_file|_path|_)?\b|input|source|src|read", re.IGNORECASE)
+WRITES = re.compile(r"out(?:put|file)?|dest|dst|target|write|save", re.IGNORECASE)
 RULES: dict[str, Rule] = {}
 COPYING: dict[str, Copying] = {}
 
@@ -24,148 +28,240 @@ def _rule(function: Rule) -> Rule:
     return function
 
 
-def _line_rule(name: str, a: str, b: str, least: Callable[[Place], bool] = lambda place: place.in_statement) -> None:
-    """A rule by the line so far: side a or b where all of it matches; no bracket is open."""
-    sides = (re.compile(a), re.compile(b))
-
-    def rule(place: Place) -> int | None:
-        for side, pattern in enumerate(sides):
-            if pattern.fullmatch(place.line):
-                return side if least(place) else None
-        return None
-
-    RULES[name] = rule
-
-
-def _in_code(place: Place) -> bool:
-    return place.in_code
-
-
-_line_rule("for_while", r"\s*(?:async )?for \w+", r"\s*while \w+")
-_line_rule("else_elif", r"\s*else", r"\s*elif")
-_line_rule("if_ternary", rf"\s*(?:el)?if {DOTTED}", rf"\s*(?!if |elif |while )\S.* if {DOTTED}", _in_code)
-_line_rule("lambda_func", r".*\blambda \w+", r"\s*(?:async )?def \w+", _in_code)
-_line_rule("if_equals", rf"\s*(?:el)?if {DOTTED}", rf"\s*{DOTTED}")
-_line_rule("enumerate_range", r".*\bfor \w+, \(?\w+(?:, \w+\))? in", r".*\bfor \w+ in", _in_code)
-_line_rule("var_if", rf"\s*(?:el)?if {DOTTED} (?:==|!=|is|is not) \w+", rf"\s*{DOTTED} = \w+")
-_line_rule("while_return_true", r"\s*while True", r"\s*return True")
-_line_rule("var_swap", r"\s*x, y = y,", r"\s*y, x = x,")
+# By the words of the line so far
 
 
 @_rule
-def single_double_quote(place: Place) -> int | None:
-    """In a plain string that is the first thing in a call's bracket, behind at least a character."""
-    string = place.string
-    if string is None or string.prefix or len(string.mark) > 1 or string.end == len(place.before):
-        return None
-    return int(string.mark == "'") if re.search(r"\w\($", place.before_mark(string)) else None
+def for_while(place: Place) -> int | None:
+    """After the name that a loop begins with."""
+    match place.statement:
+        case ["for", "name"] | ["async", "for", "name"]:
+            return 0
+        case ["while", "name" | "number" | "True"]:
+            return 1
+    return None
 
 
 @_rule
-def fstring_brace(place: Place) -> int | None:
-    """The same, an f-string or a plain one."""
-    string = place.string
-    if string is None or string.mark != '"' or string.end == len(place.before) or string.prefix not in ("", "f"):
+def else_elif(place: Place) -> int | None:
+    """After the keyword that begins a line."""
+    return {"else": 0, "elif": 1}.get(" ".join(place.statement))
+
+
+@_rule
+def if_ternary(place: Place) -> int | None:
+    """After the name that an ``if`` tests, at the beginning of a line or further on."""
+    match place.words:
+        case ["if" | "elif", "name" | "dotted"]:
+            return 0
+        case ["if" | "elif" | "while", *_]:
+            return None
+        case [_, *_, "if", "name" | "dotted"]:
+            return 1
+    return None
+
+
+@_rule
+def lambda_func(place: Place) -> int | None:
+    """After a lambda's first parameter, or a function's name."""
+    match place.words:
+        case [*_, "lambda", "name"]:
+            return 0
+        case ["def", "name"] | ["async", "def", "name"]:
+            return 1
+    return None
+
+
+@_rule
+def if_equals(place: Place) -> int | None:
+    """After a name, in an ``if`` or at the beginning of a line."""
+    match place.statement:
+        case ["if" | "elif", "name" | "dotted"]:
+            return 0
+        case ["name" | "dotted"]:
+            return 1
+    return None
+
+
+@_rule
+def enumerate_range(place: Place) -> int | None:
+    """After the ``in`` of a ``for`` with two names or one."""
+    words = place.words
+    begun = len(words) - words[::-1].index("for") if "for" in words else 0
+    match words[begun:] if begun else []:
+        case ["name", ",", "name", "in"] | ["name", ",", "(", "name", ",", "name", ")", "in"]:
+            return 0
+        case ["name", "in"]:
+            return 1
+    return None
+
+
+@_rule
+def var_if(place: Place) -> int | None:
+    """After a value that a name is compared with, or that it is made."""
+    *words, value = place.statement or [""]
+    if value not in ("name", "number", "True", "False", "None"):
         return None
-    inside = place.before[string.end :]
-    if "{" in inside or not re.search(r"\w\($", place.before_mark(string)):
-        return None
-    return int(not string.prefix)
+    match words:
+        case ["if" | "elif", "name" | "dotted", "==" | "!=" | "is"] | ["if" | "elif", "name" | "dotted", "is", "not"]:
+            return 0
+        case ["name" | "dotted", "="]:
+            return 1
+    return None
+
+
+@_rule
+def while_return_true(place: Place) -> int | None:
+    """After ``True``, of a loop or returned."""
+    return {"while True": 0, "return True": 1}.get(" ".join(place.statement))
+
+
+@_rule
+def var_swap(place: Place) -> int | None:
+    """After the comma of a swap of x and y."""
+    texts = " ".join(token.text for token in place.line)
+    return {"x , y = y ,": 0, "y , x = x ,": 1}.get(texts)
+
+
+@_rule
+def indent_for(place: Place) -> int | None:
+    """At the first line of the body of a ``for`` at depth 4 or 8."""
+    match words_of(place.ended_line):
+        case ["for", *_, ":", "\n"] | ["async", "for", *_, ":", "\n"]:
+            return {4: 0, 8: 1}.get(place.code.column_of(place.ended_line[0]))
+    return None
+
+
+# By the brackets that are open
 
 
 @_rule
 def bracket_counting(place: Place) -> int | None:
     """After an item or index, one bracket open or one in another."""
-    marks = [opened.mark for opened in place.brackets]
-    if not place.in_code or not re.search(r"\w$", place.before) or marks not in (["["], ["[", "["]):
+    if not place.in_code or place.tokens[-1].kind not in ("NAME", "NUMBER") or place.marks not in (["["], ["[", "["]):
         return None
-    return len(marks) - 1
-
-
-def _set_or_string(place: Place, name: str) -> int | None:
-    match = re.fullmatch(rf"\s+({name})", place.line)
-    if not match or not place.in_statement:
-        return None
-    made = re.findall(rf"^\s*{match[1]}(?::[^=\n]*)? = (set\(|f?[\"'])", place.before, re.MULTILINE)
-    return int(made[-1] != "set(") if made else None
-
-
-@_rule
-def set_or_string(place: Place) -> int | None:
-    """At a name that begins a line and was made as a set or a string."""
-    return _set_or_string(place, r"\w+")
-
-
-@_rule
-def set_or_string_fixedvarname(place: Place) -> int | None:
-    """The same, the name is ``current``."""
-    return _set_or_string(place, "current")
+    return len(place.marks) - 1
 
 
 @_rule
 def final_kwarg(place: Place) -> int | None:
     """After a parameter that is not the first; earlier ones have defaults or not, annotations are for neither."""
-    if not place.in_code or [opened.mark for opened in place.brackets] != ["("]:
+    if not place.in_code or place.marks != ["("] or words_of(place.before(place.brackets[0])[-2:]) != ["def", "name"]:
         return None
-    opened = place.brackets[0]
-    inside = place.before[opened.end :]
-    if not re.search(r"\bdef \w+$", place.before_mark(opened)) or not re.search(r",\s*\w+$", inside):
+    words = words_of(place.directly_in(place.brackets[0]))
+    if words[-2:] != [",", "name"] or {"*", "**", ":"} & set(words):
         return None
-    return None if re.search(r"[*:]", inside) else int("=" not in inside)
+    return int("=" not in words)
 
 
 @_rule
 def with_as(place: Place) -> int | None:
     """At the end of a call's arguments, in a ``with`` or in an assignment."""
-    match = re.fullmatch(rf"\s*(?:(?:async )?(with)|{DOTTED} =) {DOTTED}\(.*[\w\])]", place.line)
-    if not match or not place.in_code or [opened.mark for opened in place.brackets] != ["("]:
+    if not place.in_code or place.marks != ["("] or not _ends_value(place.tokens[-1]):
         return None
-    return int(match[1] is None)
+    match words_of(place.before(place.brackets[0])):
+        case ["with", "name" | "dotted"] | ["async", "with", "name" | "dotted"]:
+            return 0
+        case ["name" | "dotted", "=", "name" | "dotted"]:
+            return 1
+    return None
+
+
+# In strings
+
+
+@_rule
+def single_double_quote(place: Place) -> int | None:
+    """At the end of a plain string that is the first thing in a call's bracket, and not empty."""
+    string = place.string
+    if string is None or string.prefix or string.mark not in ("'", '"') or not _begins_arguments(place):
+        return None
+    return int(string.mark == "'") if _ends(place, string) else None
+
+
+@_rule
+def fstring_brace(place: Place) -> int | None:
+    """In an f-string, no value before, or at the end of a plain string; the first thing in a call's bracket."""
+    string = place.string
+    if string is None or string.mark != '"' or string.prefix not in ("", "f") or not _begins_arguments(place):
+        return None
+    if string.prefix:
+        before = place.code.text[string.inside[0] : place.at]
+        return 0 if before and b"{" not in before else None
+    return 1 if _ends(place, string) else None
 
 
 @_rule
 def bracket_brace(place: Place) -> int | None:
-    """In a string that is a key of a dict or an item of a list."""
+    """At the end of a string that is a key of a dict or an item of a list."""
     string = place.string
-    if string is None or string.mark != '"' or string.prefix or string.end == len(place.before) or not place.brackets:
+    if string is None or string.mark != '"' or string.prefix or not _ends(place, string) or not place.brackets:
         return None
-    if not re.search(r"[\[{,]\s*$", place.before_mark(string)):
-        return None
-    return {"{": 0, "[": 1}.get(place.brackets[-1].mark)
+    bracket = place.brackets[-1]
+    if place.tokens[-1].text not in ("[", "{", ",") or (bracket and _ends_value(place.tokens[bracket - 1])):
+        return None  # elsewhere, or in an index
+    return {"{": 0, "[": 1}.get(place.marks[-1])
 
 
 @_rule
 def with_open(place: Place) -> int | None:
     """At the mode of a file whose name says that it is read, or written."""
     string = place.string
-    match = re.search(r"\bopen\((.*), $", place.before_mark(string)) if string else None
-    if string is None or match is None or string.end != len(place.before):
+    if string is None or string.inside[0] != place.at or not place.brackets or place.tokens[-1].text != ",":
         return None
-    reads = re.search(r"in(?:put|file|_file|_path|_)?\b|input|source|src|read", match[1], re.IGNORECASE)
-    writes = re.search(r"out(?:put|file)?|dest|dst|target|write|save", match[1], re.IGNORECASE)
+    bracket = place.brackets[-1]
+    if [token.text for token in place.tokens[max(bracket - 1, 0) : bracket + 1]] != ["open", "("]:
+        return None
+    name = place.code.text[place.tokens[bracket].end : place.tokens[-1].start].decode()
+    reads, writes = READS.search(name), WRITES.search(name)
     return None if bool(reads) == bool(writes) else int(bool(writes))
 
 
+def _begins_arguments(place: Place) -> bool:
+    """Whether the last token is the bracket of a call of something with a name."""
+    return len(place.tokens) > 1 and place.tokens[-1].text == "(" and place.tokens[-2].is_identifier
+
+
+def _ends(place: Place, string: Token) -> bool:
+    """Whether the string, which is not empty, ends here."""
+    return string.inside[0] < place.at == string.inside[1]
+
+
+def _ends_value(token: Token) -> bool:
+    return token.is_identifier or token.kind == "NUMBER" or token.text in ("]", ")", "None", "True", "False")
+
+
+# By what names were made as
+
+
 @_rule
-def indent_for(place: Place) -> int | None:
-    """At the first line of the body of a ``for`` at depth 4 or 8."""
-    match = re.search(r"(?:^|\n)( *)(?:async )?for .*:\n$", place.before)
-    if not match or not place.in_statement:
+def set_or_string(place: Place) -> int | None:
+    """At a name that begins a line and was last made as a set or a string."""
+    if place.statement != ["name"]:
         return None
-    return {4: 0, 8: 1}.get(len(match[1]))
+    match place.made_as(place.line[0].text):
+        case ast.Call(func=ast.Name("set")):
+            return 0
+        case ast.Constant(str()) | ast.JoinedStr() | ast.Call(ast.Attribute(ast.Constant(str()), "join" | "format")):
+            return 1
+    return None
+
+
+@_rule
+def set_or_string_fixedvarname(place: Place) -> int | None:
+    """The same, the name is ``current``."""
+    return set_or_string(place) if place.line and place.line[0].text == "current" else None
 
 
 def class_init(place: Place) -> tuple[str, list[str]] | None:
     """After ``self.name =`` in an ``__init__`` that has a parameter of that name."""
-    match = re.fullmatch(r"\s+self\.(\w+) =", place.line)
-    if not match or not place.in_statement:
+    texts = [token.text for token in place.line]
+    if place.statement != ["dotted", "="] or len(texts) != 4 or texts[0] != "self":
         return None
-    defs = list(re.finditer(r"\bdef (\w+)\(([^()]*)\)", place.before))
-    if not defs or defs[-1][1] != "__init__":
-        return None
-    parameters = [re.split(r"[:=]", part)[0].strip("* \n") for part in defs[-1][2].split(",")]
-    others = [name for name in parameters if name.isidentifier() and name not in ("self", match[1])]
-    return (f" {match[1]}", [f" {name}" for name in others]) if match[1] in parameters else None
+    function = place.function
+    names = parameters_of(function) if function and function.name == "__init__" else []
+    others = [f" {name}" for name in names if name not in ("self", texts[2])]
+    return (f" {texts[2]}", others) if texts[2] in names else None
 
 
 COPYING["class_init"] = class_init

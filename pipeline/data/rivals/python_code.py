@@ -1,0 +1,140 @@
+"""Whole Python code by Python's own ``tokenize`` and ``ast``: its tokens, functions, and what names were made as.
+
+All places are in bytes from the beginning.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import keyword
+import tokenize
+import warnings
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+KEPT = {"NAME", "NUMBER", "STRING", "OP", "NEWLINE"}  # not what says nothing: comments, empty lines, indentation
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of Python. An f-string is one, as it was up to Python 3.11."""
+
+    kind: str  # its name in ``tokenize``
+    text: str
+    start: int
+    end: int
+
+    @property
+    def is_identifier(self) -> bool:
+        return self.kind == "NAME" and not keyword.iskeyword(self.text)
+
+    @property
+    def mark(self) -> str:
+        """The quotes that close a string."""
+        quote = self.text[-1]
+        return quote * 3 if self.text[len(self.prefix) :].startswith(quote * 3) else quote
+
+    @property
+    def prefix(self) -> str:
+        """The letters before a string's quotes, as small ones."""
+        return self.text[: self.text.index(self.text[-1])].lower()
+
+    @property
+    def inside(self) -> tuple[int, int]:
+        """Where the text between a string's quotes starts and ends."""
+        return self.start + len(self.prefix) + len(self.mark), self.end - len(self.mark)
+
+
+@dataclass(frozen=True)
+class Code:
+    """Code that is whole, such as a function."""
+
+    text: bytes
+
+    @cached_property
+    def tokens(self) -> list[Token]:
+        """All of ``KEPT``. Raises SyntaxError or TokenError where the text is no Python."""
+        return list(self._tokens())
+
+    def _tokens(self) -> Iterator[Token]:
+        text = self.text.decode()
+        lines, depth, begun = text.split("\n"), 0, 0
+        for found in tokenize.generate_tokens(io.StringIO(text).readline):
+            kind = tokenize.tok_name[found.type]
+            begins, ends = kind.endswith("STRING_START"), kind.endswith("STRING_END")  # of f-strings, from 3.12 on
+            if depth == 0 and (begins or kind in KEPT):
+                begun = self._at(lines, found.start)
+            depth -= ends
+            if depth == 0 and (ends or kind in KEPT):
+                end = self._at(lines, found.end)
+                yield Token("STRING" if ends else kind, self.text[begun:end].decode(), begun, end)
+            depth += begins
+
+    def _at(self, lines: list[str], place: tuple[int, int]) -> int:
+        """A place that ``tokenize`` gives in lines and characters."""
+        row, column = place
+        line = lines[row - 1] + "\n"
+        return self.line_starts[row - 1] + len(line[:column].encode())
+
+    @cached_property
+    def line_starts(self) -> list[int]:
+        """Of every line of the text."""
+        return list(accumulate((len(line) + 1 for line in self.text.split(b"\n")), initial=0))
+
+    def column_of(self, token: Token) -> int:
+        """How far from the beginning of its line a token is."""
+        return token.start - self.line_starts[bisect_right(self.line_starts, token.start) - 1]
+
+    @cached_property
+    def free_starts(self) -> frozenset[int]:
+        """Of every line that begins with no string or bracket open, and continues none: where a prompt may begin."""
+        lines, begun = self.line_starts, None
+        starts = set(lines)
+        for token in self.tokens:
+            begun = token.start if begun is None else begun
+            if token.kind == "NEWLINE":
+                starts.difference_update(lines[bisect_right(lines, begun) : bisect_left(lines, token.end)])
+                begun = None
+        return frozenset(starts)
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """All of the syntax tree, outer ones first."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+            return list(ast.walk(ast.parse(self.text)))
+
+    def start_of(self, node: ast.stmt) -> int:
+        return self.line_starts[node.lineno - 1] + node.col_offset
+
+    def end_of(self, node: ast.stmt) -> int:
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        return self.line_starts[node.end_lineno - 1] + node.end_col_offset
+
+    @cached_property
+    def functions(self) -> list[Function]:
+        """Every function, outer ones first."""
+        return [node for node in self.nodes if isinstance(node, Function)]
+
+    @cached_property
+    def assignments(self) -> list[tuple[int, str, ast.expr]]:
+        """Where each ends that makes a name as something: the name and the value, in the order of the text."""
+        found = []
+        for node in self.nodes:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+                found += [(self.end_of(node), name, node.value) for name in names]
+        return sorted(found, key=lambda item: item[0])
+
+
+def parameters_of(function: Function) -> list[str]:
+    """All names of a function's parameters."""
+    arguments = function.args
+    plain = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return [argument.arg for argument in (*plain, arguments.vararg, arguments.kwarg) if argument is not None]

@@ -1,0 +1,56 @@
+"""Sections of validation as tables: medians over circuits, those of sparse models beside those of dense ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.report.spread import middle, spread
+from pipeline.report.validation import KINDS, Validated, at, outcomes
+
+
+def complement(circuits: Sequence[Validated]) -> list[dict[str, Any]]:
+    """Every way in which the rest of the model was held: ``name``, and per kind of model the spread over circuits of
+    the ``loss`` in nats and of the ``faithfulness``."""
+    names = dict.fromkeys(
+        name for row in sections(circuits, "complement") for name, part in row.items() if at(part, ("loss", "mean"))
+    )
+    return [{"name": name} | {kind: held(circuits, kind, name) for kind in KINDS} for name in names]
+
+
+def held(circuits: Sequence[Validated], kind: str, name: str) -> dict[str, Any]:
+    own = sections(of_kind(circuits, kind), "complement")
+    return {what: spread(at(row, (name, what, "mean")) for row in own) for what in ("loss", "faithfulness")}
+
+
+def generalisation(circuits: Sequence[Validated]) -> list[dict[str, Any]]:
+    """Every second test set: ``family``, and per kind of model what its circuits make of it."""
+    families = dict.fromkeys(name for row in sections(circuits, "generalisation") for name in row.get("families", ()))
+    return [{"family": family} | {kind: followed(circuits, kind, family) for kind in KINDS} for family in families]
+
+
+def followed(circuits: Sequence[Validated], kind: str, family: str) -> dict[str, Any]:
+    """``n_circuits`` whose task has the set, on the fewest and most ``n_pairs``; median loss in nats of the model and
+    of the circuit; of the ``n_tested`` where the model does the task there, ``n_passed`` follow it."""
+    rows = [row.get("families", {}) for row in sections(of_kind(circuits, kind), "generalisation")]
+    own = [row[family] for row in rows if family in row]
+    pairs = [row["model"]["n"] for row in own]
+    taken = outcomes(circuits, kind, f"generalises_{family}")
+    return {
+        "n_circuits": len(own),
+        "n_pairs": [min(pairs), max(pairs)] if pairs else None,
+        "model_loss": middle(row["model"]["mean"] for row in own),
+        "circuit_loss": middle(row["circuit"]["mean"] for row in own),
+        "n_tested": taken["n_tested"],
+        "n_passed": taken["n_passed"],
+    }
+
+
+def of_kind(circuits: Sequence[Validated], kind: str) -> list[Validated]:
+    return [circuit for circuit in circuits if circuit[0]["kind"] == kind]
+
+
+def sections(circuits: Sequence[Validated], name: str) -> list[Mapping[str, Any]]:
+    """One section of each circuit that has it."""
+    rows = [task["validation"].get(name) for _, _, task in circuits]
+    return [row for row in rows if row]

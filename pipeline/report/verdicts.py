@@ -1,0 +1,78 @@
+"""Is a circuit sufficient, is it necessary: the one verdict that summary and page give.
+
+It is validate's wherever a circuit was validated. Ablate's losses judge the others, and empty circuits, in which
+validate has nothing to test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Ablation
+from pipeline.report.validation import lines_of
+
+# The ablation that circuits are made for → its name in validate's checks.
+MADE_FOR = {Ablation.MEAN: "mean", Ablation.ZERO: "zero", Ablation.RESAMPLE: "resample_places"}
+PARTS = ("nodes", "edges")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of every circuit of the study: the loss it was made for, under which ablation."""
+
+    target_loss: float  # nats, on validation pairs
+    margin: float  # nats that the loss on test pairs may be above it
+    ablation: Ablation
+
+    @property
+    def most(self) -> float:
+        """The largest loss on test pairs at which a circuit is sufficient."""
+        return self.target_loss + self.margin
+
+
+def verdict(task: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+    """``sufficient``, ``necessary_nodes`` and ``necessary_edges``, each with ``passed`` (None: not tested) and what it
+    ``says``; ``by``: the stage that gives the verdict, None where no stage measured the circuit."""
+    lines = {line["name"]: line for line in lines_of(task["validation"])}
+    if not lines:
+        return by_ablate(task, asked)
+    names = {"sufficient": f"sufficient_{MADE_FOR[asked.ablation]}"}
+    names |= {f"necessary_{parts}": f"necessary_{parts}" for parts in PARTS}
+    return {"by": "validate"} | {what: said(lines.get(name)) for what, name in names.items()}
+
+
+def said(line: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a check found, in short."""
+    return found(None, "not tested") if line is None else found(line["passed"], line["says"])
+
+
+def found(passed: bool | None, says: str) -> dict[str, Any]:
+    return {"passed": passed, "says": says}
+
+
+def by_ablate(task: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+    """The verdict from ablate's losses on all test pairs.
+
+    Sufficient: the circuit's loss is at most the target and the margin. Necessary: ablating it costs more than ablating
+    any of the random sets of its size; the interval's lower end counts.
+    """
+    loss = task["circuit_loss"]
+    alone = found(None, "not tested") if loss is None else found(loss <= asked.most, f"loss {loss:.3f} nats alone")
+    return {
+        "by": None if loss is None else "ablate",
+        "sufficient": alone,
+        **{f"necessary_{parts}": beyond_random(task, parts) for parts in PARTS},
+    }
+
+
+def beyond_random(task: Mapping[str, Any], parts: str) -> dict[str, Any]:
+    """Whether the model loses more without the circuit's nodes or edges than without any random ones."""
+    interval, control = task[f"ablated_{parts}_loss_interval"], task[f"random_{parts}_loss_range"]
+    if not task[f"n_{parts}"]:
+        return found(None, f"no {parts} to remove")
+    if interval is None or control is None:
+        return found(None, "not tested")
+    says = f"loss at least {interval[0]:.3f} nats without its {parts}, at most {control[1]:.3f} without random ones"
+    return found(interval[0] > control[1], says)

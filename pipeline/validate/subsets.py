@@ -1,0 +1,134 @@
+"""The circuit with a part of its complement alive: random nodes or edges, or those that hurt most (METHOD §6).
+
+m = g + (1 − g)·u for each node, or each edge, where g is 1 in the circuit: what is outside has u of its own value and
+1 − u of what it is held at. Random: u is uniform. Adversarial: one u for all pairs, found by projected gradient ascent
+on train pairs and scored on test pairs. Nodes outside are held at the circuit's values, edges carry them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.ablate.controls import random_edges, random_nodes
+from pipeline.circuit import Circuit
+from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
+from pipeline.model.ablation import edge_cuts, hold_at_means
+from pipeline.model.held_at import Values
+from pipeline.model.scoring import calibrated
+from pipeline.model.transformer import Cut
+from pipeline.validate.claim import Answers, Claim
+
+STEP = 0.25  # of the adversary, in how alive a part is
+RIVALS = 2  # random sets, as large as the circuit, that the same adversary attacks
+Masks = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Nodes or edges of a claim's model: which are the circuit's, and how to run it with each part so alive."""
+
+    claim: Claim
+    kept: Callable[[Circuit], Masks]  # 1 for a circuit's parts
+    run: Callable[[Claim, Masks, PairBatch, Values], Tensor]
+    random: Callable[[torch.Generator], Circuit]  # as many parts of each kind
+
+
+def nodes_of(claim: Claim) -> Parts:
+    def kept(circuit: Circuit) -> Masks:
+        return {key: mask.to(claim.model.device) for key, mask in circuit.node_masks().items()}
+
+    return Parts(claim, kept, run_nodes, lambda generator: random_nodes(claim.circuit, generator))
+
+
+def edges_of(claim: Claim) -> Parts:
+    def kept(circuit: Circuit) -> Masks:
+        cuts = edge_cuts(claim.model, circuit.edges, claim.runner.held.first, keep=True)
+        return {key: cut.keep for key, cut in cuts.items()}
+
+    return Parts(claim, kept, run_edges, lambda generator: random_edges(claim.circuit, claim.model, generator))
+
+
+def run_nodes(claim: Claim, alive: Masks, batch: PairBatch, held: Values) -> Tensor:
+    """Answer logits [prompt, 2] with every node at m·x + (1 − m)·held."""
+    logits = claim.model(batch.tokens, at=batch.last, intervene=hold_at_means(alive, held))
+    return answer_logits(logits, batch)
+
+
+def run_edges(claim: Claim, alive: Masks, batch: PairBatch, held: Values) -> Tensor:
+    """The same with every edge carrying m·x + (1 − m)·held of its source; nodes are live."""
+    empty = edge_cuts(claim.model, {}, held, keep=True)
+    cuts = {key: Cut(alive[key], cut.mean) for key, cut in empty.items()}
+    return answer_logits(claim.model(batch.tokens, at=batch.last, cuts=cuts), batch)
+
+
+def subsets(claim: Claim) -> dict[str, tuple[list[Answers], dict[str, Any]]]:
+    """Name → answers to ``claim.few``, one a draw, and what else is known of them.
+
+    ``random_subset`` and ``random_edges``: one u a node or edge and draw, over ``draws``. ``adversarial_subset`` and
+    ``adversarial_edges``: the worst of all steps; ``random``: losses in nats of RIVALS random sets of as many parts
+    kept, each attacked by an adversary of its own.
+    """
+    found: dict[str, tuple[list[Answers], dict[str, Any]]] = {}
+    for name, parts in {"subset": nodes_of(claim), "edges": edges_of(claim)}.items():
+        generator = claim.generator(f"random {name}")
+        found[f"random_{name}"] = random_subset(parts, generator), {}
+        rivals = [attacked_loss(parts, parts.random(generator)) for _ in range(RIVALS)]
+        more = {"low": min(rivals), "high": max(rivals), "losses": rivals}
+        found[f"adversarial_{name}"] = [attacked(parts, claim.circuit)], {"random": more}
+    return found
+
+
+@torch.no_grad()
+def random_subset(parts: Parts, generator: torch.Generator) -> list[Answers]:
+    """Answers over draws of u; draws of held values take turns."""
+    claim, kept, answers = parts.claim, parts.kept(parts.claim.circuit), []
+    held = claim.runner.held.draws
+    for draw in range(claim.config.draws):
+        uniform = {key: torch.rand(g.shape, generator=generator).to(g.device) for key, g in kept.items()}
+        alive = {key: g + (1 - g) * uniform[key] for key, g in kept.items()}
+        answers.append(parts.run(claim, alive, claim.few, held[draw % len(held)]).cpu())
+    return answers
+
+
+def attacked_loss(parts: Parts, circuit: Circuit) -> float:
+    """Loss in nats, with the claim's calibration, of another circuit attacked."""
+    return float(parts.claim.losses(attacked(parts, circuit)).mean())
+
+
+def attacked(parts: Parts, circuit: Circuit) -> Answers:
+    """Answers to the few test pairs with parts outside as alive as hurt most on the few train pairs.
+
+    Projected gradient ascent on the loss with the claim's calibration, from held (0), by steps of the gradient's sign;
+    the step with the worst train loss counts. Held values: the first draw.
+    """
+    claim, kept = parts.claim, parts.kept(circuit)
+    train, held = claim.first("train"), claim.runner.held.first
+    alive = {key: torch.zeros_like(g) for key, g in kept.items()}
+    worst, chosen = -float("inf"), alive
+    for _ in range(claim.config.adversary_steps + 1):
+        loss, slopes = ascent(parts, kept, alive, train)
+        if loss > worst:
+            worst, chosen = loss, alive
+        alive = {key: (u + STEP * slopes[key].sign()).clamp(0, 1) for key, u in alive.items()}
+    with torch.no_grad():
+        return parts.run(claim, {key: g + (1 - g) * chosen[key] for key, g in kept.items()}, claim.few, held).cpu()
+
+
+def ascent(parts: Parts, kept: Masks, alive: Masks, batch: PairBatch) -> tuple[float, Masks]:
+    """Loss in nats with parts outside as alive as given, and its slope in that, 0 in the circuit."""
+    claim = parts.claim
+    leaves = {key: u.clone().requires_grad_(True) for key, u in alive.items()}
+    masks = {key: kept[key] + (1 - kept[key]) * leaf for key, leaf in leaves.items()}
+    answers = parts.run(claim, masks, batch, claim.runner.held.first)
+    loss = prompt_losses(calibrated(answers, claim.circuit.calibration)).mean()
+    slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    found: dict[str, Float[Tensor, ...]] = {}
+    for (key, leaf), slope in zip(leaves.items(), slopes, strict=True):
+        found[key] = torch.zeros_like(leaf) if slope is None else slope * (1 - kept[key])
+    return float(loss.detach()), found
