@@ -61,8 +61,9 @@ def validate(model: str) -> None:
     with Tracker(params, model) as tracker:
         tracker.log_validations(workspace.model(model), workspace.circuits(model), path)
     show_verdicts(model, rows)
-    n_whole = sum(row["verdict"]["n_failed"] == 0 for row in rows.values())
-    print(f"{model}: {len(rows)} circuits tested, {n_whole} pass every test")
+    tested = [row["verdict"] for row in rows.values() if row["verdict"]["n_passed"] + row["verdict"]["n_failed"]]
+    n_whole = sum(found["n_failed"] == 0 for found in tested)
+    print(f"{model}: {len(tested)} circuits tested, {n_whole} pass every test")
 
 
 @task(name="validate", **units.UNIT)

@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.ablate.conditions import Condition, Runner
 from pipeline.circuit import Circuit
 from pipeline.config import Ablation
-from pipeline.data.pairs import answer_logits
+from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.ablation import hold_at_means, record
 from pipeline.model.held_at import Held, Values
 from pipeline.model.masked import Masked
@@ -41,15 +41,16 @@ def complement(claim: Claim) -> dict[str, Any]:
     """Ablation → ``loss`` (calibrated, nats), ``loss_uncalibrated`` and ``faithfulness``, each an estimate.
 
     ``mean``, ``zero``, ``resample_places`` (all nodes as they are at one random place of the pretraining distribution),
-    ``resample_nodes`` (each node as at a place of its own): by nodes and edges, on all test pairs, over ``draws``; and
-    on the first ``few_pairs``, with ``_frozen_norms`` behind the name, with the unpruned model's norm scales.
+    ``resample_nodes`` (each node as at a place of its own): by nodes and edges, on the claim's test pairs, and as the
+    circuit was made on every one that the task has; and, with ``_frozen_norms`` behind the name, on the first
+    ``few_pairs`` with the unpruned model's norm scales.
     ``resample_examples``: by nodes, all nodes outside as another sequence has them, position by position. The rest is
     ``subsets``'. The ablation that the circuit was made for has the values that it was made with. ``tests``: one of
     each but for frozen norms, which are asked for under that ablation only.
     """
     found = {}
     for name, held in kinds_of_held(claim).items():
-        found[name] = held_at(claim, held)
+        found[name] = held_at(claim, held, claim.batches["test"] if name == made_for(claim) else claim.test)
         found[f"{name}_{FROZEN}"] = with_frozen_norms(claim, held)
     found["resample_examples"] = resample_examples(claim)
     found |= {name: of_few(claim, answers) | more for name, (answers, more) in subsets(claim).items()}
@@ -102,12 +103,12 @@ def mixed_draw(samples: Mapping[str, Float[Tensor, "draw width"]], generator: to
     }
 
 
-def held_at(claim: Claim, held: Held) -> dict[str, Any]:
-    """The circuit alone on all test pairs, with all else held at the values of each draw."""
+def held_at(claim: Claim, held: Held, batch: PairBatch) -> dict[str, Any]:
+    """The circuit alone on a batch, with all else held at the values of each draw."""
     runner = Runner(claim.model, held)
-    answers = runner.answers(claim.circuit, Condition.CIRCUIT, claim.test)
-    nothing = runner.answers(claim.nothing, Condition.CIRCUIT, claim.test)
-    found = claim.faithfulness(margins(answers), margins(nothing), margins(claim.of_model))
+    answers = runner.answers(claim.circuit, Condition.CIRCUIT, batch)
+    nothing = runner.answers(claim.nothing, Condition.CIRCUIT, batch)
+    found = claim.faithfulness(margins(answers), margins(nothing), margins(score(claim.model, batch).cpu()))
     return summary(claim, answers) | {"faithfulness": found}
 
 
