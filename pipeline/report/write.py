@@ -163,16 +163,17 @@ def _draw_all(
                 continue
             circuit = Circuit.load(place.circuits / name)
             alone = smallest.get(name) == model["name"]
-            yield (model["name"], name), _draw(circuit, state, task_set, model["name"], name)
+            yield (model["name"], name), drawn(circuit, state, task_set, model["name"], name)
             if alone:
                 path = folder / model["name"] / f"{name}.svg"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(_draw(circuit, state, task_set, model["name"], name, standalone=True), encoding="utf-8")
+                path.write_text(drawn(circuit, state, task_set, model["name"], name, standalone=True), encoding="utf-8")
 
 
-def _draw(
+def drawn(
     circuit: Circuit, state: Mapping[str, Tensor], task_set: PairSource, model: str, task: str, standalone: bool = False
 ) -> str:
+    """The circuit as SVG, with its size in the title and, where a task has two, its answers at the end."""
     title = f"{task} in {model}: {circuit.n_nodes} nodes, {circuit.n_edges} edges"
     readout = _readout(circuit, state, task_set, task)
     return draw_circuit(circuit, edge_weights(circuit, state), title=title, readout=readout, standalone=standalone)

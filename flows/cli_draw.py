@@ -1,0 +1,65 @@
+"""``sparse-circuits draw``: the picture of one circuit as vector graphics, for a paper. No stage, no server."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "Example: sparse-circuits draw circuits/sparse_d256/bracket_counting -o figure.pdf"
+KINDS = (".svg", ".pdf")
+
+
+def draw(
+    circuit: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="The circuit's folder, or its circuit.json.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="figure.svg or figure.pdf.")],
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The checkpoint. Default: models/<its model>, beside circuits/.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="What it was made for. Default: as the circuit says.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Default: the model's folder, else its data/tokens.")
+    ] = None,
+    params: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: params.yaml of the model's workspace.")
+    ] = None,
+) -> None:
+    """Draw a circuit: rows are sites, vertical lines residual channels; edges by sign and strength of their weight."""
+    if out.suffix not in KINDS:
+        raise ValueError(f"{out}: cannot write {out.suffix or 'a file without ending'}; allowed: {', '.join(KINDS)}")
+    folder = circuit.parent if circuit.name == "circuit.json" else circuit
+    svg = picture(folder, model, task, tokenizer, params)
+    if out.suffix == ".svg":
+        out.write_text(svg, encoding="utf-8")
+    else:
+        import vl_convert
+
+        out.write_bytes(vl_convert.svg_to_pdf(on_paper(svg)))
+    print(out)
+
+
+def on_paper(svg: str) -> str:
+    """The same picture in its light colours, without what only browsers know: variables and media queries of CSS, and
+    fonts that the root element hands down."""
+    light = re.sub(r"@media[^{]*\{.*?\}\}", "", svg).replace(".circuit text{", ".circuit text{font:10px sans-serif;", 1)
+    values = dict(re.findall(r"--(\w+):([^;}]+)", light))
+    return re.sub(r"var\(--(\w+)\)", lambda found: values[found[1]], light)
+
+
+def picture(folder: Path, model: Path | None, task: str | None, tokenizer: Path | None, params: Path | None) -> str:
+    """SVG text of a saved circuit. Raises as ``Circuit.load`` and ``Subject.load`` do, and WrongModelError."""
+    from pipeline.circuit import Circuit
+    from pipeline.prune.subject import Subject, settings_for
+    from pipeline.report.write import drawn  # takes seconds to import
+
+    circuit = Circuit.load(folder)
+    place = model or folder.resolve().parents[2] / "models" / str(circuit.about.get("model"))
+    name = task or str(circuit.about.get("task"))
+    subject = Subject.load(place, name, settings_for(place, params), tokenizer)
+    circuit.check_model(subject.model)
+    state = subject.model.state_dict()
+    return drawn(circuit, state, subject.tasks, subject.name, subject.task, standalone=True)
