@@ -8,38 +8,36 @@ from closing import TASK, run
 
 from flows.cli_draw import on_paper
 
+OF = ("--model", "models/tiny", "--task", TASK)
+
 
 @pytest.fixture
 def drawn(study, pruned, monkeypatch, capsys):
     """``drawn(*arguments)``: exit status, what was printed, and errors of the command in the workspace."""
     monkeypatch.chdir(study)
 
-    def command(*arguments):
-        return run(monkeypatch, capsys, "draw", *arguments)
+    def command(circuit, out):
+        return run(monkeypatch, capsys, "draw", circuit, "-o", out, *OF)
 
     return command
 
 
-def circuit_of(study):
-    return str(next(study.glob(f"circuits/*/{TASK}")))
-
-
-def test_a_circuit_is_drawn_as_svg_and_as_pdf(drawn, study, tmp_path):
+def test_a_circuit_is_drawn_as_svg_and_as_pdf(drawn, tmp_path):
     for name, head in (("figure.svg", b"<svg"), ("figure.pdf", b"%PDF")):
-        status, out, _ = drawn(circuit_of(study), "-o", str(tmp_path / name))
+        status, out, _ = drawn("found", tmp_path / name)
         assert status == 0 and name in out
         assert (tmp_path / name).read_bytes().startswith(head)
 
 
-def test_paper_has_no_variables_and_shows_colours(drawn, study, tmp_path):
-    drawn(circuit_of(study), "-o", str(tmp_path / "figure.svg"))
+def test_paper_has_no_variables_and_shows_colours(drawn, tmp_path):
+    drawn("found/circuit.json", tmp_path / "figure.svg")
     plain = on_paper((tmp_path / "figure.svg").read_text(encoding="utf-8"))
     assert "var(" not in plain and "@media" not in plain and "<circle" in plain
     assert vl_convert.svg_to_png(plain) != vl_convert.svg_to_png((tmp_path / "figure.svg").read_text(encoding="utf-8"))
 
 
-def test_other_endings_and_missing_circuits_are_refused(drawn, study, tmp_path):
-    status, _, error = drawn(circuit_of(study), "-o", str(tmp_path / "figure.png"))
+def test_other_endings_and_missing_circuits_are_refused(drawn, tmp_path):
+    status, _, error = drawn("found", tmp_path / "figure.png")
     assert status and "allowed: .svg, .pdf" in error
-    status, _, error = drawn(str(tmp_path / "none"), "-o", str(tmp_path / "figure.svg"))
+    status, _, error = drawn("none", tmp_path / "figure.svg")
     assert status and "circuit.json" in error and not list(tmp_path.glob("figure*"))
