@@ -68,7 +68,7 @@ def test_the_verdict_names_what_failed_with_its_numbers():
         check("c", None, None, 1, "no"),
     )
     found = verdict({"one": {"tests": [good, none]}, "two": {"tests": [bad]}, "three": {}})
-    assert (found["n_passed"], found["n_failed"], found["not_tested"]) == (1, 1, ["c"])
+    assert (found["n_passed"], found["n_failed"], found["not_tested"], found["measured"]) == (1, 1, ["c"], [])
     assert found["line"] == "passes 1 of 2; fails b (loss 3)"
     assert verdict({"one": {"tests": [good]}})["line"] == "passes 1 of 1"
-    assert verdict({})["line"] == "not tested"
+    assert verdict({})["line"].startswith("not tested: the circuit is empty")
