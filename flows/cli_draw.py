@@ -8,30 +8,26 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_options import CIRCUIT_HELP, MadeFor, ParamsFile, TokenizerDir, folder_of
+
 EXAMPLE = "Example: sparse-circuits draw circuits/sparse_d256/bracket_counting -o figure.pdf"
 KINDS = (".svg", ".pdf")
 
 
 def draw(
-    circuit: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="The circuit's folder, or its circuit.json.")],
+    circuit: Annotated[Path, typer.Argument(metavar="CIRCUIT", help=CIRCUIT_HELP)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="figure.svg or figure.pdf.")],
     model: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The checkpoint. Default: models/<its model>, beside circuits/.")
     ] = None,
-    task: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="What it was made for. Default: as the circuit says.")
-    ] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Default: the model's folder, else its data/tokens.")
-    ] = None,
-    params: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: params.yaml of the model's workspace.")
-    ] = None,
+    task: MadeFor = None,
+    tokenizer: TokenizerDir = None,
+    params: ParamsFile = None,
 ) -> None:
     """Draw a circuit: rows are sites, vertical lines residual channels; edges by sign and strength of their weight."""
     if out.suffix not in KINDS:
         raise ValueError(f"{out}: cannot write {out.suffix or 'a file without ending'}; allowed: {', '.join(KINDS)}")
-    folder = circuit.parent if circuit.name == "circuit.json" else circuit
+    folder = folder_of(circuit)
     svg = picture(folder, model, task, tokenizer, params)
     if out.suffix == ".svg":
         out.write_text(svg, encoding="utf-8")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.cli_options import ModelDir, ParamsFile, TokenizerDir
 from flows.tables import count, nats, show
 from pipeline.config import Ablation
 
@@ -20,7 +21,7 @@ EXAMPLE = "Example: sparse-circuits prune --model models/sparse_d256 --task pair
 
 
 def prune(
-    model: Annotated[Path, typer.Option(metavar="DIR", help="The checkpoint's folder, models/<name>.")],
+    model: ModelDir,
     task: Annotated[str, typer.Option(metavar="NAME|FILE", help="A task's name, or JSONL of pairs: docs/pairs.md.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the circuit.")],
     target_loss: Annotated[
@@ -32,15 +33,11 @@ def prune(
         Ablation | None, typer.Option(help="What is outside is held at. Default: prune.ablation.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the search. Default: seed.")] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Default: the model's folder, else its data/tokens.")
-    ] = None,
+    tokenizer: TokenizerDir = None,
     tokens: Annotated[
         Path | None, typer.Option(metavar="DIR", help="For resample. Default: the model's data/tokens.")
     ] = None,
-    params: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: params.yaml of the model's workspace.")
-    ] = None,
+    params: ParamsFile = None,
 ) -> None:
     """Find the smallest circuit of a model for a task, and write it to a new folder.
 

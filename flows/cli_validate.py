@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.cli_options import CIRCUIT_HELP, MadeFor, ModelDir, ParamsFile, TokenizerDir, folder_of
 from flows.tables import show
 from pipeline.report.validation import lines_of
 
@@ -19,22 +20,16 @@ SAID = {True: "passes", False: "FAILS"}
 
 
 def validate(
-    model: Annotated[Path, typer.Option(metavar="DIR", help="The checkpoint's folder, models/<name>.")],
-    circuit: Annotated[Path, typer.Option(metavar="DIR", help="The circuit's folder, or its circuit.json.")],
-    task: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="What it was made for. Default: as the circuit says.")
-    ] = None,
+    model: ModelDir,
+    circuit: Annotated[Path, typer.Option(metavar="DIR", help=CIRCUIT_HELP)],
+    task: MadeFor = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write everything found, as JSON.")] = None,
     controls: Annotated[bool, typer.Option(help="Search for circuits in random weights and nonsense, too.")] = True,
-    tokenizer: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Default: the model's folder, else its data/tokens.")
-    ] = None,
+    tokenizer: TokenizerDir = None,
     tokens: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Text to draw from. Default: the model's folder or data/tokens.")
     ] = None,
-    params: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: params.yaml of the model's workspace.")
-    ] = None,
+    params: ParamsFile = None,
 ) -> None:
     """Try to refute a circuit: every test, whether it passes, and with what numbers. On test pairs."""
     from pipeline.artifacts import write_json
@@ -42,7 +37,7 @@ def validate(
     from pipeline.validate import validate_checkpoint  # takes seconds to import
 
     prepare_cpu(2)
-    folder = circuit.parent if circuit.name == "circuit.json" else circuit
+    folder = folder_of(circuit)
     with Console(stderr=True).status("loading") as status:
         found = validate_checkpoint(
             model,

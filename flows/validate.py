@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from prefect import Flow, task
@@ -16,7 +15,7 @@ from pipeline.artifacts import ArtifactError, file_hash, write_json
 from pipeline.circuit import Circuit
 from pipeline.config import ConfigError, Params, PruneConfig, ValidateConfig
 from pipeline.data.rivals import RivalSet
-from pipeline.data.tasks import task_names
+from pipeline.data.tasks import TaskError, find_task
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.words import SPLITS
 from pipeline.model.checkpoint import model_hash
@@ -95,12 +94,11 @@ def validate_unit(task: str, inputs: dict[str, Any]) -> units.Row:
 
 def check_controls(config: ValidateConfig) -> None:
     """Raises ConfigError where a task of the controls is none."""
-    names = task_names()
     for name in config.control_tasks:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(names)}"
-            raise ConfigError(f"params.yaml: validate.control_tasks: unknown task {name!r}; {hint}")
+        try:
+            find_task(name)
+        except TaskError as error:
+            raise ConfigError(f"params.yaml: validate.control_tasks: {error}") from None
 
 
 def show_verdicts(model: str, rows: dict[str, units.Row]) -> None:

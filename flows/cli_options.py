@@ -1,0 +1,23 @@
+"""Options that several commands of ``sparse-circuits`` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelDir = Annotated[Path, typer.Option(metavar="DIR", help="The checkpoint's folder, models/<name>.")]
+MadeFor = Annotated[
+    str | None, typer.Option(metavar="NAME|FILE", help="What it was made for. Default: as the circuit says.")
+]
+TokenizerDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Default: the model's folder, else its data/tokens.")
+]
+ParamsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Default: params.yaml of the model's workspace.")]
+CIRCUIT_HELP = "The circuit's folder, or its circuit.json."
+
+
+def folder_of(circuit: Path) -> Path:
+    """The folder of a circuit that is named by it or by the file in it."""
+    return circuit.parent if circuit.name == "circuit.json" else circuit
