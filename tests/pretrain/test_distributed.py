@@ -244,6 +244,7 @@ def workspace(tmp_path, tokens, tiny_run, params, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / '.mlflow' / 'mlflow.db'}")
     raw = params.model_dump(mode="json")
     raw["models"] = {"tiny": tiny_run["config"].model_dump(mode="json")}
+    raw["validate"] |= {"control_models": ["tiny"]}
     raw["compute"]["processes"], raw["pretrain"] = 2, tiny_run["shared"].model_dump(mode="json")
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     (tmp_path / "dvc.yaml").touch()
