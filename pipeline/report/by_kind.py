@@ -13,7 +13,10 @@ def complement(circuits: Sequence[Validated]) -> list[dict[str, Any]]:
     """Every way in which the rest of the model was held: ``name``, and per kind of model the spread over circuits of
     the ``loss`` in nats and of the ``faithfulness``."""
     names = dict.fromkeys(
-        name for row in sections(circuits, "complement") for name, part in row.items() if at(part, ("loss", "mean"))
+        name
+        for row in sections(circuits, "complement")
+        for name, part in row.items()
+        if at(part, ("loss", "mean")) is not None
     )
     return [{"name": name} | {kind: held(circuits, kind, name) for kind in KINDS} for name in names]
 
