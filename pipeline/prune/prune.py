@@ -107,6 +107,7 @@ def prune_task(
         "discretised": sizes(discretised),
         "calibration_scale": sketch.calibration[0],
         "hyperparameters": trial.params,
+        "one_minimal": certificate is not None,
         "curve": [point(target, *path[target]) for target in config.curve_losses],
     }
     tick("baselines")
@@ -118,7 +119,7 @@ def empty_row() -> dict[str, Any]:
     """A summary row of a task without a circuit."""
     nothing = dict.fromkeys(
         ("unpruned_loss", "unpruned_validation_loss", "n_nodes", "n_edges", "validation_loss", "discretised",
-         "calibration_scale", "hyperparameters", "n_trials")
+         "calibration_scale", "hyperparameters", "n_trials", "one_minimal")
     )  # fmt: skip
     return nothing | {"solved": False, "curve": [], "baselines": {}}
 

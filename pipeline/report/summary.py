@@ -24,7 +24,7 @@ MODEL_FIELDS = (
 )  # fmt: skip
 PRUNE_FIELDS = (
     "reason", "unpruned_loss", "unpruned_validation_loss", "n_nodes", "n_edges", "validation_loss", "discretised",
-    "calibration_scale", "hyperparameters", "n_trials",
+    "calibration_scale", "hyperparameters", "n_trials", "one_minimal",
 )  # fmt: skip
 ABLATE_LOSSES = ("circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "ablated_edges_loss")
 UNCALIBRATED = ("circuit_loss_uncalibrated", "nodes_only_loss_uncalibrated")  # comparable with the random sets
@@ -39,9 +39,13 @@ def summarise(
     curve_losses: Sequence[float],
     seed: int,
     n_bootstrap: int,
+    bigram_loss: float | None,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The contents of results/summary.json: models, what they are compared by, provenance; numbers finite or null."""
+    """The contents of results/summary.json: models, what they are compared by, provenance; numbers finite or null.
+
+    ``bigram_loss``: the validation loss in nats of the table of bigram counts alone.
+    """
     models = [summarise_model(record, asked) for record in records]
     return {
         "models": models,
@@ -57,6 +61,7 @@ def summarise(
         },
         "target_loss": asked.target_loss,
         "test_margin": asked.margin,
+        "bigram_loss_nats": bigram_loss,
         "provenance": dict(provenance),
     }
 

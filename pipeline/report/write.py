@@ -84,6 +84,7 @@ def assemble(
         curve_losses=params.prune.curve_losses,
         seed=params.seed,
         n_bootstrap=params.report.n_bootstrap,
+        bigram_loss=statistics.get("bigram_loss_nats"),
         provenance=provenance,
     )
     predicted = prediction_of(records)

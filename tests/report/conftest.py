@@ -79,6 +79,7 @@ def before_minimisation(circuit: Circuit) -> dict[str, Any]:
         "calibration_scale": 1.75,
         "hyperparameters": HYPERPARAMETERS,
         "n_trials": 2,
+        "one_minimal": True,
         "baselines": {"attribution": sized(6), "integrated_gradients": nothing, "random": sized(30)},
     }
 
@@ -104,6 +105,7 @@ def task_entry(circuit: Circuit | None, unpruned_loss: float | None, seconds: fl
         "calibration_scale": None,
         "hyperparameters": None,
         "n_trials": None,
+        "one_minimal": None,
         "curve": curve,
         "baselines": {},
         "seconds": seconds,

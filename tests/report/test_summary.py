@@ -30,7 +30,7 @@ TASK_CONTRACT: dict[str, Any] = {
     "random_nodes_only_loss_median": NULLABLE, "random_nodes_loss_median": NULLABLE,
     "random_edges_loss_median": NULLABLE, "circuit_loss_interval": INTERVAL, "validation_loss": NULLABLE, "curve": list,
     "discretised": (dict, type(None)), "calibration_scale": NULLABLE, "hyperparameters": (dict, type(None)),
-    "n_trials": NULLABLE, "baselines": dict, "verdict": dict,
+    "n_trials": NULLABLE, "one_minimal": (bool, type(None)), "baselines": dict, "verdict": dict,
 }  # fmt: skip
 FRONTIER_CONTRACT: dict[str, Any] = {
     "ratio_dense_to_sparse_edges_at_matched_loss": NULLABLE, "tasks_compared": list, "method": str,
@@ -50,7 +50,7 @@ def check(value: dict[str, Any], contract: dict[str, Any]) -> None:
 
 def summary_of(*files: ModelArtifacts) -> dict[str, Any]:
     records = [read_record(each) for each in files]
-    return summarise(records, asked=ASKED, curve_losses=[0.15, 0.5], seed=0, n_bootstrap=100, provenance={"git": None})
+    return summarise(records, asked=ASKED, curve_losses=[0.15, 0.5], seed=0, n_bootstrap=100, bigram_loss=3.7, provenance={"git": None})
 
 
 def test_summary_keeps_its_contract(make_model: MakeModel) -> None:
@@ -60,7 +60,7 @@ def test_summary_keeps_its_contract(make_model: MakeModel) -> None:
         for task in model["tasks"].values():
             check(task, TASK_CONTRACT)
     check(summary["frontier"], FRONTIER_CONTRACT)
-    check(summary, {"minimisation": dict, "baselines": dict, "curve_means": dict, "test_margin": float})
+    check(summary, {"minimisation": dict, "baselines": dict, "curve_means": dict, "test_margin": float, "bigram_loss_nats": float})
     assert summary["provenance"] == {"git": None}
     json.dumps(summary, allow_nan=False)
 

@@ -19,7 +19,7 @@ TASKS = {"quotes": (0.05, 0.4), "lists": (0.1, 0.6), "for_while": (0.6, None), "
 
 def summary_of(records):
     asked = Asked(0.15, 0.03, Ablation.MEAN)
-    return summarise(records, asked=asked, curve_losses=[0.15], seed=0, n_bootstrap=100, provenance={})
+    return summarise(records, asked=asked, curve_losses=[0.15], seed=0, n_bootstrap=100, bigram_loss=None, provenance={})
 
 
 @pytest.fixture

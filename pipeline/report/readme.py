@@ -1,0 +1,158 @@
+"""The figures that the README quotes, all from the summary: so that no number there is typed by hand."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipeline.report.page import headline
+from pipeline.report.templating import render
+from pipeline.report.validation import lines_of, validated
+
+BLOCK = re.compile(r"(<!-- (\w+): python -m flows\.readme -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+MOST_SCALE = 0.999  # of the largest calibration scale, from which a circuit counts as leaning on it
+AT_MOST = 1e-9  # a share that rounding may add to a target
+
+
+def filled(text: str, summary: Mapping[str, Any], most_scale: float) -> str:
+    """README text with each ``<!-- name: python -m flows.readme -->`` … ``<!-- /name -->`` block made anew.
+
+    ``most_scale``: prune.most_scale, the largest calibration scale. Raises ValueError where the text has no such block.
+    """
+    if not BLOCK.search(text):
+        raise ValueError(
+            "README.md: no block <!-- name: python -m flows.readme --> … <!-- /name -->; restore it from git"
+        )
+    values = figures(summary, most_scale)
+    return BLOCK.sub(
+        lambda found: found[1] + render(f"readme_{found[2]}.md.j2", **values).strip() + "\n" + found[3], text
+    )
+
+
+def figures(summary: Mapping[str, Any], most_scale: float) -> dict[str, Any]:
+    """Name → what the README's templates say."""
+    models = summary["models"]
+    solved = [(model, name, task) for model in models for name, task in model["tasks"].items() if task["solved"]]
+    return {
+        "summary": summary,
+        "headline": headline(summary, {"bigram_loss_nats": summary["bigram_loss_nats"]}),
+        "frontier": summary["frontier"],
+        "baselines": summary["baselines"]["overall"],
+        "losses": {
+            kind: ends(model["val_loss_nats"] for model in of_kind(models, kind)) for kind in ("sparse", "dense")
+        },
+        "before": {
+            kind: ends(model["ratio_discretised_to_minimised"] for model in of_kind(models, kind))
+            for kind in ("sparse", "dense")
+        },
+        "by_l0": by_l0(models),
+        "by_width": by_width(models),
+        "improved": improved(by_width(models)),
+        "ablated_nodes": ends(median_of(model, "ablated_nodes_loss") for model in models),
+        "ablated_edges": ends(median_of(model, "ablated_edges_loss") for model in models),
+        "on_test": on_test([task for _, _, task in solved], summary, most_scale),
+        "above": [(model["name"], name) for model in models for name in model["test_loss"]["above"]],
+        "n_surely_above": sum(surely_above(task, summary) for _, _, task in solved),
+        "not_minimal": [
+            (model["name"], name, task["n_edges"]) for model, name, task in solved if not task["one_minimal"]
+        ],
+        "empty": sorted({name for _, name, task in solved if not task["n_nodes"]}),
+        "tested": tested(summary),
+        "example": models_task(models, "sparse_d256", "bracket_counting"),
+    }
+
+
+def of_kind(models: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+    return [model for model in models if model["kind"] == kind]
+
+
+def ends(values: Iterable[float | None]) -> tuple[float, float] | None:
+    """Smallest and largest of those that are known."""
+    known = [value for value in values if value is not None]
+    return (min(known), max(known)) if known else None
+
+
+def median_of(model: Mapping[str, Any], what: str) -> float | None:
+    """The median over the circuits of solved tasks."""
+    found = [task[what] for task in model["tasks"].values() if task["solved"] and task[what] is not None]
+    return statistics.median(found) if found else None
+
+
+def by_l0(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The sparse models of the width that most of them have, the densest first."""
+    sparse = of_kind(models, "sparse")
+    width = statistics.mode(model["d_model"] for model in sparse)
+    return sorted((model for model in sparse if model["d_model"] == width), key=lambda model: -model["l0"])
+
+
+def by_width(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Sparse models with as many nonzero weights in their blocks' matrices but other widths, the narrowest first."""
+    sparse = of_kind(models, "sparse")
+    common = statistics.mode(block_l0(model) for model in sparse)
+    return sorted((model for model in sparse if block_l0(model) == common), key=lambda model: model["d_model"])
+
+
+def improved(models: Sequence[Mapping[str, Any]]) -> str:
+    """Which of loss and size the last model betters against the first."""
+    first, last = models[0], models[-1]
+    better = [
+        what
+        for what, key in (("the loss", "val_loss_nats"), ("the circuits", "geomean_edges"))
+        if last[key] is not None and first[key] is not None and last[key] < first[key]
+    ]
+    return {0: "neither", 1: f"{better[0]} only" if better else "", 2: "both"}[len(better)]
+
+
+def block_l0(model: Mapping[str, Any]) -> int:
+    """Nonzero weights of the matrices inside blocks."""
+    matrices = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
+    return sum(count for name, count in model["l0_by_matrix"].items() if name.endswith(matrices))
+
+
+def on_test(tasks: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], most_scale: float) -> dict[str, Any]:
+    """How circuits of solved tasks do on test pairs, and how many lean on the largest calibration scale."""
+    losses = [task["circuit_loss"] for task in tasks]
+    return {
+        "n": len(tasks),
+        "n_at_target": sum(loss <= summary["target_loss"] * (1 + AT_MOST) for loss in losses),
+        "n_within": sum(model["test_loss"]["n_within"] for model in summary["models"]),
+        "mean": statistics.mean(losses),
+        "n_most_scale": sum((task["calibration_scale"] or 0) >= MOST_SCALE * most_scale for task in tasks),
+        "most_scale": most_scale,
+        "n_minimal": sum(bool(task["one_minimal"]) for task in tasks),
+    }
+
+
+def surely_above(task: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
+    """Whether the whole interval of the loss on test pairs lies above target and margin."""
+    return task["circuit_loss_interval"][0] > summary["target_loss"] + summary["test_margin"]
+
+
+def tested(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What validation found, in numbers of circuits: ``n``, and by test of all, sparse and dense ones."""
+    circuits = validated(summary["models"])
+    by_test = {row["name"]: row for row in summary["validation"]["by_test"]}
+    controls = [row for row in summary["validation"]["controls"] if row["control"] != "true"]
+    return {
+        "n": len(circuits),
+        "n_models": len({model["name"] for model, _, _ in circuits}),
+        "passed": {name: sum(row[kind]["n_passed"] for kind in ("sparse", "dense")) for name, row in by_test.items()},
+        "taken": {name: sum(row[kind]["n_tested"] for kind in ("sparse", "dense")) for name, row in by_test.items()},
+        "by_test": by_test,
+        "circuits": summary["validation"]["circuits"],
+        "n_without_needless": sum(outcome(task, "minimality") is True for _, _, task in circuits),
+        "n_controls": len(controls),
+        "n_controls_met": sum(row["met"] for row in controls),
+    }
+
+
+def outcome(task: Mapping[str, Any], name: str) -> bool | None:
+    """What a test said of a circuit, None where it was not taken."""
+    return next((test["passed"] for test in lines_of(task["validation"]) if test["name"] == name), None)
+
+
+def models_task(models: Sequence[Mapping[str, Any]], model: str, task: str) -> Mapping[str, Any] | None:
+    """One circuit's row, None where the study has no such model."""
+    return next((entry["tasks"].get(task) for entry in models if entry["name"] == model), None)
