@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pipeline.model.compact_attention import Attention
 from pipeline.model.compact_cpu import read_rows
-from pipeline.model.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, Prompts
+from pipeline.model.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, Prompts, columns
 from pipeline.model.threads import in_shares
 from pipeline.sites import Site
 
@@ -58,12 +58,20 @@ class Trace:
 class MLP:
     """The MLP of a layer, as far as a circuit needs it."""
 
-    def __init__(self, frozen: Frozen, layer: int, nodes: Nodes, edges: Edges) -> None:
-        self.inner = Map(frozen, layer, KINDS[Site.MLP_IN, Site.MLP_NEURON], nodes, edges, gelu=True)
-        self.out = Map(frozen, layer, KINDS[Site.MLP_NEURON, Site.MLP_OUT], nodes, edges)
+    def __init__(
+        self, frozen: Frozen, layer: int, nodes: Nodes, edges: Edges, inner: Map | None = None, out: Map | None = None
+    ) -> None:
+        """``inner``, ``out``: maps of another circuit, used again where they are the same."""
+        kinds = KINDS[Site.MLP_IN, Site.MLP_NEURON], KINDS[Site.MLP_NEURON, Site.MLP_OUT]
+        self.inner = Map.renewed(inner, frozen, layer, kinds[0], nodes, edges, gelu=True)
+        self.out = Map.renewed(out, frozen, layer, kinds[1], nodes, edges)
         self.reads = self.inner.sources if len(self.writes) else NONE
         self.gain = frozen.block(layer).ln_2.weight.detach()
         self.read_k = frozen.k(Site.MLP_IN)
+
+    @property
+    def maps(self) -> tuple[Map, ...]:
+        return self.inner, self.out
 
     @property
     def writes(self) -> Tensor:
@@ -75,15 +83,18 @@ class MLP:
 
     def __call__(self, h: Float[Tensor, "row read"], prompts: Prompts, last: bool) -> Float[Tensor, "row write"]:
         inner = self.inner(h)
-        return self.out(inner[:, torch.searchsorted(self.inner.targets, self.out.sources)])
+        return self.out(columns(inner, self.inner.targets, self.out.sources))
 
 
 Half = Attention | MLP
 
 
-def half(frozen: Frozen, index: int, nodes: Nodes, edges: Edges) -> Half:
-    """The index-th half layer: attention of layer 0, its MLP, attention of layer 1, and so on."""
-    return (Attention, MLP)[index % 2](frozen, index // 2, nodes, edges)
+def half(frozen: Frozen, index: int, nodes: Nodes, edges: Edges, before: Half | None = None) -> Half:
+    """The index-th half layer: attention of layer 0, its MLP, attention of layer 1, and so on.
+
+    Maps of ``before``, the same half layer of another circuit, are used again where they are the same.
+    """
+    return (Attention, MLP)[index % 2](frozen, index // 2, nodes, edges, *(before.maps if before else ()))
 
 
 class Compact:
@@ -97,7 +108,7 @@ class Compact:
         """The same for a circuit that differs from this one in some half layers only."""
         other = copy.copy(self)
         other.halves = [
-            half(self.frozen, index, nodes, edges) if index in halves else same
+            half(self.frozen, index, nodes, edges, same) if index in halves else same
             for index, same in enumerate(self.halves)
         ]
         return other
@@ -149,7 +160,7 @@ class Compact:
         if index in trace.reads:
             known, values = trace.reads[index]
             if bool(torch.isin(wanted, known).all()):
-                return values[:, torch.searchsorted(known, wanted)]
+                return columns(values, known, wanted)
         out = torch.empty(len(rows.token), len(wanted))
         if out.numel():
             arrays = (rows.token.numpy(), rows.position.numpy(), self.frozen.tables)

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.model.compact_cpu import mix_heads, write_rows
-from pipeline.model.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, Prompts
+from pipeline.model.compact_cpu import mix_heads, spread_rows, write_rows
+from pipeline.model.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, Prompts, columns
 from pipeline.model.threads import in_shares
 from pipeline.sites import Site, site_key
 
@@ -23,11 +23,16 @@ PROMPTS = 4  # prompts worth a thread
 class Attention:
     """The attention of a layer, as far as a circuit needs it."""
 
-    def __init__(self, frozen: Frozen, layer: int, nodes: Nodes, edges: Edges) -> None:
+    def __init__(self, frozen: Frozen, layer: int, nodes: Nodes, edges: Edges, *before: Map) -> None:
+        """``before``: the maps of another circuit, used again where they are the same."""
         self.layer, self.config = layer, frozen.config
         kinds = [KINDS[Site.ATTN_IN, site] for site in (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)]
-        self.q, self.k, self.v = (Map(frozen, layer, kind, nodes, edges) for kind in kinds)
-        self.out = Map(frozen, layer, KINDS[Site.ATTN_V, Site.ATTN_OUT], nodes, edges)
+        kinds.append(KINDS[Site.ATTN_V, Site.ATTN_OUT])
+        self.maps = tuple(
+            Map.renewed(other, frozen, layer, kind, nodes, edges)
+            for kind, other in zip(kinds, before or (None,) * len(kinds), strict=True)
+        )
+        self.q, self.k, self.v, self.out = self.maps
         self.reads = torch.cat([self.q.sources, self.k.sources, self.v.sources]).unique() if len(self.writes) else NONE
         self.gain = frozen.block(layer).ln_1.weight.detach()
         self.read_k = frozen.k(Site.ATTN_IN)
@@ -57,7 +62,9 @@ class Attention:
         """What each head's cut value channels write, for a weight of 1 on real tokens."""
         weight = self.frozen.weight(self.layer, KINDS[Site.ATTN_V, Site.ATTN_OUT])
         held = self.frozen.held[site_key(self.layer, Site.ATTN_V)]
-        written = (weight * held).unflatten(1, (-1, self.config.d_head)).sum(-1)
+        written = self.frozen.once(
+            f"{self.layer}.written", lambda: (weight * held).unflatten(1, (-1, self.config.d_head)).sum(-1)
+        )
         live = torch.zeros(len(self.writes), written.shape[1])
         live.index_add_(1, self.head_of(self.out.sources), self.out.weight * held[self.out.sources])
         return written.index_add(0, self.writes, -live)
@@ -65,14 +72,18 @@ class Attention:
     @cached_property
     def by_position(self) -> Float[Tensor, "pos channel"]:
         """What the cut value channels write at each position by heads whose weight follows from it, and the bias."""
+        mass = self.frozen.once(f"{self.layer}.mass", self.held_mass).clone()
+        mass[:, self.varying] = 0
+        return mass @ self.by_head.T + self.frozen.block(self.layer).attn.c_proj.bias.detach()
+
+    def held_mass(self) -> Float[Tensor, "pos head"]:
+        """Every head's weight on real tokens at each position, where all queries and keys are held."""
         assert self.sink is not None
         held = self.frozen.held
         q, k = (held[site_key(self.layer, s)].view(-1, self.config.d_head) for s in (Site.ATTN_Q, Site.ATTN_K))
         score = (q * k).sum(-1) * self.config.d_head**-0.5
         seen = torch.arange(1, self.config.n_ctx + 1).log()[:, None]
-        mass = torch.sigmoid(seen + score - self.sink.detach())
-        mass[:, self.varying] = 0
-        return mass @ self.by_head.T + self.frozen.block(self.layer).attn.c_proj.bias.detach()
+        return torch.sigmoid(seen + score - self.sink.detach())
 
     def __call__(self, h: Float[Tensor, "row read"], prompts: Prompts, last: bool) -> Float[Tensor, "row write"]:
         """What the circuit's attn_out nodes write, at all rows or at the last layer's."""
@@ -99,7 +110,7 @@ class Attention:
         return y
 
     def picked(self, h: Tensor, part: Map) -> Tensor:
-        return part(h[:, torch.searchsorted(self.reads, part.sources)])
+        return part(columns(h, self.reads, part.sources))
 
     def mixed(self, q: Tensor, k: Tensor, v: Tensor, prompts: Prompts, last: bool) -> tuple[Tensor, Tensor]:
         """The mixed value channels that attn_out reads [query, source], and the weight of real tokens [query, head]."""
@@ -111,7 +122,7 @@ class Attention:
         of_head = torch.searchsorted(self.place(self.out.sources), torch.arange(n + 1))
         scores = (q @ self.alone(self.q, self.k)).numpy(), (k @ self.alone(self.k, self.q) + self.fixed).numpy()
         pairs = self.both.numpy(), self.spread(q, self.q, self.scale).numpy(), self.spread(k, self.k, 1.0).numpy()
-        v = v[:, torch.searchsorted(self.v.targets, self.out.sources)].contiguous()
+        v = columns(v, self.v.targets, self.out.sources).contiguous()
         arrays = sink.numpy(), v.numpy(), of_head.numpy(), mixed.numpy(), mass.numpy()
         offsets = prompts.offsets.numpy()
         in_shares(lambda a, b: mix_heads(a, b, offsets, last, scores, pairs, *arrays), prompts.n, least=PROMPTS)
@@ -155,7 +166,10 @@ class Attention:
     def spread(self, x: Tensor, part: Map, scale: float) -> Float[Tensor, "row both d_head"]:
         """All channels of the heads whose queries and keys are both live."""
         heads = self.heads[self.both >= 0]
-        full = (part.held.unflatten(0, (-1, self.config.d_head))[heads] * scale).repeat(len(x), 1, 1)
-        own = self.both[self.place(part.targets)] >= 0
-        full[:, self.both[self.place(part.targets[own])], part.targets[own] % self.config.d_head] = x[:, own] * scale
+        held = part.held.unflatten(0, (-1, self.config.d_head))[heads] * scale
+        at = self.both[self.place(part.targets)]
+        own = (at >= 0).nonzero().flatten()
+        into = at[own] * self.config.d_head + part.targets[own] % self.config.d_head
+        full = torch.empty(len(x), *held.shape)
+        spread_rows(x.numpy(), own.numpy(), into.numpy(), held.flatten().numpy(), scale, full.flatten(1).numpy())
         return full

@@ -163,6 +163,16 @@ def write_rows(
 
 
 @numba.njit(nogil=True, cache=True)
+def spread_rows(x: Any, own: Any, into: Any, held: Any, scale: float, out: Any) -> None:
+    """Rows of ``held``, with the columns ``own`` of ``x``, times a scale, written over its columns ``into``."""
+    factor = np.float32(scale)
+    for r in range(len(out)):
+        out[r] = held
+        for j in range(len(own)):
+            out[r, into[j]] = x[r, own[j]] * factor
+
+
+@numba.njit(nogil=True, cache=True)
 def mix_heads(
     start: int, stop: int, offsets: Any, last: bool, scores: Any, pairs: Any, sink: Any, v: Any, of_head: Any,
     mixed: Any, mass: Any,

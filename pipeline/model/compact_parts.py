@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +21,7 @@ from pipeline.sites import EDGE_KINDS, EdgeKind, Site, edge_key, site_key
 Nodes = Mapping[str, Int[Tensor, " n"]]
 Edges = Mapping[str, Int[Tensor, "n 2"]]
 NONE = torch.zeros(0, dtype=torch.long)
+NO_ENDS = NONE.view(0, 2)
 KINDS = {(kind.source, kind.target): kind for kind in EDGE_KINDS}
 LEAST = 64  # rows worth a thread
 
@@ -72,24 +73,32 @@ class Frozen:
         wte = parts["wte"].weight.detach()
         wpe = parts["wpe"].weight.detach() if "wpe" in parts else torch.zeros(model.config.n_ctx, wte.shape[1])
         self.tables = (wte.numpy(), wpe.numpy())
-        self._full: dict[str, Tensor] = {}
+        self._made: dict[str, Tensor] = {}
 
     def block(self, layer: int) -> Block:
         block: Block = self.model.transformer["h"][layer]
         return block
 
     def weight(self, layer: int, kind: EdgeKind) -> Float[Tensor, "target source"]:
-        matrix: Tensor = self.block(layer).get_submodule(kind.weight).weight.detach()
-        return matrix[kind.rows(len(matrix))]
+        return self.once(f"{edge_key(layer, kind)} weight", lambda: self._rows(layer, kind, "weight"))
+
+    def _rows(self, layer: int, kind: EdgeKind, name: str) -> Tensor:
+        values: Tensor = getattr(self.block(layer).get_submodule(kind.weight), name).detach()
+        return values[kind.rows(len(values))]
+
+    def once(self, key: str, make: Callable[[], Tensor]) -> Tensor:
+        """What ``make`` gave the first time that it was asked for by this key; it may not be changed."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def constants(self, layer: int, kind: EdgeKind) -> Float[Tensor, " target"]:
         """What every target would be if all it read were held."""
-        key = edge_key(layer, kind)
-        if key not in self._full:
-            bias: Tensor = self.block(layer).get_submodule(kind.weight).bias.detach()
-            source = self.held[site_key(layer, kind.source)]
-            self._full[key] = bias[kind.rows(len(bias))] + self.weight(layer, kind) @ source
-        return self._full[key]
+        source = self.held[site_key(layer, kind.source)]
+        return self.once(
+            f"{edge_key(layer, kind)} constants",
+            lambda: self._rows(layer, kind, "bias") + self.weight(layer, kind) @ source,
+        )
 
     def k(self, site: Site) -> int:
         return int(self.config.afrac * self.width(site))
@@ -98,12 +107,17 @@ class Frozen:
         return len(self.held[site_key(0, site)])
 
 
+def columns(x: Float[Tensor, "row known"], known: Tensor, wanted: Tensor) -> Float[Tensor, "row wanted"]:
+    """The wanted columns of ``x``, whose columns are those known; both ascending, all that is wanted is known."""
+    return x if len(wanted) == len(known) else x[:, torch.searchsorted(known, wanted)]
+
+
 class Map:
     """One linear map between the nodes of a circuit, and AbsTopK at the site that it writes."""
 
     def __init__(self, frozen: Frozen, layer: int, kind: EdgeKind, nodes: Nodes, edges: Edges, gelu: bool = False):
         self.targets = nodes.get(site_key(layer, kind.target), NONE)
-        pairs = edges.get(edge_key(layer, kind), NONE.view(0, 2))
+        self.pairs = pairs = edges.get(edge_key(layer, kind), NO_ENDS)
         self.sources = pairs[:, 0].unique()
         self.weight = torch.zeros(len(self.targets), len(self.sources))
         source, target = pairs.T.contiguous()
@@ -115,6 +129,16 @@ class Map:
         self.constant = self.full[self.targets] - self.weight @ held
         self.at_held = self.held.clone()
         self.at_held[self.targets] = 0
+
+    @classmethod
+    def renewed(
+        cls, before: Map | None, frozen: Frozen, layer: int, kind: EdgeKind, nodes: Nodes, edges: Edges,
+        gelu: bool = False,
+    ) -> Map:  # fmt: skip
+        """The map, which is the one of ``before`` where its nodes and edges are the very same tensors."""
+        now = nodes.get(site_key(layer, kind.target), NONE), edges.get(edge_key(layer, kind), NO_ENDS)
+        same = before is not None and before.targets is now[0] and before.pairs is now[1]
+        return before if before is not None and same else cls(frozen, layer, kind, nodes, edges, gelu)
 
     @cached_property
     def rivals(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
