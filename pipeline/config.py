@@ -196,6 +196,11 @@ class Ablation(StrEnum):
     ZERO = "zero"
     RESAMPLE = "resample"  # its value at a random place of the pretraining distribution; losses are means over draws
 
+    @property
+    def as_tested(self) -> str:
+        """Its name among validate's tests of sufficiency, which have several ways to resample."""
+        return "resample_places" if self is Ablation.RESAMPLE else self.value
+
 
 class Baseline(StrEnum):
     """Ways to rank nodes that learned pruning is compared with (the paper's Fig 31)."""

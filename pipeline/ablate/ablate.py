@@ -46,7 +46,7 @@ def ablate_task(
         answers = runner.answers(circuit, condition, batch)
         if condition.keeps:
             row[f"{condition.value}_loss_uncalibrated"] = float(prompt_losses(answers).mean())
-            answers = torch.stack([calibrated(draw, circuit.calibration) for draw in answers])
+            answers = calibrated(answers, circuit.calibration)
         row |= scored(condition.value, answers, config, generator)
         losses = random_losses(runner, circuit, condition, some, config.n_random, generator)
         name = RANDOM_NAMES[condition]

@@ -32,12 +32,14 @@ def score(
     return scored
 
 
-def calibrated(answers: Float[Tensor, "prompt 2"], calibration: tuple[float, float]) -> Float[Tensor, "prompt 2"]:
+def calibrated(
+    answers: Float[Tensor, "*draw prompt 2"], calibration: tuple[float, float]
+) -> Float[Tensor, "*draw prompt 2"]:
     """Answer logits times a scale, plus a shift on the answer of side a: right in rows 2i, wrong in rows 2i + 1."""
     scale, shift = calibration
     shifts = torch.zeros_like(answers)
-    shifts[0::2, 0] = shift
-    shifts[1::2, 1] = shift
+    shifts[..., 0::2, 0] = shift
+    shifts[..., 1::2, 1] = shift
     return answers * scale + shifts
 
 

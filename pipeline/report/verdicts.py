@@ -13,8 +13,6 @@ from typing import Any
 from pipeline.config import Ablation
 from pipeline.report.validation import lines_of
 
-# The ablation that circuits are made for → its name in validate's checks.
-MADE_FOR = {Ablation.MEAN: "mean", Ablation.ZERO: "zero", Ablation.RESAMPLE: "resample_places"}
 PARTS = ("nodes", "edges")
 
 
@@ -38,7 +36,7 @@ def verdict(task: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
     lines = {line["name"]: line for line in lines_of(task["validation"])}
     if not lines:
         return by_ablate(task, asked)
-    names = {"sufficient": f"sufficient_{MADE_FOR[asked.ablation]}"}
+    names = {"sufficient": f"sufficient_{asked.ablation.as_tested}"}
     names |= {f"necessary_{parts}": f"necessary_{parts}" for parts in PARTS}
     return {"by": "validate"} | {what: said(lines.get(name)) for what, name in names.items()}
 

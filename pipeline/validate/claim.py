@@ -85,9 +85,7 @@ class Claim:
         self, answers: Float[Tensor, "*draw prompt 2"], calibration: tuple[float, float] | None = None
     ) -> Float[Tensor, "*draw pair"]:
         """Loss in nats of each pair, with the circuit's calibration or another."""
-        known = calibration or self.circuit.calibration
-        draws = [calibrated(draw, known) for draw in answers.cpu().view(-1, *answers.shape[-2:])]
-        return of_pairs(prompt_losses(torch.stack(draws)).view(answers.shape[:-1]))
+        return of_pairs(prompt_losses(calibrated(answers.cpu(), calibration or self.circuit.calibration)))
 
     def estimate(self, values: Float[Tensor, "*draw pair"]) -> dict[str, Any]:
         """``mean``, its 95 % ``interval`` and ``n`` pairs, of one value a pair, or one a draw and pair.

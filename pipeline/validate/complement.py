@@ -29,8 +29,6 @@ from pipeline.validate.norms import frozen_norms
 from pipeline.validate.runs import few_edges
 from pipeline.validate.subsets import subsets
 
-# The ablation that a circuit was made for → its name here.
-MADE_FOR = {Ablation.MEAN: "mean", Ablation.ZERO: "zero", Ablation.RESAMPLE: "resample_places"}
 FROZEN = "frozen_norms"
 # Of single edges, an adversary can leave alive one side only of what cancels outside the circuit: circuits that are
 # known to be true fail. So it is measured, and nothing is asked.
@@ -58,7 +56,7 @@ def complement(claim: Claim) -> dict[str, Any]:
 
 
 def made_for(claim: Claim) -> str:
-    return MADE_FOR[claim.circuit.outside.kind]
+    return claim.circuit.outside.kind.as_tested
 
 
 def asked_for(claim: Claim, name: str) -> bool:

@@ -94,7 +94,7 @@ def equivalence(claim: Claim) -> dict[str, Any]:
     more = claim.losses(answers) - claim.losses(claim.of_model, UNCALIBRATED)  # [draw, pair]
     means = resampled_means(rows(more), claim.config.n_bootstrap, claim.generator("bootstrap"))  # as ``estimate``'s
     delta, alpha = claim.target + MARGIN, claim.config.alpha
-    scaled = torch.stack([calibrated(draw, claim.circuit.calibration) for draw in answers])
+    scaled = calibrated(answers, claim.circuit.calibration)
     return {
         "p": tost(means, delta),
         "p_at_target": tost(means, claim.target),

@@ -125,7 +125,7 @@ def _see(claim: Claim, batch: PairBatch, found: list[Reading], nested: int) -> S
         return (logits[..., 0] - logits[..., 1]) * (2 * closes.float() - 1)
 
     draws = claim.runner.answers(claim.circuit, Condition.CIRCUIT, batch)
-    alone = torch.stack([towards_nested(calibrated(draw, claim.circuit.calibration)).sigmoid() for draw in draws])
+    alone = towards_nested(calibrated(draws, claim.circuit.calibration)).sigmoid()
     columns = {f"{key}.{i}": values[key][:, at] for key in nodes for at, i in enumerate(nodes[key].tolist())}
     named = {name: sides(column) for name, column in columns.items()}
     return Seen(sides(towards_nested(answers)), sides(alone.mean(0)), named)
