@@ -60,9 +60,9 @@ def _keep(row: Any, k: int, wanted: Any, out: Any, magnitude: Any, guess: Any) -
             larger, equal = _rivals(magnitude, magnitude[i])
             kept = larger + equal <= k or (larger < k and larger + _place(magnitude, i) < k)
         else:
-            kept = magnitude[i] > guess or (
-                magnitude[i] == guess and _place(magnitude, i) < k - n + _equal(magnitude, i)
-            )
+            kept = magnitude[i] > guess or magnitude[i] == 0  # of zeros, as a sparse site has many, it is all one
+            if magnitude[i] == guess and not kept:
+                kept = n == k or _place(magnitude, i) < k - n + _equal(magnitude, i)
         if not kept:
             out[j] = np.float32(0)
     return guess

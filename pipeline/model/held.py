@@ -101,12 +101,17 @@ class _Held(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, parts: list[Product]) -> Tensor:
         ctx.parts = parts
-        return torch.cat([part.forward(rows) for part, rows in zip(parts, x.chunk(len(parts)), strict=True)])
+        return joined([part.forward(rows) for part, rows in zip(parts, x.chunk(len(parts)), strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         chunks = grads[0].chunk(len(ctx.parts))
-        return torch.cat([part.backward(rows) for part, rows in zip(ctx.parts, chunks, strict=True)]), None
+        return joined([part.backward(rows) for part, rows in zip(ctx.parts, chunks, strict=True)]), None
+
+
+def joined(rows: list[Tensor]) -> Tensor:
+    """The rows of all candidates; those of one as they are, which spares a copy."""
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 class Picked:
