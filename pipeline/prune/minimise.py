@@ -136,15 +136,21 @@ def minimal(
 ) -> tuple[Sketch, dict[str, Any] | None]:
     """The circuit without all that can go by itself, and its certificate; itself and None where it is too large.
 
-    Single nodes and edges go, the cheapest first, until a whole round takes none. The certificate: ``loss``,
-    ``target_loss``, and ``nodes`` and ``edges`` with the loss after each single removal, in the circuit's order.
+    Single nodes and edges go, the cheapest first, in rounds, until none can go from what is left. The certificate:
+    ``loss``, ``target_loss``, and ``nodes`` and ``edges`` with the loss after each single removal, in the circuit's
+    order.
     """
     if sketch.n_edges > FEW:
         return sketch, None
     found = Minimiser(judge, Parts(sketch.nodes, sketch.edges), target, tie_qk, prices)
     found.drop(list(dead_ends(found.parts)))
-    while sum(found.drop([item]) for item in in_order(found) if item in found.parts):
-        pass
+    refused: set[Item] = set()  # since something went: their losses still hold
+    while items := [item for item in in_order(found) if item not in refused]:
+        for item in items:
+            if item in found.parts and found.drop([item]):
+                refused.clear()
+            else:
+                refused.add(item)
     return Sketch.of(found.parts.nodes, found.parts.edges, found.verdict), certificate(found)
 
 
@@ -193,7 +199,7 @@ def in_order(found: Minimiser) -> list[Item]:
 
 
 def certificate(found: Minimiser) -> dict[str, Any]:
-    """The losses that the last round, which took nothing, has measured."""
+    """The losses that single removals had, each since the last one that was taken."""
     losses = found.prices.losses
     return {
         "target_loss": found.target,
