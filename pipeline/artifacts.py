@@ -65,6 +65,9 @@ class Workspace:
     def validations(self, name: str) -> Path:
         return self.root / "validations" / f"{name}.json"
 
+    def explanations(self, name: str) -> Path:
+        return self.root / "explanations" / f"{name}.json"
+
     @property
     def results(self) -> Path:
         """summary.json, index.html, frontier.svg, …"""
@@ -103,10 +106,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """``value`` as indented JSON, written atomically. NaN and infinity are refused (ValueError)."""
+def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
+    """``value`` as JSON, indented or on one line, written atomically. NaN and infinity are refused (ValueError)."""
+    layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
     with whole_file(path) as partial:
-        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, **layout)
         partial.write_text(text + "\n", encoding="utf-8")
 
 

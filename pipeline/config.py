@@ -278,6 +278,29 @@ class ValidateConfig(Section):
     workers: PositiveInt  # circuits tested side by side, one thread each
 
 
+class ExplainConfig(Section):
+    """What is shown of a circuit's nodes, and what labels rest on."""
+
+    tokens: PositiveInt  # of held-out code, at which nodes are watched
+    contexts: PositiveInt  # of each kind (largest, least, random), a node
+    context_tokens: PositiveInt  # of each of them
+    bins: PositiveInt  # of a node's histogram
+    pairs: PositiveInt  # of the test pairs, on which nodes are shown token by token
+    pattern_pairs: PositiveInt  # of these, those on which attention patterns are shown
+    ablated_pairs: PositiveInt  # of the test pairs, for the loss with a single node held
+    most_nodes: PositiveInt  # of a circuit, those of largest effect
+    least_score: Fraction  # R² below which a label is none
+    margin: Fraction  # R² that a longer label has to have more
+    others: Annotated[int, Field(ge=0)]  # next best labels that are kept
+    workers: PositiveInt
+
+    @model_validator(mode="after")
+    def _patterns_are_of_shown_pairs(self) -> ExplainConfig:
+        if self.pattern_pairs > self.pairs:
+            raise ValueError(f"pattern_pairs {self.pattern_pairs} is more than pairs {self.pairs}; lower it")
+        return self
+
+
 class ReportConfig(Section):
     """The frontier and its interval."""
 
@@ -311,6 +334,7 @@ class Params(Section):
     ablate: AblateConfig
     rivals: RivalsConfig
     validate: ValidateConfig  # type: ignore[assignment]
+    explain: ExplainConfig
     report: ReportConfig
     tracking: TrackingConfig
 

@@ -22,13 +22,13 @@ class ModelArtifacts:
     circuits: Path  # folder: summary.json and one folder per circuit
     ablations: Path  # file
     validations: Path  # file; missing where the model was not validated
+    explanations: Path  # file; missing where the model was not explained
 
     @classmethod
     def of(cls, workspace: Workspace, name: str) -> ModelArtifacts:
         """The places of a model in a workspace."""
-        return cls(
-            workspace.model(name), workspace.circuits(name), workspace.ablations(name), workspace.validations(name)
-        )
+        places = (workspace.model, workspace.circuits, workspace.ablations, workspace.validations)
+        return cls(*(place(name) for place in (*places, workspace.explanations)))
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,23 @@ def read_record(files: ModelArtifacts) -> ModelRecord:
             )
     validated = others.get(files.validations, NOT_VALIDATED)
     return ModelRecord(pretrained, pruned, ablated, validated, _read_history(files.model / "history.jsonl"))
+
+
+def read_explanation(files: ModelArtifacts) -> Mapping[str, Any] | None:
+    """What the stage explain found in one model; None where it did not run.
+
+    Raises ArtifactError where the file is damaged or belongs to another checkpoint.
+    """
+    if not files.explanations.is_file():
+        return None
+    found = read_json(files.explanations)
+    identity = read_json(files.model / "summary.json")["model_hash"]
+    if found["model_hash"] != identity:
+        raise ArtifactError(
+            f"{files.explanations}: made from checkpoint {found['model_hash']}, but {files.model} holds {identity}; "
+            "run dvc repro"
+        )
+    return found
 
 
 def _read_finite(path: Path) -> Any:

@@ -1,0 +1,108 @@
+"""A circuit's nodes on a few contrast pairs, token by token: in the model as it is, and in the circuit alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.circuit import Circuit
+from pipeline.data.pairs import PairBatch, prompt_losses
+from pipeline.explain.rounding import rounded, together
+from pipeline.model.scoring import calibrated
+from pipeline.model.transformer import Cuts, Intervene, Transformer, refuse_compiled
+
+Values = Mapping[str, Float[Tensor, "prompt pos width"]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Answer logits (right, wrong) of prompts, and the value at every site as the rest of the model saw it."""
+
+    answers: Float[Tensor, "prompt 2"]
+    values: Values
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, model: Transformer, batch: PairBatch, intervene: Intervene | None = None, cuts: Cuts | None = None
+    ) -> Run:
+        """Raises CompiledModelError."""
+        refuse_compiled(model)
+        values: dict[str, Tensor] = {}
+
+        def keep(key: str, x: Tensor) -> Tensor:
+            values[key] = x if intervene is None else intervene(key, x)
+            return values[key]
+
+        logits = model(batch.tokens.to(model.device), intervene=keep, cuts=cuts).cpu()
+        last = logits[torch.arange(len(batch.last)), batch.last]
+        return cls(last.gather(-1, batch.answers), {key: value.cpu() for key, value in values.items()})
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The model's run and the circuit's, on the same pairs; what is outside the circuit is held at its first draw."""
+
+    batch: PairBatch
+    model: Run
+    circuit: Run
+
+    @classmethod
+    def of(cls, model: Transformer, circuit: Circuit, batch: PairBatch) -> Runs:
+        """Raises WrongModelError, CompiledModelError."""
+        masked = circuit(model)
+        return cls(batch, Run.of(model, batch), Run.of(model, batch, masked.intervene, masked.cuts))
+
+    def length(self, prompt: int) -> int:
+        """Tokens of a prompt, without padding."""
+        return int(self.batch.last[prompt]) + 1
+
+
+def prompts(runs: Runs, circuit: Circuit, answer: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Each prompt: ``pair``, ``side``, ``tokens`` (ids), both answers, and what model and circuit make of it.
+
+    ``logit_difference``: right less wrong; the circuit's, and its ``loss`` in nats, are calibrated as its task loss is.
+    ``answer``: the text of a token id.
+    """
+    alone = calibrated(runs.circuit.answers, circuit.calibration)
+    found = []
+    for row, (right, wrong) in enumerate(runs.batch.answers.tolist()):
+        found.append(
+            {
+                "pair": row // 2,
+                "side": "ab"[row % 2],
+                "tokens": runs.batch.tokens[row, : runs.length(row)].tolist(),
+                "answer": answer[right],
+                "other": answer[wrong],
+                "model": {"logit_difference": difference(runs.model.answers[row])},
+                "circuit": {
+                    "logit_difference": difference(alone[row]),
+                    "loss": rounded(float(prompt_losses(alone[row]))),
+                },
+            }
+        )
+    return found
+
+
+def difference(answers: Float[Tensor, 2]) -> float:
+    """Right less wrong, in nats."""
+    return rounded(float(answers[0] - answers[1]))
+
+
+def node_runs(runs: Runs, key: str, index: int) -> dict[str, list[list[float]]]:
+    """A node's values on each prompt, token by token, in the ``model`` and in the ``circuit`` alone."""
+    both = [run.values[key][..., index] for run in (runs.model, runs.circuit)]
+    lengths = [runs.length(row) for row in range(len(runs.batch.last))]
+    most = max(float(values[row, :n].abs().max()) for values in both for row, n in enumerate(lengths))
+    named = zip(("model", "circuit"), both, strict=True)
+    return {name: [together(values[row, :n], most) for row, n in enumerate(lengths)] for name, values in named}
+
+
+def shown(nodes: Mapping[str, Int[Tensor, " n"]]) -> list[tuple[str, int]]:
+    """(site key, index) of all nodes, in the order of the mapping."""
+    return [(key, index) for key, indices in nodes.items() for index in indices.tolist()]

@@ -1,0 +1,264 @@
+"""What can be said of every place of a Python text by its tokens alone: strings, brackets, lines (standard library's
+``tokenize``).
+
+A place is between two characters. What is said of it holds when the text up to there has been read: after an opening
+quote one is inside a string, after the closing one no more. That is all that a causal model can know.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import keyword
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Marks = dict[str, npt.NDArray[np.bool_]]
+Levels = dict[str, npt.NDArray[np.float32]]
+
+QUIET = (tokenize.ENCODING, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+BROKEN = (tokenize.TokenError, SyntaxError)  # IndentationError is a SyntaxError
+BRACKETS = {"(": "round", "[": "square", "{": "curly"}
+CLOSING = {")": "round", "]": "square", "}": "curly"}
+HEADERS = ("def", "class", "if", "elif", "else", "for", "while", "with", "try", "except", "return", "import", "from",
+           "raise", "assert", "yield")  # fmt: skip
+BUILTINS = frozenset(dir(builtins))
+DEPTHS = {1: "inside brackets", 2: "inside two or more brackets", 3: "inside three or more brackets"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token of Python: its kind, its text, and the places where it begins and ends."""
+
+    kind: int
+    text: str
+    start: int
+    end: int
+
+
+def pieces(text: str) -> tuple[list[Piece], bool]:
+    """The tokens of a text, f-strings whole, and whether the tokenizer came to the end; else as far as it came."""
+    starts = line_starts(text)
+    found: list[Piece] = []
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            start, end = (min(starts[row - 1] + column, len(text)) for row, column in (token.start, token.end))
+            if token.type not in QUIET and end > start:
+                found.append(Piece(token.type, text[start:end], start, end))
+    except BROKEN:
+        return list(whole_strings(found, text)), False
+    return list(whole_strings(found, text)), True
+
+
+def line_starts(text: str) -> list[int]:
+    """The place where each line begins, and one more: where the text ends."""
+    starts = [0]
+    for line in io.StringIO(text):
+        starts.append(starts[-1] + len(line))
+    return [*starts, starts[-1]]  # tokenize's last tokens are in a line after the last
+
+
+def whole_strings(found: list[Piece], text: str) -> Iterator[Piece]:
+    """Tokens as Python 3.11 has them: from 3.12 on an f-string comes in parts, which are put together again."""
+    opens, closes = getattr(tokenize, "FSTRING_START", None), getattr(tokenize, "FSTRING_END", None)
+    depth, start = 0, 0
+    for piece in found:
+        if piece.kind == opens:
+            start = start if depth else piece.start
+            depth += 1
+        elif piece.kind == closes:
+            depth -= 1
+            if not depth:
+                yield Piece(tokenize.STRING, text[start : piece.end], start, piece.end)
+        elif not depth:
+            yield piece
+
+
+@dataclass
+class State:
+    """What is open after the tokens that were read."""
+
+    stack: list[tuple[str, str]] = field(default_factory=list)  # (bracket, what it is of), the innermost last
+    line: str = ""  # the keyword that the statement begins with
+    first: bool = True  # nothing of the statement was read
+    value: bool = False  # after an assignment's =
+    argument: bool = False  # after the = of a keyword argument or of a parameter's default
+    before: Piece | None = None
+
+    def read(self, piece: Piece) -> None:
+        """Go on over one token."""
+        if piece.kind in (tokenize.NL, tokenize.COMMENT):
+            return
+        if piece.kind == tokenize.NEWLINE:
+            self.line, self.first, self.value, self.argument, self.before = "", True, False, False, None
+            return
+        if self.first:
+            self.line = piece.text if piece.text in HEADERS else ""
+        self._brackets(piece)
+        if piece.text == "=":
+            self.value, self.argument = self.value or not self.stack, bool(self.stack)
+        elif piece.text in (",", *BRACKETS, *CLOSING):
+            self.argument = False
+        # a statement goes on after "async", and another one may follow in the line of a header
+        self.first = piece.text == "async" or (piece.text == ":" and not self.stack and self.line in HEADERS)
+        self.before = piece
+
+    def _brackets(self, piece: Piece) -> None:
+        if piece.text in BRACKETS:
+            self.stack.append((BRACKETS[piece.text], self._opened_by(piece)))
+        elif piece.text in CLOSING and self.stack:
+            self.stack.pop()
+
+    def _opened_by(self, piece: Piece) -> str:
+        """What a bracket is of: parameters, arguments, a subscript, or only a bracket."""
+        before = self.before
+        named = before is not None and (
+            (before.kind == tokenize.NAME and not keyword.iskeyword(before.text)) or before.text in (")", "]")
+        )
+        if piece.text == "(" and named:
+            return "parameters" if self.line == "def" and not self.stack else "arguments"
+        return "subscript" if piece.text == "[" and named else "bracket"
+
+
+def described(text: str) -> tuple[Marks, Levels, bool]:
+    """What holds at each of the ``len(text) + 1`` places, the levels there, and whether the tokenizer came to the end.
+
+    Marks are named as a label says them ("inside a comment"), levels as what rises ("bracket depth").
+    """
+    found, whole = pieces(text)
+    n = len(text) + 1
+    marks = {name: np.zeros(n, bool) for name in MARKS}
+    levels = {name: np.zeros(n, np.float32) for name in LEVELS}
+    state, at = State(), 0
+    for piece in found:
+        _fill(marks, levels, state, at, piece.end)
+        state.read(piece)
+        at = piece.end
+    _fill(marks, levels, state, at, n)
+    for piece in found:
+        if piece.kind == tokenize.STRING:
+            _string(marks, piece)
+        elif piece.kind == tokenize.COMMENT:
+            marks["inside a comment"][piece.start + 1 : piece.end + 1] = True
+    _kinds(marks, found)
+    _lines(marks, levels, text)
+    return marks, levels, whole
+
+
+def _fill(marks: Marks, levels: Levels, state: State, start: int, end: int) -> None:
+    """Write down what is open from one place up to another."""
+    here = slice(start, end)
+    depth = {kind: sum(kind == bracket for bracket, _ in state.stack) for kind in BRACKETS.values()}
+    levels["bracket depth"][here] = len(state.stack)
+    for kind in depth:
+        levels[f"depth of {kind} brackets"][here] = depth[kind]
+        marks[f"inside {kind} brackets"][here] = depth[kind] > 0
+    for least, name in DEPTHS.items():
+        marks[name][here] = len(state.stack) >= least
+    if state.stack:
+        bracket, of = state.stack[-1]
+        marks[f"directly inside {bracket} brackets"][here] = True
+        if of != "bracket":
+            marks[PURPOSES[of]][here] = True
+    if state.line:
+        marks[f"in a statement that begins with {state.line}"][here] = True
+    marks["after an assignment's ="][here] = state.value
+    marks["in a keyword argument's value"][here] = state.argument
+
+
+def _string(marks: Marks, piece: Piece) -> None:
+    """Write down one string: from its opening quotes on, until its closing ones are read."""
+    opening = piece.text.index(min((q for q in "'\"" if q in piece.text), key=piece.text.index))
+    quote = piece.text[opening]
+    long = piece.text[opening : opening + 3] == 3 * quote and len(piece.text) - opening >= 6
+    prefix, start = piece.text[:opening].lower(), piece.start + opening + (3 if long else 1)
+    here = slice(start, piece.end)
+    marks["inside a string"][here] = True
+    marks[f"inside a {'double' if quote == chr(34) else 'single'}-quoted string"][here] = True
+    marks["inside a triple-quoted string"][here] = long
+    if "f" in prefix:
+        marks["inside an f-string"][here] = True
+        _fields(marks["inside an f-string's braces"], piece.text, piece.start, start - piece.start)
+
+
+def _fields(mark: npt.NDArray[np.bool_], text: str, start: int, opening: int) -> None:
+    """Write down the replacement fields of an f-string; a doubled brace is plain text."""
+    depth, at = 0, opening
+    while at < len(text):
+        if depth == 0 and text[at : at + 2] in ("{{", "}}"):
+            at += 2
+            continue
+        depth = max(0, depth + (text[at] == "{") - (text[at] == "}"))
+        mark[start + at + 1] = depth > 0
+        at += 1
+
+
+def _kinds(marks: Marks, found: list[Piece]) -> None:
+    """Write down what kind of token the last character read belongs to."""
+    before = ""
+    for piece in found:
+        marks[f"at {_kind(piece, before)}"][piece.start + 1 : piece.end + 1] = True
+        before = piece.text
+
+
+def _kind(piece: Piece, before: str) -> str:
+    if piece.kind == tokenize.NAME:
+        if keyword.iskeyword(piece.text):
+            return "a keyword"
+        if before in (".", "def", "class"):
+            return "an attribute" if before == "." else "the name of a definition"
+        return "a builtin's name" if piece.text in BUILTINS else "a name"
+    if piece.kind in (tokenize.NEWLINE, tokenize.NL):
+        return "the end of a line"
+    return {tokenize.NUMBER: "a number", tokenize.STRING: "a string", tokenize.COMMENT: "a comment"}.get(
+        piece.kind, "an operator"
+    )
+
+
+def _lines(marks: Marks, levels: Levels, text: str) -> None:
+    """Write down where in its line each place is."""
+    start = 0
+    for line in text.split("\n"):
+        indent = len(line) - len(line.lstrip(" \t"))
+        here, since = slice(start, start + len(line) + 1), np.arange(len(line) + 1)
+        levels["characters since the line's start"][here] = since
+        levels["indentation"][here] = np.minimum(since, indent)
+        marks["before the line's first word"][start : start + indent + 1] = True
+        start = here.stop
+
+
+PURPOSES = {
+    "arguments": "in a call's arguments",
+    "parameters": "in a function's parameters",
+    "subscript": "in a subscript",
+}
+KINDS = ("a keyword", "a name", "a builtin's name", "an attribute", "the name of a definition", "a number", "a string",
+         "a comment", "an operator", "the end of a line")  # fmt: skip
+MARKS = (
+    *(f"inside {kind} brackets" for kind in BRACKETS.values()),
+    *(f"directly inside {kind} brackets" for kind in BRACKETS.values()),
+    *DEPTHS.values(),
+    *PURPOSES.values(),
+    *(f"in a statement that begins with {word}" for word in HEADERS),
+    "after an assignment's =",
+    "in a keyword argument's value",
+    "inside a string",
+    "inside a single-quoted string",
+    "inside a double-quoted string",
+    "inside a triple-quoted string",
+    "inside an f-string",
+    "inside an f-string's braces",
+    "inside a comment",
+    *(f"at {kind}" for kind in KINDS),
+    "before the line's first word",
+)
+LEVELS = (
+    "bracket depth",
+    *(f"depth of {kind} brackets" for kind in BRACKETS.values()),
+    "characters since the line's start",
+    "indentation",
+)
