@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from flows import cli_draw, cli_prune, cli_validate, environment
+from flows import cli_draw, cli_play, cli_prune, cli_show, cli_validate, environment
 from flows.environment import ServiceError
 from flows.tables import count, nats, show
 from pipeline.artifacts import ArtifactError
@@ -39,6 +39,8 @@ TaskOption = Annotated[str | None, typer.Option(help="Only this task, by its nam
 app.command(epilog=cli_prune.EXAMPLE)(cli_prune.prune)
 app.command(epilog=cli_validate.EXAMPLE)(cli_validate.validate)
 app.command(epilog=cli_draw.EXAMPLE)(cli_draw.draw)
+app.command(epilog=cli_show.EXAMPLE)(cli_show.show)
+app.command(epilog=cli_play.EXAMPLE)(cli_play.play)
 
 
 @app.command(epilog="Example: sparse-circuits models")

@@ -14,7 +14,7 @@ SOURCES = sorted(
 )
 LIBRARY = [path for path in SOURCES if path.is_relative_to(ROOT / "pipeline")]
 
-STAGES = {"pretrain", "prune", "ablate", "validate", "report"}
+STAGES = {"pretrain", "prune", "ablate", "validate", "explain", "report"}
 BASE = {"config", "sites", "artifacts", "seeds"}
 MIDDLE = {"data", "model"}
 # part → the parts of pipeline that it may import besides itself
@@ -22,6 +22,7 @@ ALLOWED = {part: set(BASE) for part in BASE}
 ALLOWED |= {part: BASE | MIDDLE for part in MIDDLE | {"circuit", "planted"}}
 ALLOWED |= {part: BASE | MIDDLE | {"circuit"} for part in STAGES}
 ALLOWED["validate"] |= {"prune", "ablate"}  # it prunes its controls, and goes on from the simple ablations
+ALLOWED["play"] = BASE | MIDDLE | {"circuit", "prune", "explain", "report"}  # no stage: shows what they make
 ORCHESTRATION = {"prefect", "mlflow", "dvc", "flows"}
 
 

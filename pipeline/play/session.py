@@ -1,0 +1,247 @@
+"""One model, its tokenizer and its circuits: what they make of any text, with parts of a circuit switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.circuit import Circuit
+from pipeline.data.tasks.encode import decode
+from pipeline.data.tokenizer import END_OF_TEXT, Tokenizer
+from pipeline.model.ablation import edge_weights
+from pipeline.model.transformer import Transformer
+from pipeline.play.examples import Examples
+from pipeline.play.switches import PlayError, Run, Switches, by_node, edge_names, node_names, run
+from pipeline.report.bundle import token_texts
+from pipeline.report.picture import picture_of
+
+N_TOP = 8  # tokens of a choice that are listed
+DIGITS = 4  # significant ones of a number that is shown
+
+
+class Inside(StrEnum):
+    """Where parts are switched off, and whose values are shown."""
+
+    CIRCUIT = "circuit"  # the circuit alone: all else is held
+    MODEL = "model"  # the whole model: all else is live
+
+
+@dataclass(frozen=True)
+class Session:
+    """A frozen model, the circuits that were cut out of it by name, and the prompts of their tasks."""
+
+    name: str
+    model: Transformer
+    tokenizer: Tokenizer
+    circuits: Mapping[str, Circuit]
+    examples: Mapping[str, Examples] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)  # node → what it seems to respond to
+
+    def run(
+        self,
+        text: str,
+        circuit: str | None = None,
+        off_nodes: Collection[str] = (),
+        off_edges: Collection[str] = (),
+        *,
+        inside: Inside | str = Inside.CIRCUIT,
+        at: int | None = None,
+        node: str | None = None,
+        answers: Sequence[int] = (),
+        effects: bool = False,
+    ) -> dict[str, Any]:
+        """What the model and one of its circuits make of a text, ready for JSON.
+
+        ``tokens``: texts, ``<|endoftext|>`` in front; ``n_left_out``: tokens at the text's beginning that the model has
+        no room for; ``at``: the index of the token after which they choose (default: the last). ``model`` and
+        ``circuit``: their choices (``choice``), the one ``inside`` which parts are off also without these. ``nodes``:
+        values of the circuit's nodes at that token, in the order of ``describe``; ``series``: values of one ``node`` at
+        all tokens; both are those ``inside``, ``before`` with all on and ``now`` with parts off. ``effects``, if asked
+        for: what each node's going off would change (``effects_of``). Raises PlayError for what cannot be done, in
+        words for the person who asked.
+        """
+        inside = Inside(inside)
+        tokens, n_left_out = self.encode(text)
+        place = self._place(at, len(tokens))
+        ids = torch.tensor(tokens, device=self.model.device)
+        whole = run(self.model, ids)
+        reply = {
+            "tokens": [self.token(token) for token in tokens],
+            "n_left_out": n_left_out,
+            "at": place,
+            "model": self.choice(whole.logits[place], None, answers),
+            "circuit": None,
+        }
+        if circuit is not None:
+            switches = Switches.of(self.circuit(circuit), off_nodes, off_edges)
+            reply |= self._with_circuit(switches, inside, whole, ids, place, node, answers)
+            return reply | ({"effects": self.effects_of(switches, inside, ids, place, answers)} if effects else {})
+        if off_nodes or off_edges or node or effects:
+            raise PlayError("choose a circuit first: its nodes and edges are what can be looked at and switched off")
+        return reply
+
+    def _with_circuit(
+        self,
+        switches: Switches,
+        inside: Inside,
+        whole: Run,
+        ids: Tensor,
+        at: int,
+        node: str | None,
+        answers: Sequence[int],
+    ) -> dict[str, Any]:
+        """The part of a reply that a circuit adds or changes."""
+        circuit = switches.circuit
+        alone = run(self.model, ids, **Switches.of(circuit, (), ()).in_circuit(self.model))
+        before = alone if inside is Inside.CIRCUIT else whole
+        parts = switches.in_circuit if inside is Inside.CIRCUIT else switches.in_model
+        now = run(self.model, ids, **parts(self.model)) if switches else before
+        changed = {inside: now.logits[at]} if switches else {}
+        return {
+            "model": self.choice(whole.logits[at], changed.get(Inside.MODEL), answers),
+            "circuit": self.choice(alone.logits[at], changed.get(Inside.CIRCUIT), answers, circuit.calibration),
+            "nodes": at_token(circuit, now, before, at),
+            "series": None if node is None else series(circuit, now, before, node),
+        }
+
+    def effects_of(
+        self, switches: Switches, inside: Inside, ids: Tensor, at: int, answers: Sequence[int]
+    ) -> dict[str, Any]:
+        """Of every node, in order: what its going off, besides what is off, changes after one token.
+
+        ``of``: the change of the first answer's logit less the second's, or without answers of the log probability of
+        the token that is likeliest with what is off. ``tokens``: texts of the answers, or of that token.
+        """
+        alone = inside is Inside.CIRCUIT
+        now = run(self.model, ids, **(switches.in_circuit if alone else switches.in_model)(self.model)).logits[at]
+        pair = list(self._answers(answers)) or [int(now.argmax())]
+
+        def score(logits: Tensor) -> Tensor:
+            own = logits[..., pair]
+            return own[..., 0] - own[..., 1] if len(pair) == 2 else logits.log_softmax(-1)[..., pair[0]]
+
+        changes = [score(part) - score(now) for part in switches.effects(self.model, ids, at, alone=alone)]
+        return {
+            "of": [rounded(x) for part in changes for x in part.tolist()],
+            "tokens": [self.token(token) for token in pair],
+        }
+
+    def encode(self, text: str) -> tuple[list[int], int]:
+        """Tokens of a text, ``<|endoftext|>`` in front as in training, and how many at its beginning are left out.
+
+        Raises PlayError for an empty text.
+        """
+        if not text:
+            raise PlayError("the text is empty: type some code, or take one of the examples")
+        ids, room = self.tokenizer.encode(text), self.model.config.n_ctx - 1
+        return [self.tokenizer.eot, *ids[-room:]], max(0, len(ids) - room)
+
+    def token(self, token: int) -> str:
+        """A token as text."""
+        return END_OF_TEXT if token == self.tokenizer.eot else decode(token, self.tokenizer)
+
+    def choice(
+        self,
+        before: Tensor,
+        now: Tensor | None,
+        answers: Sequence[int] = (),
+        calibration: tuple[float, float] = (1.0, 0.0),
+    ) -> dict[str, Any]:
+        """The next token, as the logits [vocab] of all parts and of those that are on (None: all are) have it.
+
+        ``tokens``: the likeliest of either and the task's two answers, ``[id, text, probability before, now]``, the
+        likeliest now first; ``first``: the probability of the first answer, before and now, when no other token than
+        these two is allowed, calibrated (None without answers).
+        """
+        pair = self._answers(answers)
+        both = [before] if now is None else [before, now]
+        p = [logits.softmax(-1) for logits in both]
+        listed = {token for x in p for token in x.topk(min(N_TOP, len(x))).indices.tolist()} | set(pair)
+        order = sorted(listed, key=lambda token: (-float(p[-1][token]), token))
+        kept = [token for rank, token in enumerate(order) if rank < N_TOP or token in pair]
+        return {
+            "tokens": [[token, self.token(token), *(rounded(float(x[token])) for x in p)] for token in kept],
+            "first": [rounded(_first(logits, pair, calibration)) for logits in both] if pair else None,
+        }
+
+    def _answers(self, answers: Sequence[int]) -> Sequence[int]:
+        if answers and (len(answers) != 2 or not all(0 <= token < self.model.vocab_size for token in answers)):
+            raise PlayError(f"answers {list(answers)}; allowed: two tokens from 0 to {self.model.vocab_size - 1}")
+        return answers
+
+    def circuit(self, name: str) -> Circuit:
+        """Raises PlayError for a name that none of the circuits has."""
+        if name not in self.circuits:
+            raise PlayError(f"no circuit {name!r}; there are: {', '.join(self.circuits) or 'none'}")
+        return self.circuits[name]
+
+    def _place(self, at: int | None, n: int) -> int:
+        """The token after which is chosen; the last where the text has become too short for the one asked for."""
+        if at is not None and at < 0:
+            raise PlayError(f"token {at}; allowed: 0 to {n - 1}")
+        return n - 1 if at is None else min(at, n - 1)
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """What is fixed about a circuit, ready for JSON: nodes with held values, edges with weights, prompts of its
+        task, and its ``drawing`` (``pipeline.report.picture``; None where its task's prompts are not known)."""
+        circuit = self.circuit(name)
+        examples = self.examples.get(name) or Examples(None, name)
+        batch = examples.batch
+        return {
+            "name": name,
+            "about": f"{circuit.n_nodes:,} nodes, {circuit.n_edges:,} edges",
+            "ablation": circuit.outside.kind.value,
+            "calibration": [rounded(x) for x in circuit.calibration],
+            "nodes": node_names(circuit),
+            "held": [rounded(x) for x in by_node(circuit, circuit.outside.first).tolist()],
+            "labels": {node: self.labels[node] for node in node_names(circuit) if node in self.labels},
+            "edges": edge_names(circuit),
+            "weights": [rounded(x) for x in self._weights(circuit)],
+            "drawing": None if batch is None else picture_of(circuit, self.model, batch, token_texts(self.tokenizer)),
+            **examples.described(self.token),
+        }
+
+    def _weights(self, circuit: Circuit) -> list[float]:
+        """Weights of the circuit's edges, in the order of ``edge_names``."""
+        return [
+            x
+            for key, ends in circuit.edges.items()
+            for x in edge_weights(self.model, key)[ends[:, 1], ends[:, 0]].tolist()
+        ]
+
+
+def _first(logits: Tensor, answers: Sequence[int], calibration: tuple[float, float]) -> float:
+    """The first answer's share of both, of logits times a scale plus a shift of the first."""
+    scale, shift = calibration
+    margin = logits[answers[0]] - logits[answers[1]]
+    return float(torch.sigmoid(scale * margin + shift))
+
+
+def at_token(circuit: Circuit, now: Run, before: Run, at: int) -> dict[str, list[float]]:
+    """Every node's value at one token, now and before, and its largest magnitude in this text (of both)."""
+    values, old = by_node(circuit, now.values), by_node(circuit, before.values)
+    if not values.numel():
+        return {"now": [], "before": [], "largest": []}
+    largest = torch.maximum(values.abs().amax(0), old.abs().amax(0))
+    return {
+        name: [rounded(x) for x in row.tolist()]
+        for name, row in (("now", values[at]), ("before", old[at]), ("largest", largest))
+    }
+
+
+def series(circuit: Circuit, now: Run, before: Run, node: str) -> dict[str, Any]:
+    """One node's values at all tokens. Raises PlayError for a node that is not in the circuit."""
+    Switches.of(circuit, [node], ())
+    key, _, index = node.rpartition(".")
+    rows = {"now": now.values[key][:, int(index)], "before": before.values[key][:, int(index)]}
+    return {"node": node} | {name: [rounded(x) for x in row.tolist()] for name, row in rows.items()}
+
+
+def rounded(x: float) -> float:
+    """To as many digits as are shown."""
+    return float(f"{x:.{DIGITS}g}")

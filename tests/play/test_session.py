@@ -1,0 +1,193 @@
+"""A session's replies: against the model and its circuit called directly, and against sums worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline.config import Ablation
+from pipeline.data.pairs import PairBatch
+from pipeline.model.ablation import edge_weights, record
+from pipeline.model.held_at import Held
+from pipeline.model.scoring import calibrated, score
+from pipeline.play.session import Inside, Session
+from pipeline.play.switches import PlayError, Switches, edge_names, node_names, run
+from tests.play.playing import ANSWERS, EDGES, NODES
+
+TEXT = "f(<ab"
+CLOSE = {"rel": 2e-3, "abs": 1e-6}  # replies are rounded to 4 significant digits
+
+
+def probabilities(choice, which=-1):
+    """Token → probability, of the tokens that a choice lists."""
+    return {row[0]: row[2:][which] for row in choice["tokens"]}
+
+
+def assert_same(choice, logits, which=-1):
+    """The choice is that of the logits, in so far as it lists tokens."""
+    p = logits.softmax(-1)
+    listed = probabilities(choice, which)
+    assert listed == {token: pytest.approx(float(p[token]), **CLOSE) for token in listed}
+    assert int(p.argmax()) in listed
+
+
+def test_without_a_circuit_the_reply_is_the_models_choice(session, model, tokens_of):
+    reply = session.run(TEXT)
+    assert_same(reply["model"], model(tokens_of(TEXT))[0, -1])
+    assert reply["tokens"] == ["<|endoftext|>", *TEXT] and reply["at"] == len(TEXT)
+    assert reply["circuit"] is None and reply["model"]["first"] is None and reply["n_left_out"] == 0
+
+
+def test_the_circuits_choice_is_that_of_the_circuit_called_directly(session, model, circuit, tokens_of):
+    reply = session.run(TEXT, "closing")
+    assert_same(reply["circuit"], circuit(model)(tokens_of(TEXT))[0, -1])
+    assert_same(reply["model"], model(tokens_of(TEXT))[0, -1])
+    assert all(len(row) == 3 for name in ("model", "circuit") for row in reply[name]["tokens"])
+
+
+def test_the_choice_is_after_the_token_that_was_asked_for(session, model, tokens_of):
+    assert_same(session.run(TEXT, at=2)["model"], model(tokens_of(TEXT))[0, 2])
+    assert session.run(TEXT, at=99)["at"] == len(TEXT)  # the text has become shorter since
+
+
+def test_a_circuit_with_parts_off_is_the_circuit_without_them(session, model, circuit, tokens_of):
+    less = replace(
+        circuit,
+        nodes=circuit.nodes | {"1.mlp_neuron": torch.tensor([11])},
+        edges=circuit.edges | {"0.attn_in->attn_q": torch.tensor(EDGES["0.attn_in->attn_q"][1:])},
+    )
+    reply = session.run(TEXT, "closing", ["1.mlp_neuron.30"], ["0.attn_in.1->0.attn_q.2"])
+    assert_same(reply["circuit"], less(model)(tokens_of(TEXT))[0, -1])
+    assert_same(reply["circuit"], circuit(model)(tokens_of(TEXT))[0, -1], which=0)
+    assert all(len(row) == 3 for row in reply["model"]["tokens"])
+
+
+def test_a_node_off_in_the_whole_model_has_its_held_value_and_all_else_is_live(session, model, circuit, tokens_of):
+    def hold(key, x):
+        if key == "0.attn_in":
+            x[..., 4] = circuit.means[key][4]
+        return x
+
+    reply = session.run(TEXT, "closing", ["0.attn_in.4"], inside=Inside.MODEL)
+    assert_same(reply["model"], model(tokens_of(TEXT), intervene=hold)[0, -1])
+    assert_same(reply["model"], model(tokens_of(TEXT))[0, -1], which=0)
+    assert all(len(row) == 3 for row in reply["circuit"]["tokens"])
+
+
+def test_an_edge_off_moves_its_target_by_the_weight_times_what_its_source_loses(session, model, circuit, tokens_of):
+    """Query 3 of layer 0 reads attn_in 9: by hand, and no other node of the first layer's attention input changes."""
+    reply = session.run(TEXT, "closing", off_edges=["0.attn_in.9->0.attn_q.3"], inside=Inside.MODEL)
+    nodes = dict(zip(session.describe("closing")["nodes"], zip(*reply["nodes"].values(), strict=True), strict=True))
+    weight = float(edge_weights(model, "0.attn_in->attn_q")[3, 9])
+    source = float(record(model, tokens_of(TEXT))[1]["0.attn_in"][0, -1, 9])
+    now, before, _ = nodes["0.attn_q.3"]
+    assert now - before == pytest.approx(weight * (float(circuit.means["0.attn_in"][9]) - source), abs=2e-3)
+    assert nodes["0.attn_in.9"][0] == nodes["0.attn_in.9"][1] and nodes["0.attn_k.3"][0] == nodes["0.attn_k.3"][1]
+
+
+def test_all_parts_off_in_the_circuit_is_the_model_with_everything_held(session, model, circuit, tokens_of):
+    nothing = replace(circuit, nodes={}, edges={})
+    reply = session.run(TEXT, "closing", node_names(circuit), edge_names(circuit))
+    assert_same(reply["circuit"], nothing(model)(tokens_of(TEXT))[0, -1])
+    assert reply["nodes"]["now"] == session.describe("closing")["held"]
+
+
+def test_values_are_those_that_the_rest_of_the_model_saw(session, model, circuit, tokens_of):
+    _, values = record(model, tokens_of(TEXT), circuit(model).intervene)
+    whole = record(model, tokens_of(TEXT))[1]
+    for inside, there in ((Inside.CIRCUIT, None), (Inside.MODEL, whole)):
+        reply = session.run(TEXT, "closing", inside=inside, at=3, node="0.attn_in.9")
+        seen = (there or values)["0.attn_in"][0, :, 9]
+        assert reply["series"]["now"] == reply["series"]["before"] == pytest.approx(seen.tolist(), **CLOSE)
+        at = session.describe("closing")["nodes"].index("0.attn_in.9")
+        assert reply["nodes"]["now"][at] == reply["series"]["now"][3]
+        assert reply["nodes"]["largest"][at] == pytest.approx(float(seen.abs().max()), **CLOSE)
+
+
+@pytest.mark.parametrize("inside", Inside)
+def test_the_effect_of_a_node_is_what_switching_it_off_changes(session, inside):
+    off = {"off_nodes": ["0.attn_out.7"], "inside": inside}
+    effects = session.run(TEXT, "closing", answers=ANSWERS, effects=True, **off)["effects"]
+
+    def margin(more):
+        circuit = session.circuits["closing"]
+        switches = Switches.of(circuit, ["0.attn_out.7", *more], ())
+        parts = switches.in_circuit if inside is Inside.CIRCUIT else switches.in_model
+        tokens = torch.tensor(session.encode(TEXT)[0])
+        logits = run(session.model, tokens, **parts(session.model)).logits[-1]
+        return float(logits[ANSWERS[0]] - logits[ANSWERS[1]])
+
+    names = node_names(session.circuits["closing"])
+    expected = [margin([name]) - margin([]) for name in names]
+    assert effects["of"] == pytest.approx(expected, rel=2e-3, abs=2e-5)
+    assert effects["of"][names.index("0.attn_out.7")] == pytest.approx(0, abs=2e-6) and effects["tokens"] == [">", "}"]
+
+
+def test_the_two_answers_are_calibrated_as_the_circuits_loss_is(session, model, circuit, tokens_of):
+    """Of the circuit only; and their tokens' own probabilities are not touched."""
+    reply = session.run(TEXT, "closing", answers=ANSWERS)
+    logits = circuit(model)(tokens_of(TEXT))[0, -1]
+    right, wrong = calibrated(logits[ANSWERS].repeat(2, 1), circuit.calibration)[0]
+    assert reply["circuit"]["first"] == [pytest.approx(1 / (1 + math.exp(wrong - right)), **CLOSE)]
+    assert probabilities(reply["circuit"])[ANSWERS[0]] == pytest.approx(float(logits.softmax(-1)[ANSWERS[0]]), **CLOSE)
+    batch = PairBatch(
+        tokens_of(TEXT).repeat(2, 1), torch.tensor([len(TEXT)] * 2), torch.tensor([ANSWERS, ANSWERS[::-1]])
+    )
+    first, second = score(model, batch)[0]
+    assert reply["model"]["first"] == [pytest.approx(1 / (1 + math.exp(second - first)), **CLOSE)]
+
+
+def test_a_long_text_keeps_its_end_and_says_what_is_left_out(session, model):
+    text = "".join(chr(97 + i % 26) for i in range(50))
+    reply = session.run(text, "closing")
+    assert reply["n_left_out"] == 50 - 31 and reply["tokens"] == ["<|endoftext|>", *text[-31:]]
+    assert reply["model"] == session.run(text[-31:])["model"]
+
+
+def test_a_resampled_circuit_plays_with_its_first_draw(session, circuit):
+    draws = {key: torch.stack([mean + 1, mean]) for key, mean in circuit.means.items()}
+    resampled = replace(circuit, held=Held.resampled(draws))
+    other = replace(session, circuits={"closing": resampled})
+    assert other.describe("closing")["ablation"] == Ablation.RESAMPLE.value
+    off = other.run(TEXT, "closing", node_names(circuit))
+    assert off["nodes"]["now"] == pytest.approx(
+        [x + 1 for x in session.describe("closing")["held"]], rel=1e-3, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"text": ""}, "the text is empty"),
+        ({"circuit": "brackets"}, "no circuit 'brackets'; there are: closing"),
+        ({"off_nodes": ["0.attn_in.2"]}, "the circuit has no node 0.attn_in.2"),
+        ({"off_edges": ["0.attn_in.2->0.attn_q.2"]}, "the circuit has no edge"),
+        ({"node": "7.attn_in.1"}, "the circuit has no node 7.attn_in.1"),
+        ({"at": -1}, "token -1; allowed: 0 to 5"),
+        ({"answers": [1]}, "allowed: two tokens from 0 to 256"),
+        ({"answers": [1, 257]}, "allowed: two tokens from 0 to 256"),
+        ({"circuit": None, "off_nodes": ["0.attn_in.1"]}, "choose a circuit first"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_plain_words(session, arguments, said):
+    with pytest.raises(PlayError, match=said.replace("?", r"\?")):
+        session.run(**({"text": TEXT, "circuit": "closing"} | arguments))
+
+
+def test_a_circuit_is_described_by_its_parts_weights_and_prompts(session, model):
+    described = session.describe("closing")
+    assert described["nodes"] == [f"{key}.{i}" for key, indices in NODES.items() for i in indices]
+    assert len(described["held"]) == len(described["nodes"])
+    weights = dict(zip(described["edges"], described["weights"], strict=True))
+    value = float(edge_weights(model, "1.mlp_in->mlp_neuron")[30, 7])
+    assert weights["1.mlp_in.7->1.mlp_neuron.30"] == pytest.approx(value, **CLOSE)
+    assert described["answers"] == ANSWERS
+    assert described["pairs"] == [{"prompts": ["<ab", "{ab"], "answers": ANSWERS, "texts": [">", "}"]}]
+
+
+def test_a_model_without_circuits_plays(model, session):
+    bare = Session("bare", model, session.tokenizer, {})
+    assert bare.run(TEXT)["model"] == session.run(TEXT)["model"]
