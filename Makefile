@@ -31,9 +31,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 install: $(INSTALLED)
 
-# Outside a git checkout, DVC has to be told (in .dvc/config.local) that there is none.
+# Outside a git checkout, DVC has to be told (in .dvc/config.local) that there is none. Its plots get a page that needs no
+# network.
 setup: $(INSTALLED)
 	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
+	@$(BIN)/python -m flows.plots
 
 study: setup
 	@$(BIN)/python -m flows.services up

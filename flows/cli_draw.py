@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli_options import CIRCUIT_HELP, MadeFor, ParamsFile, TokenizerDir, folder_of
+
+if TYPE_CHECKING:
+    from pipeline.prune.subject import Subject
 
 EXAMPLE = "Example: sparse-circuits draw circuits/sparse_d256/bracket_counting -o figure.pdf"
 KINDS = (".svg", ".pdf")
@@ -57,5 +60,16 @@ def picture(folder: Path, model: Path | None, task: str | None, tokenizer: Path 
     name = task or str(circuit.about.get("task"))
     subject = Subject.load(place, name, settings_for(place, params), tokenizer)
     circuit.check_model(subject.model)
-    state = subject.model.state_dict()
-    return drawn(circuit, state, subject.tasks, subject.name, subject.task, standalone=True)
+    batch = subject.tasks.batch(subject.task, "test")
+    return drawn(circuit, subject.model.cpu(), batch, texts_of(subject, tokenizer), f"{subject.task} in {subject.name}")
+
+
+def texts_of(subject: Subject, tokenizer: Path | None) -> list[str]:
+    """The texts of a subject's tokens; ``Subject.load`` has found its tokenizer in one of these places."""
+    from pipeline.artifacts import Workspace
+    from pipeline.data.tokenizer import SETTINGS_FILE, Tokenizer
+    from pipeline.prune.subject import root_of
+    from pipeline.report.bundle import token_texts
+
+    places = [tokenizer] if tokenizer else [subject.folder, Workspace(root_of(subject.folder)).tokens]
+    return token_texts(Tokenizer.load(next(place for place in places if (place / SETTINGS_FILE).is_file())))

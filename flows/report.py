@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows.stage import load_study, main, stage_flow
 from flows.tracking import log_study
@@ -36,9 +36,15 @@ def report() -> None:
     )
     said = headline(summary)
     create_markdown_artifact(f"{said}\n\n{table(summary)}", key="study", description=f"Study, profile {params.profile}")
+    show_link(workspace.results / "index.html")
     log_study(params, summary, workspace.results)
     print(said)
     print(f"report: {workspace.results / 'index.html'}")
+
+
+def show_link(page: Path) -> None:
+    """Put the report's address into Prefect's UI; browsers may not follow it from there, so its path is said too."""
+    create_link_artifact(page.as_uri(), "results/index.html", key="report", description=f"The report: {page}")
 
 
 def provenance(workspace: Workspace, params: Params) -> dict[str, Any]:

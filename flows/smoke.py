@@ -30,10 +30,10 @@ from pipeline.artifacts import ArtifactError, Workspace, read_json
 MARKER = ".smoke-workspace"  # what may be wiped has it
 # What a checkout can hold that is not the project: artifacts of a study, state of services and tools
 NOT_COPIED = {
-    ".venv", "data", "models", "circuits", "ablations", "validations", "results", "dvc.lock", ".prefect", ".mlflow",
-    ".scratch", ".smoke", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
+    ".venv", "data", "models", "circuits", "ablations", "validations", "explanations", "results", "dvc.lock",
+    ".prefect", ".mlflow", ".scratch", ".smoke", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
 }  # fmt: skip
-NOT_COPIED_OF_DVC = {"cache", "tmp", "config.local"}
+NOT_COPIED_OF_DVC = {"cache", "tmp", "config.local", "plots.html"}
 WAIT_SECONDS = 15.0
 PIPED_WIDTH = 120  # columns, where the output is no terminal
 

@@ -23,7 +23,7 @@ import psutil
 from prefect import Flow, Task, flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRunResult
 from prefect.exceptions import PrefectException
 from prefect.flow_engine import run_flow
 from prefect.states import Crashed, Failed
@@ -36,6 +36,7 @@ from pipeline.config import Params, load_params
 # Names what the user can mend: settings, files, artifacts, servers. Libraries' ValueErrors are refusals of input.
 EXPECTED = (ValueError, ArtifactError, ServiceError, OSError)
 PARENT_VARIABLE = "SPARSE_CIRCUITS_PARENT_FLOW_RUN"  # set by flows.study for the stages it starts
+TASK_VARIABLE = "SPARSE_CIRCUITS_PARENT_TASK_RUN"  # the task run of that flow run which started the stage
 DEBUG_VARIABLE = "SPARSE_CIRCUITS_DEBUG"
 INTERRUPT_SECONDS = 5.0
 
@@ -133,7 +134,11 @@ def _place_under_study(client: SyncPrefectClient, title: str) -> uuid.UUID | Non
     if not parent:
         return None
     stands_for_it = Task(name=title, fn=lambda: None)
-    return client.create_task_run(stands_for_it, uuid.UUID(parent), dynamic_key=uuid.uuid4().hex, name=title).id
+    started_by = os.environ.get(TASK_VARIABLE)
+    after: Any = {"wait_for": [TaskRunResult(id=uuid.UUID(started_by))]} if started_by else {}  # an arrow in the graph
+    return client.create_task_run(
+        stands_for_it, uuid.UUID(parent), dynamic_key=uuid.uuid4().hex, name=title, task_inputs=after
+    ).id
 
 
 def process_tag() -> str:

@@ -23,7 +23,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import environment, services
-from flows.stage import PARENT_VARIABLE, guarded, load_study, run
+from flows.stage import PARENT_VARIABLE, TASK_VARIABLE, guarded, load_study, run
 
 SIDE_BY_SIDE = 2  # stages at once; each takes compute.threads threads
 RETRY_SECONDS = 5.0
@@ -57,7 +57,7 @@ def _address(stage: Any) -> str:
 def repro(stage: str, root: Path, study_run: str | None) -> None:
     """Bring one stage up to date, its output on the terminal. Raises StudyError where DVC cannot."""
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
-    parent = {PARENT_VARIABLE: study_run} if study_run else {}
+    parent = {PARENT_VARIABLE: study_run, TASK_VARIABLE: str(runtime.task_run.id)} if study_run else {}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # dvc.yaml says `python`
     status = subprocess.run(command, cwd=root, env=os.environ | parent | {"PATH": path}).returncode
     if status:

@@ -29,6 +29,7 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
+from flows import tracking_words as words
 from flows.tracking_store import Store, TrackingError, as_metrics, digest
 from flows.tracking_trials import Search, circuit_metrics, read_trials, send_trials, validation_metrics
 from pipeline.artifacts import file_hash, read_json
@@ -149,6 +150,11 @@ class Tracker:
         found = {task: validation_metrics(row) for task, row in tested.items()}
         self._log_circuits(checkpoint, circuits, found, rows)
 
+    def log_explanations(self, checkpoint: Path, explanations: Path) -> None:
+        """Keep explanations/<name>.json with the model's run."""
+        summary = read_json(checkpoint / "summary.json")
+        self.sender.send(lambda: self.store.add_file(self._model_run(summary, checkpoint), explanations))
+
     def _log_circuits(
         self, checkpoint: Path, circuits: Path, tested: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
     ) -> None:
@@ -192,6 +198,7 @@ class Tracker:
         metrics = {key: summary[key] for key in ("val_loss_nats", "train_seconds")}
         metrics |= {f"l0/{name}": count for name, count in summary["l0_by_matrix"].items()}
         key = {"key": f"{self.model}:{summary['model_hash']}", "model_hash": summary["model_hash"]}
+        key |= {words.NOTE: words.of_model(summary)}
         self.store.write(run, params=params, metrics=as_metrics(metrics, summary["tokens"]), tags=key)
         self.store.supersede(self.store.find({"kind": "model", "model": self.model}), run)
         for name in ("config.json", "summary.json", "history.jsonl"):
@@ -245,6 +252,7 @@ class Tracker:
         metrics = circuit_metrics(row) | {"model_val_loss": summary["val_loss_nats"]}
         tags = {"solved": str(bool(row["solved"])).lower(), "mlflow.parentRunId": parent}
         tags |= {"verdict": row["verdict"]} if "verdict" in row else {}
+        tags |= {words.NOTE: words.of_circuit(self.model, task, row)}
         self.store.write(run, metrics=as_metrics(metrics, 0), tags=tags)
         self.store.supersede(of_task, run)
         self.store.end(run, "FINISHED")
@@ -282,13 +290,28 @@ def _send_study(store: Store, params: Params, summary: Mapping[str, Any], result
     numbers = {f"{key}/{model['name']}": model[key] for key in OF_A_MODEL for model in summary["models"]}
     baselines = summary["baselines"]["overall"]
     numbers |= {f"ratio_baseline_to_learned_edges/{name}": found["ratio"] for name, found in baselines.items()}
-    numbers["ratio_dense_to_sparse_edges"] = summary["frontier"]["ratio_dense_to_sparse_edges_at_matched_loss"]
+    ratio = summary["frontier"]["ratio_dense_to_sparse_edges_at_matched_loss"]
+    numbers["ratio_dense_to_sparse_edges"] = ratio
     numbers["ratio_discretised_to_minimised_edges"] = summary["minimisation"]["ratio_discretised_to_minimised"]
     settings = {"profile": params.profile, "seed": params.seed, "target_loss": params.prune.target_loss}
-    store.write(run, params=settings, metrics=as_metrics(numbers, 0))
+    note = {words.NOTE: words.of_study(params.profile, ratio)}
+    store.write(run, params=settings, metrics=as_metrics(numbers, 0), tags=note)
     store.supersede(store.find({"kind": "study", "profile": params.profile}), run)
     store.add_folder(run, results, "results")
     store.end(run, "FINISHED")
+    _complete_models(store, summary, results)
+
+
+def _complete_models(store: Store, summary: Mapping[str, Any], results: Path) -> None:
+    """Give the runs of models what only the study counts, and those of circuits the drawings in ``results``."""
+    for model in summary["models"]:
+        counted = {key: model[key] for key in ("n_solved", "geomean_edges")}
+        for run in store.find({"kind": "model", "model": model["name"], "latest": "true"}):
+            store.write(run.info.run_id, metrics=as_metrics(counted, 0))
+        for drawing in sorted((results / "circuits" / model["name"]).glob("*.svg")):
+            tags = {"kind": "circuit", "model": model["name"], "task": drawing.stem, "latest": "true"}
+            for run in store.find(tags):
+                store.add_file(run.info.run_id, drawing)
 
 
 def circuit_identity(model_hash: str, task: str, target_loss: float, folder: Path | None) -> str:

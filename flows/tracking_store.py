@@ -23,6 +23,8 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from flows.tracking_words import experiment_tags
+
 BATCH = 1000  # metrics that one log_batch takes
 PROBE_SECONDS = 3.0
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens with the table of runs
@@ -56,6 +58,9 @@ class Store:
         """``artifacts``: where a local database's files lie, given because MLflow would take the current folder."""
         found = self.client.get_experiment_by_name(self.experiment) or self._new_experiment(artifacts)
         self.experiment_id = found.experiment_id
+        for key, value in experiment_tags(found.experiment_id).items():
+            if found.tags.get(key) != value:
+                self.client.set_experiment_tag(found.experiment_id, key, value)
         if artifacts is not None and found.artifact_location != artifacts:
             self.takes_files = False
             print(

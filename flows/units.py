@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 from prefect import Task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import INPUTS, TASK_SOURCE
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
@@ -100,8 +101,14 @@ def run_units(
         loaded_model(environment.workspace().model(shared["model"]), shared["model_hash"], shared["device"])
     again = unit.with_options(refresh_cache=True)
     futures = {task: (again if task in redo else unit).submit(task, dict(values)) for task, values in inputs.items()}
-    for future in tqdm(futures.values(), desc=unit.name, unit="task"):
+    about = f"Units of {unit.name} that are done, of {len(futures)}"
+    key = artifact_key("progress", unit.name, str((shared or {}).get("model", "")))
+    progress: Any = create_progress_artifact(0.0, key=key, description=about)
+    for n_done, future in enumerate(tqdm(futures.values(), desc=unit.name, unit="task"), start=1):
         future.wait()
+        update_progress_artifact(progress, 100 * n_done / len(futures))
+    if not futures:
+        update_progress_artifact(progress, 100.0)
     return {task: future.result() for task, future in futures.items()}
 
 

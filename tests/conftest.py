@@ -32,13 +32,13 @@ def params() -> Params:
     return load_params("params.yaml")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., ModelConfig]:
     """A model configuration of a few thousand weights; keyword arguments override."""
     return lambda **changes: ModelConfig.model_validate(TINY | changes)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model(tiny_config: Callable[..., ModelConfig]) -> Callable[..., Transformer]:
     """A random frozen model with a vocabulary of 24, all its parameters (biases, sinks, gains too) nontrivial."""
 

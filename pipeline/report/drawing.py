@@ -1,4 +1,4 @@
-"""A circuit as a small SVG, in the spirit of the paper's figures.
+"""A circuit as a small SVG, in the spirit of the paper's figures (Gao et al. 2025, Figs 3 to 5).
 
 Rows are sites, the forward pass goes upwards; vertical lines are residual channels; edges are coloured by the sign of
 their weight and drawn thicker the larger it is. Edges of one sign and strength share one <path>, so that a circuit of
@@ -7,137 +7,147 @@ thousands of edges stays small.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
-from pipeline.circuit import Circuit
-from pipeline.report.layout import RESIDUAL_SITES, TOP, WRITES, Layout, NodeId, lay_out
-from pipeline.report.templating import render
-from pipeline.sites import Site, split_edge_key, split_site_key
+from pipeline.report.bundle import node_names
+from pipeline.report.layout import RESIDUAL_SITES
+from pipeline.report.picture import Picture
+from pipeline.report.templating import render, visible
+from pipeline.sites import Site, split_site_key
 
 LEVELS = 4  # strengths that are told apart
 SHORT = {Site.ATTN_Q: "q", Site.ATTN_K: "k", Site.ATTN_V: "v"}
 LABEL_PITCH = 20  # pixels between nodes, from which their labels have room
+TOKEN_PITCH = 9  # and those of the tokens at the ends, which stand upright
+END_CHARS = 18  # of the tokens at an end together
+ANSWER_Y = 22
 
 
-@dataclass(frozen=True)
-class Readout:
-    """The end of the picture: two answer tokens, and what each final residual channel adds to first minus second."""
+def draw_circuit(picture: Picture, *, title: str, standalone: bool = False) -> str:
+    """SVG text of a picture: a <circle> per node, and a curve per edge in at most 2 · LEVELS paths.
 
-    answers: tuple[str, str]
-    weights: Mapping[int, float]  # residual channel → difference of the two unembedding rows
-
-
-def edge_weights(circuit: Circuit, state: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " n_edges"]]:
-    """Edge key → the weights of the circuit's edges, in their order, from a checkpoint's state dict."""
-    weights = {}
-    for key, ends in circuit.edges.items():
-        layer, kind = split_edge_key(key)
-        matrix = state[f"transformer.h.{layer}.{kind.weight}.weight"]
-        matrix = matrix[kind.rows(len(matrix))]
-        weights[key] = matrix[ends[:, 1], ends[:, 0]]
-    return weights
-
-
-def readout_weights(circuit: Circuit, state: Mapping[str, Tensor], answers: tuple[int, int]) -> dict[int, float]:
-    """Written residual channel → what it adds to the first answer's logit minus the second's, per normalised unit."""
-    first, second = (state["lm_head.weight"][token] for token in answers)
-    towards = ((first - second) * state["transformer.ln_f.weight"]).tolist()
-    written = {
-        int(index) for key, indices in circuit.nodes.items() if split_site_key(key)[1] in WRITES for index in indices
-    }
-    return {channel: towards[channel] for channel in sorted(written) if towards[channel] != 0}
-
-
-def draw_circuit(
-    circuit: Circuit,
-    weights: Mapping[str, Float[Tensor, " n_edges"]],
-    *,
-    title: str,
-    readout: Readout | None = None,
-    standalone: bool = False,
-) -> str:
-    """SVG text of the circuit: a <circle> per node, and a curve per edge in at most 2 · LEVELS paths.
-
-    ``weights`` are those of ``edge_weights``. ``standalone`` adds what a file of its own needs: namespace and style.
+    ``standalone`` adds what a file of its own needs: namespace and style.
     """
-    layout = lay_out(circuit)
+    labelled, roomy = picture["pitch"] >= LABEL_PITCH, picture["pitch"] >= TOKEN_PITCH
     return render(
         "circuit.svg.j2",
-        layout=layout,
+        picture=picture,
         title=title,
         standalone=standalone,
-        paths=_edge_paths(circuit, weights, layout),
-        residual=_residual_path(layout),
-        readout=_readout(layout, readout),
-        nodes=[_node(node, spot, layout) for node, spot in layout.spots.items()],
-        top=TOP,
+        rows=_rows(picture),
+        paths=_edge_paths(picture),
+        streams="".join(f"M{x} {top}V{bottom}" for _, x, top, bottom in picture["streams"] if bottom > top),
+        links=_links(picture),
+        nodes=list(_nodes(picture, labelled)),
+        tight=not labelled,
+        inputs=_inputs(picture) if roomy else [],
+        outputs=_outputs(picture, roomy),
     )
 
 
-def _edge_paths(circuit: Circuit, weights: Mapping[str, Tensor], layout: Layout) -> list[dict[str, Any]]:
+def _rows(picture: Picture) -> list[dict[str, Any]]:
+    """Labels and heights; the first row of a layer also names the layer."""
+    rows, before = [], None
+    for layer, label, y in picture["rows"]:
+        rows.append({"label": label, "y": y, "layer": layer if layer != before else None})
+        before = layer
+    return rows
+
+
+def _kinds(picture: Picture) -> list[str]:
+    """Each node's kind, which colours it: res, q, k, v or mlp."""
+    sites = [split_site_key(key)[1] for key in picture["sites"]]
+    kinds = ["res" if site in RESIDUAL_SITES else SHORT.get(site, "mlp") for site in sites]
+    return [kinds[site] for site in picture["nodes"]["site"]]
+
+
+def _nodes(picture: Picture, labelled: bool) -> Iterator[dict[str, Any]]:
+    nodes = picture["nodes"]
+    columns = (nodes[column] for column in ("index", "x", "y", "bias"))
+    for name, kind, index, x, y, bias in zip(node_names(picture), _kinds(picture), *columns, strict=True):
+        label = f"{kind if kind in 'qkv' else ''}{index}" if labelled else ""
+        sign = "" if not bias else "n" if bias < 0 else "p"
+        yield {"name": name, "kind": kind, "x": x, "y": y, "label": label, "bias": bias, "sign": sign}
+
+
+def _edge_paths(picture: Picture) -> list[dict[str, Any]]:
     """One path per sign and strength; strength is the weight's share of the largest in its kind of edge."""
+    nodes, edges = picture["nodes"], picture["edges"]
+    kinds = [nodes["site"][target] for target in edges["target"]]
+    names = [key.partition(".")[2] for key in picture["sites"]]
+    largest: dict[str, float] = {}
+    for kind, weight in zip(kinds, edges["weight"], strict=True):
+        largest[names[kind]] = max(largest.get(names[kind], 0), abs(weight))
     buckets: dict[tuple[str, int], list[str]] = {}
-    for key, ends in circuit.edges.items():
-        layer, kind = split_edge_key(key)
-        largest = max((float(weight.abs().max()) for other, weight in weights.items() if _same(other, key)), default=0)
-        start, end = f"{layer}.{kind.source.value}", f"{layer}.{kind.target.value}"
-        for (source, target), weight in zip(ends.tolist(), weights[key].tolist(), strict=True):
-            level = min(int(LEVELS * abs(weight) / largest), LEVELS - 1) if largest else 0
-            curve = _curve(layout.spots[start, source], layout.spots[end, target])
-            buckets.setdefault(("n" if weight < 0 else "p", level), []).append(curve)
+    for kind, source, target, weight in zip(kinds, edges["source"], edges["target"], edges["weight"], strict=True):
+        curve = _curve(nodes["x"][source], nodes["y"][source], nodes["x"][target], nodes["y"][target])
+        buckets.setdefault((_sign(weight), _level(weight, largest[names[kind]])), []).append(curve)
     return [{"sign": sign, "level": level, "d": "".join(buckets[sign, level])} for sign, level in sorted(buckets)]
 
 
-def _same(key: str, other: str) -> bool:
-    """Whether two edge keys with edges are of one kind, in whatever layers."""
-    return key.partition(".")[2] == other.partition(".")[2]
+def _sign(weight: float) -> str:
+    return "n" if weight < 0 else "p"
 
 
-def _curve(start: tuple[float, float], end: tuple[float, float]) -> str:
-    x, y = round(start[0]), round(start[1])
-    dx, dy = round(end[0]) - x, round(end[1]) - y
+def _level(weight: float, largest: float) -> int:
+    return min(int(LEVELS * abs(weight) / largest), LEVELS - 1) if largest else 0
+
+
+def _curve(x: int, y: int, to_x: int, to_y: int) -> str:
+    dx, dy = to_x - x, to_y - y
     return f"M{x} {y}c0 {dy // 2} {dx} {dy - dy // 2} {dx} {dy}".replace(" -", "-")
 
 
-def _residual_path(layout: Layout) -> str:
-    """The vertical lines: each channel from its first to its last kept node."""
-    heights: dict[int, list[float]] = {}
-    for (key, index), (_, y) in layout.spots.items():
-        if split_site_key(key)[1] in RESIDUAL_SITES:
-            heights.setdefault(index, []).append(y)
-    spans = [(layout.channels[channel], min(ys), max(ys)) for channel, ys in heights.items()]
-    return "".join(f"M{round(x)} {round(low)}V{round(high)}" for x, low, high in spans if high > low)
+def _links(picture: Picture) -> str:
+    """Arcs below the row, from a query channel to the key channel that it is multiplied with."""
+    nodes = picture["nodes"]
+    arcs = []
+    for query, key in picture["links"]:
+        x, y, dx = nodes["x"][query], nodes["y"][query], nodes["x"][key] - nodes["x"][query]
+        arcs.append(f"M{x} {y}q{dx // 2} {min(10 + abs(dx) // 4, 22)} {dx} 0")
+    return "".join(arcs)
 
 
-def _readout(layout: Layout, readout: Readout | None) -> dict[str, Any] | None:
-    """Lines from the last write of each channel to the answers, thick where they weigh much."""
-    if readout is None:
-        return None
-    x = layout.width / 2
-    largest = max((abs(weight) for weight in readout.weights.values()), default=1.0)
-    last = {
-        index: min(y for (key, i), (_, y) in layout.spots.items() if i == index and split_site_key(key)[1] in WRITES)
-        for index in readout.weights
-    }
-    lines = [
-        {
-            "sign": "n" if weight < 0 else "p",
-            "level": min(int(LEVELS * abs(weight) / largest), LEVELS - 1),
-            "d": f"M{round(layout.channels[index])} {round(last[index])}V{TOP + 18}L{round(x)} {TOP - 18}",
-        }
-        for index, weight in readout.weights.items()
+def _written(picture: Picture, tokens: Sequence[Sequence[Any]]) -> str:
+    """As many of the tokens as have room, at least one."""
+    texts = [visible(picture["tokens"][token]).replace(" ", "␣") for token, _ in tokens]
+    while len(texts) > 1 and len(" · ".join(texts)) > END_CHARS:
+        texts.pop()
+    return " · ".join(texts)
+
+
+def _inputs(picture: Picture) -> list[dict[str, Any]]:
+    """The tokens under each channel that is read."""
+    bottom = picture["rows"][0][2] + 34 if picture["rows"] else 0
+    return [
+        {"x": x, "y": bottom, "d": f"M{x} {y}V{bottom - 6}", "text": _written(picture, tokens)}
+        for _, x, y, tokens in picture["inputs"]
+        if tokens
     ]
-    return {"x": round(x), "y": TOP - 26, "first": readout.answers[0], "second": readout.answers[1], "lines": lines}
 
 
-def _node(node: NodeId, spot: tuple[float, float], layout: Layout) -> dict[str, Any]:
-    key, index = node
-    site = split_site_key(key)[1]
-    kind = "res" if site in RESIDUAL_SITES else SHORT.get(site, "mlp")
-    label = f"{SHORT.get(site, '')}{index}" if layout.pitch >= LABEL_PITCH else ""
-    return {"x": round(spot[0]), "y": round(spot[1]), "kind": kind, "label": label, "name": f"{key}.{index}"}
+def _outputs(picture: Picture, roomy: bool) -> dict[str, Any] | None:
+    """Lines from the last write of each channel to the two answers, thick where they weigh much, or its tokens."""
+    outputs = picture["outputs"]
+    if not outputs["ends"]:
+        return None
+    top = picture["rows"][-1][2] - 34
+    if outputs["answers"] is None:
+        texts = [{"x": x, "y": top, "text": _written(picture, tokens)} for _, x, _, tokens in outputs["ends"] if tokens]
+        return {"answers": None, "lines": _plain_lines(outputs["ends"], top), "texts": texts if roomy else []}
+    middle = picture["width"] // 2
+    answers = [visible(picture["tokens"][token]) for token in outputs["answers"]]
+    lines = list(_readout_lines(outputs["ends"], top, middle))
+    return {"answers": answers, "x": middle, "y": ANSWER_Y, "lines": lines, "texts": []}
+
+
+def _plain_lines(ends: Sequence[Sequence[Any]], top: int) -> list[Mapping[str, Any]]:
+    return [{"sign": "", "level": 0, "d": "".join(f"M{x} {y}V{top + 6}" for _, x, y, _ in ends)}]
+
+
+def _readout_lines(ends: Sequence[Sequence[Any]], top: int, middle: int) -> Iterator[Mapping[str, Any]]:
+    largest = max(abs(weight) for *_, weight in ends)
+    for _, x, y, weight in ends:
+        path = f"M{x} {y}V{top}L{middle} {ANSWER_Y + 8}"
+        yield {"sign": _sign(weight), "level": _level(weight, largest), "d": path}

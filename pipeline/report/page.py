@@ -1,4 +1,4 @@
-"""results/index.html: the whole study on one page that needs nothing else, from the summary and its drawings.
+"""results/index.html: the whole study in one file that needs nothing else: the study, a page a model, one a circuit.
 
 No number is made here that is not in the summary; this module only chooses what stands where.
 """
@@ -6,13 +6,23 @@ No number is made here that is not in the summary; this module only chooses what
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from pipeline.report.charts import charts
 from pipeline.report.figures import inline
+from pipeline.report.numbers import Numbers
+from pipeline.report.packed import chart_library, pack, pack_json, within_budget
 from pipeline.report.templating import render
 from pipeline.report.validation import lines_of
+
+WEB = Path(__file__).parent / "web"
+FIRST, LAST = ("elements.js", "packed.js"), "app.js"  # what the other scripts, between these, are made of
+MOST_BYTES = 8_000_000  # of the page; results/ is committed, and a browser has to open it
+TITLE = "Sparse circuits"
 
 
 @dataclass(frozen=True)
@@ -27,8 +37,10 @@ class Example:
 class PageParts:
     """What the page shows besides the summary."""
 
-    figures: Mapping[str, str]  # name → SVG file text
-    drawings: Mapping[tuple[str, str], str]  # (model, task) → SVG element
+    prediction: str  # SVG file text
+    histories: Mapping[str, Sequence[Mapping[str, Any]]]  # model → lines of its training history
+    bundles: Mapping[tuple[str, str], str]  # (model, task) → packed bundle, of every circuit
+    explained: Mapping[str, str]  # model → packed, what the explanations of its circuits have in common
     examples: Mapping[str, Sequence[Example]]  # task → pairs
     decides: Mapping[str, str]  # task → what decides the answer
     statistics: Mapping[str, Any]  # the tokenise stage's stats.json
@@ -37,25 +49,118 @@ class PageParts:
 
 def build_page(summary: Mapping[str, Any], parts: PageParts) -> str:
     """HTML text of the report."""
-    models, tasks = summary["models"], task_names(summary)
+    specs = charts(summary, parts.histories)
+    common = {"numbers": Numbers(summary), "validation": summary["validation"], "charts": specs}
+    common |= {"lines_of": lines_of, "outcome": outcome}
+    articles = [study(summary, parts, common)]
+    for model in summary["models"]:
+        articles.append(render("model.html.j2", model=model, targets=targets(model), **common))
+    pages = {
+        (model["name"], name): pack(circuit_text(summary, model, name, parts, common))
+        for model in summary["models"]
+        for name in model["tasks"]
+    }
+    whole = partial(
+        shell, "\n".join(articles), title=TITLE, first="frontier", specs=specs, pages=pages, explained=parts.explained
+    )
+    bundles = within_budget(parts.bundles, MOST_BYTES - len(whole(bundles={}, left_out=list(parts.bundles)).encode()))
+    return whole(bundles=bundles, left_out=[key for key in parts.bundles if key not in bundles])
+
+
+def build_circuit_page(bundle: Mapping[str, Any], *, title: str, body: str = "") -> str:
+    """HTML text of one circuit's page alone, in the same shell; ``body``: HTML to stand above the drawing."""
+    model, task = bundle["model"], bundle["task"]
+    article = render("alone.html.j2", model=model, task=task, title=title, body=body, row=bundle["row"])
+    bundles = {(model, task): pack_json(bundle)}
+    return shell(article, title=title, first="drawing", specs={}, pages={}, explained={}, bundles=bundles, left_out=[])
+
+
+def shell(
+    body: str,
+    *,
+    title: str,
+    first: str,
+    specs: Mapping[str, Any],
+    pages: Mapping[tuple[str, str], str],
+    explained: Mapping[str, str],
+    bundles: Mapping[tuple[str, str], str],
+    left_out: Sequence[tuple[str, str]],
+) -> str:
+    """A whole document around its articles: style, scripts, charts, and what is packed: circuits' pages and bundles."""
     return render(
         "index.html.j2",
+        title=title,
+        first=first,
+        body=body,
+        left_out=left_out,
+        most_bytes=MOST_BYTES,
+        charts=specs,
+        library=chart_library() if specs else "",
+        pages=pages,
+        explained=explained,
+        bundles=bundles,
+        style=style(),
+        scripts=list(scripts()),
+    )
+
+
+def style() -> str:
+    """All style sheets, the page's own palette first."""
+    own = (Path(__file__).parent / "templates" / "page.css").read_text(encoding="utf-8")
+    return own + "".join(path.read_text(encoding="utf-8") for path in sorted(WEB.glob("*.css")))
+
+
+def scripts() -> Iterator[str]:
+    """The scripts, in the order in which they run."""
+    between = sorted(path.name for path in WEB.glob("*.js") if path.name not in (*FIRST, LAST))
+    for name in (*FIRST, *between, LAST):
+        yield (WEB / name).read_text(encoding="utf-8")
+
+
+def study(summary: Mapping[str, Any], parts: PageParts, common: Mapping[str, Any]) -> str:
+    """HTML of the study's own article."""
+    models, tasks = summary["models"], task_names(summary)
+    return render(
+        "study.html.j2",
         summary=summary,
         models=models,
-        tasks=tasks,
         frontier=summary["frontier"],
         baselines=summary["baselines"],
         headline=headline(summary, parts.statistics),
-        figures={name: inline(svg, name) for name, svg in parts.figures.items()},
+        prediction=inline(parts.prediction, "prediction"),
         matrix=[{"task": task, "cells": [_cell(model, task, models) for model in models]} for task in tasks],
-        circuits=[_circuits_of(task, models, parts) for task in tasks],
+        curve_tasks=[task for task in tasks if any(_has_curve(model["tasks"].get(task)) for model in models)],
         statistics=parts.statistics,
         provenance=summary["provenance"],
-        validation=summary["validation"],
         predicts=parts.predicts,
-        lines_of=lines_of,
-        outcome=outcome,
+        **common,
     )
+
+
+def circuit_text(
+    summary: Mapping[str, Any], model: Mapping[str, Any], name: str, parts: PageParts, common: Mapping[str, Any]
+) -> str:
+    """HTML of what stands in one circuit's article, with links to the same task's circuits in other models."""
+    others = [other for other in summary["models"] if other is not model and name in other["tasks"]]
+    return render(
+        "circuit.html.j2",
+        model=model,
+        name=name,
+        task=model["tasks"][name],
+        others=[other for other in others if other["tasks"][name]["n_edges"] is not None],
+        examples=parts.examples.get(name, ()),
+        decides=parts.decides.get(name),
+        **common,
+    )
+
+
+def targets(model: Mapping[str, Any]) -> list[float]:
+    """All target losses of a model's circuits, the loosest first."""
+    return sorted({point["target_loss"] for task in model["tasks"].values() for point in task["curve"]}, reverse=True)
+
+
+def _has_curve(task: Mapping[str, Any] | None) -> bool:
+    return bool(task and task["solved"] and task["curve"])
 
 
 def outcome(test: Mapping[str, Any]) -> str:
@@ -101,27 +206,8 @@ def _cell(model: Mapping[str, Any], name: str, models: Sequence[Mapping[str, Any
     if not task["expressible"]:
         return {"state": "not expressible", "reason": task["reason"]}
     if not task["solved"]:
-        return {"state": "not solved", "loss": task["unpruned_loss"]}
+        return {"state": "not solved"}
     sizes = [t["n_edges"] for m in models for t in m["tasks"].values() if t["solved"]]
     low, high = (math.log(max(size, 1)) for size in (min(sizes), max(sizes)))
     heat = (math.log(max(task["n_edges"], 1)) - low) / (high - low) if high > low else 0.0
-    return {"state": "solved", "edges": task["n_edges"], "heat": round(heat, 2)}
-
-
-def _circuits_of(name: str, models: Sequence[Mapping[str, Any]], parts: PageParts) -> dict[str, Any]:
-    """One task's section: its example pairs and every model's circuit for it, smallest first."""
-    found = [
-        {"model": model, "task": model["tasks"][name], "drawing": parts.drawings.get((model["name"], name))}
-        for model in models
-        if name in model["tasks"] and model["tasks"][name]["n_edges"] is not None
-    ]
-    found.sort(key=lambda entry: entry["task"]["n_edges"])
-    solved = [entry["task"]["n_edges"] for entry in found if entry["task"]["solved"]]
-    return {
-        "task": name,
-        "decides": parts.decides.get(name),
-        "examples": parts.examples.get(name, ()),
-        "entries": found,
-        "smallest": min(solved, default=None),
-        "n_solved": len(solved),
-    }
+    return {"state": "solved", "heat": round(heat, 2), "tested": bool(task["n_nodes"] and task["validation"])}

@@ -11,6 +11,7 @@ FRONTIER_COLUMNS = (
     "name", "kind", "n_layer", "d_model", "n_params", "l0", "val_loss_nats", "n_solved", "geomean_edges",
 )  # fmt: skip
 METRICS = ("val_loss_nats", "n_solved", "geomean_edges", "geomean_edges_discretised")  # of a model
+DIGITS = 4  # of a metric: what two runs differ by is read at a glance; the summary has all
 CURVE_COLUMNS = ("target_loss", "n_nodes", "n_edges", "loss")
 
 
@@ -33,22 +34,30 @@ def curves_csv(summary: Mapping[str, Any]) -> str:
 
 
 def metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``dvc metrics show`` and ``diff`` print: the ratios, and a few numbers a model."""
+    """What ``dvc metrics show`` and ``diff`` print, to DIGITS significant digits: the ratios, a few numbers a model."""
     frontier = summary["frontier"]
     low, high = frontier["interval"] or (None, None)
-    return {
+    found = {
         "ratio_dense_to_sparse_edges": frontier["ratio_dense_to_sparse_edges_at_matched_loss"],
         "ratio_low": low,
         "ratio_high": high,
         "n_tasks_compared": len(frontier["tasks_compared"]),
         "ratio_discretised_to_minimised_edges": summary["minimisation"]["ratio_discretised_to_minimised"],
         "ratio_baseline_to_learned_edges": {
-            name: found["ratio"] for name, found in summary["baselines"]["overall"].items()
+            name: overall["ratio"] for name, overall in summary["baselines"]["overall"].items()
         },
         "n_within_test_margin": sum(model["test_loss"]["n_within"] for model in summary["models"]),
         "n_tested": sum(model["test_loss"]["n_tested"] for model in summary["models"]),
         "models": {model["name"]: {key: model[key] for key in METRICS} for model in summary["models"]},
     }
+    return {key: _rounded(value) for key, value in found.items()}
+
+
+def _rounded(value: Any) -> Any:
+    """A number, or all in a dictionary, to DIGITS significant digits; counts and null as they are."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

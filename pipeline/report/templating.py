@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import lru_cache
 from typing import Any
@@ -42,9 +43,20 @@ def visible(text: str) -> str:
     return text.replace("\r", "␍").replace("\t", "⇥").replace("\n", "⏎")
 
 
+def breakable(name: str) -> Markup:
+    """HTML of a name that may be broken after its underscores."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
 def code(text: str) -> Markup:
     """HTML of a sentence in which `backticks` mark code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def script_json(value: Any) -> Markup:
+    """JSON that can stand inside a script element, whatever texts are in it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))
 
 
 @lru_cache(maxsize=1)
@@ -64,6 +76,8 @@ def _environment() -> Environment:
         "words": words,
         "visible": visible,
         "code": code,
+        "breakable": breakable,
+        "script_json": script_json,
     }
     return environment
 

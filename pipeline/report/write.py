@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.artifacts import read_json, whole_folder, write_json
@@ -15,19 +14,24 @@ from pipeline.config import Params
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks import Pair, TaskSet, find_task
 from pipeline.data.tasks import task_names as registered_tasks
+from pipeline.data.tokenizer import Tokenizer
 from pipeline.model.checkpoint import load_model
+from pipeline.model.transformer import Transformer
 from pipeline.report import figures
-from pipeline.report.drawing import Readout, draw_circuit, edge_weights, readout_weights
-from pipeline.report.inputs import ModelArtifacts, ModelRecord, read_record
+from pipeline.report.bundle import circuit_bundle, token_texts
+from pipeline.report.drawing import draw_circuit
+from pipeline.report.inputs import ModelArtifacts, ModelRecord, read_explanation, read_record
 from pipeline.report.necessity_figure import necessity_svg
+from pipeline.report.packed import pack_json
 from pipeline.report.page import Example, PageParts, build_page, task_names
+from pipeline.report.picture import picture_of
 from pipeline.report.prediction_figure import prediction_svg
+from pipeline.report.shared import common_part, own_part
 from pipeline.report.summary import summarise
 from pipeline.report.tables import curves_csv, frontier_csv, metrics
 from pipeline.report.verdicts import Asked
 
 NOT_PREDICTED = {"tests": [{"says": "no model has a circuit for bracket_counting"}]}
-DRAWING_BYTES = 4_500_000  # all drawings of the page together; results/ is committed, so it stays small
 
 
 class PairSource(Protocol):
@@ -58,6 +62,7 @@ def write_report(
     return assemble(
         models,
         task_set=TaskSet.load(tasks),
+        texts=token_texts(Tokenizer.load(tokens)),
         statistics=statistics,
         params=params,
         margin=margin,
@@ -70,13 +75,14 @@ def assemble(
     models: Mapping[str, ModelArtifacts],
     *,
     task_set: PairSource,
+    texts: Sequence[str],
     statistics: Mapping[str, Any],
     params: Params,
     margin: float,
     provenance: Mapping[str, Any],
     folder: Path,
 ) -> dict[str, Any]:
-    """``write_report`` with the tasks and the token statistics already read."""
+    """``write_report`` with the tasks, the tokens' texts and their statistics already read."""
     records = [read_record(files) for files in models.values()]
     summary = summarise(
         records,
@@ -91,10 +97,19 @@ def assemble(
     plots = _plot_all(summary, records, predicted[1] if predicted else NOT_PREDICTED)
     examples = {name: _examples(task_set, name, params.report.example_pairs) for name in task_names(summary)}
     decides = {name: find_task(name).decides for name in task_names(summary) if name in registered_tasks()}
+    explanations = {name: read_explanation(files) for name, files in models.items()}
     with whole_folder(folder) as partial:
-        drawings = dict(_draw_all(summary, models, task_set, partial / "circuits"))
-        shown = predicted and predicted[0]
-        parts = PageParts(plots, within_budget(drawings, DRAWING_BYTES), examples, decides, statistics, shown)
+        parts = PageParts(
+            prediction=plots["prediction"],
+            histories={record.name: record.history for record in records},
+            bundles=dict(_pack_all(summary, models, explanations, task_set, texts)),
+            explained={name: pack_json(common_part(found)) for name, found in explanations.items() if found},
+            examples=examples,
+            decides=decides,
+            statistics=statistics,
+            predicts=predicted and predicted[0],
+        )
+        _draw_smallest(summary, models, task_set, texts, partial / "circuits")
         (partial / "index.html").write_text(build_page(summary, parts), encoding="utf-8")
         for name, svg in plots.items():
             (partial / f"{name}.svg").write_text(svg, encoding="utf-8")
@@ -130,17 +145,6 @@ def prediction_of(records: Sequence[ModelRecord]) -> tuple[str, Mapping[str, Any
     return max(found, key=lambda of: of[1]["gain"]["mean"], default=None)
 
 
-def within_budget(drawings: Mapping[tuple[str, str], str], budget: int) -> dict[tuple[str, str], str]:
-    """As many drawings as fit into ``budget`` bytes, the smallest first."""
-    kept: dict[tuple[str, str], str] = {}
-    for key, svg in sorted(drawings.items(), key=lambda item: (len(item[1]), item[0])):
-        budget -= len(svg.encode())
-        if budget < 0:
-            break
-        kept[key] = svg
-    return kept
-
-
 def smallest_circuits(summary: Mapping[str, Any]) -> dict[str, str]:
     """Task → the model whose circuit for it has the fewest edges, for tasks that are solved."""
     best: dict[str, tuple[int, str]] = {}
@@ -151,43 +155,45 @@ def smallest_circuits(summary: Mapping[str, Any]) -> dict[str, str]:
     return {name: model for name, (_, model) in best.items()}
 
 
-def _draw_all(
-    summary: Mapping[str, Any], files: Mapping[str, ModelArtifacts], task_set: PairSource, folder: Path
+def _pack_all(
+    summary: Mapping[str, Any],
+    files: Mapping[str, ModelArtifacts],
+    explanations: Mapping[str, Mapping[str, Any] | None],
+    task_set: PairSource,
+    texts: Sequence[str],
 ) -> Iterator[tuple[tuple[str, str], str]]:
-    """((model, task), SVG element) of every circuit; writes the smallest of each task as a file of its own."""
-    smallest = smallest_circuits(summary)
-    for model in tqdm(summary["models"], desc="draw circuits"):
-        place = files[model["name"]]
-        state = load_model(place.model).state_dict()
-        for name, task in model["tasks"].items():
-            if task["n_edges"] is None:
-                continue
-            circuit = Circuit.load(place.circuits / name)
-            alone = smallest.get(name) == model["name"]
-            yield (model["name"], name), drawn(circuit, state, task_set, model["name"], name)
-            if alone:
-                path = folder / model["name"] / f"{name}.svg"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(drawn(circuit, state, task_set, model["name"], name, standalone=True), encoding="utf-8")
+    """((model, task), packed bundle) of every circuit that has a node."""
+    for row in tqdm(summary["models"], desc="pages of circuits"):
+        place = files[row["name"]]
+        model = load_model(place.model)
+        for name, task in row["tasks"].items():
+            if task["n_nodes"]:
+                circuit, batch = Circuit.load(place.circuits / name), task_set.batch(name, "test")
+                facts: dict[str, Any] = {"task": name, "model_row": row, "row": task, "batch": batch, "texts": texts}
+                bundle = circuit_bundle(circuit, model, explanation=None, **facts)
+                yield (row["name"], name), pack_json(own_part(bundle, explanations[row["name"]]))
 
 
-def drawn(
-    circuit: Circuit, state: Mapping[str, Tensor], task_set: PairSource, model: str, task: str, standalone: bool = False
-) -> str:
-    """The circuit as SVG, with its size in the title and, where a task has two, its answers at the end."""
-    title = f"{task} in {model}: {circuit.n_nodes} nodes, {circuit.n_edges} edges"
-    readout = _readout(circuit, state, task_set, task)
-    return draw_circuit(circuit, edge_weights(circuit, state), title=title, readout=readout, standalone=standalone)
+def _draw_smallest(
+    summary: Mapping[str, Any],
+    files: Mapping[str, ModelArtifacts],
+    task_set: PairSource,
+    texts: Sequence[str],
+    folder: Path,
+) -> None:
+    """Writes the smallest circuit of each task as an SVG file."""
+    for name, model in smallest_circuits(summary).items():
+        place = files[model]
+        circuit, batch = Circuit.load(place.circuits / name), task_set.batch(name, "test")
+        path = folder / model / f"{name}.svg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(drawn(circuit, load_model(place.model), batch, texts, f"{name} in {model}"), encoding="utf-8")
 
 
-def _readout(circuit: Circuit, state: Mapping[str, Tensor], task_set: PairSource, task: str) -> Readout | None:
-    """The two answers at the picture's end, where all pairs of the task have the same two."""
-    answers = task_set.batch(task, "test").answers
-    first, second = answers[0].tolist()
-    if {tuple(row) for row in answers.tolist()} != {(first, second), (second, first)}:
-        return None
-    pair = task_set.examples(task, 1)[0]
-    return Readout((pair.a.answer, pair.b.answer), readout_weights(circuit, state, (first, second)))
+def drawn(circuit: Circuit, model: Transformer, batch: PairBatch, texts: Sequence[str], name: str) -> str:
+    """The circuit as an SVG file's text, with its size in the title; ``batch``: pairs of its task."""
+    title = f"{name}: {circuit.n_nodes} nodes, {circuit.n_edges} edges"
+    return draw_circuit(picture_of(circuit, model, batch, texts), title=title, standalone=True)
 
 
 def _examples(task_set: PairSource, name: str, n: int) -> list[Example]:

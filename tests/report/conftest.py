@@ -32,6 +32,9 @@ class Pair:
     b: Side
 
 
+TEXTS = [f"t{token}" for token in range(24)]  # of the tiny models' tokens
+
+
 class FakeTasks:
     """Two prompts per task, always with answers 1 and 2."""
 
@@ -183,6 +186,12 @@ def validation_entry(passed: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def no_chart_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page without Vega in it, whose bundling takes seconds; the browser's tests have it."""
+    monkeypatch.setattr("pipeline.report.page.chart_library", lambda: "")
+
+
 @pytest.fixture
 def task_source() -> FakeTasks:
     return FakeTasks()
@@ -204,29 +213,40 @@ def make_model(tmp_path: Path, tiny_model: Callable[..., Transformer]) -> MakeMo
     def make(
         name: str, kind: str, val_loss: float, tasks: dict[str, tuple[float | None, float | None]], **changes: Any
     ) -> ModelArtifacts:
-        model = tiny_model(**changes)
-        files = ModelArtifacts.of(Workspace(tmp_path), name)
-        files.model.mkdir(parents=True)
-        save_model(model, files.model, {})
-        identity = model_hash(files.model)
-        write_json(files.model / "summary.json", model_summary(name, kind, val_loss, model) | {"model_hash": identity})
-        write_history(files.model / "history.jsonl", val_loss)
-        pruned, ablated, validated = {}, {}, {}
-        for seed, (task, (loss, share)) in enumerate(tasks.items()):
-            circuit = None if share is None else random_circuit(model, share, seed)
-            pruned[task] = task_entry(circuit, loss)
-            if circuit is not None and loss is not None:
-                circuit.save(files.circuits / task)
-                ablated[task] = ablation_entry(loss)
-                validated[task] = validation_entry(passed=seed % 2 == 0)
-        write_json(files.circuits / "summary.json", {"model": name, "model_hash": identity, "tasks": pruned})
-        write_json(files.ablations, {"model": name, "model_hash": identity, "tasks": ablated})
-        kurtosis = {"mean": 7.5, "interval": [7.0, 8.0], "n": 64}
-        found = {"model": name, "model_hash": identity, "residual_kurtosis": kurtosis, "tasks": validated}
-        write_json(files.validations, found)
-        return files
+        return write_model(tmp_path, tiny_model(**changes), name, kind, val_loss, tasks)
 
     return make
+
+
+def write_model(
+    folder: Path,
+    model: Transformer,
+    name: str,
+    kind: str,
+    val_loss: float,
+    tasks: dict[str, tuple[float | None, float | None]],
+) -> ModelArtifacts:
+    """What the stages would leave of one model, written into ``folder``."""
+    files = ModelArtifacts.of(Workspace(folder), name)
+    files.model.mkdir(parents=True)
+    save_model(model, files.model, {})
+    identity = model_hash(files.model)
+    write_json(files.model / "summary.json", model_summary(name, kind, val_loss, model) | {"model_hash": identity})
+    write_history(files.model / "history.jsonl", val_loss)
+    pruned, ablated, validated = {}, {}, {}
+    for seed, (task, (loss, share)) in enumerate(tasks.items()):
+        circuit = None if share is None else random_circuit(model, share, seed)
+        pruned[task] = task_entry(circuit, loss)
+        if circuit is not None and loss is not None:
+            circuit.save(files.circuits / task)
+            ablated[task] = ablation_entry(loss)
+            validated[task] = validation_entry(passed=seed % 2 == 0)
+    write_json(files.circuits / "summary.json", {"model": name, "model_hash": identity, "tasks": pruned})
+    write_json(files.ablations, {"model": name, "model_hash": identity, "tasks": ablated})
+    kurtosis = {"mean": 7.5, "interval": [7.0, 8.0], "n": 64}
+    found = {"model": name, "model_hash": identity, "residual_kurtosis": kurtosis, "tasks": validated}
+    write_json(files.validations, found)
+    return files
 
 
 def model_summary(name: str, kind: str, val_loss: float, model: Transformer) -> dict[str, Any]:

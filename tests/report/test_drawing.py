@@ -1,44 +1,49 @@
-"""A drawing shows exactly the nodes and edges of its circuit, where they belong."""
+"""A drawing shows exactly the nodes and edges of its circuit, where they belong, and what stands at both ends."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from xml.etree import ElementTree
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.circuit import Circuit
+from pipeline.data.pairs import PairBatch
 from pipeline.model.transformer import Transformer
-from pipeline.report.drawing import Readout, draw_circuit, edge_weights, readout_weights
-from pipeline.report.layout import lay_out, spread
+from pipeline.report.drawing import draw_circuit
+from pipeline.report.picture import Picture, edge_weights, picture_of, readout_weights
+
+TEXTS = [f"t{token}" for token in range(24)]
+TEXTS[1:4] = ["]\n", "]]\n", "a <b>"]
+BATCH = PairBatch(torch.tensor([[5, 6, 7], [5, 6, 8]]), torch.tensor([2, 2]), torch.tensor([[1, 2], [2, 1]]))
+NODES = {"0.attn_in": [5], "0.attn_q": [3], "0.attn_k": [3], "0.attn_v": [2], "0.attn_out": [5], "0.mlp_in": [5],
+         "0.mlp_neuron": [9], "0.mlp_out": [7]}  # fmt: skip
+EDGES = {"0.attn_in->attn_q": [[5, 3]], "0.attn_in->attn_k": [[5, 3]], "0.attn_in->attn_v": [[5, 2]],
+         "0.attn_v->attn_out": [[2, 5]], "0.mlp_in->mlp_neuron": [[5, 9]], "0.mlp_neuron->mlp_out": [[9, 7]]}  # fmt: skip
+
+
+def circuit_of(nodes: dict[str, list[int]], edges: dict[str, list[list[int]]]) -> Circuit:
+    means = {key: torch.zeros(64) for key in nodes}
+    found = {key: torch.tensor(pairs).view(-1, 2) for key, pairs in edges.items()}
+    return Circuit({key: torch.tensor(indices) for key, indices in nodes.items()}, found, means, {})
 
 
 @pytest.fixture
 def circuit() -> Circuit:
-    """Channel 5 is read by two heads' channels and written by one; a neuron reads it and writes channel 7."""
-    nodes = {"0.attn_in": [5], "0.attn_k": [3], "0.attn_v": [2], "0.attn_out": [5], "0.mlp_in": [5],
-             "0.mlp_neuron": [9], "0.mlp_out": [7]}  # fmt: skip
-    edges = {"0.attn_in->attn_k": [[5, 3]], "0.attn_in->attn_v": [[5, 2]], "0.attn_v->attn_out": [[2, 5]],
-             "0.mlp_in->mlp_neuron": [[5, 9]], "0.mlp_neuron->mlp_out": [[9, 7]]}  # fmt: skip
-    return Circuit(
-        nodes={key: torch.tensor(value) for key, value in nodes.items()},
-        edges={key: torch.tensor(value) for key, value in edges.items()},
-        means={},
-        order={},
-    )
+    """Channel 5 is read by three channels of a head and written by one; a neuron reads it and writes channel 7."""
+    return circuit_of(NODES, EDGES)
 
 
-WEIGHTS = {
-    "0.attn_in->attn_k": torch.tensor([-1.0]),
-    "0.attn_in->attn_v": torch.tensor([0.5]),
-    "0.attn_v->attn_out": torch.tensor([2.0]),
-    "0.mlp_in->mlp_neuron": torch.tensor([0.1]),
-    "0.mlp_neuron->mlp_out": torch.tensor([-0.3]),
-}
+@pytest.fixture
+def model(tiny_model: Callable[..., Transformer]) -> Transformer:
+    return tiny_model()
+
+
+@pytest.fixture
+def picture(circuit: Circuit, model: Transformer) -> Picture:
+    return picture_of(circuit, model, BATCH, TEXTS)
 
 
 def edge_segments(svg: str, sign: str) -> int:
@@ -46,80 +51,136 @@ def edge_segments(svg: str, sign: str) -> int:
     return sum(path.count("M") for path in paths)
 
 
-def test_a_drawing_has_one_disc_per_node_and_one_curve_per_edge_of_its_sign(circuit: Circuit) -> None:
-    svg = draw_circuit(circuit, WEIGHTS, title="t", standalone=True)
-    assert svg.count("<circle ") == circuit.n_nodes == 7
-    assert (edge_segments(svg, "p"), edge_segments(svg, "n")) == (3, 2)
-    names = re.findall(r"<title>(\d\.[^<]+)</title>", svg)
+def spot(picture: Picture, key: str, index: int) -> tuple[int, int]:
+    """Where the picture has a node."""
+    n = list(zip(picture["nodes"]["site"], picture["nodes"]["index"], strict=True))
+    number = n.index((picture["sites"].index(key), index))
+    return picture["nodes"]["x"][number], picture["nodes"]["y"][number]
+
+
+def test_a_drawing_has_one_disc_per_node_and_one_curve_per_edge_of_its_sign(
+    circuit: Circuit, model: Transformer, picture: Picture
+) -> None:
+    svg = draw_circuit(picture, title="t", standalone=True)
+    weights = torch.cat(list(edge_weights(circuit, model.state_dict()).values()))
+    assert svg.count("<circle ") == circuit.n_nodes == 8
+    assert edge_segments(svg, "p") == int((weights > 0).sum())
+    assert edge_segments(svg, "n") == int((weights < 0).sum())
+    names = re.findall(r"<title>(\d\.[^<,]+)[^<]*</title>", svg)
     assert sorted(names) == sorted(f"{key}.{int(i)}" for key, indices in circuit.nodes.items() for i in indices)
 
 
-def test_only_the_circuits_edges_are_drawn_and_nodes_without_edges_are_discs(circuit: Circuit) -> None:
+def test_only_the_circuits_edges_are_drawn_and_nodes_without_edges_are_discs(model: Transformer) -> None:
     """An edge that was minimised away between two kept nodes leaves no curve, its nodes stay."""
-    kept = {key: circuit.edges[key] for key in ("0.mlp_in->mlp_neuron", "0.mlp_neuron->mlp_out")}
-    nodes = dict(circuit.nodes) | {"0.mlp_out": torch.tensor([3, 7])}
-    less = Circuit(nodes, kept, {}, {})
-    svg = draw_circuit(
-        less, {key: WEIGHTS[key] for key in kept}, title="t", readout=Readout(("a", "b"), {3: 1.0, 7: 0.5})
-    )
-    assert svg.count("<circle ") == less.n_nodes == 8
-    assert (edge_segments(svg, "p"), edge_segments(svg, "n")) == (1, 1)
-    spots = lay_out(less).spots
-    assert len({spots[key, int(i)] for key, indices in nodes.items() for i in indices}) == 8  # none hides another
-    constants = Circuit({"1.mlp_out": torch.tensor([2])}, {}, {}, {})
-    assert draw_circuit(constants, {}, title="t").count("<circle ") == 1
+    kept = {key: EDGES[key] for key in ("0.mlp_in->mlp_neuron", "0.mlp_neuron->mlp_out")}
+    less = circuit_of(NODES | {"0.mlp_out": [3, 7]}, kept)
+    picture = picture_of(less, model, BATCH, TEXTS)
+    svg = draw_circuit(picture, title="t")
+    assert svg.count("<circle ") == less.n_nodes == 9
+    assert edge_segments(svg, "p") + edge_segments(svg, "n") == 2
+    assert len(set(zip(picture["nodes"]["x"], picture["nodes"]["y"], strict=True))) == 9  # none hides another
 
 
-def test_a_standalone_drawing_is_well_formed_xml_without_outside_references(circuit: Circuit) -> None:
-    svg = draw_circuit(circuit, WEIGHTS, title='a < b & "c"', standalone=True)
+def test_nothing_and_a_constant_can_be_drawn(model: Transformer) -> None:
+    nothing = picture_of(circuit_of({}, {}), model, BATCH, TEXTS)
+    assert "<circle" not in draw_circuit(nothing, title="nothing needed")
+    constant = picture_of(circuit_of({"1.mlp_out": [2]}, {}), model, None, TEXTS)
+    assert draw_circuit(constant, title="t").count("<circle ") == 1
+
+
+def test_a_standalone_drawing_is_well_formed_xml_without_outside_references(picture: Picture) -> None:
+    svg = draw_circuit(picture, title='a < b & "c"', standalone=True)
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
     assert "href" not in svg and "url(" not in svg
 
 
-def test_sites_of_one_residual_channel_stand_above_each_other_in_forward_order(circuit: Circuit) -> None:
-    spots = lay_out(circuit).spots
-    column = [spots[key, 5] for key in ("0.attn_in", "0.attn_out", "0.mlp_in")]
-    assert len({x for x, _ in column}) == 1
-    assert [y for _, y in column] == sorted((y for _, y in column), reverse=True)
-    assert spots["0.mlp_out", 7][0] != column[0][0]
+def test_the_residual_line_spans_the_first_and_last_node_of_its_channel_only(picture: Picture) -> None:
+    (x, low), (_, high) = spot(picture, "0.mlp_in", 5), spot(picture, "0.attn_in", 5)
+    assert f'<path class="stream" d="M{x} {low}V{high}"/>' in draw_circuit(picture, title="t")
 
 
-def test_the_residual_line_spans_the_first_and_last_node_of_its_channel_only(circuit: Circuit) -> None:
-    svg = draw_circuit(circuit, WEIGHTS, title="t")
-    spots = lay_out(circuit).spots
-    (x, low), (_, high) = spots["0.mlp_in", 5], spots["0.attn_in", 5]
-    assert f'<path class="stream" d="M{round(x)} {round(low)}V{round(high)}"/>' in svg
+def test_larger_weights_of_a_kind_are_drawn_thicker(picture: Picture) -> None:
+    n_edges = len(picture["edges"]["weight"])
+    picture["edges"] = {
+        "source": [0, 0],
+        "target": [picture["edges"]["target"][0]] * 2,
+        "weight": [0.1, 1.0],
+    }
+    assert n_edges == 6
+    assert re.findall(r'class="e p (w\d)"', draw_circuit(picture, title="t")) == ["w0", "w3"]
 
 
-def test_larger_weights_of_a_kind_are_drawn_thicker(circuit: Circuit) -> None:
-    ends = torch.tensor([[5, 2], [6, 2]])
-    nodes = dict(circuit.nodes) | {"0.attn_in": torch.tensor([5, 6])}
-    two = Circuit(nodes, {"0.attn_in->attn_v": ends}, {}, {})
-    svg = draw_circuit(two, {"0.attn_in->attn_v": torch.tensor([0.1, 1.0])}, title="t")
-    assert re.findall(r'class="e p (w\d)"', svg) == ["w0", "w3"]
+def test_heads_are_boxes_with_a_name_and_an_arc_from_each_query_to_the_key_it_meets(picture: Picture) -> None:
+    svg = draw_circuit(picture, title="t")
+    assert len(re.findall('<rect class="head"', svg)) == 1 and "head 0" in svg
+    (x, y), (to_x, _) = spot(picture, "0.attn_q", 3), spot(picture, "0.attn_k", 3)
+    assert f"M{x} {y}q" in svg and f" {to_x - x} 0" in svg
+    assert len(picture["links"]) == 1  # the value channel has none
 
 
-def test_the_readout_starts_at_the_last_write_of_a_channel_and_names_the_answers(circuit: Circuit) -> None:
-    svg = draw_circuit(circuit, WEIGHTS, title="t", readout=Readout(("]\n", "]]\n"), {7: -0.5}))
-    x, y = lay_out(circuit).spots["0.mlp_out", 7]
-    assert f'<path class="e out n w3" d="M{round(x)} {round(y)}V' in svg
+def test_biases_and_sinks_are_the_models(picture: Picture, model: Transformer) -> None:
+    """c_attn stacks queries, keys and values; sites that read the residual stream have no bias."""
+    block, width = model.transformer["h"][0], model.config.n_head * model.config.d_head
+    wanted = {
+        "0.attn_in.5": 0, "0.attn_q.3": block.attn.c_attn.bias[3], "0.attn_k.3": block.attn.c_attn.bias[width + 3],
+        "0.attn_v.2": block.attn.c_attn.bias[2 * width + 2], "0.attn_out.5": block.attn.c_proj.bias[5],
+        "0.mlp_in.5": 0, "0.mlp_neuron.9": block.mlp.c_fc.bias[9], "0.mlp_out.7": block.mlp.c_proj.bias[7],
+    }  # fmt: skip
+    assert picture["nodes"]["bias"] == pytest.approx([float(bias) for bias in wanted.values()], rel=5e-3)
+    sinks = model.state_dict().get("transformer.h.0.attn.sink_logit")
+    assert picture["heads"][0][5] == (None if sinks is None else pytest.approx(float(sinks[0]), rel=5e-3))
+    assert draw_circuit(picture, title="t").count('class="bias ') == 6
+
+
+def test_the_embedding_end_has_the_prompts_tokens_first_then_the_largest_of_all(model: Transformer) -> None:
+    with torch.no_grad():
+        model = type(model)(model.config, 24)
+        column = torch.zeros(24)
+        column[[3, 4, 6, 8]] = torch.tensor([9.0, -5.0, 0.25, -0.5])  # 6 and 8 are in the prompts
+        model.transformer["wte"].weight[:, 5] = column
+    picture = picture_of(circuit_of(NODES, EDGES), model, BATCH, TEXTS)
+    (end,) = picture["inputs"]
+    assert end[:3] == [5, *spot(picture, "0.attn_in", 5)]
+    assert [(picture["tokens"][token], value) for token, value in end[3]] == [("t8", -0.5), ("t6", 0.25), ("a <b>", 9)]
+    assert "t8 · t6 · a␣&lt;b&gt;" in draw_circuit(picture, title="t")
+
+
+def test_the_readout_starts_at_the_last_write_of_a_channel_and_names_the_answers(picture: Picture) -> None:
+    svg = draw_circuit(picture, title="t")
+    for key, channel in (("0.attn_out", 5), ("0.mlp_out", 7)):
+        x, y = spot(picture, key, channel)
+        assert re.search(rf'<path class="e out [pn] w\d" d="M{x} {y}V', svg)
     assert "]⏎" in svg and "]]⏎" in svg
 
 
-def test_an_empty_circuit_can_be_drawn() -> None:
-    assert "<circle" not in draw_circuit(Circuit({}, {}, {}, {}), {}, title="nothing needed")
+def test_where_the_answers_vary_the_unembedding_end_has_the_tokens_that_a_channel_moves_most(
+    circuit: Circuit, model: Transformer
+) -> None:
+    varied = PairBatch(BATCH.tokens, BATCH.last, torch.tensor([[1, 2], [3, 1]]))
+    picture = picture_of(circuit, model, varied, TEXTS)
+    assert picture["outputs"]["answers"] is None
+    moved = model.lm_head.weight[:, 7] * model.transformer["ln_f"].weight[7]
+    channel, _, _, tokens = picture["outputs"]["ends"][1]
+    assert channel == 7
+    assert [picture["tokens"][token] for token, _ in tokens] == [
+        TEXTS[token] for token in moved.abs().topk(3).indices.tolist()
+    ]
 
 
-def test_weights_and_readout_are_those_of_the_model(tiny_model: Callable[..., Transformer], circuit: Circuit) -> None:
-    model = tiny_model()
+def test_weights_and_readout_are_those_of_the_model(model: Transformer, circuit: Circuit, picture: Picture) -> None:
     state, block = model.state_dict(), model.transformer["h"][0]
     weights = edge_weights(circuit, state)
     width = model.config.d_model
     assert weights["0.attn_in->attn_v"].tolist() == [block.attn.c_attn.weight[2 * width + 2, 5].item()]
     assert weights["0.mlp_neuron->mlp_out"].tolist() == [block.mlp.c_proj.weight[7, 9].item()]
+    assert picture["edges"]["weight"] == pytest.approx(flat(weights.values()), rel=5e-3)
     found = readout_weights(circuit, state, (1, 2))
     difference = (model.lm_head.weight[1] - model.lm_head.weight[2]) * model.transformer["ln_f"].weight
     assert found == {5: difference[5].item(), 7: difference[7].item()}
+
+
+def flat(tensors: Iterable[torch.Tensor]) -> list[float]:
+    return torch.cat(list(tensors)).tolist()
 
 
 def test_a_circuit_of_four_thousand_edges_stays_small(
@@ -128,19 +189,6 @@ def test_a_circuit_of_four_thousand_edges_stays_small(
     model = tiny_model(d_model=64, d_head=16)
     circuit = make_circuit(model, 0.21, 0)
     assert 3000 < circuit.n_edges < 9000
-    svg = draw_circuit(circuit, edge_weights(circuit, model.state_dict()), title="t")
+    svg = draw_circuit(picture_of(circuit, model, BATCH, TEXTS), title="t")
     assert edge_segments(svg, "p") + edge_segments(svg, "n") == circuit.n_edges
     assert len(svg) < 50 * circuit.n_edges
-
-
-@given(st.lists(st.floats(-50, 150), max_size=12), st.floats(0.1, 20))
-def test_spread_places_keep_their_order_their_distance_and_their_bounds(wishes: list[float], pitch: float) -> None:
-    places = spread(sorted(wishes), pitch, 0, 100)
-    pitch = min(pitch, 100 / max(len(wishes) - 1, 1))
-    assert len(places) == len(wishes)
-    assert all(b - a >= pitch - 1e-6 for a, b in zip(places, places[1:], strict=False))
-    assert all(-1e-6 <= place <= 100 + 1e-6 for place in places)
-
-
-def test_spread_moves_crowded_nodes_apart_evenly_and_leaves_others_where_they_wish() -> None:
-    assert spread([10, 10, 10, 80], 6, 0, 100) == pytest.approx([4, 10, 16, 80])

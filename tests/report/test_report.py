@@ -15,8 +15,11 @@ import pytest
 from pipeline.artifacts import read_json
 from pipeline.config import Params
 from pipeline.report.inputs import ModelArtifacts
+from pipeline.report.packed import AROUND, within_budget
 from pipeline.report.templating import code, count, nats
-from pipeline.report.write import assemble, within_budget
+from pipeline.report.write import assemble
+from tests.report.conftest import TEXTS
+from tests.report.numbers_of import read, unpacked, wrong
 
 TASKS = {"quotes": (0.05, 0.4), "lists": (0.1, 0.6), "for_while": (0.6, None), "with_as": (None, None)}
 Write = Callable[..., dict[str, Any]]
@@ -30,6 +33,7 @@ def write(params: Params, task_source: Any, tmp_path: Path) -> Write:
         return assemble(
             models,
             task_set=task_source,
+            texts=TEXTS,
             statistics={"bigram_loss_nats": 3.75},
             params=params,
             margin=0.03,
@@ -83,21 +87,27 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def plain(text: str) -> str:
+    """The page without the marks that say where numbers come from."""
+    return re.sub(r"</?data[^>]*>", "", text)
+
+
 def shown(task: dict[str, Any]) -> str:
     """What the matrix says of a task."""
     if not task["expressible"]:
         return "not expressible"
-    return count(task["n_edges"]) if task["solved"] else f"not solved ({nats(task['unpruned_loss'])})"
+    return count(task["n_edges"]) if task["solved"] else f"not solvedloss {nats(task['unpruned_loss'])}"
 
 
 def test_the_page_needs_nothing_but_itself(write: Write, models: dict[str, ModelArtifacts], tmp_path: Path) -> None:
     write(models)
     text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
-    page = Page(text)
+    page = Page(unpacked(text))
     assert page.stack == []
     assert [reference for reference in page.references if not reference.startswith(("#", "data:"))] == []
-    assert not re.search(r"https?://|@import|url\((?!#)", text)
-    inner = {reference[1:] for reference in page.references if reference.startswith("#")}
+    assert not re.search(r"@import|url\((?!#)", text) and "default-src 'none'" in text
+    assert set(re.findall(r"https?://[^\s\"'<]+", text)) <= {"http://www.w3.org/2000/svg"}  # a name, not an address
+    inner = {reference[1:] for reference in page.references if reference.startswith("#") and reference != "#drawing"}
     assert inner <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
 
@@ -118,19 +128,46 @@ def test_every_file_of_the_report_is_there(write: Write, models: dict[str, Model
     assert read_json(tmp_path / "results" / "summary.json") == summary
 
 
-def test_every_number_of_the_matrix_and_the_validation_table_is_in_the_page(
+def test_every_number_of_the_page_is_the_summarys(
+    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
+) -> None:
+    summary = write(models)
+    page = read((tmp_path / "results" / "index.html").read_text(encoding="utf-8"))
+    assert wrong(summary, page.shown) == []
+    assert page.loose == []  # no digits in any table's cell without a path
+    paths = {one.path for one in page.shown}
+    for model in summary["models"]:
+        at = f"/models/{model['name']}"
+        assert paths >= {f"{at}/val_loss_nats", f"{at}/geomean_edges"}
+        for field in ("n_edges", "circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "random_edges_loss_median"):
+            assert f"{at}/tasks/quotes/{field}" in paths
+        assert f"{at}/tasks/quotes/validation/complement/tests/sufficient_zero/value" in paths
+
+
+@pytest.mark.parametrize(("true", "false"), [('value="3.1">', 'value="3.2">'), (">3.100</data>", ">3.200</data>")])
+def test_a_number_that_is_not_the_summarys_is_found(
+    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path, true: str, false: str
+) -> None:
+    summary = write(models)
+    text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+    assert true in text
+    assert len(wrong(summary, read(text.replace(true, false, 1)).shown)) == 1
+
+
+def test_a_number_without_a_source_is_found() -> None:
+    assert read("<table><tr><td><b>12</b></td><td>none</td></tr></table>").loose == ["12"]
+
+
+def test_the_matrix_says_of_every_task_what_the_summary_says(
     write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
 ) -> None:
     summary = write(models)
     text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
-    rows = dict(re.findall(r'<tr><th scope="row">(\w+)</th>(.*?)</tr>', text, re.S))
+    table = text[text.index('id="matrix-table"') : text.index('<section id="curves">')]
+    rows = dict(re.findall(r'<tr><th scope="row" id="\w+">(\w+)</th>(.*?)</tr>', table, re.S))
     for task in TASKS:
         for model in summary["models"]:
-            assert shown(model["tasks"][task]) in rows[task]
-    for model in summary["models"]:
-        assert nats(model["val_loss_nats"]) in text and count(model["geomean_edges"]) in text
-        for field in ("circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "random_edges_loss_median"):
-            assert f"{nats(model['tasks']['quotes'][field])}" in text
+            assert shown(model["tasks"][task]) in re.sub(r"<.*?>", "", rows[task])
     assert "3.750" in text  # the bigram table's loss
 
 
@@ -139,24 +176,25 @@ def test_the_page_says_what_minimisation_and_the_learned_ranking_gain(
 ) -> None:
     summary = write(models)
     text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
-    section = text[text.index('<section id="pruning">') : text.index('<section id="validation">')]
+    section = plain(text[text.index('<section id="pruning">') : text.index('<section id="necessity">')])
     tables = section.partition("<details>")[0]
-    row = r'<tr><th scope="row">(?:<span[^>]*>)?([\w ]+)(?:</span>)?</th>(.*?)</tr>'
+    row = r'<tr[^>]*><th scope="row">(?:<a[^>]*>)?([\w ]+)(?:</a>)?</th>(.*?)</tr>'
     rows = {name: re.findall(r"<td[^>]*>(.*?)</td>", cells) for name, cells in re.findall(row, tables, re.S)}
     for model in summary["models"]:
         before, after = count(model["geomean_edges_discretised"]), count(model["geomean_edges"])
         assert rows[model["name"]] == ["2", before, after, "3.00", "2 of 2"]
     assert rows["random"][0] == "4" and rows["random"][3].startswith("10.0") and rows["random"][4:] == ["4 of 4", "0"]
-    assert rows["integrated gradients"] == ["0", "–", "–", "–", "0 of 0", "4"]
+    assert rows["integrated gradients"] == ["0", "–", "–", "–", "–", "4"]
     assert "can go. Minimisation alone makes circuits 3.00 times smaller" in section
-    entry = text[text.index('id="sparse_a-quotes"') :]
-    for said in ("calibration scale</dt><dd>1.75", "Best of 2 trials: k_coef 0.002", "uncalibrated</dt><dd>0.330"):
+    entry = plain(unpacked(text)).partition('id="/circuit/sparse_a/quotes"')[2]
+    losses = "uncalibrated</th><td>0.330"
+    for said in ("calibration scale</dt><dd>1.75", "Best of 2 trials: k_coef 0.002", losses):
         assert said in entry
 
 
 def test_prompts_and_machine_names_are_escaped(write: Write, models: dict[str, ModelArtifacts], tmp_path: Path) -> None:
     write(models)
-    text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+    text = unpacked((tmp_path / "results" / "index.html").read_text(encoding="utf-8"))
     assert "red &amp; &lt;blue&gt;" in text and "<blue>" not in text and "a &lt; b" in text
 
 
@@ -168,6 +206,7 @@ def test_a_study_without_solved_tasks_still_has_a_report(
     assert summary["frontier"]["ratio_dense_to_sparse_edges_at_matched_loss"] is None
     text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
     assert "nothing to compare" in text and "no model solves a task" in text
+    assert wrong(summary, read(text).shown) == []
     assert read_json(tmp_path / "results" / "metrics.json")["ratio_dense_to_sparse_edges"] is None
 
 
@@ -178,7 +217,7 @@ def test_models_without_validation_are_reported_by_ablates_losses(
     summary = write(models)
     text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
     assert [model["tasks"]["quotes"]["verdict"]["by"] for model in summary["models"]] == ["ablate", "validate"]
-    assert "None of these circuits was validated." in text and "not validated" in text
+    assert "None of these circuits was validated." in text and "not validated" in unpacked(text)
     models["sparse_a"].validations.unlink()
     write(models, "again")
     svg = (tmp_path / "again" / "necessity.svg").read_text(encoding="utf-8")
@@ -229,7 +268,23 @@ def test_the_curves_say_how_many_tasks_a_mean_is_over(
 
 def test_a_budget_keeps_the_smallest_drawings() -> None:
     drawings = {("m", "a"): "x" * 50, ("m", "b"): "x" * 10, ("m", "c"): "x" * 30}
-    assert set(within_budget(drawings, 45)) == {("m", "b"), ("m", "c")}
+    assert set(within_budget(drawings, 45 + 2 * AROUND)) == {("m", "b"), ("m", "c")}
+
+
+def test_what_the_page_has_no_room_for_is_named(
+    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(models, "whole")
+    whole = (tmp_path / "whole" / "index.html").read_text(encoding="utf-8")
+    bundles = re.findall(r'id="bundle-(\w+)-(\w+)">(.*?)</script>', whole, re.S)
+    assert len(bundles) == 4 and "Left out" not in whole
+    most = len(whole.encode()) - 1
+    monkeypatch.setattr("pipeline.report.page.MOST_BYTES", most)
+    write(models, "small")
+    small = (tmp_path / "small" / "index.html").read_text(encoding="utf-8")
+    model, task, _ = max(bundles, key=lambda bundle: len(bundle[2]))
+    assert len(small.encode()) <= most and f'id="bundle-{model}-{task}"' not in small
+    assert f'<a href="#/circuit/{model}/{task}">{task} in {model}</a>' in small[small.index("Left out") :]
 
 
 def test_backticks_become_code_and_everything_else_is_escaped() -> None:

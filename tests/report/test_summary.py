@@ -50,7 +50,15 @@ def check(value: dict[str, Any], contract: dict[str, Any]) -> None:
 
 def summary_of(*files: ModelArtifacts) -> dict[str, Any]:
     records = [read_record(each) for each in files]
-    return summarise(records, asked=ASKED, curve_losses=[0.15, 0.5], seed=0, n_bootstrap=100, bigram_loss=3.7, provenance={"git": None})
+    return summarise(
+        records,
+        asked=ASKED,
+        curve_losses=[0.15, 0.5],
+        seed=0,
+        n_bootstrap=100,
+        bigram_loss=3.7,
+        provenance={"git": None},
+    )
 
 
 def test_summary_keeps_its_contract(make_model: MakeModel) -> None:
@@ -60,7 +68,10 @@ def test_summary_keeps_its_contract(make_model: MakeModel) -> None:
         for task in model["tasks"].values():
             check(task, TASK_CONTRACT)
     check(summary["frontier"], FRONTIER_CONTRACT)
-    check(summary, {"minimisation": dict, "baselines": dict, "curve_means": dict, "test_margin": float, "bigram_loss_nats": float})
+    check(
+        summary,
+        {"minimisation": dict, "baselines": dict, "curve_means": dict, "test_margin": float, "bigram_loss_nats": float},
+    )
     assert summary["provenance"] == {"git": None}
     json.dumps(summary, allow_nan=False)
 

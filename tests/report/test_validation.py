@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,17 @@ from pipeline.report.templating import nats
 from pipeline.report.validation import at, brief, lines_of
 from pipeline.report.verdicts import Asked
 from pipeline.report.write import assemble, prediction_of
+from tests.report.conftest import TEXTS
+from tests.report.numbers_of import unpacked
 
 TASKS = {"quotes": (0.05, 0.4), "lists": (0.1, 0.6), "for_while": (0.6, None), "with_as": (0.9, 0.5)}
 
 
 def summary_of(records):
     asked = Asked(0.15, 0.03, Ablation.MEAN)
-    return summarise(records, asked=asked, curve_losses=[0.15], seed=0, n_bootstrap=100, bigram_loss=None, provenance={})
+    return summarise(
+        records, asked=asked, curve_losses=[0.15], seed=0, n_bootstrap=100, bigram_loss=None, provenance={}
+    )
 
 
 @pytest.fixture
@@ -82,12 +87,17 @@ def test_long_lists_stay_out_of_the_summary(summary):
     assert at({"a": {"b": 1.0}}, ("a", "b")) == 1 and at({"a": {}}, ("a", "b")) is None
 
 
+def plain(path: Path) -> str:
+    """The page with its packed parts, without the marks that say where numbers come from."""
+    return re.sub(r"</?data[^>]*>| data-at=\"[^\"]*\"", "", unpacked(path.read_text(encoding="utf-8")))
+
+
 def test_the_page_shows_outcomes_verdicts_and_controls(models, params, task_source, tmp_path: Path):
     assemble(
-        models, task_set=task_source, statistics={"bigram_loss_nats": 3.75}, params=params, margin=0.03,
+        models, task_set=task_source, texts=TEXTS, statistics={"bigram_loss_nats": 3.75}, params=params, margin=0.03,
         provenance={"seconds": {}}, folder=tmp_path / "results",
     )  # fmt: skip
-    page = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+    page = plain(tmp_path / "results" / "index.html")
     assert '<th scope="row">sufficient zero</th><td>1 of 2</td><td>0.500</td>' in page
     assert "<b>Verdict:</b> passes 2 of 5." in page and 'title="sufficient_zero said &lt;so&gt;"' in page
     assert "nonsense</td><td>no</td><td>40</td><td>–</td><td>0.600</td>" in page
@@ -96,10 +106,10 @@ def test_the_page_shows_outcomes_verdicts_and_controls(models, params, task_sour
 
 def test_the_pages_tables_hold_the_summarys_numbers(models, params, task_source, tmp_path: Path):
     summary = assemble(
-        models, task_set=task_source, statistics={"bigram_loss_nats": 3.75}, params=params, margin=0.03,
+        models, task_set=task_source, texts=TEXTS, statistics={"bigram_loss_nats": 3.75}, params=params, margin=0.03,
         provenance={"seconds": {}}, folder=tmp_path / "results",
     )  # fmt: skip
-    page = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+    page = plain(tmp_path / "results" / "index.html")
 
     def cell(spread):
         ends = f"{nats(spread['low'])}…{nats(spread['high'])}, n {spread['n']}"
@@ -109,8 +119,9 @@ def test_the_pages_tables_hold_the_summarys_numbers(models, params, task_source,
         cells = "".join(cell(row[kind][what]) for kind in ("sparse", "dense") for what in ("loss", "faithfulness"))
         assert f'<th scope="row">{row["name"]}</th>{cells}' in page
     for row in summary["validation"]["generalisation"]:
+        tested = f"{row['dense']['n_passed']} of {row['dense']['n_tested']}" if row["dense"]["n_tested"] else "–"
         losses = f"<td>{nats(row['dense']['model_loss'])}</td><td>{nats(row['dense']['circuit_loss'])}</td>"
-        assert f"{losses}<td>{row['dense']['n_passed']} of {row['dense']['n_tested']}</td></tr>" in page
+        assert f"{losses}<td>{tested}</td></tr>" in page
     for model in summary["models"]:
         assert "".join(cell(model["validation"][name]) for name in ("faithfulness", "cpr", "cmd")) in page
     assert "<dt>CPR</dt><dd>0.750<small>0.700…0.800</small></dd>" in page

@@ -1,0 +1,92 @@
+"""What a person reads in MLflow's UI: a description of every run, and views of the experiment that open ready made.
+
+A view is what the UI keeps of "Share": a tag of the experiment, opened by its name in the address
+(``#/experiments/ID/runs?viewStateShareKey=NAME``). The experiment's description links to them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+NOTE = "mlflow.note.content"  # the tag that the UI shows as the description
+VIEW = "mlflow.sharedViewState."
+SECTION = "sizes"
+
+
+def of_model(summary: Mapping[str, Any]) -> str:
+    """The description of a checkpoint's run, from models/<name>/summary.json."""
+    return (
+        f"A {summary['kind']} transformer: {summary['n_layer']} layers, width {summary['d_model']}, "
+        f"{summary['l0']:,} of {summary['n_params']:,} weights are not 0. Validation loss "
+        f"**{summary['val_loss_nats']:.3f} nats** after {summary['tokens']:,} tokens. "
+        "Its circuits are the runs under it."
+    )
+
+
+def of_circuit(model: str, task: str, row: Mapping[str, Any]) -> str:
+    """The description of a circuit's run, from its row of summary.json and what tests have added to it."""
+    if row["n_edges"] is None:
+        loss = row.get("unpruned_loss")
+        return f"`{model}` has no circuit for `{task}`" + ("" if loss is None else f": its own loss is {loss:.3f} nats")
+    said = f"The circuit of `{task}` in `{model}`: **{row['n_nodes']:,} nodes, {row['n_edges']:,} edges**"
+    if row.get("circuit_loss") is not None:
+        said += f"; alone it has a loss of {row['circuit_loss']:.3f} nats"
+    return f"{said}. {row.get('verdict', 'Not validated yet')}."
+
+
+def of_study(profile: str, ratio: float | None) -> str:
+    """The description of a report's run; ``ratio``: edges of dense circuits to sparse ones."""
+    found = "nothing to compare"
+    if ratio is not None:
+        found = f"dense circuits have **{ratio:.2f} times** the edges of sparse ones"
+    return f"The study, profile {profile}: at matched loss, {found}. The report is the artifact `results/index.html`."
+
+
+def experiment_tags(experiment_id: str) -> dict[str, str]:
+    """Description and views of the experiment."""
+    links = "\n".join(
+        f"- [{title}](#/experiments/{experiment_id}/runs?viewStateShareKey={name}&compareRunsMode={mode})"
+        for name, (title, mode) in VIEWS.items()
+    )
+    about = f"Sparse and dense models, their circuits, and the study.\n\n{links}\n"
+    return {NOTE: about, VIEW + "circuits": json.dumps(_circuits()), VIEW + "models": json.dumps(_models())}
+
+
+VIEWS = {
+    "circuits": ("Circuits: size against the model's loss", "CHART"),
+    "models": ("Models: mean circuit size against loss", "CHART"),
+}
+
+
+def _circuits() -> dict[str, Any]:
+    columns = ("params.`model`", "params.`task`", "metrics.`n_edges`", "metrics.`n_nodes`", "metrics.`circuit_loss`",
+               "metrics.`model_val_loss`", "tags.`verdict`")  # fmt: skip
+    return _view("circuit", columns, "Edges against the model's validation loss (nats)", "model_val_loss", "n_edges")
+
+
+def _models() -> dict[str, Any]:
+    columns = ("params.`kind`", "params.`l0`", "metrics.`val_loss_nats`", "metrics.`n_solved`",
+               "metrics.`geomean_edges`")  # fmt: skip
+    title = "Edges (geometric mean over solved tasks) against validation loss (nats)"
+    return _view("model", columns, title, "val_loss_nats", "geomean_edges")
+
+
+def _view(kind: str, columns: tuple[str, ...], title: str, x: str, y: str) -> dict[str, Any]:
+    """The state of the UI's page of runs: the latest runs of a kind, their columns, one scatter chart."""
+    chart = {
+        "type": "SCATTER", "uuid": f"{kind}-chart", "metricSectionId": SECTION, "deleted": False, "isGenerated": False,
+        "runsCountToCompare": 200, "displayName": title,
+        "xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"},
+    }  # fmt: skip
+    return {
+        "searchFilter": f"tags.kind = '{kind}' and tags.latest = 'true'",
+        "orderByKey": f"metrics.`{x}`",
+        "orderByAsc": True,
+        "selectedColumns": ["attributes.`Description`", *columns],
+        "runsHiddenMode": "SHOWALL",
+        "compareRunCharts": [chart],
+        "compareRunSections": [{"uuid": SECTION, "name": "Circuit sizes", "display": True, "isReordered": False}],
+        "isAccordionReordered": True,
+    }

@@ -1,0 +1,238 @@
+"""The page's charts as Vega-Lite specifications; every value in them is the summary's, or the training history's.
+
+A colour is the name of a CSS variable (``--sparse-0``): the page fills in its value, light or dark, when it draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Spec = dict[str, Any]
+Rows = list[dict[str, Any]]
+
+HUES = {"sparse": 6, "dense": 4}  # CSS variables per kind of model
+LOG: Mapping[str, Any] = {"type": "log", "nice": False}
+SHORT: Mapping[str, Any] = {"format": "~s"}
+# On a logarithmic axis only 1, 2 and 5 of each decade are labelled.
+LEADING = "indexof('125', substring(format(datum.value, 'e'), 0, 1)) < 0 ? '' : format(datum.value, '~s')"
+DECADES: Mapping[str, Any] = {"labelExpr": LEADING}
+KIND: Mapping[str, Any] = {"domain": ["sparse", "dense"], "range": ["--sparse-0", "--dense-0"]}
+SHAPE: Mapping[str, Any] = {"domain": ["sparse", "dense"], "range": ["circle", "square"]}
+REMOVED = {"circuit": "the circuit’s", "random": "random others"}
+DASH: Mapping[str, Any] = {"domain": ["sparse", "dense"], "range": [[1, 0], [6, 3]]}
+
+
+def charts(summary: Mapping[str, Any], histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Spec]:
+    """Name → specification of every chart that has something to show."""
+    models = summary["models"]
+    means = mean_curves(summary)
+    found = {
+        "frontier": frontier(summary),
+        "curves": _lines(models, means, _targets(means), _edges("edges (geometric mean)")),
+        "ratio": ratio_at_targets(summary),
+        "tasks": task_curves(models),
+        "training-loss": _lines(models, history(histories, "val_loss"), TOKENS, _field("validation loss (nats)")),
+        "training-l0": _lines(models, history(histories, "l0"), TOKENS, _edges("nonzero weights (L0)")),
+        "necessity-nodes": necessity(summary["validation"]["necessity"], "nodes"),
+        "necessity-edges": necessity(summary["validation"]["necessity"], "edges"),
+    }
+    return {name: spec for name, spec in found.items() if spec["data"]["values"]}
+
+
+def _field(title: str, field: str = "y", **more: Any) -> Spec:
+    return {"field": field, "type": "quantitative", "title": title, "scale": {"zero": False}} | more
+
+
+def _edges(title: str) -> Spec:
+    return _field(title, scale=LOG, axis=DECADES)
+
+
+TOKENS = _field("training tokens", "x", axis={**SHORT, "tickCount": 5})
+
+
+def _targets(rows: Rows) -> Spec:
+    """The axis of target losses, with a mark at each of them."""
+    places = sorted({row["x"] for row in rows})
+    return _field("target task loss (nats)", "x", scale=LOG, axis={"format": "~g", "values": places})
+
+
+def hues(models: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Model → CSS variable of its colour: cool ones for sparse models, warm ones for dense ones."""
+    seen = dict.fromkeys(HUES, 0)
+    found = {}
+    for model in models:
+        kind = model["kind"]
+        found[model["name"]] = f"--{kind}-{seen[kind] % HUES[kind]}"
+        seen[kind] += 1
+    return found
+
+
+def frontier(summary: Mapping[str, Any]) -> Spec:
+    """Validation loss against geometric-mean edges, one mark a model, its size the L0; lines are the Pareto fronts."""
+    fronts = {name for front in summary["frontier"]["pareto"].values() for name in front}
+    keys = ("name", "kind", "n_solved", "l0", "d_model", "val_loss_nats", "geomean_edges")
+    rows = [
+        {key: model[key] for key in keys} | {"front": model["name"] in fronts}
+        for model in summary["models"]
+        if model["geomean_edges"] is not None
+    ]
+    losses = [row["val_loss_nats"] for row in rows] or [0]
+    middle = (min(losses) + max(losses)) / 2
+    wide = {"zero": False, "padding": 48}
+    x = _field("pretraining loss (validation, nats per token)", "val_loss_nats", scale=wide, axis={"tickCount": 6})
+    y = _field("edges per circuit (geometric mean)", "geomean_edges", scale={**LOG, "padding": 30}, axis=DECADES)
+    colour = {"field": "kind", "scale": KIND, "legend": None}
+    size = {"field": "l0", "type": "quantitative", "scale": {"range": [90, 520]}, "legend": None}
+    pointed = {"condition": {"test": "active == datum.name", "value": 3}, "value": 0}
+    mark = {"type": "point", "filled": True, "opacity": 0.9, "cursor": "pointer", "stroke": "--ink"}
+    shape = {"field": "kind", "scale": SHAPE, "legend": None}
+    said = {"description": {"field": "name"}}
+    return {
+        "data": {"values": rows},
+        "height": 380,
+        "params": [
+            {"name": name, "value": value} for name, value in (("sparse", True), ("dense", True), ("active", ""))
+        ],
+        "transform": [{"filter": "datum.kind == 'sparse' ? sparse : dense"}],
+        "encoding": {"x": x, "y": y},
+        "layer": [
+            {
+                "transform": [{"filter": "datum.front"}],
+                "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.6},
+                "encoding": {"color": colour},
+            },
+            {"mark": mark, "encoding": {"color": colour, "size": size, "shape": shape, "strokeWidth": pointed} | said},
+            _names(f"datum.val_loss_nats <= {middle}", {"dx": 13, "dy": -9, "align": "left"}),
+            _names(f"datum.val_loss_nats > {middle}", {"dx": -11, "dy": 11, "align": "right"}),
+        ],
+    }
+
+
+def _names(which: str, mark: Spec) -> Spec:
+    """Names beside the marks that a test picks: those on the right stand to the left of their marks."""
+    drawn = {"type": "text", "cursor": "pointer"} | mark
+    return {"transform": [{"filter": which}], "mark": drawn, "encoding": {"text": {"field": "name"}}}
+
+
+def _lines(models: Sequence[Mapping[str, Any]], rows: Rows, x: Spec, y: Spec) -> Spec:
+    """One line a model through ``rows`` of {name, x, y}; a click on the legend leaves only that model."""
+    kinds = {model["name"]: model["kind"] for model in models}
+    colours = hues(models)
+    names = [name for name in kinds if any(row["name"] == name for row in rows)]
+    scale = {"domain": names, "range": [colours[name] for name in names]}
+    shown = {"condition": {"param": "picked", "value": 1}, "value": 0.12}
+    tips = [{"field": "name", "title": "model"}, *({**axis, "format": ",.4~g"} for axis in (x, y))]
+    return {
+        "data": {"values": [row | {"kind": kinds[row["name"]]} for row in rows]},
+        "height": 260,
+        "params": [{"name": "picked", "select": {"type": "point", "fields": ["name"]}, "bind": "legend"}],
+        "mark": {"type": "line", "point": {"size": 22 if len(rows) < 80 else 9}, "strokeWidth": 1.7},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "color": {"field": "name", "scale": scale, "title": None},
+            "strokeDash": {"field": "kind", "scale": DASH, "legend": None},
+            "opacity": shown,
+            "tooltip": [{key: tip[key] for key in ("field", "title", "type", "format") if key in tip} for tip in tips],
+        },
+    }
+
+
+def mean_curves(summary: Mapping[str, Any]) -> Rows:
+    """Geometric-mean edges at each target loss, all models over the same tasks."""
+    return [
+        {"name": name, "x": point["target_loss"], "y": edges}
+        for point in summary["curve_means"]["points"]
+        if point["tasks"]
+        for name, edges in point["geomean_edges"].items()
+    ]
+
+
+def task_curves(models: Sequence[Mapping[str, Any]]) -> Spec:
+    """Edges at each target loss for the one task that the parameter ``task`` names; no edges are drawn at 1."""
+    rows = [
+        {"name": model["name"], "task": name, "x": point["target_loss"], "y": max(point["n_edges"], 1)}
+        for model in models
+        for name, task in model["tasks"].items()
+        if task["solved"]
+        for point in task["curve"]
+        if point.get("n_edges") is not None
+    ]
+    spec = _lines(models, rows, _targets(rows), _edges("edges"))
+    chosen = {"name": "task", "value": rows[0]["task"] if rows else ""}
+    return spec | {"params": [*spec["params"], chosen], "transform": [{"filter": "datum.task == task"}]}
+
+
+def ratio_at_targets(summary: Mapping[str, Any]) -> Spec:
+    """Dense over sparse edges at matched pretraining loss against target loss, with 95 % intervals."""
+    points = [point for point in summary["frontier"]["by_target_loss"] if point["ratio"] is not None]
+    ends = [point["interval"] or [point["ratio"]] * 2 for point in points]
+    rows = [
+        {"x": p["target_loss"], "y": p["ratio"], "low": low, "high": high, "tasks": len(p["tasks_compared"])}
+        for p, (low, high) in zip(points, ends, strict=True)
+    ]
+    y = _field("dense edges / sparse edges")
+    told = [("x", "target loss"), ("y", "ratio"), ("low", "95 % from"), ("high", "to"), ("tasks", "tasks")]
+    tips = [{"field": field, "title": title, "format": ".3~g"} for field, title in told]
+    return {
+        "data": {"values": rows},
+        "height": 260,
+        "encoding": {"x": _targets(rows)},
+        "layer": [
+            {"mark": {"type": "rule", "strokeDash": [2, 3]}, "encoding": {"x": None, "y": {"datum": 1}}},
+            {"mark": "rule", "encoding": {"y": y | {"field": "low"}, "y2": {"field": "high"}}},
+            {"mark": {"type": "line", "point": {"size": 34}, "color": "--ink"}, "encoding": {"y": y, "tooltip": tips}},
+        ],
+    }
+
+
+def history(histories: Mapping[str, Sequence[Mapping[str, Any]]], field: str) -> Rows:
+    """A field of the training histories over tokens."""
+    return [
+        {"name": name, "x": line["tokens"], "y": line[field]}
+        for name, lines in histories.items()
+        for line in lines
+        if line.get(field) is not None
+    ]
+
+
+def necessity(found: Mapping[str, Any], parts: str) -> Spec:
+    """Task loss while the circuit's nodes or edges are removed, and while random others are: medians, quartiles."""
+    rows = [
+        {"kind": kind, "removed": what, "x": x, "y": own["median"][i], "low": own["low"][i], "high": own["high"][i]}
+        for kind in HUES
+        if found["limit"] is not None and found[parts][kind]["n_circuits"]
+        for what, own in (
+            ("the circuit’s", found[parts][kind]["circuit"]),
+            ("random others", found[parts][kind]["random"]),
+        )
+        for i, x in enumerate(found["removed"])
+    ]
+    x = _field(f"of the circuit’s {parts} removed, most needed first", "x", axis={"format": "%", "tickCount": 5})
+    y = _field("task loss (nats)", axis={"tickCount": 6})
+    colour = {"field": "kind", "scale": KIND, "title": None, "legend": {"symbolType": "stroke"}}
+    dashes = {"domain": list(REMOVED.values()), "range": [[1, 0], [4, 3]]}
+    dash = {"field": "removed", "title": None, "scale": dashes, "legend": {"symbolType": "stroke"}}
+    tips = [{"field": "kind"}, {"field": "removed"}, {"field": "x", "title": "share removed", "format": ".0%"}]
+    tips += [
+        {"field": f, "title": t, "format": ".3f"} for f, t in (("y", "median"), ("low", "quartile"), ("high", "to"))
+    ]
+    band = {"y": y | {"field": "low"}, "y2": {"field": "high"}, "detail": {"field": "removed"}}
+    band |= {"color": colour | {"legend": None}}
+    return {
+        "data": {"values": rows},
+        "height": 260,
+        "encoding": {"x": x},
+        "layer": [
+            {"mark": {"type": "area", "opacity": 0.13}, "encoding": band},
+            {
+                "mark": {"type": "line", "point": {"size": 9}, "strokeWidth": 1.7},
+                "encoding": {"y": y, "color": colour, "strokeDash": dash, "tooltip": tips},
+            },
+            {
+                "mark": {"type": "rule", "strokeDash": [2, 3], "color": "--dim"},
+                "encoding": {"x": None, "y": {"datum": found["limit"]}},
+            },
+        ],
+    }

@@ -1,0 +1,46 @@
+"""What the page unpacks only when it is needed: gzip in base64, inside a script element of its own."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import vl_convert
+
+AROUND = 200  # bytes at most of the element that holds a packed thing
+
+
+def pack(text: str) -> str:
+    """Base64 of the gzipped text; equal texts give equal bytes."""
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode()
+
+
+def unpack(packed: str) -> str:
+    """The text that was packed."""
+    return gzip.decompress(base64.b64decode(packed)).decode()
+
+
+def pack_json(value: Any) -> str:
+    """``pack`` of a value as JSON without spaces. Raises ValueError for NaN and infinity."""
+    return pack(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+
+
+def within_budget(packed: Mapping[tuple[str, str], str], budget: int) -> dict[tuple[str, str], str]:
+    """As many of the packed things as fit into ``budget`` bytes, the smallest first."""
+    kept: dict[tuple[str, str], str] = {}
+    for key, text in sorted(packed.items(), key=lambda item: (len(item[1]), item[0])):
+        budget -= len(text) + AROUND
+        if budget < 0:
+            break
+        kept[key] = text
+    return kept
+
+
+@lru_cache(maxsize=1)
+def chart_library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one packed script, from the copy that vl-convert brings along."""
+    return pack(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))

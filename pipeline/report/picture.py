@@ -1,0 +1,228 @@
+"""What the picture of a circuit shows, as plain numbers: the layout, weights, biases, and the tokens at both ends.
+
+The static SVG (``pipeline.report.drawing``), the page of a circuit (web/drawing.js) and ``sparse-circuits play`` draw
+the same picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.circuit import Circuit
+from pipeline.data.pairs import PairBatch
+from pipeline.model.transformer import Transformer
+from pipeline.report.layout import RESIDUAL_SITES, Layout, NodeId, lay_out
+from pipeline.sites import EDGE_KINDS, Site, site_key, split_edge_key, split_site_key
+
+READS = (Site.ATTN_IN, Site.MLP_IN)
+WRITES = (Site.ATTN_OUT, Site.MLP_OUT)
+END_TOKENS = 3  # at each end of a residual channel
+EXAMPLE_PROMPTS = 4  # whose tokens come first at the embedding end
+DIGITS = 3
+
+Picture = dict[str, Any]
+
+
+def picture_of(circuit: Circuit, model: Transformer, batch: PairBatch | None, texts: Sequence[str]) -> Picture:
+    """The picture of a circuit, as JSON: columns of nodes and edges, places in whole pixels, 3 significant digits.
+
+    ``batch``: pairs of the circuit's task, whose tokens and answers stand at the ends (None: any tokens); ``texts``:
+    the text of every token of the vocabulary. ``nodes`` are in forward order; edges, links and ends refer to them by
+    number. ``links`` are pairs of a query and a key channel that a head multiplies with each other. ``streams``:
+    channel, x, upmost and lowest y of each residual line. ``inputs`` and ``outputs``: channel, x, y and what stands
+    there.
+    """
+    state = model.state_dict()
+    layout = lay_out(circuit, model.config.d_head)
+    number = {node: n for n, node in enumerate(layout.spots)}
+    tokens = TokenTable(texts)
+    return {
+        "d_head": model.config.d_head,
+        "width": layout.width,
+        "height": layout.height,
+        "pitch": round(layout.pitch, 1),
+        "rows": [[row.layer, row.label, row.y] for row in layout.rows],
+        "sites": list(circuit.nodes),
+        "nodes": _nodes(circuit, state, layout),
+        "edges": _edges(circuit, state, number),
+        "heads": _heads(state, layout),
+        "links": _links(number),
+        "streams": _streams(layout),
+        "inputs": _inputs(state, layout, batch, tokens),
+        "outputs": _outputs(circuit, state, layout, batch, tokens),
+        "tokens": tokens.used,
+    }
+
+
+class TokenTable:
+    """Texts of the tokens that occur, by a number of their own."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+        self._numbers: dict[int, int] = {}
+
+    def __call__(self, token: int) -> int:
+        return self._numbers.setdefault(token, len(self._numbers))
+
+    @property
+    def used(self) -> list[str]:
+        return [self._texts[token] for token in self._numbers]
+
+
+def rounded(value: float) -> float:
+    """``value`` with DIGITS significant digits."""
+    return float(f"{value:.{DIGITS}g}")
+
+
+def edge_weights(circuit: Circuit, state: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " n_edges"]]:
+    """Edge key → the weights of the circuit's edges, in their order, from a checkpoint's state dict."""
+    weights = {}
+    for key, ends in circuit.edges.items():
+        layer, kind = split_edge_key(key)
+        matrix = state[f"transformer.h.{layer}.{kind.weight}.weight"]
+        matrix = matrix[kind.rows(len(matrix))]
+        weights[key] = matrix[ends[:, 1], ends[:, 0]]
+    return weights
+
+
+def biases(state: Mapping[str, Tensor], n_layer: int) -> dict[str, Float[Tensor, " width"]]:
+    """Site key → the biases of its nodes; sites that read the residual stream have none."""
+    found = {}
+    for layer in range(n_layer):
+        for kind in EDGE_KINDS:
+            bias = state[f"transformer.h.{layer}.{kind.weight}.bias"]
+            found[site_key(layer, kind.target)] = bias[kind.rows(len(bias))]
+    return found
+
+
+def readout_weights(circuit: Circuit, state: Mapping[str, Tensor], answers: tuple[int, int]) -> dict[int, float]:
+    """Written residual channel → what it adds to the first answer's logit minus the second's, per normalised unit."""
+    first, second = (state["lm_head.weight"][token] for token in answers)
+    towards = ((first - second) * state["transformer.ln_f.weight"]).tolist()
+    written = {
+        int(index) for key, indices in circuit.nodes.items() if split_site_key(key)[1] in WRITES for index in indices
+    }
+    return {channel: towards[channel] for channel in sorted(written) if towards[channel] != 0}
+
+
+def two_answers(batch: PairBatch | None) -> tuple[int, int] | None:
+    """The two answers, right one of the first prompt first, where all pairs have the same two."""
+    if batch is None:
+        return None
+    first, second = batch.answers[0].tolist()
+    same = {tuple(row) for row in batch.answers.tolist()} <= {(first, second), (second, first)}
+    return (first, second) if same else None
+
+
+def _nodes(circuit: Circuit, state: Mapping[str, Tensor], layout: Layout) -> dict[str, list[Any]]:
+    """Columns: number of the site, index, place, bias (0 where there is none), what it is held at when it is off."""
+    sites = list(circuit.nodes)
+    bias = biases(state, 1 + max((row.layer for row in layout.rows), default=-1))
+    held = circuit.outside.first
+    nodes = list(layout.spots)
+    return {
+        "site": [sites.index(key) for key, _ in nodes],
+        "index": [index for _, index in nodes],
+        "x": [round(x) for x, _ in layout.spots.values()],
+        "y": [round(y) for _, y in layout.spots.values()],
+        "bias": [rounded(float(bias[key][index])) if key in bias else 0 for key, index in nodes],
+        "held": [rounded(float(held[key][index])) if key in held else 0 for key, index in nodes],
+    }
+
+
+def _edges(circuit: Circuit, state: Mapping[str, Tensor], number: Mapping[NodeId, int]) -> dict[str, list[Any]]:
+    """Columns: numbers of the source and the target, weight."""
+    columns: dict[str, list[Any]] = {"source": [], "target": [], "weight": []}
+    for key, weights in edge_weights(circuit, state).items():
+        layer, kind = split_edge_key(key)
+        start, end = site_key(layer, kind.source), site_key(layer, kind.target)
+        columns["source"] += [number[start, source] for source in circuit.edges[key][:, 0].tolist()]
+        columns["target"] += [number[end, target] for target in circuit.edges[key][:, 1].tolist()]
+        columns["weight"] += [rounded(weight) for weight in weights.tolist()]
+    return columns
+
+
+def _heads(state: Mapping[str, Tensor], layout: Layout) -> list[list[Any]]:
+    """Layer, head, left, right, y, and the logit of the head's sink (null: it has none)."""
+    found: list[list[Any]] = []
+    for box in layout.heads:
+        sinks = state.get(f"transformer.h.{box.layer}.attn.sink_logit")
+        sink = None if sinks is None else rounded(float(sinks[box.head]))
+        found.append([box.layer, box.head, round(box.left), round(box.right), box.y, sink])
+    return found
+
+
+def _links(number: Mapping[NodeId, int]) -> list[list[int]]:
+    """[query channel, key channel] of a head that are multiplied with each other: those of one index."""
+    links = []
+    for (key, index), n in number.items():
+        layer, site = split_site_key(key)
+        other = number.get((site_key(layer, Site.ATTN_K), index))
+        if site is Site.ATTN_Q and other is not None:
+            links.append([n, other])
+    return links
+
+
+def _streams(layout: Layout) -> list[list[int]]:
+    """Channel, x, lowest and highest y (as on the screen: upmost first) of its nodes."""
+    return [
+        [channel, round(layout.channels[channel]), round(min(ys)), round(max(ys))]
+        for channel, ys in sorted(_heights(layout, RESIDUAL_SITES).items())
+    ]
+
+
+def _heights(layout: Layout, sites: Iterable[Site]) -> dict[int, list[float]]:
+    """Residual channel → y of its nodes at the given sites."""
+    heights: dict[int, list[float]] = {}
+    for (key, index), (_, y) in layout.spots.items():
+        if split_site_key(key)[1] in sites:
+            heights.setdefault(index, []).append(y)
+    return heights
+
+
+def _inputs(
+    state: Mapping[str, Tensor], layout: Layout, batch: PairBatch | None, tokens: TokenTable
+) -> list[list[Any]]:
+    """The embedding end: of each channel that is read, the tokens with its largest entries, the prompts' own first."""
+    embedding = state["transformer.wte.weight"]
+    shown = torch.zeros(len(embedding), dtype=torch.bool)
+    if batch is not None:
+        for row, last in list(zip(batch.tokens, batch.last, strict=True))[:EXAMPLE_PROMPTS]:
+            shown[row[: last + 1]] = True
+    ends = []
+    for channel, ys in sorted(_heights(layout, READS).items()):
+        entries = _largest(embedding[:, channel], shown)
+        found = [[tokens(token), rounded(value)] for token, value in entries]
+        ends.append([channel, round(layout.channels[channel]), round(max(ys)), found])
+    return ends
+
+
+def _largest(values: Float[Tensor, " vocab"], first: Tensor | None = None) -> list[tuple[int, float]]:
+    """Up to END_TOKENS (token, value), largest size first; tokens that ``first`` marks before the others; no zeros."""
+    size = values.abs()
+    rank = size if first is None else torch.where(first & (size > 0), size + size.max(), size)
+    order = rank.argsort(descending=True, stable=True)[:END_TOKENS].tolist()
+    return [(token, float(values[token])) for token in order if values[token] != 0]
+
+
+def _outputs(
+    circuit: Circuit, state: Mapping[str, Tensor], layout: Layout, batch: PairBatch | None, tokens: TokenTable
+) -> dict[str, Any]:
+    """The unembedding end: of each channel that is written, what it adds to the first answer's logit minus the
+    second's, or where the answers differ from pair to pair, the tokens that it moves most, as [token, value]."""
+    answers = two_answers(batch)
+    weights = readout_weights(circuit, state, answers) if answers else {}
+    ends: list[list[Any]] = []
+    for channel, ys in sorted(_heights(layout, WRITES).items()):
+        place = [channel, round(layout.channels[channel]), round(min(ys))]
+        if answers:
+            ends += [[*place, rounded(weights[channel])]] if channel in weights else []
+        else:
+            moved = state["lm_head.weight"][:, channel] * state["transformer.ln_f.weight"][channel]
+            ends.append([*place, [[tokens(token), rounded(value)] for token, value in _largest(moved)]])
+    return {"answers": [tokens(token) for token in answers] if answers else None, "ends": ends}

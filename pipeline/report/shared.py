@@ -1,0 +1,26 @@
+"""What the circuits of one model have in common stands in the page once: their nodes over the pretraining text.
+
+A bundle of ``circuit_bundle`` is complete. In the study's page its explanation has only what is the task's own, with
+tokens numbered as in the model's table; web/app.js puts the two together again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.report.bundle import node_names
+
+
+def common_part(explanation: Mapping[str, Any]) -> dict[str, Any]:
+    """``tokens`` and ``nodes`` of a model's explanation."""
+    return {key: explanation[key] for key in ("tokens", "nodes")}
+
+
+def own_part(bundle: Mapping[str, Any], explanation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A bundle made without explanation, with what the model's explanation says of its task alone."""
+    found = (explanation or {}).get("circuits", {}).get(bundle["task"])
+    if found is None:
+        return dict(bundle)
+    nodes = [found["nodes"][name] for name in node_names(bundle["drawing"])]
+    return dict(bundle) | {"explanation": {"nodes": nodes, "prompts": found["prompts"], "heads": found["heads"]}}

@@ -1,0 +1,118 @@
+"use strict";
+// Routes: #/ is the study, #/model/NAME a model, #/circuit/MODEL/TASK[/NODE] a circuit, #SECTION a place in the study.
+// Without scripts the style sheet does the same by :target; this adds the drawings, titles, focus and scroll places.
+const App = (() => {
+  const title = document.title;
+  const places = new Map(); // route → how far it was scrolled
+  let shown = null; // the page
+  let fresh = true; // by a link, not by going back
+
+  function parse(hash) {
+    const path = decodeURIComponent(hash.replace(/^#/, ""));
+    const [, kind, ...rest] = path.split("/");
+    if (path.startsWith("/") && (kind === "model" || kind === "circuit")) {
+      const length = kind === "model" ? 1 : 2;
+      const page = document.getElementById(`/${kind}/${rest.slice(0, length).join("/")}`);
+      if (page) return { page, node: rest.slice(length).join("/") || null, section: null };
+    }
+    const page = document.querySelector("article.page"); // the study, or the only circuit
+    const section = path.startsWith("/") ? null : document.getElementById(path);
+    return { page, node: null, section };
+  }
+
+  // Puts what a page says into it, the first time it is shown.
+  async function fill(page) {
+    const packed = page.dataset.page;
+    if (!packed) return;
+    const html = await Packed.text(packed);
+    if (!page.dataset.page) return; // filled meanwhile
+    delete page.dataset.page;
+    page.innerHTML = html;
+  }
+
+  // A circuit's bundle; what the explanations of a model's circuits have in common is packed once for all of them.
+  async function bundleOf(id) {
+    const bundle = await Packed.json(id);
+    const common = `explained-${bundle.model}`;
+    if (!bundle.explanation || !Packed.has(common)) return bundle;
+    const { tokens, nodes } = await Packed.json(common);
+    const { sites, nodes: { site, index } } = bundle.drawing;
+    const whole = bundle.explanation.nodes.map((own, i) => ({ ...nodes[`${sites[site[i]]}.${index[i]}`], ...own }));
+    return { ...bundle, explanation: { ...bundle.explanation, nodes: whole, tokens } };
+  }
+
+  // The drawing of the page's circuit, at a node if one is asked for.
+  async function draw(page, node) {
+    const host = page.querySelector("[data-bundle]");
+    if (!host) return;
+    if (!Packed.has(host.dataset.bundle)) return void (host.textContent = host.dataset.missing);
+    if (host.dataset.mounted !== undefined && CircuitPage.select) return CircuitPage.select(host, node);
+    host.setAttribute("aria-busy", "true");
+    try {
+      const bundle = await bundleOf(host.dataset.bundle);
+      if (shown !== page) return; // left while it was unpacked
+      host.replaceChildren();
+      CircuitPage.mount(host, bundle, { node });
+      host.dataset.mounted = "";
+    } catch (error) {
+      host.textContent = `The circuit could not be drawn: ${error.message}`;
+      throw error;
+    } finally {
+      host.removeAttribute("aria-busy");
+    }
+  }
+
+  function release(page) {
+    const host = page?.querySelector("[data-mounted]");
+    if (!host) return;
+    CircuitPage.unmount(host);
+    delete host.dataset.mounted;
+  }
+
+  function arrive(page, section, first) {
+    const heading = page.querySelector("h1");
+    document.title = page.id === "/" ? title : `${heading.textContent} · ${title}`;
+    for (let part = section; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+    if (section) return section.scrollIntoView();
+    scrollTo({ top: fresh ? 0 : places.get(location.hash) ?? 0, behavior: "instant" });
+    if (fresh && !first) heading.focus({ preventScroll: true });
+  }
+
+  async function go() {
+    const hash = location.hash;
+    const { page, node, section } = parse(hash);
+    await fill(page);
+    if (hash !== location.hash) return; // gone on meanwhile
+    const other = page !== shown, first = shown === null;
+    if (other) {
+      release(shown);
+      for (const each of document.querySelectorAll("article.page")) each.classList.toggle("shown", each === page);
+      shown = page;
+    }
+    if (other || section) arrive(page, section, first);
+    fresh = false;
+    await draw(page, node);
+  }
+
+  function start() {
+    document.documentElement.classList.add("js");
+    history.scrollRestoration = "manual";
+    addEventListener("click", event => {
+      const link = event.target.closest?.("a[href^='#']");
+      if (!link) return;
+      fresh = true;
+      places.set(location.hash, scrollY);
+      if (link.getAttribute("href") === location.hash) go();
+    });
+    addEventListener("hashchange", go);
+    Charts.start();
+    Frontier.start();
+    TaskCurves.start();
+    Matrix.start();
+    go();
+  }
+
+  return { start };
+})();
+
+App.start();

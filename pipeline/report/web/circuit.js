@@ -1,0 +1,89 @@
+"use strict";
+// The page of one circuit, from its bundle alone: the drawing, the panel of the node that is chosen, a walk through one
+// pair of prompts, the attention of its heads.
+//
+// CircuitPage.mount(element, bundle, { node }), CircuitPage.select(element, node name or null), CircuitPage.unmount(element)
+const CircuitPage = (() => {
+  const { make, number, describe } = CircuitElements;
+  const mounted = new WeakMap();
+
+  function mount(element, bundle, { node = null } = {}) {
+    const nodes = describe(bundle.drawing);
+    const stage = make("div", { class: "cp-stage", style: `aspect-ratio:${bundle.drawing.width}/${bundle.drawing.height}` }), panel = make("aside", { class: "cp-panel", "aria-label": "The chosen node" });
+    const page = { bundle, nodes, select, labelOf, source: "circuit", centre: null };
+    const left = make("div", { class: "cp-left" }, stage, key(bundle));
+    element.replaceChildren(make("div", { class: "cp" }, left, panel));
+    page.drawing = CircuitDrawing.mount(stage, bundle.drawing, { onselect: chosen, describe: labelOf });
+    const steps = bundle.explanation && CircuitSteps.section(page);
+    if (steps) {
+      left.prepend(steps.bar);
+      left.append(steps.body);
+    }
+    const attention = bundle.explanation && CircuitAttention.section(bundle);
+    if (attention) element.append(attention);
+    mounted.set(element, { page, show });
+    show(node);
+
+    function labelOf(n) {
+      return bundle.explanation?.nodes[n].label?.text ?? "";
+    }
+
+    // A node was chosen on this page: it is drawn, described, and written into the address.
+    function select(name) {
+      page.drawing.select(name);
+      chosen(name);
+      if (stage.getBoundingClientRect().bottom < 60 || matchMedia("(max-width: 1000px)").matches) panel.scrollIntoView({ block: "nearest" });
+    }
+    function chosen(name) {
+      describePanel(name);
+      const [, kind] = location.hash.split("/");
+      if (kind === "circuit") history.replaceState(null, "", `#/circuit/${bundle.model}/${bundle.task}${name ? `/${name}` : ""}`);
+    }
+    function show(name) {
+      page.drawing.select(name);
+      describePanel(name);
+    }
+    function describePanel(name) {
+      const n = nodes.findIndex(each => each.name === name);
+      const close = make("button", { type: "button", class: "cc-link cp-close", onclick: () => select(null) }, "all nodes");
+      panel.replaceChildren(...(n < 0 ? [overview(page)] : [close, CircuitNode.panel(page, n)]));
+      panel.scrollTop = 0;
+    }
+  }
+
+  function key(bundle) {
+    const dot = (kind, text) => make("li", {}, make("i", { class: `cp-dot ${kind}`, "aria-hidden": "true" }), text);
+    const line = (kind, text) => make("li", {}, make("i", { class: `cp-line ${kind}`, "aria-hidden": "true" }), text);
+    return make("ul", { class: "cp-key" }, dot("res", "residual channel, read or written"), dot("q", "query"), dot("k", "key"), dot("v", "value"), dot("mlp", "neuron"),
+      line("p", "positive weight"), line("n", "negative"), line("bias", "bias"), line("link", "query × key of one channel"),
+      bundle.drawing.outputs.answers ? line("out", "towards the answers") : null);
+  }
+
+  // What stands in the panel before a node is chosen: all nodes, the most needed first.
+  function overview(page) {
+    const { bundle, nodes } = page, losses = bundle.certificate?.nodes ?? bundle.explanation?.nodes.map(node => node.removed_loss);
+    const order = nodes.map((_, n) => n);
+    if (losses) order.sort((a, b) => losses[b] - losses[a]);
+    const whole = bundle.certificate?.loss ?? bundle.row.validation_loss;
+    return make("div", { class: "cn" }, make("h3", {}, "Its nodes", losses ? ", the most needed first" : ""),
+      make("p", { class: "dim" }, "Choose one here or in the drawing. ",
+        losses ? `Without any one of them the circuit’s loss of ${number(whole)} grows to what stands at its right. ` : "",
+        bundle.explanation ? "What they respond to is a hypothesis, made by rule." : "There is no explanation of this model’s nodes: the stage explain has not run."),
+      make("div", { class: "cn-scroll" }, make("table", { class: "cp-nodes" }, make("tbody", {}, order.map(n => make("tr", {},
+        make("td", {}, make("button", { type: "button", class: "cc-link", title: nodes[n].spoken, onclick: () => page.select(nodes[n].name) }, nodes[n].name),
+          make("span", { class: "dim cs-label" }, page.labelOf(n))),
+        losses ? make("td", { class: "num" }, number(losses[n])) : null))))));
+  }
+
+  function select(element, node) {
+    mounted.get(element)?.show(node);
+  }
+
+  function unmount(element) {
+    mounted.get(element)?.page.drawing.destroy();
+    mounted.delete(element);
+    element.replaceChildren();
+  }
+
+  return { mount, select, unmount };
+})();

@@ -1,0 +1,407 @@
+"use strict";
+// The picture of a circuit, to pan and zoom. Edges are on a canvas (thousands of them move at a usable speed), all
+// else is SVG: nodes can be focused, pointed at and read out.
+//
+// CircuitDrawing.mount(element, drawing, options) → { select, show, fit, frame, destroy }
+//   options.onselect(name or null, number or null): a node was pinned; options.describe(number) → more for its tip
+//   select(name, number or null): pins a node. show(values or null, { scale, row }): colours nodes by values (−scale …
+//   scale) and marks a row. frame(): draws now, and gives back the milliseconds.
+const CircuitDrawing = (() => {
+  const { make, draw, number, visible, sign, tint, describe } = CircuitElements;
+  const LEVELS = 4, WIDTHS = [0.7, 1.1, 1.7, 2.5], ALPHAS = [0.4, 0.55, 0.75, 0.95];
+  const FAINT = 0.13; // of edges that are not asked for
+  const LABEL_PITCH = 19, TOKEN_PITCH = 8; // pixels on the screen from which labels have room
+  const MOST_ZOOM = 6, NEAR = 6; // pixels from an edge that count as on it
+  const STEP = 60, SAMPLES = 14;
+  const END_CHARS = 18;
+
+  function mount(element, drawing, options = {}) {
+    const nodes = describe(drawing);
+    const { x: xs, y: ys } = drawing.nodes;
+    const view = { x: 0, y: 0, k: 1 };
+    const state = { hovered: null, pinned: null, edge: null, values: null, scale: 1, row: null };
+    const edges = strengths(drawing, nodes);
+    const touching = nodes.map(() => []);
+    drawing.edges.source.forEach((source, e) => { touching[source].push(e); touching[drawing.edges.target[e]].push(e); });
+
+    const canvas = make("canvas", { class: "cd-edges", "aria-hidden": "true" });
+    const parts = scene(drawing, nodes);
+    const tip = make("div", { class: "cd-tip", role: "status", hidden: true });
+    const buttons = make("div", { class: "cd-buttons", role: "group", "aria-label": "Zoom" },
+      button("+", "zoom in", () => zoom(1.4)), button("−", "zoom out", () => zoom(1 / 1.4)), button("⤢", "fit", () => fit(true)));
+    const host = make("div", {
+      class: "cd", tabindex: "0", role: "group",
+      "aria-label": `Drawing of the circuit, ${nodes.length} nodes and ${edges.length} edges. Arrow keys move it, + and − zoom, Tab goes through the nodes.`,
+    }, canvas, parts.svg, tip, buttons);
+    element.replaceChildren(host);
+
+    function button(text, label, act) {
+      return make("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
+    }
+
+    // --- what is seen
+
+    let waiting = 0;
+    const later = () => { waiting ||= requestAnimationFrame(() => { waiting = 0; frame(); }); };
+
+    function frame() {
+      const start = performance.now();
+      parts.place(view);
+      host.style.touchAction = view.k > fitting() * 1.05 ? "none" : "pan-y";
+      drawEdges();
+      return performance.now() - start;
+    }
+
+    function drawEdges() {
+      const ratio = devicePixelRatio || 1, width = host.clientWidth, height = host.clientHeight;
+      if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
+        canvas.width = Math.round(width * ratio);
+        canvas.height = Math.round(height * ratio);
+      }
+      const pen = canvas.getContext("2d"), style = getComputedStyle(host);
+      const colours = { p: style.getPropertyValue("--positive"), n: style.getPropertyValue("--negative") };
+      pen.setTransform(1, 0, 0, 1, 0, 0);
+      pen.clearRect(0, 0, canvas.width, canvas.height);
+      pen.setTransform(ratio * view.k, 0, 0, ratio * view.k, ratio * view.x, ratio * view.y);
+      pen.lineCap = "round";
+      const asked = askedFor();
+      for (const edge of edges) if (!asked) stroke(pen, edge, colours, 1);
+        else if (!asked.has(edge.e)) stroke(pen, edge, colours, FAINT);
+      if (asked) for (const e of asked) stroke(pen, edges[e], colours, 1);
+      if (state.edge !== null) stroke(pen, edges[state.edge], colours, 1, 1.5);
+    }
+
+    function stroke(pen, edge, colours, faint, more = 0) {
+      pen.strokeStyle = colours[edge.sign];
+      pen.globalAlpha = more ? 1 : ALPHAS[edge.level] * faint;
+      pen.lineWidth = WIDTHS[edge.level] + more;
+      pen.beginPath();
+      pen.moveTo(edge.x, edge.y);
+      pen.bezierCurveTo(edge.x, edge.my, edge.tx, edge.my, edge.tx, edge.ty);
+      pen.stroke();
+    }
+
+    // The edges to stand out: of the node under the pointer, else of the pinned one, else those into the marked row.
+    function askedFor() {
+      const node = state.hovered ?? state.pinned;
+      if (node !== null) return new Set(touching[node]);
+      if (state.row === null) return null;
+      const y = drawing.rows[state.row]?.[2];
+      return new Set(edges.filter(edge => edge.ty === y).map(edge => edge.e));
+    }
+
+    function mark() {
+      const node = state.hovered ?? state.pinned;
+      const beside = new Set(node === null ? [] : touching[node].flatMap(e => [drawing.edges.source[e], drawing.edges.target[e]]));
+      parts.nodes.forEach((group, n) => {
+        group.classList.toggle("faint", node !== null && n !== node && !beside.has(n));
+        group.classList.toggle("pinned", n === state.pinned);
+        group.setAttribute("aria-pressed", String(n === state.pinned));
+        group.classList.toggle("now", state.row !== null && ys[n] === drawing.rows[state.row]?.[2]);
+        const share = state.values === null ? null : (state.values[n] ?? 0) / (state.scale || 1);
+        group.querySelector(".dot").style.fill = share === null ? "" : tint(share, "var(--paper)");
+      });
+      parts.rows.forEach((row, i) => row.classList.toggle("now", i === state.row));
+      later();
+    }
+
+    function tell(text, x, y) {
+      tip.hidden = !text;
+      if (!text) return;
+      tip.textContent = text;
+      const room = host.clientWidth - tip.offsetWidth - 8;
+      tip.style.transform = `translate(${Math.max(8, Math.min(x + 12, room))}px, ${y > 70 ? y - tip.offsetHeight - 12 : y + 18}px)`;
+    }
+
+    function hover(n, quiet = false) {
+      if (n === state.hovered) return;
+      state.hovered = n;
+      state.edge = null;
+      const more = n === null ? null : options.describe?.(n);
+      if (n !== null && !quiet) tell(nodes[n].spoken + (more ? `\n${more}` : ""), screenX(xs[n]), screenY(ys[n]));
+      else tell("");
+      mark();
+    }
+
+    const screenX = x => view.x + view.k * x;
+    const screenY = y => view.y + view.k * y;
+
+    function pin(n, announce) {
+      state.pinned = n;
+      mark();
+      if (announce) options.onselect?.(n === null ? null : nodes[n].name, n);
+    }
+
+    function overEdge(x, y) {
+      const e = nearest(edges, (x - view.x) / view.k, (y - view.y) / view.k, NEAR / view.k);
+      if (e === null && state.edge === null) return;
+      state.edge = e;
+      const { source, target, weight } = drawing.edges;
+      tell(e === null ? "" : `${nodes[source[e]].name} → ${nodes[target[e]].name}\nweight ${number(weight[e])}`, x, y);
+      later();
+    }
+
+    // --- moving
+
+    const fitting = () => Math.min(host.clientWidth / drawing.width, host.clientHeight / drawing.height, 1.6);
+
+    // The whole picture; at first, where that would be too small to read, a readable part of it.
+    function fit(whole) {
+      const { clientWidth: width, clientHeight: height } = host;
+      view.k = whole ? fitting() : Math.max(fitting(), Math.min(0.8, height / drawing.height));
+      view.x = view.k * drawing.width <= width ? (width - view.k * drawing.width) / 2 : 0;
+      view.y = (height - view.k * drawing.height) / 2;
+      later();
+    }
+
+    function zoom(factor, x = host.clientWidth / 2, y = host.clientHeight / 2) {
+      const k = Math.min(Math.max(view.k * factor, fitting() * 0.6), MOST_ZOOM);
+      view.x = x - (x - view.x) * k / view.k;
+      view.y = y - (y - view.y) * k / view.k;
+      view.k = k;
+      tell("");
+      later();
+    }
+
+    // At least a corner of the picture stays in sight.
+    function move(dx, dy) {
+      const margin = 60;
+      view.x = Math.min(Math.max(view.x + dx, margin - view.k * drawing.width), host.clientWidth - margin);
+      view.y = Math.min(Math.max(view.y + dy, margin - view.k * drawing.height), host.clientHeight - margin);
+      later();
+    }
+
+    function reveal(n) {
+      const x = screenX(xs[n]), y = screenY(ys[n]), margin = 40;
+      const over = (at, size) => (at < margin ? margin - at : at > size - margin ? size - margin - at : 0);
+      move(over(x, host.clientWidth), over(y, host.clientHeight));
+    }
+
+    const pointers = new Map();
+    let dragged = 0;
+    const nodeAt = event => {
+      const group = event.target.closest?.(".cd-node");
+      return group ? Number(group.dataset.n) : null;
+    };
+    const at = event => {
+      const box = host.getBoundingClientRect();
+      return [event.clientX - box.left, event.clientY - box.top];
+    };
+
+    host.addEventListener("pointerdown", event => {
+      if (event.target.closest("button") || (event.pointerType === "mouse" && event.button !== 0)) return;
+      pointers.set(event.pointerId, at(event));
+      if (pointers.size === 1) dragged = 0;
+    });
+    host.addEventListener("pointermove", event => {
+      const [x, y] = at(event), before = pointers.get(event.pointerId);
+      if (!before) {
+        const n = nodeAt(event);
+        hover(n);
+        if (n === null) overEdge(x, y);
+        return;
+      }
+      dragged += Math.hypot(x - before[0], y - before[1]);
+      if (dragged > 4 && !host.hasPointerCapture(event.pointerId)) host.setPointerCapture(event.pointerId);
+      if (pointers.size === 2) pinch(event.pointerId, before, [x, y]);
+      else move(x - before[0], y - before[1]);
+      pointers.set(event.pointerId, [x, y]);
+      host.classList.toggle("dragging", dragged > 4);
+    });
+    function pinch(id, before, now) {
+      const other = [...pointers].find(([each]) => each !== id)[1];
+      const apart = p => Math.max(Math.hypot(p[0] - other[0], p[1] - other[1]), 1);
+      move((now[0] - before[0]) / 2, (now[1] - before[1]) / 2);
+      zoom(apart(now) / apart(before), (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
+    }
+    const release = event => {
+      pointers.delete(event.pointerId);
+      if (!pointers.size) host.classList.remove("dragging");
+    };
+    host.addEventListener("pointerup", release);
+    host.addEventListener("pointercancel", release);
+    host.addEventListener("pointerleave", () => { if (!pointers.size) { state.edge = null; hover(null); tell(""); later(); } });
+    host.addEventListener("click", event => {
+      if (dragged > 4 || event.target.closest("button")) return;
+      pin(nodeAt(event), true);
+    });
+    // The wheel zooms once the drawing has the focus (or with Ctrl), so that the page can still be scrolled past it.
+    host.addEventListener("wheel", event => {
+      if (!event.ctrlKey && !event.metaKey && !host.contains(document.activeElement)) return;
+      event.preventDefault();
+      zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0016)), ...at(event));
+    }, { passive: false });
+
+    const keys = {
+      ArrowLeft: () => move(STEP, 0), ArrowRight: () => move(-STEP, 0), ArrowUp: () => move(0, STEP), ArrowDown: () => move(0, -STEP),
+      "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8), "0": () => fit(true), Escape: () => pin(null, true),
+    };
+    host.addEventListener("keydown", event => {
+      const n = nodeAt(event);
+      if (n !== null && (event.key === "Enter" || event.key === " ")) pin(n, true);
+      else if (keys[event.key] && !event.ctrlKey && !event.metaKey && !event.altKey) keys[event.key]();
+      else return;
+      event.preventDefault();
+    });
+    host.addEventListener("focusin", event => {
+      const n = nodeAt(event);
+      host.scrollLeft = host.scrollTop = 0; // browsers scroll what is hidden into view; the picture moves instead
+      if (n !== null && event.target.matches(":focus-visible")) { reveal(n); hover(n); } else if (n === null) hover(null, true);
+    });
+    host.addEventListener("focusout", () => { if (!pointers.size) hover(null); });
+
+    let size = "";
+    const resized = new ResizeObserver(() => {
+      const now = `${host.clientWidth}×${host.clientHeight}`;
+      if (now !== size) fit(false);
+      size = now;
+    });
+    resized.observe(host);
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+    dark.addEventListener("change", later);
+
+    const numberOf = node => (typeof node === "string" ? nodes.findIndex(({ name }) => name === node) : node);
+    function select(node) {
+      const n = node === null || node === undefined ? null : numberOf(node);
+      if (n === -1) return;
+      pin(n, false);
+      if (n !== null) reveal(n);
+    }
+    function show(values, { scale = 1, row = null } = {}) {
+      Object.assign(state, { values, scale, row });
+      mark();
+    }
+    function destroy() {
+      resized.disconnect();
+      dark.removeEventListener("change", later);
+      cancelAnimationFrame(waiting);
+      element.replaceChildren();
+    }
+    fit(false);
+    mark();
+    return { select, show, fit, frame, move, destroy };
+  }
+
+  // Edges with their places, sign and strength: the share of the largest weight of their kind, whatever the layer.
+  function strengths(drawing, nodes) {
+    const { source, target, weight } = drawing.edges, { x, y } = drawing.nodes;
+    const largest = {};
+    target.forEach((t, e) => { largest[nodes[t].place] = Math.max(largest[nodes[t].place] ?? 0, Math.abs(weight[e])); });
+    return source.map((s, e) => {
+      const t = target[e], most = largest[nodes[t].place];
+      const level = most ? Math.min(Math.floor(LEVELS * Math.abs(weight[e]) / most), LEVELS - 1) : 0;
+      return { e, sign: weight[e] < 0 ? "n" : "p", level, x: x[s], y: y[s], tx: x[t], ty: y[t], my: (y[s] + y[t]) / 2 };
+    });
+  }
+
+  // The edge that passes a point within `reach`, or null.
+  function nearest(edges, x, y, reach) {
+    let best = null, least = reach;
+    for (const edge of edges) {
+      if (y > edge.y + reach || y < edge.ty - reach) continue; // upwards: an edge ends above its start
+      if (x < Math.min(edge.x, edge.tx) - reach || x > Math.max(edge.x, edge.tx) + reach) continue;
+      let from = null;
+      for (let i = 0; i <= SAMPLES; i++) {
+        const to = along(edge, i / SAMPLES);
+        if (from) least = ((d) => { if (d < least) { best = edge.e; return d; } return least; })(distance(x, y, from, to));
+        from = to;
+      }
+    }
+    return best;
+  }
+
+  function along(edge, t) {
+    const u = 1 - t, start = u * u * (u + 3 * t), end = t * t * (t + 3 * u);
+    const sway = 3 * u * t;
+    return [start * edge.x + end * edge.tx, u * u * u * edge.y + sway * edge.my + t * t * t * edge.ty];
+  }
+
+  function distance(x, y, [ax, ay], [bx, by]) {
+    const dx = bx - ax, dy = by - ay, length = dx * dx + dy * dy;
+    const t = length ? Math.min(Math.max(((x - ax) * dx + (y - ay) * dy) / length, 0), 1) : 0;
+    return Math.hypot(x - ax - t * dx, y - ay - t * dy);
+  }
+
+  // All that is SVG; `place(view)` moves it. Labels of rows stay at the left edge and keep their size.
+  function scene(drawing, nodes) {
+    const radius = Math.min(4.2, drawing.pitch * 0.36);
+    const rows = drawing.rows.map(([layer, label], i) => {
+      const first = i === 0 || drawing.rows[i - 1][0] !== layer;
+      return draw("g", { class: "cd-row" }, draw("text", { x: 8, y: -5 }, label), first ? draw("text", { x: 8, y: 15, class: "layer" }, `layer ${layer}`) : null);
+    });
+    const dots = nodes.map((node, n) => dot(drawing, node, n, radius));
+    const moving = draw("g", {}, background(drawing), ends(drawing), draw("g", { class: "cd-nodes" }, dots));
+    const svg = draw("svg", { class: "cd-svg" }, moving, draw("g", { class: "cd-rows", "aria-hidden": "true" }, rows));
+    function place({ x, y, k }) {
+      moving.setAttribute("transform", `translate(${x} ${y}) scale(${k})`);
+      rows.forEach((row, i) => row.setAttribute("transform", `translate(0 ${y + k * drawing.rows[i][2]})`));
+      svg.classList.toggle("unlabelled", drawing.pitch * k < LABEL_PITCH);
+      svg.classList.toggle("untokened", drawing.pitch * k < TOKEN_PITCH);
+    }
+    return { svg, nodes: dots, rows, place };
+  }
+
+  function dot(drawing, node, n, radius) {
+    const x = drawing.nodes.x[n], y = drawing.nodes.y[n], bias = drawing.nodes.bias[n];
+    const side = radius + 3.6;
+    return draw("g", {
+      class: `cd-node ${node.kind}`, "data-n": n, "data-name": node.name, transform: `translate(${x} ${y})`, tabindex: "0",
+      role: "button", "aria-pressed": "false", "aria-label": `${node.spoken}${bias ? `, bias ${number(bias)}` : ""}`,
+    },
+    draw("circle", { class: "reach", r: Math.min(11, drawing.pitch / 2) }), draw("circle", { class: "ring", r: radius + 3 }),
+    bias ? draw("path", { class: `bias ${bias < 0 ? "n" : "p"}`, d: `M${-side} -3v6` }) : null,
+    draw("circle", { class: "dot", r: radius }), draw("text", { y: radius + 9.5 }, node.short));
+  }
+
+  function background(drawing) {
+    const { x, y } = drawing.nodes;
+    const lines = drawing.rows.map(([, , at]) => `M0 ${at}H${drawing.width}`).join("");
+    const streams = drawing.streams.filter(([, , top, bottom]) => bottom > top).map(([, at, top, bottom]) => `M${at} ${top}V${bottom}`).join("");
+    const arcs = drawing.links.map(([q, k]) => `M${x[q]} ${y[q]}q${(x[k] - x[q]) / 2} ${Math.min(12 + Math.abs(x[k] - x[q]) / 4, 24)} ${x[k] - x[q]} 0`);
+    const boxes = drawing.heads.flatMap(([, head, left, right, at, sink]) => [
+      draw("rect", { class: "cd-head", x: left, y: at - 17, width: right - left, height: 36, rx: 8 }),
+      draw("text", { class: "cd-headname", x: (left + right) / 2, y: at - 21 }, right - left < 40 ? `h${head}` : `head ${head}`,
+        draw("title", {}, `head ${head}, ${sink === null ? "no attention sink" : `attention sink: logit ${number(sink)}`}`)),
+    ]);
+    return draw("g", { "aria-hidden": "true" }, draw("path", { class: "cd-line", d: lines }), boxes,
+      draw("path", { class: "cd-stream", d: streams }), draw("path", { class: "cd-link", d: arcs.join("") }));
+  }
+
+  // Tokens at the embedding end below and the unembedding end above.
+  function ends(drawing) {
+    if (!drawing.rows.length) return draw("g");
+    const bottom = drawing.rows[0][2] + 34, top = drawing.rows.at(-1)[2] - 34;
+    const write = tokens => {
+      const texts = tokens.map(([token]) => visible(drawing.tokens[token]));
+      while (texts.length > 1 && texts.join(" · ").length > END_CHARS) texts.pop();
+      return texts.join(" · ");
+    };
+    const listed = (kind, channel, tokens) => `${kind} of residual channel ${channel}\n` +
+      tokens.map(([token, value]) => `${visible(drawing.tokens[token])}  ${number(value)}`).join("\n");
+    const end = (kind, x, from, to, channel, tokens, below) => tokens.length ? [
+      draw("path", { class: "cd-end", d: `M${x} ${from}V${below ? to - 6 : to + 6}` }),
+      draw("text", { class: `cd-token${below ? " in" : ""}`, transform: `translate(${x + 3} ${to})rotate(-90)` }, write(tokens),
+        draw("title", {}, listed(kind, channel, tokens))),
+    ] : [];
+    const inputs = drawing.inputs.flatMap(([channel, x, y, tokens]) => end("Embedding", x, y, bottom, channel, tokens, true));
+    if (!drawing.outputs.answers) {
+      const outputs = drawing.outputs.ends.flatMap(([channel, x, y, tokens]) => end("Unembedding", x, y, top, channel, tokens, false));
+      return draw("g", { class: "cd-ends" }, inputs, outputs);
+    }
+    return draw("g", { class: "cd-ends" }, inputs, answers(drawing, top));
+  }
+
+  function answers(drawing, top) {
+    const middle = drawing.width / 2, largest = Math.max(...drawing.outputs.ends.map(end => Math.abs(end[3])), 1e-12);
+    const lines = drawing.outputs.ends.map(([channel, x, y, weight]) => {
+      const level = Math.min(Math.floor(LEVELS * Math.abs(weight) / largest), LEVELS - 1);
+      return draw("path", { class: `cd-out ${weight < 0 ? "n" : "p"}`, d: `M${x} ${y}V${top}L${middle} 32`, "stroke-width": WIDTHS[level], opacity: ALPHAS[level] },
+        draw("title", {}, `Residual channel ${channel}: ${number(weight)} towards the first answer, per normalised unit`));
+    });
+    const [first, second] = drawing.outputs.answers.map(token => sign(drawing.tokens[token]));
+    return [lines, draw("text", { class: "cd-answers", x: middle, y: 22 },
+      draw("tspan", { class: "p" }, first), " against ", draw("tspan", { class: "n" }, second))];
+  }
+
+  return { mount };
+})();

@@ -1,0 +1,26 @@
+"use strict";
+// What lies packed in the page (gzip in base64, one script element each) and is unpacked when it is needed.
+const Packed = (() => {
+  async function text(id) {
+    const element = document.getElementById(id);
+    if (!element) return null;
+    const bytes = Uint8Array.from(atob(element.textContent.trim()), c => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  }
+
+  // Runs a packed script; `once` remembers it.
+  const running = new Map();
+  function script(id) {
+    if (!running.has(id)) {
+      running.set(id, text(id).then(source => {
+        const element = document.createElement("script");
+        element.textContent = source;
+        document.head.append(element);
+      }));
+    }
+    return running.get(id);
+  }
+
+  const json = async id => JSON.parse(await text(id));
+  return { text, json, script, has: id => document.getElementById(id) !== null };
+})();

@@ -1,0 +1,152 @@
+"""The report in a real browser: it opens, shows what is pointed at and clicked, and asks the network for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Params
+from pipeline.model.transformer import Transformer
+from pipeline.report.write import assemble
+from tests.browser.chromium import Page
+from tests.report.conftest import TEXTS, FakeTasks, write_model
+
+TASKS = {"quotes": (0.05, 0.4), "lists": (0.1, 0.6), "for_while": (0.6, None), "with_as": (None, None)}
+SHOWN = "document.querySelector('article.page.shown')?.id"
+FRONTIER = "[data-chart=frontier][data-drawn]"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Transformer], params: Params) -> Path:
+    """results/index.html of an invented study of one dense and two sparse models."""
+    folder = tmp_path_factory.mktemp("study")
+    invented = (("dense_a", "dense", 3.0, 0), ("sparse_a", "sparse", 3.2, 1), ("sparse_b", "sparse", 3.4, 2))
+    models = {
+        name: write_model(folder, tiny_model(seed=seed), name, kind, loss, TASKS) for name, kind, loss, seed in invented
+    }
+    assemble(
+        models,
+        task_set=FakeTasks(),
+        texts=TEXTS,
+        statistics={"bigram_loss_nats": 3.75},
+        params=params,
+        margin=0.03,
+        provenance={"git": None},
+        folder=folder / "results",
+    )
+    return folder / "results" / "index.html"
+
+
+@pytest.fixture
+def study(page: Page, report: Path) -> Page:
+    """The study's page, open at its beginning."""
+    page.goto(report)
+    page.wait_for(f"{SHOWN} === '/'")
+    return page
+
+
+def mark(page: Page, name: str) -> tuple[float, float]:
+    """Where a model's mark is in the frontier, in CSS pixels of the viewport."""
+    page.centre("[data-chart=frontier]")
+    page.wait_for(f"document.querySelector('{FRONTIER} path[aria-label={name}]')", 90)
+    return page.centre(f"{FRONTIER} path[aria-label={name}]")
+
+
+def see_everything(page: Page) -> None:
+    """Scrolls through the page until all its charts are drawn."""
+    for name in page.evaluate("[...document.querySelectorAll('.shown [data-chart]')].map(e => e.dataset.chart)"):
+        page.centre(f".shown [data-chart={name}]")
+        page.wait_for(f"document.querySelector('.shown [data-chart={name}] svg')", 90)
+
+
+def test_the_page_makes_no_error_and_asks_the_network_for_nothing(study: Page, report: Path) -> None:
+    see_everything(study)
+    for route in ("#/model/sparse_a", "#/circuit/sparse_a/quotes", "#/circuit/dense_a/for_while", "#/circuit/no/such"):
+        study.goto(f"{report.as_uri()}{route}")
+        study.wait_for(SHOWN)
+    assert study.errors == [] and study.requests == []
+
+
+def test_the_browser_itself_refuses_what_a_page_would_fetch(study: Page) -> None:
+    refused = study.evaluate("fetch('http://127.0.0.1:4200/').then(() => 'fetched', error => error.name)")
+    assert refused == "TypeError" and study.requests == []
+
+
+def test_pointing_at_a_model_shows_its_configuration_and_a_click_opens_it(study: Page) -> None:
+    place = mark(study, "sparse_a")
+    study.mouse("mouseMoved", *place)
+    study.wait_for(
+        "[...document.querySelectorAll('.model-card:not([hidden])')].map(e => e.dataset.model) == 'sparse_a'"
+    )
+    study.click_at(*place)
+    study.wait_for(f"{SHOWN} === '/model/sparse_a'")
+    assert study.evaluate("document.title").startswith("sparse_a")
+    study.evaluate("history.back()")
+    study.wait_for(f"{SHOWN} === '/'")
+
+
+def test_boxes_choose_the_kinds_of_model_in_the_frontier(study: Page) -> None:
+    mark(study, "dense_a")
+    names = f"[...document.querySelectorAll('{FRONTIER} text')].map(t => t.textContent).filter(t => t.includes('_'))"
+    assert sorted(study.evaluate(names)) == ["dense_a", "sparse_a", "sparse_b"]
+    study.click("input[data-kind=sparse]")
+    study.wait_for(f"{names} == 'dense_a'")
+
+
+def test_a_cell_of_the_matrix_opens_its_circuit_and_back_returns_to_the_place(study: Page) -> None:
+    study.click("#matrix-table a[href='#/circuit/sparse_a/lists']")
+    study.wait_for(f"{SHOWN} === '/circuit/sparse_a/lists'")
+    assert study.evaluate("document.querySelector('.shown h1').textContent").startswith("lists")
+    assert study.evaluate("scrollY") == 0
+    study.evaluate("history.back()")
+    study.wait_for(f"{SHOWN} === '/' && scrollY > 0")
+
+
+def test_arrows_go_through_the_matrix_and_enter_opens_a_circuit(study: Page) -> None:
+    study.evaluate("document.querySelector('#matrix-table a.cell').focus()")
+    for key in ("ArrowRight", "ArrowDown", "ArrowUp", "ArrowDown"):
+        study.key(key)
+    focused = study.evaluate("document.activeElement.getAttribute('href')")
+    assert focused == "#/circuit/sparse_a/lists"
+    assert study.evaluate("document.querySelectorAll('#matrix-table a.cell[tabindex=\"0\"]').length") == 1
+    study.key("Enter")
+    study.wait_for(f"{SHOWN} === '/circuit/sparse_a/lists'")
+    assert study.evaluate("document.activeElement.tagName") == "H1"
+
+
+@pytest.mark.parametrize("route", ["#/", "#/model/sparse_a", "#/circuit/sparse_a/quotes"])
+def test_no_page_is_wider_than_a_phone(page: Page, report: Path, route: str) -> None:
+    page.viewport(390, 844, mobile=True)
+    page.goto(f"{report.as_uri()}{route}")
+    page.wait_for(SHOWN)
+    see_everything(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_charts_follow_the_colour_scheme(study: Page) -> None:
+    mark(study, "sparse_a")
+    colour = f"getComputedStyle(document.querySelector('{FRONTIER} text')).fill"
+    light = study.evaluate(colour)
+    study.dark(True)
+    study.wait_for(f"document.querySelector('{FRONTIER} text') && {colour} !== '{light}'", 60)
+
+
+def test_without_scripts_the_tables_still_read(page: Page, report: Path) -> None:
+    page.javascript(False)
+    page.goto(report)
+    visible = "document.querySelector('#matrix-table').getClientRects().length > 0"
+    assert page.evaluate(visible)
+    page.goto(f"{report.as_uri()}#/model/sparse_a")
+    page.wait_for("document.getElementById('/model/sparse_a').getClientRects().length > 0")
+    assert not page.evaluate(visible)
+
+
+def test_the_page_is_ready_long_before_two_seconds_of_work(page: Page, report: Path) -> None:
+    """Processor seconds of the page's main thread until it can be read; other programs do not count."""
+    page.call("Performance.setTimeDomain", timeDomain="threadTicks")
+    page.call("Performance.enable")
+    page.goto(report)
+    found = {entry["name"]: entry["value"] for entry in page.call("Performance.getMetrics")["metrics"]}
+    assert 0 < found["TaskDuration"] < 1
