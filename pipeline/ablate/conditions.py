@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.ablate.cuts import LiveEdges, computed_by
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.model.ablation import edge_cuts, hold_at_means
 from pipeline.model.compact import Compact, Frozen, Prompts, Trace
-from pipeline.model.held import only
-from pipeline.model.held_at import Held, Values
+from pipeline.model.held import Holder
+from pipeline.model.held_at import Held
 from pipeline.model.scoring import CHUNK, score
 from pipeline.model.transformer import Transformer
 
@@ -59,24 +60,30 @@ class Runner:
         on_cpu = self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu()
         return [Frozen(on_cpu, draw) for draw in self.held.draws]
 
+    @cached_property
+    def holders(self) -> list[Holder]:
+        """What runs of many nodes share, of each draw."""
+        return [Holder(self.model, draw) for draw in self.held.draws]
+
     def answers(self, circuit: Circuit, condition: Condition, batch: PairBatch) -> Answers:
         """Logits of the two answers with the circuit kept or removed, uncalibrated, one copy a draw."""
         if condition is Condition.CIRCUIT:
             compacts = (Compact(frozen, circuit.nodes, circuit.edges) for frozen in self.frozen)
             return torch.stack([score_compact(compact, batch) for compact in compacts])
-        return torch.stack([self._scored(circuit, condition, batch, draw) for draw in self.held.draws])
+        return torch.stack([self._scored(circuit, condition, batch, draw) for draw in self.holders])
 
     def _scored(
-        self, circuit: Circuit, condition: Condition, batch: PairBatch, held: Values
+        self, circuit: Circuit, condition: Condition, batch: PairBatch, holder: Holder
     ) -> Float[Tensor, "prompt 2"]:
         """The logits under a condition that leaves too much of the model for the compact executor to gain by."""
         if condition is Condition.ABLATED_EDGES:
-            return score(self.model, batch, cuts=edge_cuts(self.model, circuit.edges, held, keep=False)).cpu()
+            cuts = edge_cuts(self.model, circuit.edges, holder.held, keep=False)
+            return score(self.model, batch, cuts=computed_by(LiveEdges, self.model, cuts)).cpu()
         masks = {key: mask.to(self.model.device) for key, mask in circuit.node_masks().items()}
         if condition is Condition.NODES_ONLY:
-            return score(self.model, batch, **only(self.model, masks, held)).cpu()
+            return score(self.model, batch, **holder(masks)).cpu()
         removed = {key: 1 - mask for key, mask in masks.items()}
-        return score(self.model, batch, intervene=hold_at_means(removed, held)).cpu()
+        return score(self.model, batch, intervene=hold_at_means(removed, holder.held)).cpu()
 
 
 def score_compact(compact: Compact, batch: PairBatch) -> Float[Tensor, "prompt 2"]:

@@ -11,14 +11,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ablate.conditions import Runner
+from pipeline.ablate.conditions import Condition, Runner
+from pipeline.ablate.controls import nonzero_edges
 from pipeline.circuit import Circuit
 from pipeline.config import ValidateConfig
 from pipeline.data.pairs import PairBatch, prompt_losses
 from pipeline.model.samples import node_samples
 from pipeline.model.scoring import calibrated, score
-from pipeline.model.transformer import Transformer
+from pipeline.model.transformer import Cuts, Transformer
 from pipeline.seeds import seed_of
+from pipeline.sites import edge_keys
 
 Answers = Float[Tensor, "prompt 2"]  # logits of the right and the wrong answer
 UNCALIBRATED = (1.0, 0.0)
@@ -68,14 +70,40 @@ class Claim:
         return Runner(self.model, self.circuit.outside)
 
     @cached_property
+    def whole(self) -> Cuts:
+        """The linear maps of the unpruned model, for runs of it: without the zeros of its weights."""
+        every = {key: torch.ones(width, device=self.model.device) for key, width in self.model.widths().items()}
+        return self.runner.holders[0].cuts(every)
+
+    def model_answers(self, batch: PairBatch) -> Answers:
+        """The unpruned model's."""
+        return score(self.model, batch, cuts=self.whole).cpu()
+
+    @cached_property
     def of_model(self) -> Answers:
         """The unpruned model's answers to the test pairs."""
-        return score(self.model, self.test).cpu()
+        return self.model_answers(self.test)
+
+    @cached_property
+    def model_of_few(self) -> Answers:
+        """The unpruned model's answers to the few pairs."""
+        return self.model_answers(self.few)
+
+    @cached_property
+    def nothing_of_few(self) -> Answers:
+        """The answers of ∅ to the few pairs, mean over draws."""
+        return self.runner.answers(self.nothing, Condition.CIRCUIT, self.few).mean(0)
 
     @cached_property
     def nothing(self) -> Circuit:
         """The circuit without a node: ∅."""
         return Circuit({}, {}, self.circuit.means, self.circuit.order, self.circuit.held)
+
+    @cached_property
+    def other_edges(self) -> dict[str, Int[Tensor, "n 2"]]:
+        """Edge key → the model's edges that are not the circuit's."""
+        keys = edge_keys(self.model.config.n_layer)
+        return {key: others(nonzero_edges(self.model, key), self.circuit.edges.get(key)) for key in keys}
 
     def generator(self, purpose: str) -> torch.Generator:
         """Random numbers of a test's own: the same whatever other tests are run."""
@@ -142,6 +170,14 @@ def weights(n: int, times: int, generator: torch.Generator) -> Float[Tensor, "re
 def central(means: Float[Tensor, " resample"]) -> list[float]:
     """[low, high] of the central 95 %."""
     return means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+
+
+def others(present: Int[Tensor, "n 2"], inside: Int[Tensor, "m 2"] | None) -> Int[Tensor, "k 2"]:
+    """Edges of a kind without some."""
+    if inside is None:
+        return present
+    codes = (pairs[:, 0] * 2**32 + pairs[:, 1] for pairs in (present, inside))
+    return present[~torch.isin(*codes)]
 
 
 def first_of(batch: PairBatch, n: int) -> PairBatch:

@@ -19,14 +19,14 @@ from pipeline.ablate.conditions import Condition, Runner
 from pipeline.circuit import Circuit
 from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch, answer_logits
-from pipeline.model.ablation import hold_at_means, record
+from pipeline.model.ablation import hold_at_means
 from pipeline.model.held_at import Held, Values
 from pipeline.model.masked import Masked
-from pipeline.model.scoring import score
 from pipeline.model.transformer import Intervene, pick
 from pipeline.validate.claim import MARGIN, UNCALIBRATED, Answers, Claim, check, margins
 from pipeline.validate.norms import frozen_norms
-from pipeline.validate.runs import few_edges
+from pipeline.validate.runs import answers as answers_of
+from pipeline.validate.runs import few_edges, watched
 from pipeline.validate.subsets import subsets
 
 FROZEN = "frozen_norms"
@@ -106,7 +106,7 @@ def held_at(claim: Claim, held: Held, batch: PairBatch) -> dict[str, Any]:
     runner = Runner(claim.model, held)
     answers = runner.answers(claim.circuit, Condition.CIRCUIT, batch)
     nothing = runner.answers(claim.nothing, Condition.CIRCUIT, batch)
-    found = claim.faithfulness(margins(answers), margins(nothing), margins(score(claim.model, batch).cpu()))
+    found = claim.faithfulness(margins(answers), margins(nothing), margins(claim.model_answers(batch)))
     return summary(claim, answers) | {"faithfulness": found}
 
 
@@ -152,7 +152,7 @@ def resample_examples(claim: Claim) -> dict[str, Any]:
     for _ in range(claim.config.draws):
         chosen = torch.randint(len(claim.windows), (len(batch.tokens),), generator=generator)
         sequences = claim.windows[chosen, : batch.tokens.shape[1]].to(claim.model.device)
-        values = record(claim.model, sequences)[1]
+        values = watched(claim.model, sequences, cuts=claim.whole)[1]
         answers.append([given_outside(claim, masks, values) for masks in (kept, nothing)])
     circuit, empty = (torch.stack(draws) for draws in zip(*answers, strict=True))
     return of_few(claim, circuit, empty)
@@ -167,15 +167,13 @@ def given_outside(claim: Claim, masks: Values, values: Mapping[str, Float[Tensor
         kept: Intervene = hold_at_means(masks, {key: other})
         return kept(key, x)
 
-    return answer_logits(claim.model(batch.tokens, at=batch.last, intervene=intervene), batch).cpu()
+    return answers_of(claim.model, batch, intervene, claim.whole)
 
 
 def of_few(
     claim: Claim, draws: Sequence[Answers] | Tensor, nothing: Float[Tensor, "draw prompt 2"] | None = None
 ) -> dict[str, Any]:
     """``summary``, and faithfulness on the few pairs; ∅ is the model with all nodes held, unless it is given."""
-    answers = torch.stack(list(draws))
-    if nothing is None:
-        nothing = claim.runner.answers(claim.nothing, Condition.CIRCUIT, claim.few).mean(0)
-    model = margins(score(claim.model, claim.few).cpu())
-    return summary(claim, answers) | {"faithfulness": claim.faithfulness(margins(answers), margins(nothing), model)}
+    answers, empty = torch.stack(list(draws)), claim.nothing_of_few if nothing is None else nothing
+    found = claim.faithfulness(margins(answers), margins(empty), margins(claim.model_of_few))
+    return summary(claim, answers) | {"faithfulness": found}

@@ -140,7 +140,7 @@ def swaps(runs: Runs, swapped: Nodes) -> dict[str, Any]:
     into_model = given(swapped, runs.circuit[1], runs.batch.last, lambda _, x: x)
     return {
         "circuit": claim.estimate(claim.losses(answers(claim.model, runs.batch, into_circuit, runs.cuts))),
-        "model": claim.estimate(claim.losses(answers(claim.model, runs.batch, into_model), UNCALIBRATED)),
+        "model": claim.estimate(claim.losses(answers(claim.model, runs.batch, into_model, claim.whole), UNCALIBRATED)),
     }
 
 

@@ -18,10 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.ablate.conditions import Condition
-from pipeline.ablate.controls import ends, nonzero_edges
+from pipeline.ablate.controls import ends
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import prompt_losses
-from pipeline.model.scoring import score
 from pipeline.prune.edges import induced_edges
 from pipeline.prune.graph import Edge, by_key
 from pipeline.prune.masks import Layout
@@ -48,7 +47,7 @@ def necessity(claim: Claim) -> dict[str, Any]:
     return {
         "n_pairs": claim.few.n_pairs,
         "limit": LIMIT,
-        "model_loss": claim.estimate(claim.losses(score(claim.model, claim.few), UNCALIBRATED)),
+        "model_loss": claim.estimate(claim.losses(claim.model_of_few, UNCALIBRATED)),
         "nodes": nodes,
         "edges": edges,
         "tests": [verdict("nodes", nodes), verdict("edges", edges)],
@@ -105,17 +104,8 @@ def random_nodes(claim: Claim, like: Circuit, generator: torch.Generator) -> Cir
 
 def random_edges(claim: Claim, like: Circuit, generator: torch.Generator) -> Circuit:
     """As many edges of each kind, none of them the circuit's; fewer where the model has not so many."""
-    pools = {key: others(nonzero_edges(claim.model, key), claim.circuit.edges.get(key)) for key in like.edges}
-    edges = some_of(pools, like.edges, generator)
+    edges = some_of({key: claim.other_edges[key] for key in like.edges}, like.edges, generator)
     return replace(like, nodes=ends(edges), edges=edges)
-
-
-def others(present: Int[Tensor, "n 2"], inside: Int[Tensor, "m 2"] | None) -> Int[Tensor, "k 2"]:
-    """Edges of a kind without some."""
-    if inside is None:
-        return present
-    codes = (pairs[:, 0] * 2**32 + pairs[:, 1] for pairs in (present, inside))
-    return present[~torch.isin(*codes)]
 
 
 def some_of(

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from pipeline.ablate.cuts import computed_by
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.masked import Masked
@@ -29,14 +30,22 @@ def recorded(
     model: Transformer, batch: PairBatch, intervene: Intervene | None = None, cuts: Cuts | None = None
 ) -> tuple[Answers, Values]:
     """Answer logits, and the value at every site as the rest of the model saw it, at all positions."""
+    logits, values = watched(model, batch.tokens, intervene, cuts)
+    return answer_logits(pick(logits, batch.last)[:, 0], batch).cpu(), values
+
+
+@torch.no_grad()
+def watched(
+    model: Transformer, tokens: Int[Tensor, "prompt pos"], intervene: Intervene | None = None, cuts: Cuts | None = None
+) -> tuple[Float[Tensor, "prompt pos vocab"], Values]:
+    """Logits, and the value at every site as the rest of the model saw it."""
     values: dict[str, Tensor] = {}
 
     def keep(key: str, x: Tensor) -> Tensor:
         values[key] = x if intervene is None else intervene(key, x)
         return values[key]
 
-    logits = model(batch.tokens, intervene=keep, cuts=cuts)
-    return answer_logits(pick(logits, batch.last)[:, 0], batch).cpu(), values
+    return model(tokens, intervene=keep, cuts=cuts), values
 
 
 @torch.no_grad()
@@ -59,13 +68,8 @@ class FewEdges:
 
 
 def few_edges(model: Transformer, cuts: Mapping[str, LinearCut]) -> Cuts:
-    """The same cuts, faster for a circuit. Not attention's c_proj, where a held value is scaled by its head's mass."""
-    layers = model.transformer["h"]
-    parts = {key: layers[int(key.partition(".")[0])].get_submodule(key.partition(".")[2]) for key in cuts}
-    return {
-        key: FewEdges(parts[key], cut) if isinstance(cut, Cut) and not key.endswith("attn.c_proj") else cut
-        for key, cut in cuts.items()
-    }
+    """The same cuts, faster for a circuit."""
+    return computed_by(FewEdges, model, cuts)
 
 
 def real(batch: PairBatch) -> Bool[Tensor, "prompt pos"]:
@@ -106,7 +110,7 @@ class Runs:
 
     @cached_property
     def model(self) -> tuple[Answers, Values]:
-        return recorded(self.claim.model, self.batch)
+        return recorded(self.claim.model, self.batch, cuts=self.claim.whole)
 
     @cached_property
     def circuit(self) -> tuple[Answers, Values]:

@@ -16,12 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.ablate.controls import random_edges, random_nodes
+from pipeline.ablate.cuts import LiveEdges, computed_by
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
-from pipeline.model.ablation import edge_cuts, hold_at_means
+from pipeline.model.ablation import SOURCES, edge_cuts, hold_at_means
 from pipeline.model.held_at import Values
 from pipeline.model.scoring import calibrated
 from pipeline.model.transformer import Cut
+from pipeline.sites import site_key
 from pipeline.validate.claim import Answers, Claim
 
 STEP = 0.25  # of the adversary, in how alive a part is
@@ -56,15 +58,21 @@ def edges_of(claim: Claim) -> Parts:
 
 def run_nodes(claim: Claim, alive: Masks, batch: PairBatch, held: Values) -> Tensor:
     """Answer logits [prompt, 2] with every node at m·x + (1 − m)·held."""
-    logits = claim.model(batch.tokens, at=batch.last, intervene=hold_at_means(alive, held))
+    logits = claim.model(batch.tokens, at=batch.last, intervene=hold_at_means(alive, held), cuts=claim.whole)
     return answer_logits(logits, batch)
 
 
 def run_edges(claim: Claim, alive: Masks, batch: PairBatch, held: Values) -> Tensor:
     """The same with every edge carrying m·x + (1 − m)·held of its source; nodes are live."""
-    empty = edge_cuts(claim.model, {}, held, keep=True)
-    cuts = {key: Cut(alive[key], cut.mean) for key, cut in empty.items()}
-    return answer_logits(claim.model(batch.tokens, at=batch.last, cuts=cuts), batch)
+    cuts = {key: Cut(mask, held[source_of(key)]) for key, mask in alive.items()}
+    live = computed_by(LiveEdges, claim.model, cuts)
+    return answer_logits(claim.model(batch.tokens, at=batch.last, cuts=live), batch)
+
+
+def source_of(key: str) -> str:
+    """The site that a matrix reads."""
+    layer, _, name = key.partition(".")
+    return site_key(int(layer), SOURCES[name])
 
 
 def subsets(claim: Claim) -> dict[str, tuple[list[Answers], dict[str, Any]]]:
