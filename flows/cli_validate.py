@@ -16,6 +16,7 @@ from flows.tables import show
 from pipeline.report.validation import lines_of
 
 EXAMPLE = "Example: sparse-circuits validate --model models/sparse_d256 --circuit circuits/sparse_d256/bracket_brace"
+WORKERS = 2  # processes that share the tests
 SAID = {True: "passes", False: "FAILS"}
 
 
@@ -36,7 +37,7 @@ def validate(
     from pipeline.model.device import prepare_cpu
     from pipeline.validate import validate_checkpoint  # takes seconds to import
 
-    prepare_cpu(2)
+    prepare_cpu(1)  # a thread for each of the processes
     folder = folder_of(circuit)
     with Console(stderr=True).status("loading") as status:
         found = validate_checkpoint(
@@ -47,6 +48,7 @@ def validate(
             tokenizer=tokenizer,
             tokens=tokens,
             controls=controls,
+            workers=WORKERS,
             tick=lambda what: status.update(escape(what)),
         )
     if out is not None:

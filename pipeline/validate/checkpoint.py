@@ -43,15 +43,16 @@ def validate_checkpoint(
     tokenizer: Path | str | None = None,
     tokens: Path | str | None = None,
     controls: bool = True,
+    workers: int = 1,
     tick: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """``validate_circuit`` of a circuit's folder, on the test pairs of its task.
 
     ``model``: a checkpoint's folder. ``task``: the name, or the file of pairs, that the circuit was made for (None: the
     name that the circuit says). ``params``, ``tokenizer``, ``tokens``: as ``prune_checkpoint``'s. ``controls``:
-    whether the method's controls are run, which takes longest. Second test sets are used where the model's workspace
-    has them for the task of that name (data/rivals). Raises OtherPairsError, WrongModelError, ArtifactError, TaskError,
-    ConfigError and CorpusTooSmallError.
+    whether the method's controls are run, which takes longest. ``workers``: as ``validate_circuit``'s. Second test sets
+    are used where the model's workspace has them for the task of that name (data/rivals). Raises OtherPairsError,
+    WrongModelError, ArtifactError, TaskError, ConfigError and CorpusTooSmallError.
     """
     folder, found, chosen = Path(model), Circuit.load(circuit), None if tokenizer is None else Path(tokenizer)
     settings = settings_for(folder, None if params is None else Path(params))
@@ -79,6 +80,7 @@ def validate_checkpoint(
         prune=settings.prune,
         tokenizer=_tokenizer_of(subject, chosen),
         with_controls=controls,
+        workers=workers,
         tick=tick,
     )
 

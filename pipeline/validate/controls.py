@@ -7,7 +7,8 @@ reader needs is the ratio of sizes to the true task's, found by the same steps i
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
 from pipeline.validate.claim import Claim, check
 from pipeline.validate.searching import Batches, case_of, one_trial
+from pipeline.validate.sections import Section
 
+Subject = Callable[[], tuple[Transformer, Batches]]
 NEVER = 0.1  # of the vocabulary, the least likely tokens, count as those that never follow
 
 
@@ -37,25 +40,33 @@ def controls(claim: Claim, prune: PruneConfig) -> dict[str, Any]:
     n = 1: each is one draw of a model or of labels and one trial of the search, ``seed``'s. The trial is of the first
     centre, for the true task too, which the circuit itself was tuned for: nothing here is tuned for any of the five.
     """
+    return control_section(claim, prune)()
+
+
+def control_section(claim: Claim, prune: PruneConfig) -> Section:
+    """``controls``, a part a control."""
     seed = seed_of(claim.seed, "controls")
-    found = {
-        name: one_control(claim, model, batches, prune, seed)
-        for name, (model, batches) in subjects(claim, seed).items()
-    }
+    known = subjects(claim, seed)
+    parts = [partial(one_subject, claim, subject, prune, seed) for subject in known.values()]
+    return Section(parts, lambda rows: compared(dict(zip(known, rows, strict=True))))
+
+
+def compared(found: dict[str, Any]) -> dict[str, Any]:
+    """The rows of all controls with ``ratio_edges``, and the checks."""
     true = found["true"]
     for row in found.values():
         row["ratio_edges"] = row["n_edges"] / max(1, true["n_edges"]) if row["met"] and true["met"] else None
     return found | {"tests": [verdict(name, row, true) for name, row in found.items() if name != "true"]}
 
 
-def subjects(claim: Claim, seed: int) -> dict[str, tuple[Transformer, Batches]]:
-    """Control → the model and the pairs in which a circuit is searched for."""
+def subjects(claim: Claim, seed: int) -> dict[str, Subject]:
+    """Control → what makes the model and the pairs in which a circuit is searched for."""
     return {
-        "true": (claim.model, claim.batches),
-        "random_weights": (random_weights(claim.model, seed), claim.batches),
-        "shuffled_weights": (shuffled_weights(claim.model, seed), claim.batches),
-        "shuffled_labels": (claim.model, shuffled_labels(claim.batches, seed)),
-        "nonsense": (claim.model, nonsense(claim, seed)),
+        "true": lambda: (claim.model, claim.batches),
+        "random_weights": lambda: (random_weights(claim.model, seed), claim.batches),
+        "shuffled_weights": lambda: (shuffled_weights(claim.model, seed), claim.batches),
+        "shuffled_labels": lambda: (claim.model, shuffled_labels(claim.batches, seed)),
+        "nonsense": lambda: (claim.model, nonsense(claim, seed)),
     }
 
 
@@ -70,6 +81,10 @@ def verdict(name: str, row: Mapping[str, Any], true: Mapping[str, Any]) -> dict[
     return check(
         f"control_{name}", passed, float(row["n_edges"]), float(true["n_edges"]), f"{met} the target: {said}; one seed"
     )
+
+
+def one_subject(claim: Claim, subject: Subject, prune: PruneConfig, seed: int) -> dict[str, Any]:
+    return one_control(claim, *subject(), prune, seed)
 
 
 def one_control(claim: Claim, model: Transformer, batches: Batches, prune: PruneConfig, seed: int) -> dict[str, Any]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from itertools import combinations
 from statistics import median
 from typing import Any
 
 from pipeline.config import Hyperparameters, PruneConfig
+from pipeline.prune.prune import Case
 from pipeline.validate.claim import Claim, check
-from pipeline.validate.searching import Found, case_of, one_trial
+from pipeline.validate.searching import case_of, one_trial
+from pipeline.validate.sections import Section
 
 Items = set[tuple[str, ...]]
 WHAT = "after discretisation, before minimisation; noise and batches differ"
@@ -24,29 +28,53 @@ def stability(claim: Claim, prune: PruneConfig) -> dict[str, Any]:
     over seeds; ``jaccard_nodes``, ``jaccard_edges``: over pairs of seeds. ``recovered_nodes``, ``recovered_edges``: the
     share of the circuit's own, minimised, that each seed's circuit has. No limit: two circuits can both be right.
     """
+    return stability_section(claim, prune)()
+
+
+def stability_section(claim: Claim, prune: PruneConfig) -> Section:
+    """``stability``, a part a seed."""
     known = claim.circuit.about.get("hyperparameters")
     if claim.config.seeds < 2 or known is None:
         why = "fewer than two seeds are asked for" if known else "the circuit does not say how it was searched for"
-        return {"n_seeds": 0, "tests": [untested(why)]}
-    case = case_of(claim, claim.model, claim.batches, prune, claim.seed)
+        return Section.of(lambda: {"n_seeds": 0, "tests": [untested(why)]})
+    case = cache(lambda: case_of(claim, claim.model, claim.batches, prune, claim.seed))
     hyperparameters = Hyperparameters.model_validate(dict(known))
-    found = [one_trial(case, hyperparameters, f"stability {i}") for i in range(claim.config.seeds)]
-    rows = [one.row(claim, case, claim.test) for one in found]
-    return {"n_seeds": len(found), "n_met": sum(one.met for one in found), "circuits": rows} | compared(claim, found)
+    seeds = [partial(one_seed, claim, case, hyperparameters, f"stability {i}") for i in range(claim.config.seeds)]
+    return Section(seeds, lambda found: compared(claim, found))
 
 
-def compared(claim: Claim, found: Sequence[Found]) -> dict[str, Any]:
-    """Spread of the sizes, and overlaps, of the circuits that meet the target."""
-    met = [one.sketch for one in found if one.met]
-    if len(met) < 2:
-        return {"tests": [untested(f"{len(met)} of {len(found)} seeds find a circuit that meets the target")]}
-    nodes, edges = [items(one.nodes) for one in met], [items(one.edges) for one in met]
+@dataclass(frozen=True)
+class Seed:
+    """What the search finds from one seed: its row, and the circuit's parts."""
+
+    row: dict[str, Any]
+    nodes: Items
+    edges: Items
+
+
+def one_seed(claim: Claim, case: Callable[[], Case], hyperparameters: Hyperparameters, purpose: str) -> Seed:
+    found = one_trial(case(), hyperparameters, purpose)
+    return Seed(found.row(claim, case(), claim.test), items(found.sketch.nodes), items(found.sketch.edges))
+
+
+def compared(claim: Claim, found: Sequence[Seed]) -> dict[str, Any]:
+    """All circuits; spread of the sizes, and overlaps, of those that meet the target."""
+    met = [seed for seed in found if seed.row["met"]]
+    return {"n_seeds": len(found), "n_met": len(met), "circuits": [seed.row for seed in found]} | (
+        overlapping(claim, met)
+        if len(met) > 1
+        else {"tests": [untested(f"{len(met)} of {len(found)} seeds find a circuit that meets the target")]}
+    )
+
+
+def overlapping(claim: Claim, met: Sequence[Seed]) -> dict[str, Any]:
+    nodes, edges = [one.nodes for one in met], [one.edges for one in met]
     own_nodes, own_edges = items(claim.circuit.nodes), items(claim.circuit.edges)
     overlaps = spread([jaccard(a, b) for a, b in combinations(edges, 2)])
     says = f"circuits of two of {len(met)} seeds share {100 * overlaps['median']:.0f} % of their edges (median), {WHAT}"
     return {
-        "n_nodes": spread([one.n_nodes for one in met]),
-        "n_edges": spread([one.n_edges for one in met]),
+        "n_nodes": spread(list(map(len, nodes))),
+        "n_edges": spread(list(map(len, edges))),
         "jaccard_nodes": spread([jaccard(a, b) for a, b in combinations(nodes, 2)]),
         "jaccard_edges": overlaps,
         "recovered_nodes": spread([share(own_nodes, other) for other in nodes]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +11,7 @@ from pipeline.data.pairs import PairBatch
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.validate.claim import Claim
 from pipeline.validate.complement import complement
-from pipeline.validate.controls import controls
+from pipeline.validate.controls import control_section
 from pipeline.validate.faithfulness import faithfulness_curve
 from pipeline.validate.features import features
 from pipeline.validate.generalisation import generalisation
@@ -19,7 +19,8 @@ from pipeline.validate.hypotheses import hypotheses
 from pipeline.validate.mechanism import mechanism
 from pipeline.validate.necessity import necessity
 from pipeline.validate.prediction import prediction
-from pipeline.validate.stability import stability
+from pipeline.validate.sections import Done, Section, side_by_side, timed
+from pipeline.validate.stability import stability_section
 from pipeline.validate.verdict import verdict
 
 Tick = Callable[[str], None]
@@ -32,6 +33,7 @@ def validate_circuit(
     prune: PruneConfig,
     tokenizer: Tokenizer | None = None,
     with_controls: bool = True,
+    workers: int = 1,
     tick: Tick = lambda what: None,
 ) -> dict[str, Any]:
     """Section → what it found, ``verdict`` and ``seconds`` of each section; ready for JSON. An empty circuit, of a task
@@ -39,28 +41,46 @@ def validate_circuit(
 
     ``rivals``: family → second test set. ``prune``: the settings by which stability's and the controls' circuits are
     searched for. ``tokenizer``: for the predictions about bracket_counting, None leaves them out. ``with_controls``:
-    the method's controls are as many searches as there are controls. Raises WrongModelError where the model is not the
-    circuit's.
+    the method's controls are as many searches as there are controls. ``workers``: processes that share the work, if
+    the model is on a CPU of a system that can fork; what is found is the same for any number. Raises WrongModelError
+    where the model is not the circuit's.
     """
     claim.circuit.check_model(claim.model)
-    tests: dict[str, Callable[[], dict[str, Any]]] = {
-        "complement": lambda: complement(claim),
-        "necessity": lambda: necessity(claim),
-        "mechanism": lambda: mechanism(claim),
-        "generalisation": lambda: generalisation(claim, rivals),
-        "hypotheses": lambda: hypotheses(claim),
-        "faithfulness": lambda: faithfulness_curve(claim),
-        "features": lambda: features(claim),
-        "stability": lambda: stability(claim, prune),
+    tests = {
+        "complement": Section.of(lambda: complement(claim)),
+        "necessity": Section.of(lambda: necessity(claim)),
+        "mechanism": Section.of(lambda: mechanism(claim)),
+        "generalisation": Section.of(lambda: generalisation(claim, rivals)),
+        "hypotheses": Section.of(lambda: hypotheses(claim)),
+        "faithfulness": Section.of(lambda: faithfulness_curve(claim)),
+        "features": Section.of(lambda: features(claim)),
+        "stability": stability_section(claim, prune),
     }
     if tokenizer is not None:
-        tests["prediction"] = lambda: prediction(claim, tokenizer)
+        tests["prediction"] = Section.of(lambda: prediction(claim, tokenizer))
     if with_controls:
-        tests["controls"] = lambda: controls(claim, prune)
-    sections, seconds = {}, {}
-    for name, run in tests.items() if claim.circuit.n_nodes else ():
-        tick(name)
-        began = time.perf_counter()
-        sections[name] = run()
-        seconds[name] = time.perf_counter() - began
+        tests["controls"] = control_section(claim, prune)
+    several = workers > 1 and claim.model.device.type == "cpu" and sys.platform == "linux"
+    found = done(tests if claim.circuit.n_nodes else {}, workers if several else 1, tick)
+    sections = {name: tests[name].joined([result for result, _ in parts]) for name, parts in found.items()}
+    seconds = {name: sum(seconds for _, seconds in parts) for name, parts in found.items()}
     return sections | {"verdict": verdict(sections), "seconds": seconds}
+
+
+def done(tests: Mapping[str, Section], workers: int, tick: Tick) -> dict[str, list[Done]]:
+    """What every part of every section gave.
+
+    Side by side, sections of many parts begin first, so that short ones are left to fill the end.
+    """
+    if workers == 1:
+        return {name: in_turn(name, section, tick) for name, section in tests.items()}
+    tick(f"all tests, in {workers} processes")
+    order = sorted(tests, key=lambda name: -len(tests[name].parts))
+    results = iter(side_by_side([part for name in order for part in tests[name].parts], workers))
+    found = {name: [next(results) for _ in tests[name].parts] for name in order}
+    return {name: found[name] for name in tests}
+
+
+def in_turn(name: str, section: Section, tick: Tick) -> list[Done]:
+    tick(name)
+    return [timed(part) for part in section.parts]
