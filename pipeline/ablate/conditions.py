@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.ablate.cuts import LiveEdges, computed_by
+from pipeline.ablate.cuts import live_edges
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.model.ablation import edge_cuts, hold_at_means
@@ -78,7 +78,7 @@ class Runner:
         """The logits under a condition that leaves too much of the model for the compact executor to gain by."""
         if condition is Condition.ABLATED_EDGES:
             cuts = edge_cuts(self.model, circuit.edges, holder.held, keep=False)
-            return score(self.model, batch, cuts=computed_by(LiveEdges, self.model, cuts)).cpu()
+            return score(self.model, batch, cuts=live_edges(self.model, cuts)).cpu()
         masks = {key: mask.to(self.model.device) for key, mask in circuit.node_masks().items()}
         if condition is Condition.NODES_ONLY:
             return score(self.model, batch, **holder(masks)).cpu()

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.ablate.controls import random_edges, random_nodes
-from pipeline.ablate.cuts import LiveEdges, computed_by
+from pipeline.ablate.cuts import live_edges
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
 from pipeline.model.ablation import SOURCES, edge_cuts, hold_at_means
@@ -65,7 +65,7 @@ def run_nodes(claim: Claim, alive: Masks, batch: PairBatch, held: Values) -> Ten
 def run_edges(claim: Claim, alive: Masks, batch: PairBatch, held: Values) -> Tensor:
     """The same with every edge carrying m·x + (1 − m)·held of its source; nodes are live."""
     cuts = {key: Cut(mask, held[source_of(key)]) for key, mask in alive.items()}
-    live = computed_by(LiveEdges, claim.model, cuts)
+    live = live_edges(claim.model, cuts)
     return answer_logits(claim.model(batch.tokens, at=batch.last, cuts=live), batch)
 
 
