@@ -63,9 +63,10 @@ def test_partly_alive_is_the_model_at_one_and_its_nodes_alone_at_the_circuit_s_m
     claim = claim_of(induction)
     masks = claim.circuit.node_masks()
     everything = {key: torch.ones_like(mask) for key, mask in masks.items()}
-    assert torch.equal(run_nodes(claim, everything, claim.few, claim.circuit.means), score(claim.model, claim.few))
+    whole = run_nodes(claim, everything, claim.few, claim.circuit.means)
+    torch.testing.assert_close(whole, score(claim.model, claim.few))  # zero weights are left out: rounding differs
     alone = score(claim.model, claim.few, intervene=hold_at_means(masks, claim.circuit.means))
-    assert torch.equal(run_nodes(claim, masks, claim.few, claim.circuit.means), alone)
+    torch.testing.assert_close(run_nodes(claim, masks, claim.few, claim.circuit.means), alone)
 
 
 def test_all_edges_alive_are_the_model_and_none_cuts_every_one(claim_of, induction):
@@ -75,7 +76,7 @@ def test_all_edges_alive_are_the_model_and_none_cuts_every_one(claim_of, inducti
     assert torch.allclose(parts.run(claim, ones, claim.few, held), score(claim.model, claim.few), atol=1e-5)
     cuts = edge_cuts(claim.model, claim.circuit.edges, held, keep=True)
     only = answer_logits(claim.model(claim.few.tokens, at=claim.few.last, cuts=cuts), claim.few)
-    assert torch.equal(parts.run(claim, parts.kept(claim.circuit), claim.few, held), only)
+    torch.testing.assert_close(parts.run(claim, parts.kept(claim.circuit), claim.few, held), only)
 
 
 @pytest.mark.parametrize("kind", [nodes_of, edges_of])
