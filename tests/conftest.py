@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
+from pipeline.artifacts import Workspace
 from pipeline.config import ModelConfig, Params, load_params
 from pipeline.model.initial import new_model
 from pipeline.model.transformer import Transformer
@@ -51,6 +54,17 @@ def tiny_model(tiny_config: Callable[..., ModelConfig]) -> Callable[..., Transfo
         return model.requires_grad_(False).eval()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A whole smoke study, run as ``make smoke`` runs it."""
+    into = tmp_path_factory.mktemp("smoke") / "w"
+    command = [sys.executable, "-m", "flows.smoke", "--into", str(into)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (into / "said.txt").write_text(done.stdout, encoding="utf-8")
+    return Workspace(into)
 
 
 @pytest.fixture(autouse=True)

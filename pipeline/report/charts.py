@@ -203,36 +203,32 @@ def necessity(found: Mapping[str, Any], parts: str) -> Spec:
         {"kind": kind, "removed": what, "x": x, "y": own["median"][i], "low": own["low"][i], "high": own["high"][i]}
         for kind in HUES
         if found["limit"] is not None and found[parts][kind]["n_circuits"]
-        for what, own in (
-            ("the circuit’s", found[parts][kind]["circuit"]),
-            ("random others", found[parts][kind]["random"]),
-        )
+        for what, own in ((says, found[parts][kind][name]) for name, says in REMOVED.items())
         for i, x in enumerate(found["removed"])
     ]
     x = _field(f"of the circuit’s {parts} removed, most needed first", "x", axis={"format": "%", "tickCount": 5})
     y = _field("task loss (nats)", axis={"tickCount": 6})
-    colour = {"field": "kind", "scale": KIND, "title": None, "legend": {"symbolType": "stroke"}}
+    colour = {"field": "kind", "scale": KIND, "title": None, "legend": {"symbolType": "stroke", "symbolOpacity": 1}}
     dashes = {"domain": list(REMOVED.values()), "range": [[1, 0], [4, 3]]}
-    dash = {"field": "removed", "title": None, "scale": dashes, "legend": {"symbolType": "stroke"}}
+    dash = {"field": "removed", "scale": dashes, "legend": None}  # the caption says which is which
     tips = [{"field": "kind"}, {"field": "removed"}, {"field": "x", "title": "share removed", "format": ".0%"}]
     tips += [
         {"field": f, "title": t, "format": ".3f"} for f, t in (("y", "median"), ("low", "quartile"), ("high", "to"))
     ]
     band = {"y": y | {"field": "low"}, "y2": {"field": "high"}, "detail": {"field": "removed"}}
-    band |= {"color": colour | {"legend": None}}
     return {
         "data": {"values": rows},
         "height": 260,
-        "encoding": {"x": x},
+        "encoding": {"x": x, "color": colour},
         "layer": [
             {"mark": {"type": "area", "opacity": 0.13}, "encoding": band},
             {
                 "mark": {"type": "line", "point": {"size": 9}, "strokeWidth": 1.7},
-                "encoding": {"y": y, "color": colour, "strokeDash": dash, "tooltip": tips},
+                "encoding": {"y": y, "strokeDash": dash, "tooltip": tips},
             },
             {
                 "mark": {"type": "rule", "strokeDash": [2, 3], "color": "--dim"},
-                "encoding": {"x": None, "y": {"datum": found["limit"]}},
+                "encoding": {"x": None, "color": None, "y": {"datum": found["limit"]}},
             },
         ],
     }

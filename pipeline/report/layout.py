@@ -41,7 +41,7 @@ MIN_WIDTH, MAX_WIDTH = 420, 1800  # between the first and the last column
 LEFT, RIGHT, TOP, BOTTOM = 120, 28, 130, 136  # the ends' tokens stand above and below
 BESIDE_HEAD = 0.7  # room on both sides of a head together, in columns
 MOST_ROUNDS = 8  # of the library's ordering
-EDGES_TO_ORDER = 40_000  # rounds × edges: a dense circuit takes seconds a round, and has nothing to gain from a second
+EDGES_TO_ORDER = 10_000  # rounds × edges: a dense circuit takes seconds a round, and has nothing to gain from a second
 
 NodeId = tuple[str, int]  # site key, index
 GroupId = tuple[int, str, int]  # layer, "head" or "neuron", number
@@ -212,7 +212,7 @@ def _order_part(part: Any, rounds: int) -> list[int | GroupId]:
             for _ in layout.ordering_step():
                 pass
             ranks = [[vertex.data for vertex in rank] for rank in layout.layers]
-            found.append((count_crossings(*ranks, part) if len(ranks) == 2 else 0, [*chain(*ranks)]))
+            found.append((count_crossings(ranks[0], ranks[-1], part), [*chain(*ranks)]))
     return min(found, key=lambda each: each[0])[1]
 
 

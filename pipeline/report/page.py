@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.report.charts import charts
 from pipeline.report.figures import inline
-from pipeline.report.numbers import Numbers
+from pipeline.report.marked_numbers import Numbers
 from pipeline.report.packed import chart_library, pack, pack_json, within_budget
 from pipeline.report.templating import render
 from pipeline.report.validation import lines_of
@@ -52,17 +52,9 @@ def build_page(summary: Mapping[str, Any], parts: PageParts) -> str:
     specs = charts(summary, parts.histories)
     common = {"numbers": Numbers(summary), "validation": summary["validation"], "charts": specs}
     common |= {"lines_of": lines_of, "outcome": outcome}
-    articles = [study(summary, parts, common)]
-    for model in summary["models"]:
-        articles.append(render("model.html.j2", model=model, targets=targets(model), **common))
-    pages = {
-        (model["name"], name): pack(circuit_text(summary, model, name, parts, common))
-        for model in summary["models"]
-        for name in model["tasks"]
-    }
-    whole = partial(
-        shell, "\n".join(articles), title=TITLE, first="frontier", specs=specs, pages=pages, explained=parts.explained
-    )
+    pages = {f"/{route}": pack(text) for route, text in further_pages(summary, parts, common)}
+    rest: dict[str, Any] = {"specs": specs, "pages": pages, "explained": parts.explained}
+    whole = partial(shell, study(summary, parts, common), title=TITLE, first="frontier", **rest)
     bundles = within_budget(parts.bundles, MOST_BYTES - len(whole(bundles={}, left_out=list(parts.bundles)).encode()))
     return whole(bundles=bundles, left_out=[key for key in parts.bundles if key not in bundles])
 
@@ -81,12 +73,16 @@ def shell(
     title: str,
     first: str,
     specs: Mapping[str, Any],
-    pages: Mapping[tuple[str, str], str],
+    pages: Mapping[str, str],
     explained: Mapping[str, str],
     bundles: Mapping[tuple[str, str], str],
     left_out: Sequence[tuple[str, str]],
 ) -> str:
-    """A whole document around its articles: style, scripts, charts, and what is packed: circuits' pages and bundles."""
+    """A whole document around its first article: style, scripts, charts, and what is packed.
+
+    ``pages``: route → packed text of an article; ``explained`` and ``bundles``: as in PageParts; ``left_out``: circuits
+    whose bundle had no room.
+    """
     return render(
         "index.html.j2",
         title=title,
@@ -135,6 +131,14 @@ def study(summary: Mapping[str, Any], parts: PageParts, common: Mapping[str, Any
         predicts=parts.predicts,
         **common,
     )
+
+
+def further_pages(summary: Mapping[str, Any], parts: PageParts, common: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(route, HTML of what stands in its article) of every model and every circuit."""
+    for model in summary["models"]:
+        yield f"model/{model['name']}", render("model.html.j2", model=model, targets=targets(model), **common)
+        for name in model["tasks"]:
+            yield f"circuit/{model['name']}/{name}", circuit_text(summary, model, name, parts, common)
 
 
 def circuit_text(

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 
-from pipeline.report.numbers import find
+from pipeline.report.marked_numbers import find
 from pipeline.report.packed import unpack
 
-VOID = {"meta", "link", "br", "hr", "img", "input"}
+VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 HELD = {"td", "dd"}  # where every number must say where it comes from
 FREE = "free"  # class of tables that need not: provenance
 

@@ -21,7 +21,8 @@ BATCH = PairBatch(torch.tensor([[5, 6, 7], [5, 6, 8]]), torch.tensor([2, 2]), to
 NODES = {"0.attn_in": [5], "0.attn_q": [3], "0.attn_k": [3], "0.attn_v": [2], "0.attn_out": [5], "0.mlp_in": [5],
          "0.mlp_neuron": [9], "0.mlp_out": [7]}  # fmt: skip
 EDGES = {"0.attn_in->attn_q": [[5, 3]], "0.attn_in->attn_k": [[5, 3]], "0.attn_in->attn_v": [[5, 2]],
-         "0.attn_v->attn_out": [[2, 5]], "0.mlp_in->mlp_neuron": [[5, 9]], "0.mlp_neuron->mlp_out": [[9, 7]]}  # fmt: skip
+         "0.attn_v->attn_out": [[2, 5]], "0.mlp_in->mlp_neuron": [[5, 9]],
+         "0.mlp_neuron->mlp_out": [[9, 7]]}  # fmt: skip
 
 
 def circuit_of(nodes: dict[str, list[int]], edges: dict[str, list[list[int]]]) -> Circuit:

@@ -28,6 +28,8 @@ const App = (() => {
     if (!page.dataset.page) return; // filled meanwhile
     delete page.dataset.page;
     page.innerHTML = html;
+    page.dataset.filled = "";
+    Charts.watch(page);
   }
 
   // A circuit's bundle; what the explanations of a model's circuits have in common is packed once for all of them.
@@ -71,7 +73,7 @@ const App = (() => {
 
   function arrive(page, section, first) {
     const heading = page.querySelector("h1");
-    document.title = page.id === "/" ? title : `${heading.textContent} · ${title}`;
+    document.title = page.dataset.filled === undefined ? title : `${heading.textContent} · ${title}`;
     for (let part = section; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
     if (section) return section.scrollIntoView();
     scrollTo({ top: fresh ? 0 : places.get(location.hash) ?? 0, behavior: "instant" });

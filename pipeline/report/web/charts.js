@@ -48,12 +48,16 @@ const Charts = (() => {
     }
   }, { rootMargin: "300px" });
 
+  function watch(part) {
+    for (const element of part.querySelectorAll("[data-chart]")) near.observe(element);
+  }
+
   function start() {
-    for (const element of document.querySelectorAll("[data-chart]")) near.observe(element);
+    watch(document);
     // Also what is on a page that is not shown now: drawn again when it comes near.
     dark.addEventListener("change", () => { for (const element of drawn.keys()) near.observe(element); });
   }
 
   const view = element => drawn.get(element)?.view;
-  return { start, view };
+  return { start, watch, view };
 })();

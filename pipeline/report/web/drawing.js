@@ -148,7 +148,7 @@ const CircuitDrawing = (() => {
     // The whole picture; at first, where that would be too small to read, a readable part of it.
     function fit(whole) {
       const { clientWidth: width, clientHeight: height } = host;
-      view.k = whole ? fitting() : Math.max(fitting(), Math.min(0.8, height / drawing.height));
+      view.k = whole ? fitting() : Math.max(fitting(), Math.min(width < 600 ? 0.8 : 0.6, height / drawing.height));
       view.x = view.k * drawing.width <= width ? (width - view.k * drawing.width) / 2 : 0;
       view.y = (height - view.k * drawing.height) / 2;
       later();
