@@ -11,7 +11,7 @@ from flows import environment, units
 from flows.ablate import circuit_hash, circuits_of
 from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
-from pipeline.artifacts import file_hash, write_json
+from pipeline.artifacts import Workspace, file_hash, write_json
 from pipeline.circuit import Circuit
 from pipeline.config import ExplainConfig, Params
 from pipeline.data.shards import TokenStream
@@ -20,8 +20,8 @@ from pipeline.explain import assembled, explain_circuit, explain_nodes
 from pipeline.model.checkpoint import model_hash
 from pipeline.model.device import prepare_cpu
 
-CODE = ("explain", "model", "circuit.py", "data/batches.py", "data/pairs.py", "data/shards.py", "data/tokenizer.py",
-        "seeds.py", "sites.py")  # fmt: skip
+CODE = ("explain", "model", "circuit.py", "data/batches.py", "data/pairs.py", "data/shards.py", "data/tasks",
+        "data/tokenizer.py", "seeds.py", "sites.py")  # fmt: skip
 
 
 @stage_flow()
@@ -37,7 +37,7 @@ def explain(model: str) -> None:
     }
     circuits = units.run_units(explain_unit, inputs)
     names = sorted({node for found in circuits.values() for node in found["nodes"]})
-    watched = shared | {"nodes": names, "tokens_hash": file_hash(workspace.tokens / "stats.json")}
+    watched = shared | {"nodes": names, "tokens_hash": tokens_hash(workspace)}
     nodes = units.run_units(watch_unit, {"held-out code": watched} if names else {})
     path = workspace.explanations(model)
     found = assembled(
@@ -79,6 +79,11 @@ def watch_unit(task: str, inputs: dict[str, Any]) -> units.Row:
         config=ExplainConfig.model_validate(inputs["settings"] | {"workers": 1}),
         seed=inputs["seed"],
     )
+
+
+def tokens_hash(workspace: Workspace) -> str:
+    """Identity of the held-out code and of its tokens."""
+    return file_hash(*(workspace.tokens / name for name in ("stats.json", "tokenizer.json", "validation.bin")))
 
 
 def show_labels(model: str, nodes: dict[str, Any]) -> None:

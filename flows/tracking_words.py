@@ -33,7 +33,7 @@ def of_circuit(model: str, task: str, row: Mapping[str, Any]) -> str:
     said = f"The circuit of `{task}` in `{model}`: **{row['n_nodes']:,} nodes, {row['n_edges']:,} edges**"
     if row.get("circuit_loss") is not None:
         said += f"; alone it has a loss of {row['circuit_loss']:.3f} nats"
-    return f"{said}. {row.get('verdict', 'Not validated yet')}."
+    return f"{said}. Validation: {row.get('verdict', 'none yet')}."
 
 
 def of_study(profile: str, ratio: float | None) -> str:
@@ -69,7 +69,7 @@ def _circuits() -> dict[str, Any]:
 def _models() -> dict[str, Any]:
     columns = ("params.`kind`", "params.`l0`", "metrics.`val_loss_nats`", "metrics.`n_solved`",
                "metrics.`geomean_edges`")  # fmt: skip
-    title = "Edges (geometric mean over solved tasks) against validation loss (nats)"
+    title = "Edges (geometric mean over solved tasks) against the validation loss (nats)"
     return _view("model", columns, title, "val_loss_nats", "geomean_edges")
 
 
@@ -77,7 +77,7 @@ def _view(kind: str, columns: tuple[str, ...], title: str, x: str, y: str) -> di
     """The state of the UI's page of runs: the latest runs of a kind, their columns, one scatter chart."""
     chart = {
         "type": "SCATTER", "uuid": f"{kind}-chart", "metricSectionId": SECTION, "deleted": False, "isGenerated": False,
-        "runsCountToCompare": 200, "displayName": title,
+        "runsCountToCompare": 200,
         "xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"},
     }  # fmt: skip
     return {
@@ -87,6 +87,15 @@ def _view(kind: str, columns: tuple[str, ...], title: str, x: str, y: str) -> di
         "selectedColumns": ["attributes.`Description`", *columns],
         "runsHiddenMode": "SHOWALL",
         "compareRunCharts": [chart],
-        "compareRunSections": [{"uuid": SECTION, "name": "Circuit sizes", "display": True, "isReordered": False}],
+        "compareRunSections": [
+            {
+                "uuid": SECTION,
+                "name": title,
+                "display": True,
+                "isReordered": False,
+                "columns": 1,
+                "cardHeight": 520,
+            }
+        ],  # fmt: skip
         "isAccordionReordered": True,
     }

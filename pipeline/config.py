@@ -6,7 +6,6 @@ properties. ``load_params`` refuses what it does not know by the full path of th
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.refusal import sentence
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
@@ -389,30 +390,5 @@ def parse_params(raw: Any, origin: str = "params") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{origin}: {_explain(dict(detail), raw)}" for detail in error.errors()]
+        lines = [f"{origin}: {sentence(dict(detail), Params)}" for detail in error.errors()]
         raise ConfigError("\n".join(lines)) from error
-
-
-def _explain(detail: dict[str, Any], raw: Any) -> str:
-    """One sentence of what is wrong at one key, with the nearest valid name for an unknown one."""
-    key = ".".join(str(part) for part in detail["loc"]) or "file"
-    if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(detail["loc"][-1]), _known_names(detail["loc"]), n=1)
-        hint = f"; did you mean {'.'.join([*map(str, detail['loc'][:-1]), near[0]])}?" if near else ""
-        return f"unknown key {key}{hint}"
-    if detail["type"] == "missing":
-        return f"missing key {key}"
-    message = detail["msg"].removeprefix("Value error, ")
-    value = detail.get("input")
-    shown = "" if isinstance(value, dict) else f" (got {value!r})"
-    return f"{key}: {message}{shown}"
-
-
-def _known_names(loc: tuple[Any, ...]) -> list[str]:
-    """The names that are allowed where an unknown key was found."""
-    section: Any = Params
-    for part in loc[:-1]:
-        fields = getattr(section, "model_fields", {})
-        annotation = fields[part].annotation if part in fields else section
-        section = ModelConfig if part == "models" else annotation
-    return list(getattr(section, "model_fields", {}))

@@ -15,7 +15,7 @@ SOURCES = sorted(
 LIBRARY = [path for path in SOURCES if path.is_relative_to(ROOT / "pipeline")]
 
 STAGES = {"pretrain", "prune", "ablate", "validate", "explain", "report"}
-BASE = {"config", "sites", "artifacts", "seeds"}
+BASE = {"config", "refusal", "sites", "artifacts", "seeds"}
 MIDDLE = {"data", "model"}
 # part → the parts of pipeline that it may import besides itself
 ALLOWED = {part: set(BASE) for part in BASE}

@@ -103,11 +103,16 @@ class Table:
     """A value of each node for every token: its mean where the token is seen often enough, else over all places."""
 
     means: Float[Tensor, "token node"]
+    size: int  # tokens with a mean of their own
 
     @classmethod
     def of(cls, counts: Counts, moments: Moments, least: int) -> Table:
-        means = counts.y / counts.n.clamp(min=1)[:, None]
-        return cls(torch.where((counts.n >= least)[:, None], means, moments.y / moments.n))
+        means, often = counts.y / counts.n.clamp(min=1)[:, None], counts.n >= least
+        return cls(torch.where(often[:, None], means, moments.y / moments.n), int(often.sum()))
+
+    def adjusted(self, explained: Float[Tensor, " node"], n: float) -> Float[Tensor, " node"]:
+        """R² on the ``n`` places that the table was made of, less what so many means explain of noise."""
+        return 1 - (1 - explained) * n / max(1.0, n - self.size)
 
     def explained(self, counts: Counts, of: Moments, rest: Float[Tensor, " node"]) -> Float[Tensor, " node"]:
         """R² of the table on places; those without a token are given ``rest``."""

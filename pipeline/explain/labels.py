@@ -130,8 +130,8 @@ class Labeller:
                 scores = [m.explained(intercept, slope).diagonal() for m in moments]
                 sets.append(Sets(self._names, lag, tokens, pull, slope.diagonal(), *scores))
             table = Table.of(counts[0], of[0], LEAST_SEEN)
-            scores = [table.explained(count, m, of[0].y / of[0].n) for count, m in zip(counts, of, strict=True)]
-            tables.append(Tables(self._names, lag, pull, *scores))
+            chosen, score = (table.explained(*one, of[0].y / of[0].n) for one in zip(counts, of, strict=True))
+            tables.append(Tables(self._names, lag, pull, table.adjusted(chosen, of[0].n), score))
         return sets, tables
 
     def _names(self, tokens: Sequence[int]) -> list[str]:
@@ -139,6 +139,7 @@ class Labeller:
 
     def _pairs(self, choice: Half, test: Half, node: int, singles: Lines, sets: list[Sets]) -> list[Statement]:
         """The best two marks together, a set of tokens counting as one; none where there are not two."""
+        sets = [part for part in sets if bool(part.tokens[:, node].any())]
         best = [i for i in singles.chosen[:, node].argsort(descending=True).tolist() if singles.is_mark(i)][:JOINED]
         marks = [self.facts.mark_names.index(singles.names[i]) for i in best]
         columns = [self._columns(half, node, marks, sets) for half in (choice, test)]
@@ -217,7 +218,8 @@ class Sets:
         ordered = members[self.pull[members, node].abs().argsort(descending=True)].tolist()
         *shown, last = self.names(ordered[:NAMED])
         if len(ordered) > NAMED:
-            return f"{LAGS[self.lag]} {', '.join([*shown, last])} or {len(ordered) - NAMED} other tokens"
+            n_more = len(ordered) - NAMED
+            return f"{LAGS[self.lag]} {', '.join([*shown, last])} or {n_more} other token{'s' if n_more > 1 else ''}"
         return f"{LAGS[self.lag]} {' or '.join([', '.join(shown), last] if shown else [last])}"
 
     def statements(self, node: int) -> Iterator[Statement]:

@@ -201,7 +201,8 @@ def _kinds(marks: Marks, found: list[Piece]) -> None:
     """Write down what kind of token the last character read belongs to."""
     before = ""
     for piece in found:
-        marks[f"at {_kind(piece, before)}"][piece.start + 1 : piece.end + 1] = True
+        if piece.kind != tokenize.COMMENT:
+            marks[f"at {_kind(piece, before)}"][piece.start + 1 : piece.end + 1] = True
         before = piece.text
 
 
@@ -214,9 +215,7 @@ def _kind(piece: Piece, before: str) -> str:
         return "a builtin's name" if piece.text in BUILTINS else "a name"
     if piece.kind in (tokenize.NEWLINE, tokenize.NL):
         return "the end of a line"
-    return {tokenize.NUMBER: "a number", tokenize.STRING: "a string", tokenize.COMMENT: "a comment"}.get(
-        piece.kind, "an operator"
-    )
+    return {tokenize.NUMBER: "a number", tokenize.STRING: "a string"}.get(piece.kind, "an operator")
 
 
 def _lines(marks: Marks, levels: Levels, text: str) -> None:
@@ -237,7 +236,7 @@ PURPOSES = {
     "subscript": "in a subscript",
 }
 KINDS = ("a keyword", "a name", "a builtin's name", "an attribute", "the name of a definition", "a number", "a string",
-         "a comment", "an operator", "the end of a line")  # fmt: skip
+         "an operator", "the end of a line")  # fmt: skip
 MARKS = (
     *(f"inside {kind} brackets" for kind in BRACKETS.values()),
     *(f"directly inside {kind} brackets" for kind in BRACKETS.values()),

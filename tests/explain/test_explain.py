@@ -25,7 +25,7 @@ from pipeline.planted import Algorithm, plant
 
 @pytest.fixture(scope="module")
 def planted():
-    return plant(Algorithm.INDUCTION, d_model=64, seed=0)
+    return plant(Algorithm.QUOTE, d_model=64, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -109,3 +109,13 @@ def test_a_table_explains_all_of_a_node_that_follows_from_the_token():
     y = (tokens**2).float()[:, None]
     counts, of = Counts.of(tokens, y, 6), Moments.of(torch.zeros(600, 0), y)
     assert float(Table.of(counts, of, 8).explained(counts, of, of.y / of.n)) == pytest.approx(1)
+
+
+def test_what_a_table_explains_of_noise_is_taken_off():
+    tokens = torch.arange(4000) % 400
+    y = torch.randn(4000, 30, generator=torch.Generator().manual_seed(0))
+    counts, of = Counts.of(tokens, y, 400), Moments.of(torch.zeros(4000, 0), y)
+    table = Table.of(counts, of, 8)
+    fit = table.explained(counts, of, of.y / of.n)
+    assert float(fit.mean()) == pytest.approx(0.1, abs=0.01)  # 400 means of 4000 places
+    assert float(table.adjusted(fit, of.n).mean()) == pytest.approx(0, abs=0.01)

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from flows import smoke
-from pipeline.artifacts import Workspace, read_json
+from pipeline.artifacts import read_json
 from pipeline.config import load_params
 from pipeline.data.tasks import task_names
 
@@ -77,17 +77,6 @@ def test_the_table_tells_circuits_from_tasks_that_are_not_solved_or_not_expressi
 
 
 @pytest.fixture(scope="module")
-def studied(tmp_path_factory) -> Workspace:
-    """A whole smoke study, run as ``make smoke`` runs it."""
-    into = tmp_path_factory.mktemp("smoke") / "w"
-    command = [sys.executable, "-m", "flows.smoke", "--into", str(into)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (into / "said.txt").write_text(done.stdout, encoding="utf-8")
-    return Workspace(into)
-
-
-@pytest.fixture(scope="module")
 def summary(studied) -> dict[str, Any]:
     return json.loads((studied.results / "summary.json").read_text(encoding="utf-8"))
 
@@ -147,6 +136,17 @@ def test_every_circuit_was_tested_and_has_its_verdict(studied, summary):
                 assert (verdict["n_passed"] + verdict["n_failed"] > 10) == (task["n_nodes"] > 0)
     by_test = {row["name"]: row for row in summary["validation"]["by_test"]}
     assert by_test["sufficient_mean"]["sparse"]["n_tested"] > 0 and "values" in by_test
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_node_of_every_circuit_is_explained(studied, summary):
+    for model in summary["models"]:
+        found = read_json(studied.explanations(model["name"]))
+        sizes = {name: task["n_nodes"] for name, task in model["tasks"].items() if task["n_edges"] is not None}
+        assert {name: len(circuit["nodes"]) for name, circuit in found["circuits"].items()} == sizes
+        assert set(found["nodes"]) == {node for circuit in found["circuits"].values() for node in circuit["nodes"]}
+        assert any(node["label"] is not None for node in found["nodes"].values())
 
 
 @pytest.mark.slow

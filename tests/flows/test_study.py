@@ -137,6 +137,10 @@ def test_a_failed_stage_is_tried_again_and_stops_only_what_needs_it(tmp_path, gr
     flows = {flow["name"]: flow for flow in recorded(tmp_path, "flow_runs")}
     of_study = {task["id"] for task in recorded(tmp_path, "task_runs") if task["flow_run_id"] == flows["study"]["id"]}
     assert flows["the flow of other"]["parent_task_run_id"] in of_study
+    # ... with an arrow from the task that started it.
+    tasks = {task["id"]: task for task in recorded(tmp_path, "task_runs")}
+    placed = tasks[flows["the flow of other"]["parent_task_run_id"]]
+    assert [tasks[before["id"]]["name"] for before in placed["task_inputs"]["wait_for"]] == ["dvc repro other"]
 
     # Mended, only what is out of date runs.
     mended = (tmp_path / "dvc.yaml").read_text(encoding="utf-8").replace(" breaks", "")

@@ -2,16 +2,17 @@
 // The picture of a circuit, to pan and zoom. Edges are on a canvas (thousands of them move at a usable speed), all
 // else is SVG: nodes can be focused, pointed at and read out.
 //
-// CircuitDrawing.mount(element, drawing, options) → { select, show, fit, frame, destroy }
+// CircuitDrawing.mount(element, drawing, options) → { select, show, fit, move, destroy }
 //   options.onselect(name or null, number or null): a node was pinned; options.describe(number) → more for its tip
 //   select(name, number or null): pins a node. show(values or null, { scale, row }): colours nodes by values (−scale …
-//   scale) and marks a row. frame(): draws now, and gives back the milliseconds.
+//   scale) and marks a row. fit(true): all of it. move(dx, dy): by pixels of the screen.
 const CircuitDrawing = (() => {
   const { make, draw, number, visible, sign, tint, describe } = CircuitElements;
   const LEVELS = 4, WIDTHS = [0.7, 1.1, 1.7, 2.5], ALPHAS = [0.4, 0.55, 0.75, 0.95];
   const FAINT = 0.13; // of edges that are not asked for
   const LABEL_PITCH = 19, TOKEN_PITCH = 8; // pixels on the screen from which labels have room
   const MOST_ZOOM = 6, NEAR = 6; // pixels from an edge that count as on it
+  const MARGIN = 200; // pixels of edges around what is seen
   const STEP = 60, SAMPLES = 14;
   const END_CHARS = 18;
 
@@ -21,6 +22,7 @@ const CircuitDrawing = (() => {
     const view = { x: 0, y: 0, k: 1 };
     const state = { hovered: null, pinned: null, edge: null, values: null, scale: 1, row: null };
     const edges = strengths(drawing, nodes);
+    const all = together(edges);
     const touching = nodes.map(() => []);
     drawing.edges.source.forEach((source, e) => { touching[source].push(e); touching[drawing.edges.target[e]].push(e); });
 
@@ -32,7 +34,7 @@ const CircuitDrawing = (() => {
     const host = make("div", {
       class: "cd", tabindex: "0", role: "group",
       "aria-label": `Drawing of the circuit, ${nodes.length} nodes and ${edges.length} edges. Arrow keys move it, + and − zoom, Tab goes through the nodes.`,
-    }, canvas, parts.svg, tip, buttons);
+    }, canvas, parts.svg, parts.labels, tip, buttons);
     element.replaceChildren(host);
 
     function button(text, label, act) {
@@ -42,43 +44,47 @@ const CircuitDrawing = (() => {
     // --- what is seen
 
     let waiting = 0;
+    let painted = null; // how the picture lay when its edges were painted; null: they have to be painted again
     const later = () => { waiting ||= requestAnimationFrame(() => { waiting = 0; frame(); }); };
+    const again = () => { painted = null; later(); };
 
     function frame() {
-      const start = performance.now();
       parts.place(view);
       host.style.touchAction = view.k > fitting() * 1.05 ? "none" : "pan-y";
-      drawEdges();
-      return performance.now() - start;
+      const moved = painted && [view.x - painted.x, view.y - painted.y];
+      if (!moved || painted.k !== view.k || Math.max(...moved.map(Math.abs)) > MARGIN) return paintEdges();
+      canvas.style.transform = `translate(${moved[0]}px, ${moved[1]}px)`;
     }
 
-    function drawEdges() {
-      const ratio = devicePixelRatio || 1, width = host.clientWidth, height = host.clientHeight;
+    // The canvas is larger than what is seen by a margin on every side, so that moving seldom paints.
+    function paintEdges() {
+      const ratio = devicePixelRatio || 1, width = host.clientWidth + 2 * MARGIN, height = host.clientHeight + 2 * MARGIN;
       if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
         canvas.width = Math.round(width * ratio);
         canvas.height = Math.round(height * ratio);
+        Object.assign(canvas.style, { width: `${width}px`, height: `${height}px`, left: `${-MARGIN}px`, top: `${-MARGIN}px` });
       }
       const pen = canvas.getContext("2d"), style = getComputedStyle(host);
       const colours = { p: style.getPropertyValue("--positive"), n: style.getPropertyValue("--negative") };
       pen.setTransform(1, 0, 0, 1, 0, 0);
       pen.clearRect(0, 0, canvas.width, canvas.height);
-      pen.setTransform(ratio * view.k, 0, 0, ratio * view.k, ratio * view.x, ratio * view.y);
+      pen.setTransform(ratio * view.k, 0, 0, ratio * view.k, ratio * (view.x + MARGIN), ratio * (view.y + MARGIN));
       pen.lineCap = "round";
       const asked = askedFor();
-      for (const edge of edges) if (!asked) stroke(pen, edge, colours, 1);
-        else if (!asked.has(edge.e)) stroke(pen, edge, colours, FAINT);
-      if (asked) for (const e of asked) stroke(pen, edges[e], colours, 1);
-      if (state.edge !== null) stroke(pen, edges[state.edge], colours, 1, 1.5);
+      paint(pen, all, colours, asked ? FAINT : 1);
+      if (asked) paint(pen, together([...asked].map(e => edges[e])), colours, 1);
+      if (state.edge !== null) paint(pen, together([edges[state.edge]]), colours, 2, 1.5);
+      canvas.style.transform = "";
+      painted = { ...view };
     }
 
-    function stroke(pen, edge, colours, faint, more = 0) {
-      pen.strokeStyle = colours[edge.sign];
-      pen.globalAlpha = more ? 1 : ALPHAS[edge.level] * faint;
-      pen.lineWidth = WIDTHS[edge.level] + more;
-      pen.beginPath();
-      pen.moveTo(edge.x, edge.y);
-      pen.bezierCurveTo(edge.x, edge.my, edge.tx, edge.my, edge.tx, edge.ty);
-      pen.stroke();
+    function paint(pen, paths, colours, strength, more = 0) {
+      for (const { sign, level, path } of paths) {
+        pen.strokeStyle = colours[sign];
+        pen.globalAlpha = Math.min(ALPHAS[level] * strength, 1);
+        pen.lineWidth = WIDTHS[level] + more;
+        pen.stroke(path);
+      }
     }
 
     // The edges to stand out: of the node under the pointer, else of the pinned one, else those into the marked row.
@@ -102,7 +108,7 @@ const CircuitDrawing = (() => {
         group.querySelector(".dot").style.fill = share === null ? "" : tint(share, "var(--paper)");
       });
       parts.rows.forEach((row, i) => row.classList.toggle("now", i === state.row));
-      later();
+      again();
     }
 
     function tell(text, x, y) {
@@ -138,7 +144,7 @@ const CircuitDrawing = (() => {
       state.edge = e;
       const { source, target, weight } = drawing.edges;
       tell(e === null ? "" : `${nodes[source[e]].name} → ${nodes[target[e]].name}\nweight ${number(weight[e])}`, x, y);
-      later();
+      again();
     }
 
     // --- moving
@@ -220,7 +226,7 @@ const CircuitDrawing = (() => {
     };
     host.addEventListener("pointerup", release);
     host.addEventListener("pointercancel", release);
-    host.addEventListener("pointerleave", () => { if (!pointers.size) { state.edge = null; hover(null); tell(""); later(); } });
+    host.addEventListener("pointerleave", () => { if (!pointers.size) { state.edge = null; hover(null); tell(""); again(); } });
     host.addEventListener("click", event => {
       if (dragged > 4 || event.target.closest("button")) return;
       pin(nodeAt(event), true);
@@ -253,12 +259,12 @@ const CircuitDrawing = (() => {
     let size = "";
     const resized = new ResizeObserver(() => {
       const now = `${host.clientWidth}×${host.clientHeight}`;
-      if (now !== size) fit(false);
+      if (now !== size) { painted = null; fit(false); }
       size = now;
     });
     resized.observe(host);
     const dark = matchMedia("(prefers-color-scheme: dark)");
-    dark.addEventListener("change", later);
+    dark.addEventListener("change", again);
 
     const numberOf = node => (typeof node === "string" ? nodes.findIndex(({ name }) => name === node) : node);
     function select(node) {
@@ -273,13 +279,13 @@ const CircuitDrawing = (() => {
     }
     function destroy() {
       resized.disconnect();
-      dark.removeEventListener("change", later);
+      dark.removeEventListener("change", again);
       cancelAnimationFrame(waiting);
       element.replaceChildren();
     }
     fit(false);
     mark();
-    return { select, show, fit, frame, move, destroy };
+    return { select, show, fit, move, destroy };
   }
 
   // Edges with their places, sign and strength: the share of the largest weight of their kind, whatever the layer.
@@ -292,6 +298,19 @@ const CircuitDrawing = (() => {
       const level = most ? Math.min(Math.floor(LEVELS * Math.abs(weight[e]) / most), LEVELS - 1) : 0;
       return { e, sign: weight[e] < 0 ? "n" : "p", level, x: x[s], y: y[s], tx: x[t], ty: y[t], my: (y[s] + y[t]) / 2 };
     });
+  }
+
+  // One path for all edges of one sign and strength, which are drawn alike.
+  function together(edges) {
+    const found = new Map();
+    for (const { sign, level, x, y, tx, ty, my } of edges) {
+      const key = sign + level;
+      if (!found.has(key)) found.set(key, { sign, level, path: new Path2D() });
+      const { path } = found.get(key);
+      path.moveTo(x, y);
+      path.bezierCurveTo(x, my, tx, my, tx, ty);
+    }
+    return [...found.values()];
   }
 
   // The edge that passes a point within `reach`, or null.
@@ -330,15 +349,23 @@ const CircuitDrawing = (() => {
       return draw("g", { class: "cd-row" }, draw("text", { x: 8, y: -5 }, label), first ? draw("text", { x: 8, y: 15, class: "layer" }, `layer ${layer}`) : null);
     });
     const dots = nodes.map((node, n) => dot(drawing, node, n, radius));
-    const moving = draw("g", {}, background(drawing), ends(drawing), draw("g", { class: "cd-nodes" }, dots));
-    const svg = draw("svg", { class: "cd-svg" }, moving, draw("g", { class: "cd-rows", "aria-hidden": "true" }, rows));
+    const scaled = draw("g", {}, background(drawing), ends(drawing), draw("g", { class: "cd-nodes" }, dots));
+    const svg = draw("svg", { class: "cd-svg" }, scaled), labels = draw("svg", { class: "cd-rows", "aria-hidden": "true" }, rows);
+    let zoomed = null;
+    // A new zoom is painted; a new place only moves the layer that was painted, which is much faster.
     function place({ x, y, k }) {
-      moving.setAttribute("transform", `translate(${x} ${y}) scale(${k})`);
+      if (k !== zoomed) {
+        svg.setAttribute("width", drawing.width * k);
+        svg.setAttribute("height", drawing.height * k);
+        scaled.setAttribute("transform", `scale(${k})`);
+        svg.classList.toggle("unlabelled", drawing.pitch * k < LABEL_PITCH);
+        svg.classList.toggle("untokened", drawing.pitch * k < TOKEN_PITCH);
+      }
+      zoomed = k;
+      svg.style.transform = `translate(${x}px, ${y}px)`;
       rows.forEach((row, i) => row.setAttribute("transform", `translate(0 ${y + k * drawing.rows[i][2]})`));
-      svg.classList.toggle("unlabelled", drawing.pitch * k < LABEL_PITCH);
-      svg.classList.toggle("untokened", drawing.pitch * k < TOKEN_PITCH);
     }
-    return { svg, nodes: dots, rows, place };
+    return { svg, labels, nodes: dots, rows, place };
   }
 
   function dot(drawing, node, n, radius) {

@@ -1,0 +1,78 @@
+"""An invented circuit with an explanation, and the page of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pipeline.circuit import Circuit
+from pipeline.data.pairs import PairBatch
+from pipeline.model.transformer import Transformer
+from pipeline.report.bundle import circuit_bundle
+
+NODES = {"0.attn_in": [2, 5], "0.attn_q": [5], "0.attn_k": [5, 6], "0.attn_v": [7], "0.attn_out": [5],
+         "0.mlp_in": [5], "0.mlp_neuron": [9], "0.mlp_out": [3]}  # fmt: skip
+EDGES = {"0.attn_in->attn_q": [[5, 5]], "0.attn_in->attn_k": [[2, 5], [5, 6]], "0.attn_in->attn_v": [[2, 7]],
+         "0.attn_v->attn_out": [[7, 5]], "0.mlp_in->mlp_neuron": [[5, 9]],
+         "0.mlp_neuron->mlp_out": [[9, 3]]}  # fmt: skip
+NAMES = [f"{key}.{index}" for key, indices in NODES.items() for index in indices]
+TEXTS = [f"t{token}" for token in range(24)]
+TEXTS[1:3] = ["]\n", "<b>\n"]
+BATCH = PairBatch(torch.tensor([[5, 6, 7], [5, 8, 7]]), torch.tensor([2, 2]), torch.tensor([[1, 2], [2, 1]]))
+PROMPTS = [["def", " f", "(\n"], ["def", " <i>g</i>", "(\n"]]  # code that would be HTML, were it not text
+
+
+def invented(model: Transformer, explained: bool = True) -> dict[str, Any]:
+    """The bundle of a circuit of ten nodes and seven edges in a tiny model, with 0.125 as every node's mean."""
+    nodes = {key: torch.tensor(indices) for key, indices in NODES.items()}
+    edges = {key: torch.tensor(pairs) for key, pairs in EDGES.items()}
+    means = {key: torch.full((64,), 0.125) for key in nodes}
+    losses = {key: [0.5 + n / 10 for n in range(len(indices))] for key, indices in NODES.items()}
+    certificate = {"loss": 0.25, "nodes": losses, "edges": {key: [0.375] * len(pairs) for key, pairs in EDGES.items()}}
+    row = {"n_nodes": 10, "n_edges": 7, "unpruned_loss": 0.0625, "solved": True}
+    return circuit_bundle(
+        Circuit(nodes, edges, means, {}, certificate=certificate),
+        model,
+        task="lists",
+        model_row={"name": "tiny", "kind": "dense", "n_layer": 2, "d_model": 16, "l0": 9, "val_loss_nats": 3.0},
+        row=row,
+        batch=BATCH,
+        texts=TEXTS,
+        explanation=explanation() if explained else None,
+    )
+
+
+def explanation() -> dict[str, Any]:
+    """In the model a node is n at the first token, at the others 0; in the circuit alone, the second prompt's is −n."""
+    texts = [text for prompt in PROMPTS for text in prompt]
+    prompts = [
+        {"pair": 0, "side": side, "tokens": [3 * n, 3 * n + 1, 3 * n + 2], "answer": "]\n", "other": "<b>\n",
+         "model": {"logit_difference": 4.5}, "circuit": {"logit_difference": -1.5, "loss": 1.75}}
+        for n, side in enumerate("ab")
+    ]  # fmt: skip
+    values = {
+        name: {"model": [[n, 0, 0], [n, 0, 0]], "circuit": [[n, 0, 0], [-n, 0, 0]], "removed_loss": 0.5,
+               "ablated_loss": 0.75}
+        for n, name in enumerate(NAMES, start=1)
+    }  # fmt: skip
+    pattern = [[0.75], [0.5, 0.25], [0.25, 0.25, 0.125]]
+    head = {"layer": 0, "head": 1, "q": [5], "k": [5, 6], "v": [7]}
+    head |= {"patterns": {"model": [pattern, pattern], "circuit": [pattern, pattern]}}
+    circuit = {"prompts": prompts, "nodes": values, "heads": [head]}
+    return {
+        "model": "tiny",
+        "tokens": texts,
+        "nodes": {name: over_code(name) for name in NAMES},
+        "circuits": {"lists": circuit},
+    }
+
+
+def over_code(name: str) -> dict[str, Any]:
+    """A node's entry: label, histogram, contexts."""
+    top, bottom = ({"tokens": [0, 1, 2], "values": [0.0, value, 1.0], "at": 1} for value in (8.5, -4.5))
+    label = {"text": f"high at <{name}>", "score": 0.875, "measure": "R²", "others": [{"text": "depth", "score": 0.5}]}
+    return {
+        "mean": 0.125, "std": 1.0, "density": 0.25, "least": -4.5, "most": 8.5, "label": label,
+        "histogram": {"low": -4.5, "high": 8.5, "counts": [5, 0, 40]}, "top": [top], "bottom": [bottom], "random": [],
+    }  # fmt: skip
