@@ -1,8 +1,9 @@
-"""How fast a circuit's drawing pans, and how long its layout takes: medians, in headless Chromium (no GPU).
+"""How fast a circuit's drawing pans, and how long its layout takes, in headless Chromium (no GPU).
 
-``python -m benchmarks.report``: circuits of several sizes, cut at random out of an untrained model. *work*: processor time of all of Chromium's processes for a frame while the drawing
-is moved all the time, rasterising in software; *frame*: from one frame to the next, by the browser's clock (16.7 ms is
-the screen's rate, more on a machine that does other things too); *layout*: seconds of this process for the picture.
+``python -m benchmarks.report``: circuits of several sizes, cut at random out of an untrained model. *work*: processor
+time of all of Chromium's processes a frame while the drawing is moved all the time, rasterised in software, the first
+painting included; *frame*: median from one frame to the next by the browser's clock (16.7 ms is the screen's rate, more
+on a machine that is busy otherwise); *layout*: processor time of this process for the picture.
 """
 
 from __future__ import annotations

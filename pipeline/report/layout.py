@@ -10,19 +10,17 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
 
 import networkx as nx
 import numpy as np
-from grandalf.graphs import Edge, Graph, Vertex
+from grandalf.graphs import Edge, Vertex, graph_core
 from grandalf.layouts import SugiyamaLayout, VertexViewer
 from networkx.utils import reverse_cuthill_mckee_ordering
 
 from pipeline.circuit import Circuit
-from pipeline.sites import Site, split_edge_key, split_site_key
+from pipeline.sites import Site, site_key, split_edge_key, split_site_key
 
 RESIDUAL_SITES = (Site.ATTN_IN, Site.ATTN_OUT, Site.MLP_IN, Site.MLP_OUT)
 HEAD_SITES = (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)
@@ -38,14 +36,20 @@ ROW_HEIGHT = 68
 LAYER_GAP = 26  # more between the rows of two layers
 COLUMN_WIDTH = 30  # of one node, where the picture may grow
 MIN_WIDTH, MAX_WIDTH = 420, 1800  # between the first and the last column
-LEFT, RIGHT, TOP, BOTTOM = 120, 28, 130, 136  # the ends' tokens stand above and below
+LEFT, RIGHT, TOP, BOTTOM = 120, 28, 130, 144  # the ends' tokens stand above and below
 BESIDE_HEAD = 0.7  # room on both sides of a head together, in columns
-MOST_ROUNDS = 8  # of the library's ordering
+ROUNDS = (2, 8)  # of the library's ordering
 EDGES_TO_ORDER = 10_000  # rounds × edges: a dense circuit takes seconds a round, and has nothing to gain from a second
 
 NodeId = tuple[str, int]  # site key, index
 GroupId = tuple[int, str, int]  # layer, "head" or "neuron", number
+Name = int | GroupId  # of a residual channel, or of what reads and writes them
 Spot = tuple[float, float]
+Start = Callable[[nx.Graph], Iterable[int]]
+
+# Where the library's sweeps start: from the order of the indices, and from one of small bandwidth, in which neighbours
+# are near each other (reverse Cuthill–McKee).
+STARTS: tuple[Start, ...] = (sorted, reverse_cuthill_mckee_ordering)
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,18 @@ class Layout:
 
 
 def lay_out(circuit: Circuit, d_head: int) -> Layout:
-    """A place for every node of the circuit, equal for equal circuits. ``d_head``: channels of one head."""
-    links = _links(circuit, d_head)
+    """A place for every node of the circuit, equal for equal circuits. ``d_head``: channels of one head.
+
+    The library's sweeps end in a local optimum, so there are several tries; the one with the fewest crossings is kept.
+    """
+    tries = (_lay_out(circuit, d_head, start, rounds) for start in STARTS for rounds in ROUNDS)
+    return min(tries, key=lambda found: count_crossings(circuit, found))
+
+
+def _lay_out(circuit: Circuit, d_head: int, start: Start, most_rounds: int) -> Layout:
+    links = _links(circuit)
     members = _members(circuit, d_head)
-    channels, groups = order_ranks(links, members, _channels(circuit))
+    channels, groups = order_ranks(links, members, _channels(circuit), start, most_rounds)
     rows = _rows(circuit)
     inner, pitch = _room(rows, members, len(channels))
     x_of = dict(zip(channels, np.linspace(LEFT, LEFT + inner, len(channels) + 2)[1:-1].tolist(), strict=True))
@@ -94,6 +106,22 @@ def lay_out(circuit: Circuit, d_head: int) -> Layout:
         row = [group for group in groups if group[:2] == (layer, kind)]
         placed |= _place_row(row, members, links, x_of, (LEFT, LEFT + inner), pitch)
     return _assemble(circuit, rows, x_of, placed, inner, pitch, d_head)
+
+
+def count_crossings(circuit: Circuit, layout: Layout) -> int:
+    """Pairs of edges between the same two rows that cross."""
+    gaps: dict[tuple[int, str], list[Spot]] = defaultdict(list)  # x at the start, x at the end
+    for key, ends in circuit.edges.items():
+        layer, kind = split_edge_key(key)
+        source, target = site_key(layer, kind.source), site_key(layer, kind.target)
+        gaps[layer, kind.weight] += [(layout.spots[source, a][0], layout.spots[target, b][0]) for a, b in ends.tolist()]
+    n = 0
+    for lines in gaps.values():
+        seen: list[float] = []
+        for _, x in sorted(lines):
+            n += len(seen) - bisect_right(seen, x)
+            insort(seen, x)
+    return n
 
 
 def _assemble(
@@ -161,7 +189,7 @@ def _members(circuit: Circuit, d_head: int) -> dict[GroupId, list[NodeId]]:
     return dict(members)
 
 
-def _links(circuit: Circuit, d_head: int) -> dict[NodeId, list[int]]:
+def _links(circuit: Circuit) -> dict[NodeId, list[int]]:
     """Node of a head or neuron → the residual channels that it reads and writes."""
     near: dict[NodeId, list[int]] = defaultdict(list)
     for key, ends in circuit.edges.items():
@@ -175,65 +203,49 @@ def _links(circuit: Circuit, d_head: int) -> dict[NodeId, list[int]]:
 
 
 def order_ranks(
-    links: Mapping[NodeId, Sequence[int]], members: Mapping[GroupId, Sequence[NodeId]], channels: Sequence[int]
+    links: Mapping[NodeId, Sequence[int]],
+    members: Mapping[GroupId, Sequence[NodeId]],
+    channels: Sequence[int],
+    start: Start,
+    most_rounds: int,
 ) -> tuple[list[int], list[GroupId]]:
     """Residual channels and groups, each from left to right, with few crossings of the lines between them.
 
     Connected parts stand side by side, the largest first; what has no edge comes last.
     """
-    names: list[int | GroupId] = [*channels, *members]
-    vertices = {name: _vertex(name) for name in names}
-    pairs = {(channel, group) for group, nodes in members.items() for node in nodes for channel in links.get(node, ())}
-    edges = [Edge(vertices[channel], vertices[group]) for channel, group in sorted(pairs)]
-    graph = Graph(list(vertices.values()), edges, directed=True)
-    rounds = min(max(EDGES_TO_ORDER // max(len(edges), 1), 1), MOST_ROUNDS)
-    order = [name for part in sorted(graph.C, key=lambda part: -part.order()) for name in _order_part(part, rounds)]
+    names: list[Name] = [*channels, *members]
+    number = {name: n for n, name in enumerate(names)}  # integers, so that the order of sets is always the same
+    graph = nx.Graph()
+    graph.add_nodes_from(range(len(names)))
+    for group, nodes in members.items():
+        graph.add_edges_from((number[channel], number[group]) for node in nodes for channel in links.get(node, ()))
+    rounds = min(max(EDGES_TO_ORDER // max(graph.number_of_edges(), 1), 1), most_rounds)
+    parts = sorted(nx.connected_components(graph), key=lambda part: (-len(part), min(part)))
+    order = [names[n] for part in parts for n in _order_part(graph.subgraph(part), len(channels), start, rounds)]
     return [name for name in order if isinstance(name, int)], [name for name in order if not isinstance(name, int)]
 
 
-def _vertex(name: int | GroupId) -> Vertex:
-    vertex = Vertex(name)
-    vertex.view = VertexViewer()
-    return vertex
+def _order_part(part: nx.Graph, n_channels: int, start: Start, rounds: int) -> list[int]:
+    """Numbers of one connected part, channels (those below ``n_channels``) first, in the library's order."""
+    if part.number_of_edges() == 0:
+        return sorted(part)
+    layout = _layered(part, [n for n in start(part) if n < n_channels])
+    for _ in range(rounds):
+        for _ in layout.ordering_step():
+            pass
+    return [vertex.data for rank in layout.layers for vertex in rank]
 
 
-def _order_part(part: Any, rounds: int) -> list[int | GroupId]:
-    """Names of one connected part of the graph, in the best order that the library comes to for its two ranks.
-
-    The sweeps end in a local optimum, so they start twice: from the order of the indices, and from an order of small
-    bandwidth, in which neighbours are near each other (reverse Cuthill–McKee).
-    """
-    found: list[tuple[int, list[int | GroupId]]] = []
-    for start in (list(part.sV), _narrow_order(part)):
-        layout = SugiyamaLayout(part)
-        roots = [vertex for vertex in start if isinstance(vertex.data, int)]
-        layout.init_all(roots=roots or start, inverted_edges=[])
-        for _ in range(rounds):
-            for _ in layout.ordering_step():
-                pass
-            ranks = [[vertex.data for vertex in rank] for rank in layout.layers]
-            found.append((count_crossings(ranks[0], ranks[-1], part), [*chain(*ranks)]))
-    return min(found, key=lambda each: each[0])[1]
-
-
-def _narrow_order(part: Any) -> list[Any]:
-    vertices = list(part.sV)
-    number = {vertex: n for n, vertex in enumerate(vertices)}
-    graph = nx.Graph((number[edge.v[0]], number[edge.v[1]]) for edge in part.sE)
-    graph.add_nodes_from(range(len(vertices)))
-    return [vertices[n] for n in reverse_cuthill_mckee_ordering(graph)]
-
-
-def count_crossings(lower: Sequence[Any], upper: Sequence[Any], part: Any) -> int:
-    """Crossings of the straight lines between two ranks, given as names in their order."""
-    place = {name: rank for order in (lower, upper) for rank, name in enumerate(order)}
-    lines = sorted((place[edge.v[0].data], place[edge.v[1].data]) for edge in part.sE)
-    seen: list[int] = []
-    n = 0
-    for _, end in lines:
-        n += len(seen) - bisect_right(seen, end)
-        insort(seen, end)
-    return n
+def _layered(part: nx.Graph, channels: Sequence[int]) -> SugiyamaLayout:
+    """The library's layout of a connected part before its first sweep: channels below, in the given order."""
+    vertices = {n: Vertex(n) for n in sorted(part)}
+    for vertex in vertices.values():
+        vertex.view = VertexViewer()
+    edges = [Edge(vertices[low], vertices[high]) for low, high in sorted(tuple(sorted(ends)) for ends in part.edges)]
+    # Not grandalf's Graph: it goes through sets of vertices, whose order changes from one run to the next.
+    layout = SugiyamaLayout(graph_core(list(vertices.values()), edges))
+    layout.init_all(roots=[vertices[n] for n in channels], inverted_edges=[])
+    return layout
 
 
 def _room(

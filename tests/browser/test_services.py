@@ -73,6 +73,7 @@ def test_mlflows_view_of_circuits_lists_them_with_their_sizes(ui, studied, addre
     runs = latest(studied, "circuit")
     solved = next(run for run in runs if "n_edges" in run.data.metrics)
     experiment = solved.info.experiment_id
+    ui.viewport(2600, 900)  # columns that do not fit are not drawn
     ui.goto(f"{addresses['mlflow']}/#/experiments/{experiment}/runs?viewStateShareKey=circuits", PATIENCE)
     says(ui, f"{len(runs)} matching runs", "n_edges", "model_val_loss")
 

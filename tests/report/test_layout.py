@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.circuit import Circuit
 from pipeline.model.transformer import Transformer
-from pipeline.report.layout import Layout, lay_out, spread
+from pipeline.report.layout import Layout, count_crossings, lay_out, spread
 from pipeline.sites import split_edge_key
 
 D_HEAD = 4
@@ -103,9 +103,19 @@ def test_the_order_has_fewer_crossings_than_that_of_the_indices(
     chance = torch.Generator().manual_seed(0)
     edges = {key: pairs[torch.rand(len(pairs), generator=chance) < 0.1] for key, pairs in full.edges.items()}
     circuit = Circuit(full.nodes, edges, full.means, full.order)
-    ordered = crossings(circuit, lay_out(circuit, 16))
-    monkeypatch.setattr("pipeline.report.layout._order_part", lambda part, rounds: [v.data for v in part.sV])
+    layout = lay_out(circuit, 16)
+    ordered = crossings(circuit, layout)
+    assert ordered == count_crossings(circuit, layout)
+    monkeypatch.setattr("pipeline.report.layout._order_part", lambda part, *_: sorted(part))
     assert 0 < ordered < crossings(circuit, lay_out(circuit, 16))
+
+
+def test_equal_circuits_have_equal_layouts_in_one_process(
+    tiny_model: Callable[..., Transformer], make_circuit: Callable[..., Circuit]
+) -> None:
+    """Also where objects come to lie at other addresses: hence many times."""
+    circuit = make_circuit(tiny_model(), 0.3, 0)
+    assert len({str(lay_out(circuit, 4)) for _ in range(10)}) == 1
 
 
 def test_equal_circuits_have_equal_layouts_in_every_process() -> None:

@@ -251,7 +251,6 @@ const CircuitDrawing = (() => {
     });
     host.addEventListener("focusin", event => {
       const n = nodeAt(event);
-      host.scrollLeft = host.scrollTop = 0; // browsers scroll what is hidden into view; the picture moves instead
       if (n !== null && event.target.matches(":focus-visible")) { reveal(n); hover(n); } else if (n === null) hover(null, true);
     });
     host.addEventListener("focusout", () => { if (!pointers.size) hover(null); });
