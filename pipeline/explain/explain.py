@@ -25,6 +25,7 @@ from pipeline.explain.heads import heads
 from pipeline.explain.places import Places
 from pipeline.explain.prompts import Runs, node_runs, prompts
 from pipeline.explain.rounding import rounded
+from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
 from pipeline.sites import site_keys
 
@@ -34,7 +35,9 @@ Found = dict[str, Any]
 def explain_circuit(
     model: Transformer, circuit: Circuit, batch: PairBatch, tokenizer: Tokenizer, config: ExplainConfig
 ) -> Found:
-    """One circuit on test pairs: ``prompts``, ``nodes``, ``heads``.
+    """One circuit on test pairs: ``model_loss``, ``prompts``, ``nodes``, ``heads``.
+
+    ``model_loss``: of the whole model, with nothing held, on the pairs of ``ablated_loss``.
 
     ``nodes``: name → ``model`` and ``circuit`` (values token by token, a list a prompt), ``removed_loss`` (of the
     circuit without the node, on the certificate's pairs; None: it has no certificate) and ``ablated_loss`` (of the
@@ -42,8 +45,8 @@ def explain_circuit(
     effect only. Raises WrongModelError, CompiledModelError.
     """
     runs = Runs.of(model, circuit, first(batch, config.pairs))
-    removed = removed_losses(circuit)
-    ablated = ablated_losses(model, circuit, first(batch, config.ablated_pairs))
+    few = first(batch, config.ablated_pairs)
+    removed, ablated = removed_losses(circuit), ablated_losses(model, circuit, few)
     nodes = {}
     for node in by_effect(circuit, removed, ablated)[: config.most_nodes]:
         losses = {
@@ -53,6 +56,7 @@ def explain_circuit(
         nodes["{}.{}".format(*node)] = node_runs(runs, *node) | losses
     answers = {token: tokenizer.decode([token]) for token in runs.batch.answers.flatten().tolist()}
     return {
+        "model_loss": rounded(mean_loss(score(model, few))),
         "prompts": prompts(runs, circuit, answers),
         "nodes": nodes,
         "heads": heads(model, circuit, runs, 2 * config.pattern_pairs),

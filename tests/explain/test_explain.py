@@ -92,6 +92,7 @@ def test_answers_are_those_of_the_two_runs(found, planted, circuit, batch, confi
 
 def test_a_nodes_losses_are_the_certificates_and_of_the_model_with_it_held(found, planted, circuit, batch, config):
     few = first(batch, config.ablated_pairs)
+    assert found["model_loss"] == pytest.approx(mean_loss(score(planted.model, few)), rel=6e-3)
     number = iter(range(1000))
     for key, indices in circuit.nodes.items():
         for index in indices.tolist():
