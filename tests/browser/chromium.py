@@ -129,8 +129,15 @@ class Page:
         )
 
     def centre(self, selector: str) -> tuple[float, float]:
-        """Where the first visible match is in the viewport, in CSS pixels, after scrolling it there."""
+        """Where the first match is in the viewport, in CSS pixels, after scrolling it there, once it stands still."""
         self.wait_for(f"document.querySelector({json.dumps(selector)})")
+        place, before = self.place(selector), None
+        while place != before:
+            self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+            place, before = self.place(selector), place
+        return place
+
+    def place(self, selector: str) -> tuple[float, float]:
         x, y = self.evaluate(
             f"(e => {{ e.scrollIntoView({{block: 'center', inline: 'center', behavior: 'instant'}});"
             f" const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; }})"
