@@ -84,7 +84,8 @@ def certified(circuit: Circuit, picture: Mapping[str, Any]) -> dict[str, Any] | 
 def explained(picture: Mapping[str, Any], explanation: Mapping[str, Any] | None, task: str) -> dict[str, Any] | None:
     """The part of a model's explanation that is about one circuit, nodes in the picture's order; None without one.
 
-    ``nodes``: as in the explanation, and ``model``, ``circuit``, ``removed_loss`` and ``ablated_loss`` of the task.
+    ``nodes``: as in the explanation, and ``model``, ``circuit``, ``removed_loss`` and ``ablated_loss`` of the task;
+    None for those of a large circuit that explain leaves out.
     """
     found = (explanation or {}).get("circuits", {}).get(task)
     if explanation is None or found is None:
@@ -92,7 +93,10 @@ def explained(picture: Mapping[str, Any], explanation: Mapping[str, Any] | None,
     table = _Renumbered(explanation["tokens"])
     names = node_names(picture)
     return {
-        "nodes": [_node(explanation["nodes"][name], table) | found["nodes"][name] for name in names],
+        "nodes": [
+            _node(explanation["nodes"][name], table) | found["nodes"][name] if name in found["nodes"] else None
+            for name in names
+        ],
         "prompts": [prompt | {"tokens": table.all(prompt["tokens"])} for prompt in found["prompts"]],
         "heads": found["heads"],
         "model_loss": found.get("model_loss"),

@@ -22,5 +22,6 @@ def own_part(bundle: Mapping[str, Any], explanation: Mapping[str, Any] | None) -
     found = (explanation or {}).get("circuits", {}).get(bundle["task"])
     if found is None:
         return dict(bundle)
-    nodes = [found["nodes"][name] for name in node_names(bundle["drawing"])]
-    return dict(bundle) | {"explanation": {"nodes": nodes, "prompts": found["prompts"], "heads": found["heads"]}}
+    nodes = [found["nodes"].get(name) for name in node_names(bundle["drawing"])]
+    own = {key: found.get(key) for key in ("prompts", "heads", "model_loss")}
+    return dict(bundle) | {"explanation": {"nodes": nodes, **own}}

@@ -30,6 +30,9 @@ def files(tmp_path_factory: pytest.TempPathFactory, bundle: dict[str, Any]) -> P
     (folder / "explained.html").write_text(build_circuit_page(bundle, title="t"), encoding="utf-8")
     bare = bundle | {"explanation": None, "certificate": None}
     (folder / "bare.html").write_text(build_circuit_page(bare, title="t"), encoding="utf-8")
+    nodes = [None, *bundle["explanation"]["nodes"][1:]]  # as of a circuit too large to be explained whole
+    part = bundle | {"explanation": bundle["explanation"] | {"nodes": nodes}, "certificate": None}
+    (folder / "part.html").write_text(build_circuit_page(part, title="t"), encoding="utf-8")
     return folder
 
 
@@ -241,6 +244,16 @@ def test_without_an_explanation_the_page_says_so_and_draws(page, files):
     assert "no explanation" in text(page, ".cp-panel")
     page.click(node("0.attn_v.7"))
     assert "value channel 3" in text(page, ".cp-panel")
+    assert page.errors == [] and page.requests == []
+
+
+def test_a_node_that_is_not_explained_is_drawn_and_described_by_its_edges(page, files):
+    page.goto(files / "part.html")
+    page.wait_for("document.querySelector('.cd-node')")
+    page.click("[data-n='0']")
+    assert "Edges" in text(page, ".cp-panel") and "hypothesis" not in text(page, ".cp-panel")
+    for _ in range(3):
+        page.click(".cs-bar button.main")
     assert page.errors == [] and page.requests == []
 
 

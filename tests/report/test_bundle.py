@@ -14,6 +14,7 @@ from pipeline.data.pairs import PairBatch
 from pipeline.data.tokenizer import END_OF_TEXT, Tokenizer
 from pipeline.model.transformer import Transformer
 from pipeline.report.bundle import circuit_bundle, node_names, token_texts
+from pipeline.report.shared import own_part
 
 TEXTS = [f"t{token}" for token in range(24)]
 BATCH = PairBatch(torch.tensor([[5, 6, 7], [5, 6, 8]]), torch.tensor([2, 2]), torch.tensor([[1, 2], [2, 1]]))
@@ -120,3 +121,21 @@ def test_every_token_has_a_text_that_is_shown_even_half_a_character() -> None:
     texts = token_texts(tokenizer)
     assert len(texts) == tokenizer.vocab_size and texts[-1] == END_OF_TEXT
     assert texts[ord("a")] == "a" and texts[0xC3] == "\\xc3"
+
+
+def test_a_node_that_explain_leaves_out_has_no_entry_alone_and_in_the_study(
+    bundle_of: Callable[..., dict[str, Any]], explanation: dict[str, Any]
+) -> None:
+    [task] = explanation["circuits"]
+    explanation["circuits"][task] |= {"model_loss": 0.125}
+    del explanation["circuits"][task]["nodes"]["0.attn_in.2"]
+    del explanation["nodes"]["0.attn_in.2"]
+    alone, in_study = bundle_of(explanation), own_part(bundle_of(None), explanation)
+    for bundle in (alone, in_study):
+        missing = [
+            name
+            for name, node in zip(node_names(bundle["drawing"]), bundle["explanation"]["nodes"], strict=True)
+            if node is None
+        ]
+        assert missing == ["0.attn_in.2"]
+        assert bundle["explanation"]["model_loss"] == 0.125

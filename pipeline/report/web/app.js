@@ -39,7 +39,7 @@ const App = (() => {
     if (!bundle.explanation || !Packed.has(common)) return bundle;
     const { tokens, nodes } = await Packed.json(common);
     const { sites, nodes: { site, index } } = bundle.drawing;
-    const whole = bundle.explanation.nodes.map((own, i) => ({ ...nodes[`${sites[site[i]]}.${index[i]}`], ...own }));
+    const whole = bundle.explanation.nodes.map((own, i) => own && { ...nodes[`${sites[site[i]]}.${index[i]}`], ...own });
     return { ...bundle, explanation: { ...bundle.explanation, nodes: whole, tokens } };
   }
 

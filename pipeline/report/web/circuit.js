@@ -25,7 +25,7 @@ const CircuitPage = (() => {
     show(node);
 
     function labelOf(n) {
-      return bundle.explanation?.nodes[n].label?.text ?? "";
+      return bundle.explanation?.nodes[n]?.label?.text ?? "";
     }
 
     // A node was chosen on this page: it is drawn, described, and written into the address.
@@ -61,7 +61,7 @@ const CircuitPage = (() => {
 
   // What stands in the panel before a node is chosen: all nodes, the most needed first.
   function overview(page) {
-    const { bundle, nodes } = page, losses = bundle.certificate?.nodes ?? bundle.explanation?.nodes.map(node => node.removed_loss);
+    const { bundle, nodes } = page, losses = bundle.certificate?.nodes ?? bundle.explanation?.nodes.map(node => node?.removed_loss ?? null);
     const order = nodes.map((_, n) => n);
     if (losses) order.sort((a, b) => losses[b] - losses[a]);
     const whole = bundle.certificate?.loss ?? bundle.row.validation_loss;

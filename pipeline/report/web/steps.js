@@ -52,8 +52,8 @@ const CircuitSteps = (() => {
       if (state.step === 0) page.drawing.show(null);
       else {
         // Rows that the pass has not reached yet have no difference so far.
-        const reached = differences.map((found, n) => (rowOf(n) <= row ? found.difference : 0));
-        page.drawing.show(reached, { scale: Math.max(...differences.map(found => Math.abs(found.difference)), 1e-9), row: state.step === last ? null : row });
+        const reached = differences.map((found, n) => (found && rowOf(n) <= row ? found.difference : 0));
+        page.drawing.show(reached, { scale: Math.max(...differences.map(found => Math.abs(found?.difference ?? 0)), 1e-9), row: state.step === last ? null : row });
       }
       body.replaceChildren(...(state.step === 0 ? [bothPrompts(sides)] : state.step === last ? [outcome(sides)] : [values(row, differences)]));
     }
@@ -61,9 +61,11 @@ const CircuitSteps = (() => {
     const heights = new Map(rows.map(([, , y], i) => [y, i]));
     const rowOf = n => heights.get(page.bundle.drawing.nodes.y[n]);
 
-    // A node's values for both prompts and their difference, at the answer or where it is largest.
+    // A node's values for both prompts and their difference, at the answer or where it is largest; null for a node that
+    // the explanation leaves out.
     function compare(n, [a, b]) {
-      const found = page.bundle.explanation.nodes[n][state.source];
+      const found = page.bundle.explanation.nodes[n]?.[state.source];
+      if (!found) return null;
       const left = found[a], right = found[b];
       let at = [left.length - 1, right.length - 1];
       if (state.where === "most") {
@@ -83,7 +85,7 @@ const CircuitSteps = (() => {
     }
 
     function values(row, differences) {
-      const found = differences.map((each, n) => ({ ...each, n })).filter(({ n }) => rowOf(n) === row);
+      const found = differences.map((each, n) => ({ ...each, n })).filter(({ n }) => differences[n] && rowOf(n) === row);
       found.sort((a, b) => Math.abs(b.difference) - Math.abs(a.difference));
       const most = Math.max(...found.flatMap(({ a, b, difference }) => [a, b, difference].map(Math.abs)), 1e-9);
       const cell = value => make("td", { class: "num", style: `background:${tint(value / most)}` }, number(value));
