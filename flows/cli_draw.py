@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from flows.cli_options import CIRCUIT_HELP, MadeFor, ParamsFile, TokenizerDir, folder_of
-
-if TYPE_CHECKING:
-    from pipeline.prune.subject import Subject
+from flows.cli_options import CIRCUIT_HELP, CutOutOf, MadeFor, ParamsFile, TokenizerDir, beside, folder_of
 
 EXAMPLE = "Example: sparse-circuits draw circuits/sparse_d256/bracket_counting -o figure.pdf"
 KINDS = (".svg", ".pdf")
@@ -20,9 +17,7 @@ KINDS = (".svg", ".pdf")
 def draw(
     circuit: Annotated[Path, typer.Argument(metavar="CIRCUIT", help=CIRCUIT_HELP)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="figure.svg or figure.pdf.")],
-    model: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The checkpoint. Default: models/<its model>, beside circuits/.")
-    ] = None,
+    model: CutOutOf = None,
     task: MadeFor = None,
     tokenizer: TokenizerDir = None,
     params: ParamsFile = None,
@@ -53,23 +48,13 @@ def picture(folder: Path, model: Path | None, task: str | None, tokenizer: Path 
     """SVG text of a saved circuit. Raises as ``Circuit.load`` and ``Subject.load`` do, and WrongModelError."""
     from pipeline.circuit import Circuit
     from pipeline.prune.subject import Subject, settings_for
+    from pipeline.report.bundle import token_texts
     from pipeline.report.write import drawn  # takes seconds to import
 
     circuit = Circuit.load(folder)
-    place = model or folder.resolve().parents[2] / "models" / str(circuit.about.get("model"))
+    place = model or beside(folder, circuit)
     name = task or str(circuit.about.get("task"))
     subject = Subject.load(place, name, settings_for(place, params), tokenizer)
     circuit.check_model(subject.model)
     batch = subject.tasks.batch(subject.task, "test")
-    return drawn(circuit, subject.model.cpu(), batch, texts_of(subject, tokenizer), f"{subject.task} in {subject.name}")
-
-
-def texts_of(subject: Subject, tokenizer: Path | None) -> list[str]:
-    """The texts of a subject's tokens; ``Subject.load`` has found its tokenizer in one of these places."""
-    from pipeline.artifacts import Workspace
-    from pipeline.data.tokenizer import SETTINGS_FILE, Tokenizer
-    from pipeline.prune.subject import root_of
-    from pipeline.report.bundle import token_texts
-
-    places = [tokenizer] if tokenizer else [subject.folder, Workspace(root_of(subject.folder)).tokens]
-    return token_texts(Tokenizer.load(next(place for place in places if (place / SETTINGS_FILE).is_file())))
+    return drawn(circuit, subject.model.cpu(), batch, token_texts(subject.words), f"{subject.task} in {subject.name}")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from pipeline.circuit import Circuit
+
 ModelDir = Annotated[Path, typer.Option(metavar="DIR", help="The checkpoint's folder, models/<name>.")]
+CutOutOf = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="The checkpoint. Default: models/<its model>, beside circuits/.")
+]
 MadeFor = Annotated[
     str | None, typer.Option(metavar="NAME|FILE", help="What it was made for. Default: as the circuit says.")
 ]
@@ -22,3 +28,8 @@ CIRCUIT_HELP = "The circuit's folder, or its circuit.json."
 def folder_of(circuit: Path) -> Path:
     """The folder of a circuit that is named by it or by the file in it."""
     return circuit.parent if circuit.name == "circuit.json" else circuit
+
+
+def beside(folder: Path, circuit: Circuit) -> Path:
+    """Where a study keeps the checkpoint of a circuit in circuits/<model>/<task>."""
+    return folder.resolve().parents[2] / "models" / str(circuit.about.get("model"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from flows.cli_options import CIRCUIT_HELP, MadeFor, NoBrowser, ParamsFile, TokenizerDir, folder_of
+from flows.cli_options import CIRCUIT_HELP, CutOutOf, MadeFor, NoBrowser, ParamsFile, TokenizerDir, beside, folder_of
 from flows.environment import find_root
 from pipeline.artifacts import Workspace, read_json, whole_file
 from pipeline.config import Params
@@ -32,9 +32,7 @@ def show(
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: in the workspace's .scratch/show.")
     ] = None,
     no_browser: NoBrowser = False,
-    model: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The checkpoint. Default: models/<its model>, beside circuits/.")
-    ] = None,
+    model: CutOutOf = None,
     task: MadeFor = None,
     tokenizer: TokenizerDir = None,
     params: ParamsFile = None,
@@ -47,7 +45,7 @@ def show(
     from pipeline.prune.subject import settings_for
 
     folder = folder_of(circuit)
-    place = model or folder.resolve().parents[2] / "models" / str(Circuit.load(folder).about.get("model"))
+    place = model or beside(folder, Circuit.load(folder))
     settings = settings_for(place, params)
     prepare_cpu(1)
     session, _ = load_session(place, settings, circuits=[folder], task=task, tokenizer=tokenizer)

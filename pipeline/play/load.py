@@ -15,7 +15,7 @@ from pipeline.model.device import pick_device
 from pipeline.model.transformer import Transformer
 from pipeline.play.examples import Examples
 from pipeline.play.session import Session
-from pipeline.prune import subject
+from pipeline.prune.subject import description_of, root_of, tasks_for, tokenizer_of
 
 
 def load_session(
@@ -32,17 +32,17 @@ def load_session(
     checkpoint are left out. ``task``: the pairs that a circuit was made for, where these are in a file. Raises
     ArtifactError for files that are missing, damaged or do not belong together, WrongModelError for circuits asked for.
     """
-    described = subject._description(folder)
+    described = description_of(folder)
     model = load_model(folder, pick_device(params.compute))
-    words = subject._tokenizer(folder, model, described.get("tokenizer"), tokenizer)
+    words = tokenizer_of(folder, model, described.get("tokenizer"), tokenizer)
     name = described.get("name") or folder.resolve().name
     left_out: list[str] = []
     found = {path: _checked(path, model) for path in circuits}
     if not found:
-        found, left_out = _own(Workspace(subject.root_of(folder)).circuits(folder.resolve().name), model)
+        found, left_out = _own(Workspace(root_of(folder)).circuits(folder.resolve().name), model)
     named = _named(found)
     examples = _examples(folder, named, task, params, words, model.config.n_ctx)
-    labels = _labels(Workspace(subject.root_of(folder)).explanations(folder.resolve().name), model)
+    labels = _labels(Workspace(root_of(folder)).explanations(folder.resolve().name), model)
     return Session(name, model, words, named, examples, labels), left_out
 
 
@@ -91,7 +91,7 @@ def _examples(
         given = task if task is not None and Path(task).stem == made_for else made_for
         try:
             if tasks is None or made_for not in tasks.names or given != made_for:  # a study's set has all of its tasks
-                tasks = subject._tasks(folder, given, params, words, n_ctx)
+                tasks = tasks_for(folder, given, params, words, n_ctx)
             found[name] = Examples(tasks, made_for, tasks.reason(made_for))
         except TaskError as error:
             found[name] = Examples(None, made_for, str(error))

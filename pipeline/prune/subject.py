@@ -29,28 +29,33 @@ class Subject:
     name: str
     model: Transformer
     means: dict[str, Tensor]
-    tokenizer: str  # hash
+    words: Tokenizer
     tasks: TaskSet
     task: str
 
     @classmethod
     def load(cls, folder: Path, task: str | Path, params: Params, tokenizer_dir: Path | None) -> Subject:
         """Raises ArtifactError for files that are missing, damaged or do not belong together, ValueError for a task."""
-        described = _description(folder)
+        described = description_of(folder)
         model = load_model(folder, pick_device(params.compute))
         means = {key: value.to(model.device) for key, value in load_means(folder).items()}
         if {key: len(mean) for key, mean in means.items()} != model.widths():
             raise ArtifactError(
                 f"{folder}/means.safetensors: sites of other widths than the model's; run pretrain again"
             )
-        tokenizer = _tokenizer(folder, model, described.get("tokenizer"), tokenizer_dir)
-        tasks = _tasks(folder, str(task), params, tokenizer, model.config.n_ctx)
+        words = tokenizer_of(folder, model, described.get("tokenizer"), tokenizer_dir)
+        tasks = tasks_for(folder, str(task), params, words, model.config.n_ctx)
         name = str(task) if str(task) in tasks.names else Path(task).stem
-        return cls(folder, described.get("name") or folder.resolve().name, model, means, tokenizer.hash, tasks, name)
+        return cls(folder, described.get("name") or folder.resolve().name, model, means, words, tasks, name)
 
     def batch(self, split: str) -> PairBatch:
         """The pairs of a split, on the model's device. Raises TaskError for a task that is not expressible."""
         return self.tasks.batch(self.task, split).to(self.model.device)
+
+    @property
+    def tokenizer(self) -> str:
+        """The tokenizer's hash."""
+        return self.words.hash
 
     @property
     def tokens(self) -> Path:
@@ -79,7 +84,7 @@ def settings_for(folder: Path, params: Path | None = None) -> Params:
     return load_params(params)
 
 
-def _description(folder: Path) -> dict[str, Any]:
+def description_of(folder: Path) -> dict[str, Any]:
     """The checkpoint's config.json. Raises ArtifactError where the folder has none."""
     path = folder / "config.json"
     described = read_json(path) if path.is_file() else None
@@ -98,7 +103,7 @@ def _description(folder: Path) -> dict[str, Any]:
     return described
 
 
-def _tokenizer(folder: Path, model: Transformer, trained_with: str | None, chosen: Path | None) -> Tokenizer:
+def tokenizer_of(folder: Path, model: Transformer, trained_with: str | None, chosen: Path | None) -> Tokenizer:
     """The tokenizer of a checkpoint. Raises ArtifactError where it is missing or another one."""
     places = [folder, Workspace(root_of(folder)).tokens] if chosen is None else [chosen]
     place = next((place for place in places if (place / SETTINGS_FILE).is_file()), None)
@@ -117,7 +122,7 @@ def _tokenizer(folder: Path, model: Transformer, trained_with: str | None, chose
     return tokenizer
 
 
-def _tasks(folder: Path, task: str, params: Params, tokenizer: Tokenizer, n_ctx: int) -> TaskSet:
+def tasks_for(folder: Path, task: str, params: Params, tokenizer: Tokenizer, n_ctx: int) -> TaskSet:
     """A set that has the task: pairs of a file; or the study's where it is in these tokens, else made now."""
     if task not in task_names() and Path(task).is_file():
         return read_pairs(Path(task), tokenizer, n_ctx=n_ctx, seed=params.seed)

@@ -18,7 +18,6 @@ from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.data.rivals import RivalSet
 from pipeline.data.shards import STATS_FILE, TokenStream
-from pipeline.data.tokenizer import SETTINGS_FILE, Tokenizer
 from pipeline.data.words import SPLITS
 from pipeline.model.samples import random_windows
 from pipeline.model.transformer import Transformer
@@ -54,10 +53,10 @@ def validate_checkpoint(
     are used where the model's workspace has them for the task of that name (data/rivals). Raises OtherPairsError,
     WrongModelError, ArtifactError, TaskError, ConfigError and CorpusTooSmallError.
     """
-    folder, found, chosen = Path(model), Circuit.load(circuit), None if tokenizer is None else Path(tokenizer)
+    folder, found = Path(model), Circuit.load(circuit)
     settings = settings_for(folder, None if params is None else Path(params))
     name = str(found.about.get("task")) if task is None else task
-    subject = Subject.load(folder, name, settings, chosen)
+    subject = Subject.load(folder, name, settings, None if tokenizer is None else Path(tokenizer))
     found.check_model(subject.model)
     known = found.about.get("task_hash", subject.about["task_hash"])
     if known != subject.about["task_hash"]:
@@ -78,17 +77,11 @@ def validate_checkpoint(
         claim,
         rivals=rivals_of(Workspace(root_of(folder)), subject) if subject.task == str(name) else {},
         prune=settings.prune,
-        tokenizer=_tokenizer_of(subject, chosen),
+        tokenizer=subject.words,
         with_controls=controls,
         workers=workers,
         tick=tick,
     )
-
-
-def _tokenizer_of(subject: Subject, chosen: Path | None) -> Tokenizer:
-    """The subject's tokenizer, from the folder that ``Subject.load`` has checked."""
-    places = [subject.folder, Workspace(root_of(subject.folder)).tokens] if chosen is None else [chosen]
-    return Tokenizer.load(next(place for place in places if (place / SETTINGS_FILE).is_file()))
 
 
 def _tokens_of(subject: Subject, chosen: Path | str | None) -> Path:
