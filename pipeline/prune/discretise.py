@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from pipeline.prune.masks import Layout
 
 START = 8  # units: small circuits are cheap to run, and looking upwards ends at the first size that does
 TOLERANCE = 0.02  # of a large circuit's units, within which bisection stops
+STEP = 0.05  # of the units, by which a circuit grows that misses the target on further pairs
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Ranking:
     layout: Layout
     order: Float[Tensor, " unit"]
     seen: dict[int, Sketch] = field(default_factory=dict)
+    checked: dict[int, Sketch] = field(default_factory=dict)  # with further pairs
 
     def __post_init__(self) -> None:
         self.sequence = self.order.argsort(descending=True, stable=True)
@@ -62,9 +64,23 @@ class Ranking:
         return self.seen[k]
 
     def smallest(self, target: float) -> Sketch | None:
-        """The fewest first units, as bisection finds them, whose loss meets the target; None where none does."""
-        k = smallest_that(lambda k: self.first(k).loss <= target, start=START, most=len(self.order))
-        return None if k is None else self.first(k)
+        """The fewest first units, as bisection finds them, whose loss meets the target; None where none does.
+
+        And then some more of them, where further pairs ask for more.
+        """
+        most = len(self.order)
+        k = smallest_that(lambda k: self.first(k).loss <= target, start=START, most=most)
+        while k is not None and self.check(k).loss > target:
+            k = min(k + max(1, int(STEP * k)), most) if k < most else None
+        return None if k is None else self.check(k)
+
+    def check(self, k: int) -> Sketch:
+        """The same as ``first``, by further pairs too."""
+        if k not in self.checked:
+            sketch = self.first(k)
+            further = self.judge.further_loss(sketch.nodes, sketch.edges, sketch.calibration)
+            self.checked[k] = replace(sketch, loss=max(sketch.loss, further))
+        return self.checked[k]
 
 
 def smallest_that(holds: Callable[[int], bool], start: int, most: int, tolerance: float = TOLERANCE) -> int | None:

@@ -29,6 +29,7 @@ LITTLE = 0.1  # of the edges; where all those parts give less, thinning out has 
 GROUP = 0.25  # of all items, tried together at first
 LEAST = 0.01  # nats that the first price shares out among all edges, where the target leaves less
 FACTOR = 1.5  # of one price over the one before
+NEAR = 1.2  # times the target loss, above which an item is not tried again before nothing else goes
 DEAR = 1.3  # times the price, above which an item is not tried before the price has risen
 
 
@@ -45,7 +46,7 @@ class Minimiser:
 
     def __init__(self, judge: Judge, parts: Parts, target: float, tie_qk: bool, prices: Prices | None = None) -> None:
         self.judge, self.target, self.tie_qk, self.prices = judge, target, tie_qk, prices or Prices()
-        self.parts, self.verdict = parts, judge(parts.nodes, parts.edges)
+        self.parts, self.verdict = parts, judge(parts.nodes, parts.edges, target)
 
     def sweep(self, items: list[Item], group: int, price: float = math.inf, least: int = 1) -> list[Parts]:
         """The circuits that come of taking away items at the price, in nats an edge; the first ``group`` together.
@@ -81,7 +82,7 @@ class Minimiser:
         less, halves = self.parts.without(other for item in items for other in self.together(item))
         if not halves:  # all of it had gone with other items
             return self.parts, self.verdict
-        return less, self.judge.changed(self.verdict, halves, less.nodes, less.edges)
+        return less, self.judge.changed(self.verdict, halves, less.nodes, less.edges, self.target)
 
     def together(self, item: Any) -> list[Item]:
         """What goes with an item: itself, and with tied masks the key of a query or the query of a key."""
@@ -127,7 +128,7 @@ class Trail:
         """The circuit at a place of the trail, judged by all pairs."""
         if place not in self.seen:
             parts = self.circuits[place]
-            self.seen[place] = Sketch.of(parts.nodes, parts.edges, self.judge(parts.nodes, parts.edges))
+            self.seen[place] = Sketch.of(parts.nodes, parts.edges, self.judge(parts.nodes, parts.edges, math.inf))
         return self.seen[place]
 
 
@@ -142,10 +143,11 @@ def minimal(
     """
     if sketch.n_edges > FEW:
         return sketch, None
-    found = Minimiser(judge, Parts(sketch.nodes, sketch.edges), target, tie_qk, prices)
+    known = Prices(per_edge=dict(prices.per_edge)) if prices else None
+    found = Minimiser(judge, Parts(sketch.nodes, sketch.edges), target, tie_qk, known)
     found.drop(list(dead_ends(found.parts)))
     refused: set[Item] = set()  # since something went: their losses still hold
-    while items := [item for item in in_order(found) if item not in refused]:
+    while items := due(found, refused):
         for item in items:
             if item in found.parts and found.drop([item]):
                 refused.clear()
@@ -192,10 +194,15 @@ def affordable(found: Minimiser, worths: dict[Item, float], price: float) -> lis
     )
 
 
-def in_order(found: Minimiser) -> list[Item]:
-    """Every item, those first that were cheapest when they were tried before."""
+def due(found: Minimiser, refused: set[Item]) -> list[Item]:
+    """The items to be tried next, those first that were cheapest when they were tried before.
+
+    Those that were much too dear when they were tried wait until none of the others goes any more.
+    """
     every: list[Item] = [*found.parts.list_nodes(), *found.parts.list_edges()]
-    return sorted(every, key=lambda item: (found.prices.per_edge.get(item, 0.0), item))
+    items = sorted(set(every) - refused, key=lambda item: (found.prices.per_edge.get(item, 0.0), item))
+    near = [item for item in items if found.prices.losses.get(item, 0.0) <= NEAR * found.target]
+    return near or items
 
 
 def certificate(found: Minimiser) -> dict[str, Any]:

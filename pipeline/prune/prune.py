@@ -127,9 +127,12 @@ def empty_row() -> dict[str, Any]:
 def make_case(model: Transformer, held: Held, batches: Mapping[str, PairBatch], config: PruneConfig, seed: int) -> Case:
     """What search, discretisation and minimisation share."""
     train = batches["train"]
-    fit = train.take(torch.arange(min(config.calibration_pairs, train.n_pairs)))
+    fit, further = torch.arange(train.n_pairs).tensor_split([config.calibration_pairs])
     frozen = [Frozen(model, draw) for draw in held.draws]
-    judge = Judge(frozen, fit, batches["validation"], config.calibration_steps, config.most_scale)
+    judge = Judge(
+        frozen, train.take(fit), batches["validation"], config.calibration_steps, config.most_scale,
+        further=train.take(further) if len(further) else None,
+    )  # fmt: skip
     return Case(Masking.of(model, held.to(model.device), config.tie_qk), judge, train, config, seed)
 
 

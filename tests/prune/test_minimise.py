@@ -7,10 +7,12 @@ import threading
 import pytest
 import torch
 
+from pipeline.data.pairs import PairBatch
 from pipeline.model.held_at import Held
 from pipeline.prune.discretise import Ranking, Sketch
 from pipeline.prune.graph import Parts, dead_ends
-from pipeline.prune.minimise import Minimiser, Trail
+from pipeline.prune.judge import Judge
+from pipeline.prune.minimise import Minimiser, Trail, minimal
 from pipeline.prune.prune import make_case, where_to_start
 from pipeline.prune.search import of_like_length
 from pipeline.prune.side_by_side import side_by_side
@@ -47,6 +49,35 @@ def test_what_costs_more_than_the_price_stays(task):
     needed = max(found.parts.list_nodes(), key=lambda node: found.without([node])[1].loss)
     assert not found.drop([needed], price=1e-6) and needed in found.parts
     assert found.drop([needed]) and needed not in found.parts and found.verdict.loss > before
+
+
+def test_further_pairs_are_run_where_the_others_meet_the_target_and_have_to_meet_it_too(task, pairs):
+    case, ranking = task
+    start = ranking.smallest(0.02)
+    wrong = PairBatch(pairs.tokens, pairs.last, pairs.answers.flip(1))  # on which no circuit of the task does well
+    judge = Judge(case.judge.frozen, pairs, pairs, steps=16, most_scale=3.0, further=wrong)
+    assert judge(start.nodes, start.edges).further_loss is None
+    asked = judge(start.nodes, start.edges, target=0.1)
+    assert asked.validation_loss <= 0.1 < 1.0 < asked.further_loss == asked.loss
+    found = Minimiser(judge, Parts(start.nodes, start.edges), 0.1, False)
+    assert not any(found.drop([node]) for node in found.parts.list_nodes()[:8])
+    assert Ranking(judge, ranking.layout, ranking.order).smallest(0.1) is None
+
+
+def test_what_is_left_is_minimal_and_the_certificate_tells_what_each_removal_would_cost(task):
+    case, ranking = task
+    trail = Trail(case.judge, case.judge.smaller(0.5), ranking.smallest(0.02), 0.1, 0.5, case.worth, False)
+    sketch, certificate = minimal(case.judge, trail.smallest(0.1), 0.1, False)
+    assert certificate["loss"] == sketch.loss <= 0.1
+    left = Parts(sketch.nodes, sketch.edges)
+    for key, indices in sketch.nodes.items():
+        for i, loss in zip(indices.tolist(), certificate["nodes"][key], strict=True):
+            less, _ = left.without([(key, i)])
+            assert loss == pytest.approx(case.judge(less.nodes, less.edges).loss, abs=1e-5) and loss > 0.1
+    for key, ends in sketch.edges.items():
+        for (s, t), loss in zip(ends.tolist(), certificate["edges"][key], strict=True):
+            less, _ = left.without([(key, s, t)])
+            assert loss == pytest.approx(case.judge(less.nodes, less.edges).loss, abs=1e-5) and loss > 0.1
 
 
 def test_dead_ends_are_nodes_that_nothing_reaches_or_that_reach_nothing():
