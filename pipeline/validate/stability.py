@@ -10,23 +10,27 @@ from statistics import median
 from typing import Any
 
 from pipeline.config import Hyperparameters, PruneConfig
+from pipeline.prune.discretise import Ranking
 from pipeline.prune.prune import Case
 from pipeline.validate.claim import Claim, check
-from pipeline.validate.searching import case_of, one_trial
+from pipeline.validate.searching import Found, best_of, case_of, one_trial
 from pipeline.validate.sections import Section
 
 Items = set[tuple[str, ...]]
 WHAT = "after discretisation, before minimisation; noise and batches differ"
+OWN = "the circuit's"  # the seed whose search is not done again
 
 
 def stability(claim: Claim, prune: PruneConfig) -> dict[str, Any]:
     """Circuits of ``seeds`` seeds: sizes, test losses, and how much they overlap.
 
-    A seed has its own initial noise and its own order of batches; hyperparameters, pairs and what is held are the
-    circuit's. Circuits are compared after discretisation, before minimisation. ``circuits``: a row a seed; the rest is
-    of the ``n_met`` that meet the target, and absent for fewer than two. ``n_nodes``, ``n_edges``: median and range
-    over seeds; ``jaccard_nodes``, ``jaccard_edges``: over pairs of seeds. ``recovered_nodes``, ``recovered_edges``: the
-    share of the circuit's own, minimised, that each seed's circuit has. No limit: two circuits can both be right.
+    The first seed is the one that the circuit was searched for with: the file has the order that this search gave its
+    nodes. Every other has its own initial noise and its own order of batches; hyperparameters, pairs and what is held
+    are the circuit's. Circuits are compared after discretisation, before minimisation. ``circuits``: a row a seed; the
+    rest is of the ``n_met`` that meet the target, and absent for fewer than two. ``n_nodes``, ``n_edges``: median and
+    range over seeds; ``jaccard_nodes``, ``jaccard_edges``: over pairs of seeds. ``recovered_nodes``,
+    ``recovered_edges``: the share of the circuit's own, minimised, that each other seed's circuit has. No limit: two
+    circuits can both be right.
     """
     return stability_section(claim, prune)()
 
@@ -39,8 +43,8 @@ def stability_section(claim: Claim, prune: PruneConfig) -> Section:
         return Section.of(lambda: {"n_seeds": 0, "tests": [untested(why)]})
     case = cache(lambda: case_of(claim, claim.model, claim.batches, prune, claim.seed))
     hyperparameters = Hyperparameters.model_validate(dict(known))
-    seeds = [partial(one_seed, claim, case, hyperparameters, f"stability {i}") for i in range(claim.config.seeds)]
-    return Section(seeds, lambda found: compared(claim, found))
+    others = [partial(one_seed, claim, case, hyperparameters, f"stability {i}") for i in range(1, claim.config.seeds)]
+    return Section([partial(own_seed, claim, case), *others], lambda found: compared(claim, found))
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,20 @@ class Seed:
     edges: Items
 
 
+def own_seed(claim: Claim, case: Callable[[], Case]) -> Seed:
+    """The circuit's own search, as its file has it."""
+    layout = case().masking.layout
+    order = layout.flat(claim.circuit.order) / layout.sizes
+    return as_seed(claim, case(), best_of(Ranking(case().judge, layout, order), claim.target), OWN)
+
+
 def one_seed(claim: Claim, case: Callable[[], Case], hyperparameters: Hyperparameters, purpose: str) -> Seed:
-    found = one_trial(case(), hyperparameters, purpose)
-    return Seed(found.row(claim, case(), claim.test), items(found.sketch.nodes), items(found.sketch.edges))
+    return as_seed(claim, case(), one_trial(case(), hyperparameters, purpose), purpose)
+
+
+def as_seed(claim: Claim, case: Case, found: Found, name: str) -> Seed:
+    row = {"seed": name} | found.row(claim, case, claim.test)
+    return Seed(row, items(found.sketch.nodes), items(found.sketch.edges))
 
 
 def compared(claim: Claim, found: Sequence[Seed]) -> dict[str, Any]:
@@ -71,14 +86,15 @@ def overlapping(claim: Claim, met: Sequence[Seed]) -> dict[str, Any]:
     nodes, edges = [one.nodes for one in met], [one.edges for one in met]
     own_nodes, own_edges = items(claim.circuit.nodes), items(claim.circuit.edges)
     overlaps = spread([jaccard(a, b) for a, b in combinations(edges, 2)])
+    others = [seed for seed in met if seed.row["seed"] != OWN]
     says = f"circuits of two of {len(met)} seeds share {100 * overlaps['median']:.0f} % of their edges (median), {WHAT}"
     return {
         "n_nodes": spread(list(map(len, nodes))),
         "n_edges": spread(list(map(len, edges))),
         "jaccard_nodes": spread([jaccard(a, b) for a, b in combinations(nodes, 2)]),
         "jaccard_edges": overlaps,
-        "recovered_nodes": spread([share(own_nodes, other) for other in nodes]),
-        "recovered_edges": spread([share(own_edges, other) for other in edges]),
+        "recovered_nodes": spread([share(own_nodes, other.nodes) for other in others]),
+        "recovered_edges": spread([share(own_edges, other.edges) for other in others]),
         "tests": [check("stable", None, overlaps["median"], None, says)],
     }
 

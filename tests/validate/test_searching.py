@@ -15,6 +15,8 @@ from pipeline.model.compact import Compact
 from pipeline.model.held_at import Held
 from pipeline.model.means import node_means
 from pipeline.model.scoring import mean_loss
+from pipeline.prune.discretise import Ranking
+from pipeline.prune.masks import Layout
 from pipeline.validate import controls as module
 from pipeline.validate import searching
 from pipeline.validate.claim import Claim
@@ -30,7 +32,7 @@ from pipeline.validate.controls import (
     verdict,
 )
 from pipeline.validate.searching import case_of, held_as, one_trial
-from pipeline.validate.stability import items, jaccard, share, stability
+from pipeline.validate.stability import OWN, items, jaccard, share, stability
 
 
 @pytest.fixture
@@ -76,8 +78,27 @@ def test_a_seed_has_its_own_noise_and_its_own_batches(claim_of, quote, fast, mon
     monkeypatch.setattr(searching, "search", search)
     found = stability(replace(known(claim_of(quote), fast), target=0.2), fast)
     targets, noise, batches = zip(*given, strict=True)
-    assert set(targets) == {0.2} and len(set(noise) | set(batches)) == 10
+    assert set(targets) == {0.2} and len(set(noise) | set(batches)) == 8
     assert found["jaccard_edges"]["most"] < 1
+    assert [row["seed"] for row in found["circuits"]] == [OWN, *(f"stability {i}" for i in range(1, 5))]
+
+
+def test_the_first_seed_is_the_circuits_own_search_and_recovers_nothing_by_that(claim_of, quote, fast, monkeypatch):
+    def nothing_of_it(masking, train, config, trials, seeds, seed):
+        return {0: -masking.layout.flat(quote_order)}
+
+    claim = known(claim_of(quote), fast)
+    quote_order = claim.circuit.order
+    monkeypatch.setattr(searching, "search", nothing_of_it)
+    found = stability(claim, fast)
+    own = found["circuits"][0]
+    ranking = Ranking(
+        case_of(claim, claim.model, claim.batches, fast, claim.seed).judge,
+        Layout(claim.model.widths()),
+        Layout(claim.model.widths()).flat(quote_order),
+    )
+    assert own["n_nodes"] == ranking.smallest(claim.target).n_nodes == min(row["n_nodes"] for row in found["circuits"])
+    assert own["n_nodes"] < found["circuits"][1]["n_nodes"]
 
 
 def test_seeds_without_a_circuit_are_not_compared(claim_of, quote, fast):
