@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.model.attention_cpu import backward_heads, forward_heads
@@ -24,22 +24,29 @@ Mass = Float[Tensor, "batch head pos"]
 
 
 def attend(
-    q: Heads, k: Heads, v: Heads, sink: Float[Tensor, " head"] | None, n_head: int, at: Int[Tensor, " batch"] | None
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    sink: Float[Tensor, " head"] | None,
+    n_head: int,
+    at: Int[Tensor, "batch query"] | None,
+    fork: Int[Tensor, "batch 2"] | None = None,
 ) -> tuple[Heads, Mass]:
     """Values averaged over the past, heads side by side, and each head's total weight on real tokens (no sink: 1).
 
-    Softmax and sums in float32, in which the result is given. With ``at``, q holds one query per prompt, which sees the
-    tokens up to that position.
+    Softmax and sums in float32, in which the result is given. With ``at``, q holds only the queries at some positions
+    of each sequence. With ``fork``, sequences branch: queries from its second position on do not see the tokens from
+    its first to its second one.
     """
     q, k, v = q.float(), k.float(), v.float()
     if q.device.type == "cpu" and at is None:
-        mixed, mass = CausalAttention.apply(q, k, v, sink, n_head)
+        mixed, mass = CausalAttention.apply(q, k, v, sink, n_head, fork)
         return mixed, mass
-    return attend_fused(q, k, v, sink, n_head, at)
+    return attend_fused(q, k, v, sink, n_head, at, fork)
 
 
 def attend_fused(
-    q: Heads, k: Heads, v: Heads, sink: Tensor | None, n_head: int, at: Tensor | None
+    q: Heads, k: Heads, v: Heads, sink: Tensor | None, n_head: int, at: Tensor | None, fork: Tensor | None = None
 ) -> tuple[Heads, Mass]:
     """The same by torch's fused kernel, which knows no sink and returns no weights.
 
@@ -54,34 +61,49 @@ def attend_fused(
     k = torch.cat([first, F.pad(k, (0, 1 + spare))], dim=2)  # [batch, head, 1 + pos, a multiple of ALIGNED]
     q = F.pad(F.pad(q, (0, 1, int(at is None), 0), value=1.0), (0, spare))
     v = F.pad(F.pad(v, (0, 1), value=1.0), (0, spare, 1, 0))
-    seen = None if at is None else (torch.arange(k.shape[2], device=k.device) <= at[:, None] + 1)[:, None, None]
+    seen = None if at is None else seen_by(at, k.shape[2] - 1, fork)
     with torch.autocast(q.device.type, enabled=False):
-        mixed = F.scaled_dot_product_attention(q, k, v, seen, is_causal=at is None, scale=scale)[:, :, -n_queries:]
+        mixed = F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None, scale=scale)[:, :, -n_queries:]
     return mixed[..., :d_head].transpose(1, 2).flatten(-2), mixed[..., d_head]
+
+
+def seen_by(
+    at: Int[Tensor, "batch query"], n_pos: int, fork: Int[Tensor, "batch 2"] | None
+) -> Bool[Tensor, "batch 1 query 1+pos"]:
+    """Which tokens, the sink before them, the queries at some positions see."""
+    key = torch.arange(-1, n_pos, device=at.device)
+    seen = key <= at[..., None]
+    if fork is not None:
+        start, end = fork[:, None, None].unbind(-1)
+        seen &= (at[..., None] < end) | (key < start) | (key >= end)
+    return seen[:, None]
 
 
 class CausalAttention(torch.autograd.Function):
     """``attend`` on a CPU; backward computes the scores again from the logarithm of each query's denominator."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, n_head: int) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, n_head: int, fork: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         mixed, mass = torch.empty_like(q), torch.empty(len(q), n_head, q.shape[1])
         log_total, logits = torch.empty_like(mass), _sink_logits(sink, n_head)
-        arrays = [x.detach().numpy() for x in (q, k, v, logits, mixed, mass, log_total)]
+        fork = torch.full((len(q), 2), q.shape[1]) if fork is None else fork
+        arrays = [x.detach().numpy() for x in (q, k, v, fork, logits, mixed, mass, log_total)]
         in_shares(lambda start, stop: forward_heads(start, stop, *arrays), len(q) * n_head)
-        ctx.save_for_backward(q, k, v, logits, mixed, mass, log_total)
+        ctx.save_for_backward(q, k, v, fork, mixed, mass, log_total)
         ctx.has_sink = sink is not None
         return mixed, mass
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:
-        q, k, v, logits, mixed, mass, log_total = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None, None]:
+        q, k, v, fork, mixed, mass, log_total = ctx.saved_tensors
         dq, dk, dv, dsink = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), torch.empty(mass.shape[:2])
         g, g_mass = grads[0].contiguous(), grads[1].contiguous()
-        arrays = [x.detach().numpy() for x in (q, k, v, mixed, mass, log_total, g, g_mass, dq, dk, dv, dsink)]
+        arrays = [x.detach().numpy() for x in (q, k, v, fork, mixed, mass, log_total, g, g_mass, dq, dk, dv, dsink)]
         in_shares(lambda start, stop: backward_heads(start, stop, *arrays), mass.shape[0] * mass.shape[1])
-        return dq, dk, dv, dsink.sum(0) if ctx.has_sink else None, None
+        return dq, dk, dv, dsink.sum(0) if ctx.has_sink else None, None, None
 
 
 def _sink_logits(sink: Tensor | None, n_head: int) -> Tensor:

@@ -30,9 +30,12 @@ ONE, NOTHING = np.float32(1), np.float32(0)
 
 @numba.njit(nogil=True, cache=True)
 def forward_heads(
-    first: int, last: int, q: Any, k: Any, v: Any, sink: Any, mixed: Any, mass: Any, log_total: Any
+    first: int, last: int, q: Any, k: Any, v: Any, fork: Any, sink: Any, mixed: Any, mass: Any, log_total: Any
 ) -> None:
-    """Fill ``mixed``, ``mass``, ``log_total`` for the heads ``first … last`` of all, counted sequence by sequence."""
+    """Fill ``mixed``, ``mass``, ``log_total`` for the heads ``first … last`` of all, counted sequence by sequence.
+
+    ``fork`` [batch, 2]: from its second token on, queries do not see those from the first to the second.
+    """
     n_head, n_pos, d_head = len(sink), q.shape[1], q.shape[2] // len(sink)
     padded = -(-n_pos // TILE) * TILE
     values, queries = np.zeros(d_head * padded, np.float32), np.empty(d_head * TILE, np.float32)
@@ -48,14 +51,14 @@ def forward_heads(
             n = min(TILE, n_pos - t)
             _by_channel(q[b], t, n, at, d_head, BITS * np.float32(d_head**-0.5), queries, TILE)
             _scores(k[b], t + n, at, d_head, queries, every, scores)
-            _hide_later(scores, t, n, NEVER)
+            _hide(scores, t, n, fork[b], NEVER)
             held[:], top[:] = sink[h] * BITS, sink[h] * BITS
             for s in range(t + n):
                 raise_to(top, scores, s * TILE)
             for s in range(t + n):
                 exp2_differences(scores, s * TILE, top)
             exp2_differences(held, 0, top)
-            _hide_later(scores, t, n, NOTHING)
+            _hide(scores, t, n, fork[b], NOTHING)
             total[:], out[:] = held, 0
             add_rows(total, 0, scores, TILE, 0, every, 0, ones, 0, t + n)
             for c in range(d_head):
@@ -70,7 +73,7 @@ def forward_heads(
 
 @numba.njit(nogil=True, cache=True)
 def backward_heads(
-    first: int, last: int, q: Any, k: Any, v: Any, mixed: Any, mass: Any, log_total: Any,
+    first: int, last: int, q: Any, k: Any, v: Any, fork: Any, mixed: Any, mass: Any, log_total: Any,
     g: Any, g_mass: Any, dq: Any, dk: Any, dv: Any, dsink: Any,
 ) -> None:  # fmt: skip
     """Fill ``dq``, ``dk``, ``dv`` and ``dsink`` [batch, head] from the gradients ``g`` of mixed, ``g_mass`` of mass."""
@@ -106,7 +109,7 @@ def backward_heads(
             _scores(v[b], t + n, at, d_head, gradients, every, changes)
             for s in range(t + n):
                 exp2_differences(weights, s * TILE, shift)
-            _hide_later(weights, t, n, NOTHING)
+            _hide(weights, t, n, fork[b], NOTHING)
             for s in range(t + n):
                 multiply_differences(changes, s * TILE, delta, weights)
             out[:] = 0
@@ -170,11 +173,14 @@ def _scores(rows: Any, n: int, at: int, d_head: int, queries: Any, every: Any, o
 
 
 @numba.njit(nogil=True, cache=True)
-def _hide_later(scores: Any, t: int, n: int, value: Any) -> None:
-    """Set what the queries, from ``t`` on, have for tokens after them."""
+def _hide(scores: Any, t: int, n: int, fork: Any, value: Any) -> None:
+    """Set what the queries, from ``t`` on, have for tokens after them, and for those of the other branch."""
     for s in range(1, n):
         for i in range(s):
             scores[(t + s) * TILE + i] = value
+    for s in range(fork[0], min(fork[1], t + n)):
+        for i in range(max(0, fork[1] - t), n):
+            scores[s * TILE + i] = value
 
 
 @numba.njit(nogil=True, cache=True)

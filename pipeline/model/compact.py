@@ -22,7 +22,8 @@ from torch import Tensor
 
 from pipeline.model.compact_attention import Attention
 from pipeline.model.compact_cpu import read_rows
-from pipeline.model.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, Prompts, columns
+from pipeline.model.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, columns
+from pipeline.model.prompts import Prompts
 from pipeline.model.threads import in_shares
 from pipeline.sites import Site
 
@@ -120,7 +121,7 @@ class Compact:
         x, token = self.finish(self.run(prompts, Trace(), 0), prompts)
         model = self.frozen.model
         logits = F.embedding(token, model.bigram_table) + model.lm_head(x)
-        return logits if at is not None else logits.view(*tokens.shape, -1)
+        return logits if at is not None else logits[prompts.index]
 
     @torch.no_grad()
     def answers(self, prompts: Prompts, answers: Int[Tensor, "prompt 2"], trace: Trace, first: int = 0) -> Tensor:
@@ -144,26 +145,29 @@ class Compact:
         part, stream = self.halves[index], trace.streams[index]
         last_layer = index >= len(self.halves) - 2 and prompts.last
         mixing = index % 2 == 0
-        rows = prompts.ends if last_layer and not mixing else prompts
         delta = None
         if len(part.writes):
             if not known:
                 trace.reads.pop(index, None)
-            delta = part(self.read(index, part, stream, rows, trace), prompts, last_layer)
+            ended = last_layer and not mixing
+            delta = part(self.read(index, part, stream, prompts.rows(ended), trace), prompts, last_layer)
         if last_layer and mixing:
-            stream = Stream(stream.constant, stream.columns, stream.delta[prompts.rows])
+            stream = Stream(stream.constant, stream.columns, stream.delta[prompts.end])
         return stream.plus(part.at_held, part.writes, delta)
 
-    def read(self, index: int, part: Half, stream: Stream, rows: Prompts, trace: Trace) -> Float[Tensor, "row read"]:
+    def read(
+        self, index: int, part: Half, stream: Stream, rows: tuple[Tensor, Tensor], trace: Trace
+    ) -> Float[Tensor, "row read"]:
         """What the half layer reads, after its norm and AbsTopK; from the trace where that has it."""
         wanted = part.reads
         if index in trace.reads:
             known, values = trace.reads[index]
             if bool(torch.isin(wanted, known).all()):
                 return columns(values, known, wanted)
-        out = torch.empty(len(rows.token), len(wanted))
+        token, position = rows
+        out = torch.empty(len(token), len(wanted))
         if out.numel():
-            arrays = (rows.token.numpy(), rows.position.numpy(), self.frozen.tables)
+            arrays = (token.numpy(), position.numpy(), self.frozen.tables)
             past = (stream.constant.numpy(), stream.columns.numpy(), stream.delta.numpy())
             site = (part.gain.numpy(), part.read_k, wanted.numpy())
             in_shares(lambda a, b: read_rows(a, b, *arrays, past, site, out.numpy()), len(out), least=LEAST)
@@ -172,10 +176,10 @@ class Compact:
 
     def finish(self, stream: Stream, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """The final norm of the stream at the rows of the last layer [row, d_model], and their tokens."""
-        rows = prompts.ends
+        token, position = prompts.rows(prompts.last)
         model = self.frozen.model.transformer
-        x = F.embedding(rows.token, model["wte"].weight) + stream.constant
+        x = F.embedding(token, model["wte"].weight) + stream.constant
         if "wpe" in model:
-            x = x + model["wpe"].weight[rows.position]
+            x = x + model["wpe"].weight[position]
         x.index_add_(1, stream.columns, stream.delta)
-        return model["ln_f"](x), rows.token
+        return model["ln_f"](x), token

@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.model.compact_cpu import mix_heads, spread_rows, write_rows
-from pipeline.model.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, Prompts, columns
+from pipeline.model.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, columns
+from pipeline.model.prompts import Prompts
 from pipeline.model.threads import in_shares
 from pipeline.sites import Site, site_key
 
@@ -87,10 +88,10 @@ class Attention:
 
     def __call__(self, h: Float[Tensor, "row read"], prompts: Prompts, last: bool) -> Float[Tensor, "row write"]:
         """What the circuit's attn_out nodes write, at all rows or at the last layer's."""
-        rows = prompts.ends if last else prompts
-        queries = h[prompts.rows] if last else h
+        last = last and prompts.last
+        queries = h[prompts.end] if last else h
         parts = self.picked(queries, self.q), self.picked(h, self.k), self.picked(h, self.v)
-        mixed, mass = self.mixed(*parts, prompts, last and prompts.last)
+        mixed, mass = self.mixed(*parts, prompts, last)
         if self.sink is None:
             return self.out(mixed)
         every = self.out.k < len(self.out.full)  # whether AbsTopK has to look at the whole site
@@ -100,7 +101,7 @@ class Attention:
             by_position, by_head = by_position[:, self.writes], by_head[self.writes]
         place = torch.isin(self.heads, self.varying)
         inputs = (
-            rows.position.numpy(),
+            prompts.rows(last)[1].numpy(),
             by_position.numpy(),
             mass[:, place].contiguous().numpy(),
             by_head.T.contiguous().numpy(),
@@ -124,8 +125,8 @@ class Attention:
         pairs = self.both.numpy(), self.spread(q, self.q, self.scale).numpy(), self.spread(k, self.k, 1.0).numpy()
         v = columns(v, self.v.targets, self.out.sources).contiguous()
         arrays = sink.numpy(), v.numpy(), of_head.numpy(), mixed.numpy(), mass.numpy()
-        offsets = prompts.offsets.numpy()
-        in_shares(lambda a, b: mix_heads(a, b, offsets, last, scores, pairs, *arrays), prompts.n, least=PROMPTS)
+        laid = prompts.index.numpy(), prompts.own.numpy(), prompts.length.numpy()
+        in_shares(lambda a, b: mix_heads(a, b, laid, last, scores, pairs, *arrays), prompts.n, least=PROMPTS)
         return mixed, mass
 
     def head_of(self, channels: Tensor) -> Tensor:

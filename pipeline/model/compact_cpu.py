@@ -174,33 +174,36 @@ def spread_rows(x: Any, own: Any, into: Any, held: Any, scale: float, out: Any) 
 
 @numba.njit(nogil=True, cache=True)
 def mix_heads(
-    start: int, stop: int, offsets: Any, last: bool, scores: Any, pairs: Any, sink: Any, v: Any, of_head: Any,
+    start: int, stop: int, laid: Any, last: bool, scores: Any, pairs: Any, sink: Any, v: Any, of_head: Any,
     mixed: Any, mass: Any,
 ) -> None:  # fmt: skip
     """Attention of a range of prompts: ``mixed`` [query, value channel] and each head's ``mass`` on real tokens.
 
-    ``offsets``: the first row of every prompt. ``last``: only the last row of each has a query. ``scores``: what query
+    ``laid``: prompts' rows, and the positions from which on, and up to which, they are a prompt's own. ``last``: each
+    prompt has one query, at its end; else every row is one, that its own prompt takes care of. ``scores``: what query
     [query, head] and key [row, head] add to a head's scores, each by itself. ``pairs``: for heads where both are live,
     their place among those (else −1), and their full queries and keys. ``of_head``: where a head's channels of v begin.
     """
     for p in range(start, stop):
-        first, end = offsets[p], offsets[p + 1]
+        rows = laid[0][p, : laid[2][p]]
+        own = len(rows) - 1 if last else laid[1][p]
         for h in range(len(sink)):
             if pairs[0][h] < 0:
-                _mix_prefix(p, first, end, h, last, scores, sink[h], v, of_head[h], of_head[h + 1], mixed, mass)
+                _mix_prefix(p, rows, own, h, last, scores, sink[h], v, of_head[h], of_head[h + 1], mixed, mass)
             else:
-                _mix_pairs(p, first, end, h, last, scores, pairs, sink[h], v, of_head[h], of_head[h + 1], mixed, mass)
+                _mix_pairs(p, rows, own, h, last, scores, pairs, sink[h], v, of_head[h], of_head[h + 1], mixed, mass)
 
 
 @numba.njit(nogil=True, cache=True)
 def _mix_prefix(
-    p: int, first: int, end: int, h: int, last: bool, scores: Any, sink: Any, v: Any, low: int, high: int,
+    p: int, rows: Any, own: int, h: int, last: bool, scores: Any, sink: Any, v: Any, low: int, high: int,
     mixed: Any, mass: Any,
 ) -> None:  # fmt: skip
     """A head whose scores are a query's part plus a key's part: one pass over the keys serves all queries."""
     sums = np.zeros(high - low)
     total, most = 0.0, -np.inf
-    for row in range(first, end):
+    for place in range(len(rows)):
+        row = rows[place]
         key = np.float64(scores[1][row, h])
         if key > most:
             shrink = np.exp(most - key)
@@ -212,7 +215,7 @@ def _mix_prefix(
         total += weight
         for c in range(high - low):
             sums[c] += weight * v[row, low + c]
-        if last and row != end - 1:
+        if place < own:
             continue
         query = p if last else row
         share = 1 / (total + np.exp(sink - most - scores[0][query, h]))
@@ -223,30 +226,30 @@ def _mix_prefix(
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def _mix_pairs(
-    p: int, first: int, end: int, h: int, last: bool, scores: Any, pairs: Any, sink: Any, v: Any, low: int, high: int,
+    p: int, rows: Any, own: int, h: int, last: bool, scores: Any, pairs: Any, sink: Any, v: Any, low: int, high: int,
     mixed: Any, mass: Any,
 ) -> None:  # fmt: skip
     """A head whose queries and keys are both live."""
     q, k, at = pairs[1], pairs[2], pairs[0][h]
-    weight = np.empty(end - first, np.float32)
-    for row in range(end - 1 if last else first, end):
-        query = p if last else row
-        most = sink
-        for j in range(first, row + 1):
-            score = np.float32(0)
+    weight = np.empty(len(rows), np.float32)
+    for place in range(own, len(rows)):
+        query = p if last else rows[place]
+        n, most = place + 1, sink
+        for j in range(n):
+            score, row = np.float32(0), rows[j]
             for c in range(q.shape[2]):
-                score += q[query, at, c] * k[j, at, c]
-            weight[j - first] = score
+                score += q[query, at, c] * k[row, at, c]
+            weight[j] = score
             most = max(most, score)
         total = np.float32(np.exp(sink - most))
         real = np.float32(0)
-        for j in range(row + 1 - first):
+        for j in range(n):
             weight[j] = np.exp(weight[j] - most)
             real += weight[j]
         share = np.float32(1) / (total + real)
         mass[query, h] = real * share
         for c in range(low, high):
             value = np.float32(0)
-            for j in range(row + 1 - first):
-                value += weight[j] * v[first + j, c]
+            for j in range(n):
+                value += weight[j] * v[rows[j], c]
             mixed[query, c] = value * share

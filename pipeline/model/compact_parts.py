@@ -1,10 +1,9 @@
-"""What the compact executor is built of: rows of prompts, a frozen model's constants, a map between a few nodes."""
+"""What the compact executor is built of: a frozen model's constants, a map between a few nodes."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -24,42 +23,6 @@ NONE = torch.zeros(0, dtype=torch.long)
 NO_ENDS = NONE.view(0, 2)
 KINDS = {(kind.source, kind.target): kind for kind in EDGE_KINDS}
 LEAST = 64  # rows worth a thread
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """The rows of a batch, prompt after prompt: token and position of each, and where each prompt begins.
-
-    With ``last``, a prompt ends at the position whose logits are wanted, and the last layer writes one row a prompt.
-    """
-
-    token: Int[Tensor, " row"]
-    position: Int[Tensor, " row"]
-    offsets: Int[Tensor, " prompt+1"]
-    last: bool
-
-    @classmethod
-    def of(cls, tokens: Int[Tensor, "prompt pos"], at: Int[Tensor, " prompt"] | None) -> Prompts:
-        positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
-        ends = torch.full((len(tokens),), tokens.shape[1] - 1) if at is None else at
-        wanted = positions <= ends[:, None]
-        return cls(tokens[wanted], positions[wanted], F.pad((ends + 1).cumsum(0), (1, 0)), at is not None)
-
-    @property
-    def n(self) -> int:
-        return len(self.offsets) - 1
-
-    @cached_property
-    def rows(self) -> Int[Tensor, " row"]:
-        """The rows that the last layer writes: all, or one a prompt."""
-        return self.offsets[1:] - 1 if self.last else torch.arange(len(self.token))
-
-    @cached_property
-    def ends(self) -> Prompts:
-        """Only the rows that the last layer writes."""
-        if not self.last:
-            return self
-        return Prompts(self.token[self.rows], self.position[self.rows], torch.arange(self.n + 1), True)
 
 
 class Frozen:

@@ -20,6 +20,7 @@ from pipeline.model.abstopk import abs_topk
 from pipeline.model.attention import attend
 from pipeline.model.linear import Linear
 from pipeline.model.norm import RMSNorm
+from pipeline.model.prompts import Layout, Padded, Prompts
 from pipeline.sites import SITES, Site, site_key, site_keys, split_site_key
 
 Intervene = Callable[[str, Tensor], Tensor]
@@ -56,11 +57,6 @@ def linear(layer: nn.Linear, x: Tensor, cut: LinearCut | None, mass: Tensor | No
     return live + F.linear(held, layer.weight * (1 - cut.keep))
 
 
-def pick(x: Float[Tensor, "batch pos width"], at: Int[Tensor, " batch"]) -> Float[Tensor, "batch 1 width"]:
-    """The value at one position of each prompt."""
-    return x[torch.arange(len(x), device=x.device), at][:, None]
-
-
 class CompiledModelError(TypeError):
     """A model under torch.compile, where interventions are asked for."""
 
@@ -82,9 +78,11 @@ class Attention(nn.Module):
         self.c_proj = Linear(width, config.d_model)
         self.sink_logit = nn.Parameter(torch.zeros(config.n_head)) if config.sink else None
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def mix(
+        self, q: Tensor, k: Tensor, v: Tensor, at: Tensor | None = None, fork: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Values averaged over the past [batch, pos, width], each head's total weight on them [batch, head, pos]."""
-        return attend(q, k, v, self.sink_logit, self.n_head, at)
+        return attend(q, k, v, self.sink_logit, self.n_head, at, fork)
 
     def mass(self, weight: Tensor) -> Float[Tensor, "batch pos width"]:
         """Each value channel's total weight on real tokens: what a constant value is multiplied by."""
@@ -122,15 +120,15 @@ class Block(nn.Module):
         x = self.sparse(x)
         return x if intervene is None else intervene(site_key(self.layer, site), x)
 
-    def attend(self, h: Tensor, intervene: Intervene | None, cuts: Cuts, at: Tensor | None) -> Tensor:
+    def attend(self, h: Tensor, intervene: Intervene | None, cuts: Cuts, layout: Layout, last: bool) -> Tensor:
         h = h if intervene is None else intervene(site_key(self.layer, Site.ATTN_IN), h)
         q, k, v = linear(self.attn.c_attn, h, cuts.get(f"{self.layer}.attn.c_attn")).chunk(3, dim=-1)
-        q = q if at is None else pick(q, at)
+        q = layout.ends(q) if last else q
         q, k = self.at(Site.ATTN_Q, q, intervene), self.at(Site.ATTN_K, k, intervene)
         v = self.at(Site.ATTN_V, v, intervene)
-        mixed, weight = self.attn.mix(q, k, v, at)
+        mixed, weight = layout.attend(self.attn.mix, q, k, v, last)
         cut = cuts.get(f"{self.layer}.attn.c_proj")
-        out = linear(self.attn.c_proj, mixed, cut, self.attn.mass(weight) if cut else None)
+        out = linear(self.attn.c_proj, mixed, cut, self.attn.mass(weight) if isinstance(cut, Cut) else None)
         return self.at(Site.ATTN_OUT, out, intervene)
 
     def think(self, x: Tensor, intervene: Intervene | None, cuts: Cuts) -> Tensor:
@@ -140,16 +138,16 @@ class Block(nn.Module):
         return self.at(Site.MLP_OUT, linear(self.mlp.c_proj, h, cuts.get(f"{self.layer}.mlp.c_proj")), intervene)
 
     def forward(
-        self, x: Tensor, intervene: Intervene | None, cuts: Cuts, at: Tensor | None = None, copies: int = 1
+        self, x: Tensor, intervene: Intervene | None, cuts: Cuts, layout: Layout, last: bool = False, copies: int = 1
     ) -> Tensor:
-        """The residual stream after the layer; with ``at`` [batch], only at that one position per prompt.
+        """The residual stream after the layer; of the ``last``, only at the positions that the layout asks for.
 
         With ``copies``, the batch is that many times as long from the first intervention on.
         """
         h = self.sparse(self.ln_1(x))
         if copies > 1:
             x, h = x.repeat(copies, 1, 1), h.repeat(copies, 1, 1)
-        x = (x if at is None else pick(x, at)) + self.attend(h, intervene, cuts, at)
+        x = (layout.ends(x) if last else x) + self.attend(h, intervene, cuts, layout, last)
         return x + self.think(x, intervene, cuts)
 
 
@@ -183,15 +181,15 @@ class Transformer(nn.Module):
         widths = dict.fromkeys(SITES, c.d_model) | heads | {Site.MLP_NEURON: c.d_mlp}
         return {key: widths[split_site_key(key)[1]] for key in site_keys(c.n_layer)}
 
-    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        x = self.transformer["wte"](tokens)
+    def embed(self, layout: Layout) -> Float[Tensor, "batch pos d_model"]:
+        x = self.transformer["wte"](layout.tokens)
         if "wpe" in self.transformer:
-            x = x + self.transformer["wpe"].weight[: tokens.shape[1]]
+            x = x + self.transformer["wpe"].weight[layout.positions]
         return x
 
     def forward(
         self,
-        tokens: Int[Tensor, "batch pos"],
+        tokens: Int[Tensor, "batch pos"] | Prompts,
         *,
         at: Int[Tensor, " batch"] | None = None,
         intervene: Intervene | None = None,
@@ -204,18 +202,22 @@ class Transformer(nn.Module):
         [batch, 1, width]. ``intervene(site_key, value)`` returns the value to use at each site; ``cuts`` maps
         ``"0.mlp.c_fc"`` and its like to the edges held at their mean. With ``copies``, the result is of the batch that
         many times over, for interventions that treat each copy differently: what comes before the first site is
-        computed once. Raises ValueError for prompts longer than the
-        model's n_ctx.
+        computed once. ``Prompts`` (with ends) give logits [prompt, vocab] at these, their sites hold [copy, row, width]
+        and in the last layer [copy, prompt, width]. Raises ValueError for prompts longer than the model's n_ctx.
         """
-        if tokens.shape[1] > self.config.n_ctx:
-            raise ValueError(f"prompt of {tokens.shape[1]} tokens; this model reads at most n_ctx {self.config.n_ctx}")
-        x = self.embed(tokens)
-        at = at if at is None else at.repeat(copies)
+        layout = tokens if isinstance(tokens, Prompts) else Padded(tokens, at)
+        if layout.n_positions > self.config.n_ctx:
+            raise ValueError(
+                f"prompt of {layout.n_positions} tokens; this model reads at most n_ctx {self.config.n_ctx}"
+            )
+        if isinstance(tokens, Prompts) and not tokens.last:
+            raise ValueError("packed prompts without ends; make them with the position asked for of each")
+        x = self.embed(layout)
         for layer, block in enumerate(self.transformer["h"]):
-            last = layer == self.config.n_layer - 1
-            x = block(x, intervene, cuts or {}, at if last else None, copies if layer == 0 else 1)
-        tokens = tokens.repeat(copies, 1)
-        if at is not None:
-            x, tokens = x[:, 0], tokens.gather(1, at[:, None])[:, 0]
+            last = layout.last and layer == self.config.n_layer - 1
+            x = block(x, intervene, cuts or {}, layout, last, copies if layer == 0 else 1)
+        if layout.last:
+            x = x.flatten(0, 1)
+        read = layout.read_tokens(copies)
         # In place: a table of logits less, in float32 whatever type the product has.
-        return F.embedding(tokens, self.bigram_table).add_(self.lm_head(self.transformer["ln_f"](x)))
+        return F.embedding(read, self.bigram_table).add_(self.lm_head(self.transformer["ln_f"](x)))

@@ -27,10 +27,11 @@ class Sketch:
     loss: float  # nats; the larger of those on validation and on fit pairs
     validation_loss: float
     calibration: tuple[float, float]
+    pair_losses: Float[Tensor, " pair"]  # nats, of fit and validation pairs
 
     @classmethod
     def of(cls, nodes: Nodes, edges: Edges, verdict: Verdict) -> Sketch:
-        return cls(nodes, edges, verdict.loss, verdict.validation_loss, verdict.calibration)
+        return cls(nodes, edges, verdict.loss, verdict.validation_loss, verdict.calibration, verdict.losses)
 
     @property
     def n_nodes(self) -> int:
@@ -78,7 +79,7 @@ class Ranking:
         """The same as ``first``, by further pairs too."""
         if k not in self.checked:
             sketch = self.first(k)
-            further = self.judge.further_loss(sketch.nodes, sketch.edges, sketch.calibration)
+            further = self.judge.further_loss(sketch.nodes, sketch.edges, sketch.calibration, sketch.pair_losses)
             self.checked[k] = replace(sketch, loss=max(sketch.loss, further))
         return self.checked[k]
 

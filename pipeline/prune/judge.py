@@ -2,6 +2,8 @@
 
 Minimisation asks for it thousands of times, and what goes by so few pairs may be missed by others. So a circuit that
 meets its target on these has to meet it on further pairs, which are run for it alone: most removals never get so far.
+Where a few pairs that go badly make up most of the loss, the mean over new pairs may be much larger: by all pairs, it
+has to be nearly sure that it exceeds the target by less than ``SLACK``.
 """
 
 from __future__ import annotations
@@ -14,26 +16,31 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.data.pairs import PairBatch
+from pipeline.data.pairs import PairBatch, prompt_losses
 from pipeline.model.compact import Compact, Frozen, Prompts, Trace
-from pipeline.model.scoring import mean_loss
+from pipeline.model.scoring import calibrated
 from pipeline.prune.calibrate import calibrate
 
 Nodes = Mapping[str, Int[Tensor, " n"]]
 Edges = Mapping[str, Int[Tensor, "n 2"]]
+SURE = 2.33  # standard errors that a mean over pairs exceeds once in a hundred times
+SLACK = 0.03  # nats above the target that the loss on other pairs may have
 
 
 @dataclass(frozen=True)
 class Verdict:
     """A circuit's loss in nats on validation pairs and on the train pairs that its calibration was fitted to, that
-    calibration, and what running it left behind, per draw; its loss on further pairs, where it came to those."""
+    calibration, each pair's loss, and what running it left behind, per draw. Where it came to further pairs, what it
+    has to answer for by those (``Judge.further_loss``), and what running them left behind."""
 
     validation_loss: float
     fit_loss: float
     calibration: tuple[float, float]
+    losses: Float[Tensor, " pair"]
     compacts: tuple[Compact, ...]
     traces: tuple[Trace, ...]
     further_loss: float | None = None
+    further_traces: tuple[Trace, ...] = ()
 
     @property
     def loss(self) -> float:
@@ -55,11 +62,12 @@ class Judge:
     ) -> None:
         """``frozen``: the model with each draw of held values; ``steps`` and ``most_scale`` are calibration's."""
         self.frozen = tuple(frozen)
-        self.steps, self.most_scale, self.n_fit = steps, most_scale, len(fit.tokens)
+        self.steps, self.most_scale, self.n_fit_pairs = steps, most_scale, fit.n_pairs
         self.fit, self.validation = fit, validation
         both = stacked(fit.to(torch.device("cpu")), validation.to(torch.device("cpu")))
         self.prompts, self.pairs = Prompts.of(both.tokens, both.last), both
         self.further = further and further.to(torch.device("cpu"))
+        self.further_prompts = self.further and Prompts.of(self.further.tokens, self.further.last)
 
     def smaller(self, share: float) -> Judge:
         """A judge of the same models by the first pairs only, and no further ones: faster, and less sure."""
@@ -78,28 +86,58 @@ class Judge:
         return self._verdict(compacts, before, min(halves), target)
 
     def _verdict(self, compacts: tuple[Compact, ...], before: Verdict | None, first: int, target: float) -> Verdict:
-        traces = tuple(trace.until(first) for trace in before.traces) if before else tuple(Trace() for _ in compacts)
+        traces = since(before.traces if before else (), compacts, first)
         answers = _answers(compacts, self.prompts, self.pairs, traces, first)
-        fit, validation = (answers[:, rows].flatten(0, 1) for rows in self._parts())
-        calibration = calibrate(fit, self.steps, self.most_scale)
-        losses = mean_loss(validation, calibration), mean_loss(fit, calibration)
-        found = Verdict(*losses, calibration, compacts, traces)
+        calibration = calibrate(answers[:, : 2 * self.n_fit_pairs].flatten(0, 1), self.steps, self.most_scale)
+        losses = pair_losses(answers, calibration)
+        means = float(losses[self.n_fit_pairs :].mean()), float(losses[: self.n_fit_pairs].mean())
+        found = Verdict(*means, calibration, losses, compacts, traces)
         if found.loss > target or self.further is None:
             return found
-        return replace(found, further_loss=self._loss_on(self.further, compacts, calibration))
+        known = before.further_traces if before else ()
+        traces = since(known, compacts, first)
+        further = self._further(compacts, traces, first if known else 0, calibration, losses)
+        return replace(found, further_loss=further, further_traces=traces)
 
-    def _parts(self) -> tuple[slice, slice]:
-        return slice(0, self.n_fit), slice(self.n_fit, None)
+    def further_loss(
+        self, nodes: Nodes, edges: Edges, calibration: tuple[float, float], losses: Float[Tensor, " pair"]
+    ) -> float:
+        """The loss in nats that a circuit has to answer for by further pairs, by its ``losses`` on the others too.
 
-    def further_loss(self, nodes: Nodes, edges: Edges, calibration: tuple[float, float]) -> float:
-        """A circuit's loss in nats on the further pairs; −∞ where there are none."""
+        That is the further pairs' mean or, if it is more, what the mean over new pairs hardly exceeds, by all pairs,
+        less ``SLACK``. −∞ where there are no further pairs.
+        """
         if self.further is None:
             return -math.inf
-        return self._loss_on(self.further, [Compact(frozen, nodes, edges) for frozen in self.frozen], calibration)
+        compacts = [Compact(frozen, nodes, edges) for frozen in self.frozen]
+        return self._further(compacts, [Trace() for _ in compacts], 0, calibration, losses)
 
-    def _loss_on(self, pairs: PairBatch, compacts: Sequence[Compact], calibration: tuple[float, float]) -> float:
-        prompts = Prompts.of(pairs.tokens, pairs.last)
-        return mean_loss(_answers(compacts, prompts, pairs, [Trace() for _ in compacts], 0).flatten(0, 1), calibration)
+    def _further(
+        self,
+        compacts: Sequence[Compact],
+        traces: Sequence[Trace],
+        first: int,
+        calibration: tuple[float, float],
+        known: Float[Tensor, " pair"],
+    ) -> float:
+        assert self.further is not None and self.further_prompts is not None
+        losses = pair_losses(_answers(compacts, self.further_prompts, self.further, traces, first), calibration)
+        return max(float(losses.mean()), at_most(torch.cat([known, losses])) - SLACK)
+
+
+def at_most(losses: Float[Tensor, " pair"]) -> float:
+    """What the mean loss over other pairs hardly exceeds, by the losses of some."""
+    return float(losses.mean() + SURE * losses.std() / len(losses) ** 0.5)
+
+
+def pair_losses(answers: Float[Tensor, "draw prompt 2"], calibration: tuple[float, float]) -> Float[Tensor, " pair"]:
+    """The task loss in nats of every pair, the mean over draws."""
+    return prompt_losses(calibrated(answers, calibration)).mean(0).view(-1, 2).mean(1)
+
+
+def since(traces: Sequence[Trace], compacts: Sequence[Compact], first: int) -> tuple[Trace, ...]:
+    """Traces of their own of what came before the ``first`` half layer; empty ones where there are none."""
+    return tuple(trace.until(first) for trace in traces) or tuple(Trace() for _ in compacts)
 
 
 @torch.no_grad()

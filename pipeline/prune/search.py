@@ -17,6 +17,7 @@ from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch, prompt_losses
 from pipeline.model.held import Holder
 from pipeline.model.held_at import Held
+from pipeline.model.prompts import Prompts
 from pipeline.model.transformer import Transformer
 from pipeline.prune.masks import Heaviside, Layout
 from pipeline.prune.side_by_side import side_by_side
@@ -25,7 +26,7 @@ ADAM_EPS = 1e-8
 RANK_PAIRS = 64  # on which units at the clamps are told apart
 BETA1 = 0.9
 PASS = 16  # pairs, times candidates, in one pass on a CPU: more do not fit its cache, fewer cost too much per call
-AT_ONCE = 2  # candidates in one pass
+AT_ONCE = 1  # candidates in one pass on a CPU
 
 # Step and candidates' losses (nats) and kept nodes → which of them go on.
 Watch = Callable[[int, Tensor, Tensor], Sequence[bool]]
@@ -49,7 +50,11 @@ class Masking:
         """Task loss in nats of every candidate, with the nodes outside its mask held; differentiable in the masks."""
         n = len(masks)
         changes = self.holders[draw](self.layout.by_site(masks))
-        logits = self.model(batch.tokens, at=batch.last, copies=n, **changes)
+        on_cpu = self.model.device.type == "cpu"  # where packing is worth it, and its sums have one order
+        layout = (
+            {"tokens": Prompts.of(batch.tokens, batch.last)} if on_cpu else {"tokens": batch.tokens, "at": batch.last}
+        )
+        logits = self.model(**layout, copies=n, **changes)
         return prompt_losses(logits.gather(-1, batch.answers.repeat(n, 1)).view(n, -1, 2)).mean(-1)
 
     def slopes(

@@ -13,9 +13,12 @@ Result = TypeVar("Result")
 
 
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """``work`` on every item, each on one thread, as many at a time as torch has threads; results in their order."""
+    """``work`` on every item, each on one thread, as many at a time as torch has threads; results in their order.
+
+    One item has one thread too: products of few rows have other sums on several.
+    """
     n_threads = torch.get_num_threads()
-    if min(n_threads, len(items)) < 2:
+    if n_threads < 2:
         return [work(item) for item in items]
     with ThreadPoolExecutor(min(n_threads, len(items)), initializer=_alone) as pool:
         try:

@@ -22,7 +22,8 @@ from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.ablation import hold_at_means
 from pipeline.model.held_at import Held, Values
 from pipeline.model.masked import Masked
-from pipeline.model.transformer import Intervene, pick
+from pipeline.model.prompts import pick
+from pipeline.model.transformer import Intervene
 from pipeline.validate.claim import MARGIN, UNCALIBRATED, Answers, Claim, check, margins
 from pipeline.validate.norms import frozen_norms
 from pipeline.validate.runs import answers as answers_of

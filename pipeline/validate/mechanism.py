@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.model.transformer import Intervene, pick
+from pipeline.model.prompts import pick
+from pipeline.model.transformer import Intervene
 from pipeline.sites import Site, site_key, site_keys
 from pipeline.validate.claim import MARGIN, UNCALIBRATED, Claim, check
 from pipeline.validate.patterns import heads

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch, answer_logits
+from pipeline.model.prompts import pick
 from pipeline.model.scoring import CHUNK
-from pipeline.model.transformer import Transformer, pick, refuse_compiled
+from pipeline.model.transformer import Transformer, refuse_compiled
 from pipeline.sites import Site, split_site_key
 
 # Keys and values are left out: they are what the answering position offers to later ones, of which there are none.

@@ -18,7 +18,8 @@ from pipeline.ablate.cuts import computed_by
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.masked import Masked
-from pipeline.model.transformer import Cut, Cuts, Intervene, LinearCut, Transformer, pick
+from pipeline.model.prompts import pick
+from pipeline.model.transformer import Cut, Cuts, Intervene, LinearCut, Transformer
 from pipeline.sites import Site, split_site_key
 from pipeline.validate.claim import Answers, Claim
 

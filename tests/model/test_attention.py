@@ -59,5 +59,5 @@ def test_one_query_per_prompt_sees_what_that_position_sees():
     q, k, v, logit, *_ = inputs(3, 40, 2, 8, sink=True)
     at = torch.tensor([39, 7, 0])
     whole, _ = attend(q, k, v, logit, 2, None)
-    one, _ = attend(q[torch.arange(3), at][:, None], k, v, logit, 2, at)
+    one, _ = attend(q[torch.arange(3), at][:, None], k, v, logit, 2, at[:, None])
     torch.testing.assert_close(one[:, 0], whole[torch.arange(3), at], rtol=1e-5, atol=1e-5)

@@ -101,7 +101,7 @@ def test_a_node_goes_with_its_edges_and_an_edge_alone():
 
 def test_a_trail_starts_at_the_strictest_target_that_needs_no_huge_circuit():
     def sketch(n):
-        return Sketch({}, {"0.mlp_in->mlp_neuron": torch.zeros(n, 2)}, 0.0, 0.0, (1.0, 0.0))
+        return Sketch({}, {"0.mlp_in->mlp_neuron": torch.zeros(n, 2)}, 0.0, 0.0, (1.0, 0.0), torch.zeros(1))
 
     sizes = {0.01: None, 0.03: sketch(500), 0.06: sketch(300), 0.15: sketch(100), 0.5: sketch(10)}
     assert where_to_start(sizes, 0.15).n_edges == 300

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.model.prompts import Padded
 from pipeline.model.scoring import score
 from pipeline.validate import features as features_module
 from pipeline.validate.features import Step, binarising, excess_kurtosis, features, fitted, residual_kurtosis
@@ -132,7 +133,7 @@ def test_kurtosis_of_a_model_is_that_of_its_stream_before_the_last_norm(tiny_mod
     """Embedding plus everything that the layers write, token by token."""
     model = tiny_model()
     tokens = torch.randint(0, 24, (6, 9), generator=torch.Generator().manual_seed(2))
-    stream = model.embed(tokens)
+    stream = model.embed(Padded(tokens, None))
 
     def add(key, x):
         nonlocal stream
