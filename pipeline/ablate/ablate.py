@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from pipeline.ablate.bootstrap import interval
-from pipeline.ablate.conditions import Answers, Condition, Runner, accuracy, pair_losses
+from pipeline.ablate.conditions import Answers, Condition, Runner, accuracy
 from pipeline.ablate.controls import random_edges, random_nodes
 from pipeline.circuit import Circuit
 from pipeline.config import AblateConfig
-from pipeline.data.pairs import PairBatch, prompt_losses
+from pipeline.data.pairs import PairBatch, pair_losses, prompt_losses
 from pipeline.model.scoring import calibrated, score
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of

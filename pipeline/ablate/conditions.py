@@ -100,8 +100,3 @@ def score_compact(compact: Compact, batch: PairBatch) -> Float[Tensor, "prompt 2
 def accuracy(answers: Float[Tensor, "*draw prompt 2"]) -> float:
     """Fraction of prompts whose right answer has the larger logit; a tie is wrong."""
     return float((answers[..., 0] > answers[..., 1]).float().mean())
-
-
-def pair_losses(losses: Float[Tensor, " prompt"]) -> Float[Tensor, " pair"]:
-    """Mean of the two prompts' losses of every pair: the unit of the bootstrap."""
-    return torch.stack([losses[0::2], losses[1::2]]).mean(0)

@@ -44,3 +44,8 @@ def answer_logits(logits: Float[Tensor, "prompt vocab"], batch: PairBatch) -> Fl
 def prompt_losses(answers: Float[Tensor, "*batch prompt 2"]) -> Float[Tensor, "*batch prompt"]:
     """Cross-entropy of the right answer under the softmax over the two answers, in nats, per prompt (METHOD §3)."""
     return F.softplus(answers[..., 1] - answers[..., 0])
+
+
+def pair_losses(losses: Float[Tensor, " prompt"]) -> Float[Tensor, " pair"]:
+    """Mean of the two prompts' losses of every pair: the unit of sampling."""
+    return losses.view(-1, 2).mean(1)

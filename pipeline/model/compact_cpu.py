@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 from pipeline.model.norm import EPS
+from pipeline.model.simd import BITS, TILE, add_rows, exp2_differences
 from pipeline.model.threshold import magnitudes, threshold
 
 COUNTED = 2  # wanted entries up to which each is ranked by itself; above, the threshold of the whole site is sought
@@ -224,32 +225,48 @@ def _mix_prefix(
             mixed[query, low + c] = sums[c] * share
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@numba.njit(nogil=True, cache=True, fastmath=False)
+def _powers(scores: Any, n: int, top: Any) -> None:
+    """Powers of two of n scores less the largest; apart, since it does not bear sums in another order."""
+    for j in range(0, n, TILE):
+        exp2_differences(scores, j, top)
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nnan", "nsz"})
 def _mix_pairs(
     p: int, rows: Any, own: int, h: int, last: bool, scores: Any, pairs: Any, sink: Any, v: Any, low: int, high: int,
     mixed: Any, mass: Any,
 ) -> None:  # fmt: skip
-    """A head whose queries and keys are both live."""
+    """A head whose queries and keys are both live: the keys side by side, scores in bits."""
     q, k, at = pairs[1], pairs[2], pairs[0][h]
-    weight = np.empty(len(rows), np.float32)
-    for place in range(own, len(rows)):
+    n, width = len(rows), -(-len(rows) // TILE) * TILE
+    keys, values = np.zeros((q.shape[2], width), np.float32), np.zeros((high - low, width), np.float32)
+    for j in range(n):
+        for c in range(len(keys)):
+            keys[c, j] = k[rows[j], at, c]
+        for c in range(len(values)):
+            values[c, j] = v[rows[j], low + c]
+    weight, top = np.empty(width, np.float32), np.empty(TILE, np.float32)
+    flat, every, own_query = keys.reshape(-1), np.arange(len(keys)).astype(np.int32), np.empty(len(keys), np.float32)
+    for place in range(own, n):
         query = p if last else rows[place]
-        n, most = place + 1, sink
-        for j in range(n):
-            score, row = np.float32(0), rows[j]
-            for c in range(q.shape[2]):
-                score += q[query, at, c] * k[row, at, c]
-            weight[j] = score
-            most = max(most, score)
-        total = np.float32(np.exp(sink - most))
+        for c in range(len(keys)):
+            own_query[c] = q[query, at, c] * BITS
+        weight[:] = 0
+        for j in range(0, place + 1, TILE):
+            add_rows(weight, j, flat, width, j, every, 0, own_query, 0, len(keys))
+        most = np.float32(sink * BITS)
+        for j in range(place + 1):
+            most = max(most, weight[j])
+        top[:] = most
+        _powers(weight, place + 1, top)
         real = np.float32(0)
-        for j in range(n):
-            weight[j] = np.exp(weight[j] - most)
+        for j in range(place + 1):
             real += weight[j]
-        share = np.float32(1) / (total + real)
+        share = np.float32(1) / (np.float32(2) ** (np.float32(sink * BITS) - most) + real)
         mass[query, h] = real * share
-        for c in range(low, high):
-            value = np.float32(0)
-            for j in range(n):
-                value += weight[j] * v[rows[j], c]
-            mixed[query, c] = value * share
+        for c in range(len(values)):
+            value, channel = np.float32(0), values[c]
+            for j in range(place + 1):
+                value += weight[j] * channel[j]
+            mixed[query, low + c] = value * share

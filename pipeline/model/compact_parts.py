@@ -72,7 +72,7 @@ class Frozen:
 
 def columns(x: Float[Tensor, "row known"], known: Tensor, wanted: Tensor) -> Float[Tensor, "row wanted"]:
     """The wanted columns of ``x``, whose columns are those known; both ascending, all that is wanted is known."""
-    return x if len(wanted) == len(known) else x[:, torch.searchsorted(known, wanted)]
+    return x if len(wanted) == len(known) else x.index_select(1, torch.searchsorted(known, wanted))
 
 
 class Map:

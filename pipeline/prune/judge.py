@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.data.pairs import PairBatch, prompt_losses
+from pipeline.data.pairs import PairBatch, pair_losses, prompt_losses
 from pipeline.model.compact import Compact, Frozen, Prompts, Trace
 from pipeline.model.scoring import calibrated
 from pipeline.prune.calibrate import calibrate
@@ -89,7 +89,7 @@ class Judge:
         traces = since(before.traces if before else (), compacts, first)
         answers = _answers(compacts, self.prompts, self.pairs, traces, first)
         calibration = calibrate(answers[:, : 2 * self.n_fit_pairs].flatten(0, 1), self.steps, self.most_scale)
-        losses = pair_losses(answers, calibration)
+        losses = losses_of(answers, calibration)
         means = float(losses[self.n_fit_pairs :].mean()), float(losses[: self.n_fit_pairs].mean())
         found = Verdict(*means, calibration, losses, compacts, traces)
         if found.loss > target or self.further is None:
@@ -121,7 +121,7 @@ class Judge:
         known: Float[Tensor, " pair"],
     ) -> float:
         assert self.further is not None and self.further_prompts is not None
-        losses = pair_losses(_answers(compacts, self.further_prompts, self.further, traces, first), calibration)
+        losses = losses_of(_answers(compacts, self.further_prompts, self.further, traces, first), calibration)
         return max(float(losses.mean()), at_most(torch.cat([known, losses])) - SLACK)
 
 
@@ -130,9 +130,9 @@ def at_most(losses: Float[Tensor, " pair"]) -> float:
     return float(losses.mean() + SURE * losses.std() / len(losses) ** 0.5)
 
 
-def pair_losses(answers: Float[Tensor, "draw prompt 2"], calibration: tuple[float, float]) -> Float[Tensor, " pair"]:
+def losses_of(answers: Float[Tensor, "draw prompt 2"], calibration: tuple[float, float]) -> Float[Tensor, " pair"]:
     """The task loss in nats of every pair, the mean over draws."""
-    return prompt_losses(calibrated(answers, calibration)).mean(0).view(-1, 2).mean(1)
+    return pair_losses(prompt_losses(calibrated(answers, calibration)).mean(0))
 
 
 def since(traces: Sequence[Trace], compacts: Sequence[Compact], first: int) -> tuple[Trace, ...]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ablate.conditions import pair_losses
+from pipeline.data.pairs import pair_losses
 from pipeline.sites import Site, site_key
 from pipeline.validate.claim import Claim
 from pipeline.validate.runs import Runs, real

@@ -9,10 +9,10 @@ import torch
 
 from pipeline.ablate import ablate_task
 from pipeline.ablate.bootstrap import interval
-from pipeline.ablate.conditions import Condition, Runner, accuracy, pair_losses
+from pipeline.ablate.conditions import Condition, Runner, accuracy
 from pipeline.ablate.controls import nonzero_edges, random_edges, random_nodes
 from pipeline.circuit import Circuit, WrongModelError
-from pipeline.data.pairs import PairBatch
+from pipeline.data.pairs import PairBatch, pair_losses
 from pipeline.model.ablation import hold_at_means, record
 from pipeline.model.held_at import Held
 from pipeline.model.scoring import mean_loss, score

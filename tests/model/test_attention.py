@@ -61,3 +61,22 @@ def test_one_query_per_prompt_sees_what_that_position_sees():
     whole, _ = attend(q, k, v, logit, 2, None)
     one, _ = attend(q[torch.arange(3), at][:, None], k, v, logit, 2, at[:, None])
     torch.testing.assert_close(one[:, 0], whole[torch.arange(3), at], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sink", [True, False])
+@pytest.mark.parametrize(("start", "end", "n_pos"), [(2, 5, 9), (0, 40, 70), (50, 66, 130), (7, 7, 20)])
+def test_a_branch_does_not_see_the_other_one(start, end, n_pos, sink):
+    q, k, v, logit, g, _ = inputs(2, n_pos, 3, 8, sink)
+    fork, everywhere = torch.tensor([[start, end], [n_pos, n_pos]]), torch.arange(n_pos).expand(2, -1)
+    results = []
+    for at in (None, everywhere):  # the CPU's kernel, and torch's with all that is hidden written out
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        mixed, mass = attend(*leaves, logit, 3, at, fork)
+        (mixed * g).sum().backward()
+        results.append([mixed.detach(), mass.detach(), *(x.grad for x in leaves)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    alone = [torch.cat([x[:1, :start], x[:1, end:]], dim=1) for x in (q, k, v)]  # the second branch by itself
+    mixed, mass = attend(*alone, logit, 3, None)
+    torch.testing.assert_close(results[0][0][:1, end:], mixed[:, start:], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(results[0][1][:1, :, end:], mass[:, :, start:], rtol=1e-5, atol=1e-5)

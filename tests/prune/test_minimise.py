@@ -11,11 +11,15 @@ from pipeline.data.pairs import PairBatch
 from pipeline.model.held_at import Held
 from pipeline.prune.discretise import Ranking, Sketch
 from pipeline.prune.graph import Parts, dead_ends
-from pipeline.prune.judge import Judge
+from pipeline.prune.judge import SLACK, Judge, at_most
 from pipeline.prune.minimise import Minimiser, Trail, minimal
 from pipeline.prune.prune import make_case, where_to_start
 from pipeline.prune.search import of_like_length
 from pipeline.prune.side_by_side import side_by_side
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
@@ -62,6 +66,27 @@ def test_further_pairs_are_run_where_the_others_meet_the_target_and_have_to_meet
     found = Minimiser(judge, Parts(start.nodes, start.edges), 0.1, False)
     assert not any(found.drop([node]) for node in found.parts.list_nodes()[:8])
     assert Ranking(judge, ranking.layout, ranking.order).smallest(0.1) is None
+
+
+def test_what_few_pairs_make_up_is_not_trusted_to_stay_so_small_on_others():
+    even, few = torch.full((1000,), 0.1), torch.zeros(1000)
+    few[:10] = 10.0  # the same mean
+    assert at_most(even) == pytest.approx(0.1) and at_most(few) == pytest.approx(0.1 + 2.33 * few.std() / 1000**0.5)
+    drawn = [float(few[torch.randint(1000, (1000,), generator=seeded(seed))].mean()) for seed in range(300)]
+    assert sum(mean > at_most(few) for mean in drawn) <= 9 < sum(mean > 0.1 + SLACK for mean in drawn)
+
+
+def test_a_circuit_whose_loss_might_be_much_larger_on_new_pairs_has_to_be_better(task, pairs):
+    case, ranking = task
+    start = ranking.smallest(0.02)
+    judge = Judge(case.judge.frozen, pairs, pairs, steps=16, most_scale=3.0, further=pairs)
+    asked = judge(start.nodes, start.edges, target=0.1)
+    losses = torch.cat([asked.losses, asked.losses[: pairs.n_pairs]])
+    further = max(float(asked.losses[: pairs.n_pairs].mean()), at_most(losses) - SLACK)
+    assert asked.further_loss == pytest.approx(further, abs=1e-5)
+    changed, halves = Parts(start.nodes, start.edges).without([Parts(start.nodes, start.edges).list_nodes()[0]])
+    again = judge.changed(asked, halves, changed.nodes, changed.edges, 10.0)  # from what running further pairs left
+    assert again.further_loss == pytest.approx(judge(changed.nodes, changed.edges, 10.0).further_loss, abs=1e-5)
 
 
 def test_what_is_left_is_minimal_and_the_certificate_tells_what_each_removal_would_cost(task):

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.ablate.conditions import Condition, pair_losses
-from pipeline.data.pairs import prompt_losses
+from pipeline.ablate.conditions import Condition
+from pipeline.data.pairs import pair_losses, prompt_losses
 from pipeline.validate.necessity import (
     BEYOND,
     LIMIT,
