@@ -20,7 +20,7 @@ class LiveEdges:
         self.constant = layer.bias + (layer.weight * (1 - cut.keep)) @ cut.mean
         self.nonzeros = Nonzeros.of(self.weight)
 
-    def __call__(self, layer: nn.Linear, x: Tensor) -> Tensor:
+    def __call__(self, layer: nn.Linear, x: Tensor, mass: Tensor | None = None) -> Tensor:
         return sparse_product(x, self.weight, self.constant, self.nonzeros)
 
 

@@ -90,7 +90,7 @@ class HeldLinear:
         else:
             self.parts = [Filtered(nonzeros, *one) for one in zip(constants, sources, targets, strict=True)]
 
-    def __call__(self, layer: nn.Linear, x: Tensor) -> Tensor:
+    def __call__(self, layer: nn.Linear, x: Tensor, mass: Tensor | None = None) -> Tensor:
         y: Tensor = _Held.apply(x, self.parts)
         return y
 

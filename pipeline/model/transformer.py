@@ -37,24 +37,30 @@ class Cut:
     mean: Float[Tensor, " in"]
 
 
-# What takes a linear map's place: cut edges, or another way to compute the same map (pipeline.model.held).
-LinearCut = Cut | Callable[[nn.Linear, Tensor], Tensor]
+# What takes a linear map's place: cut edges, or another way to compute such a map (pipeline.model.held) from its input
+# and, behind attention, from each head's weight on real tokens.
+LinearCut = Cut | Callable[[nn.Linear, Tensor, Tensor | None], Tensor]
 Cuts = Mapping[str, LinearCut]
 
 
 def linear(layer: nn.Linear, x: Tensor, cut: LinearCut | None, mass: Tensor | None = None) -> Tensor:
     """``layer(x)`` with the cut edges fed by their source's mean.
 
-    ``mass`` [batch, pos, in] scales the mean per source: attention's total weight on real tokens, below 1 with a sink
-    (None: 1).
+    ``mass`` [batch, head, pos] scales the means of a head's channels: attention's total weight on real tokens, below 1
+    with a sink (None: 1).
     """
     if cut is None:
         return layer(x)
     if not isinstance(cut, Cut):
-        return cut(layer, x)
+        return cut(layer, x, mass)
     live = F.linear(x, layer.weight * cut.keep, layer.bias)
-    held = cut.mean if mass is None else cut.mean * mass
+    held = cut.mean if mass is None else cut.mean * by_channel(mass, len(cut.mean))
     return live + F.linear(held, layer.weight * (1 - cut.keep))
+
+
+def by_channel(mass: Float[Tensor, "batch head pos"], width: int) -> Float[Tensor, "batch pos width"]:
+    """Each value channel's total weight on real tokens: what a constant value is multiplied by."""
+    return mass.transpose(1, 2).repeat_interleave(width // mass.shape[1], dim=-1)
 
 
 class CompiledModelError(TypeError):
@@ -83,10 +89,6 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Values averaged over the past [batch, pos, width], each head's total weight on them [batch, head, pos]."""
         return attend(q, k, v, self.sink_logit, self.n_head, at, fork)
-
-    def mass(self, weight: Tensor) -> Float[Tensor, "batch pos width"]:
-        """Each value channel's total weight on real tokens: what a constant value is multiplied by."""
-        return weight.transpose(1, 2).repeat_interleave(self.d_head, dim=-1)
 
 
 class MLP(nn.Module):
@@ -126,9 +128,8 @@ class Block(nn.Module):
         q = layout.ends(q) if last else q
         q, k = self.at(Site.ATTN_Q, q, intervene), self.at(Site.ATTN_K, k, intervene)
         v = self.at(Site.ATTN_V, v, intervene)
-        mixed, weight = layout.attend(self.attn.mix, q, k, v, last)
-        cut = cuts.get(f"{self.layer}.attn.c_proj")
-        out = linear(self.attn.c_proj, mixed, cut, self.attn.mass(weight) if isinstance(cut, Cut) else None)
+        mixed, mass = layout.attend(self.attn.mix, q, k, v, last)
+        out = linear(self.attn.c_proj, mixed, cuts.get(f"{self.layer}.attn.c_proj"), mass)
         return self.at(Site.ATTN_OUT, out, intervene)
 
     def think(self, x: Tensor, intervene: Intervene | None, cuts: Cuts) -> Tensor:

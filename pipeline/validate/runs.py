@@ -63,7 +63,7 @@ class FewEdges:
         self.live = (layer.weight * cut.keep)[self.targets][:, self.sources]
         self.constant = layer.bias + (layer.weight * (1 - cut.keep)) @ cut.mean
 
-    def __call__(self, layer: nn.Linear, x: Tensor) -> Tensor:
+    def __call__(self, layer: nn.Linear, x: Tensor, mass: Tensor | None = None) -> Tensor:
         y = self.constant.expand(*x.shape[:-1], -1).contiguous()
         return y.index_add_(-1, self.targets, x[..., self.sources] @ self.live.T)
 
