@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.model.compact_attention import Attention
+from pipeline.model.compact_attention import Attention, Mix
 from pipeline.model.compact_cpu import read_rows
 from pipeline.model.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, columns
 from pipeline.model.prompts import Prompts
@@ -46,14 +46,19 @@ class Stream:
 
 @dataclass
 class Trace:
-    """What a run left behind: the stream before every half layer and after the last, and what each half read."""
+    """What a run left behind: the stream before every half layer and after the last, what each half read, and what
+    each attention mixed."""
 
     streams: list[Stream] = field(default_factory=list)
     reads: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    mixes: dict[int, Mix] = field(default_factory=dict)
 
     def until(self, half: int) -> Trace:
         """A trace of its own of what came before a half layer, for a run that goes on from there."""
-        return Trace(self.streams[: half + 1], {index: read for index, read in self.reads.items() if index <= half})
+        reads = {index: read for index, read in self.reads.items() if index <= half}
+        return Trace(
+            self.streams[: half + 1], reads, {index: mix for index, mix in self.mixes.items() if index <= half}
+        )
 
 
 class MLP:
@@ -82,7 +87,7 @@ class MLP:
     def at_held(self) -> Tensor:
         return self.out.at_held
 
-    def __call__(self, h: Float[Tensor, "row read"], prompts: Prompts, last: bool) -> Float[Tensor, "row write"]:
+    def __call__(self, h: Float[Tensor, "row read"]) -> Float[Tensor, "row write"]:
         inner = self.inner(h)
         return self.out(columns(inner, self.inner.targets, self.out.sources))
 
@@ -149,8 +154,13 @@ class Compact:
         if len(part.writes):
             if not known:
                 trace.reads.pop(index, None)
-            ended = last_layer and not mixing
-            delta = part(self.read(index, part, stream, prompts.rows(ended), trace), prompts, last_layer)
+                trace.mixes.pop(index, None)
+            h = self.read(index, part, stream, prompts.rows(last_layer and not mixing), trace)
+            if isinstance(part, Attention):
+                trace.mixes[index] = mix = part.mix(h, prompts, last_layer, trace.mixes.get(index))
+                delta = part(mix, prompts, last_layer)
+            else:
+                delta = part(h)
         if last_layer and mixing:
             stream = Stream(stream.constant, stream.columns, stream.delta[prompts.end])
         return stream.plus(part.at_held, part.writes, delta)

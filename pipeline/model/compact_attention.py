@@ -6,10 +6,11 @@ the position alone, but in heads with a query or key channel in the circuit.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.model.compact_cpu import mix_heads, spread_rows, write_rows
@@ -19,6 +20,37 @@ from pipeline.model.threads import in_shares
 from pipeline.sites import Site, site_key
 
 PROMPTS = 4  # prompts worth a thread
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What an attention mixed: the value channels that its attn_out reads, and each head's weight on real tokens."""
+
+    part: Attention
+    mixed: Float[Tensor, "query source"]
+    mass: Float[Tensor, "query head"]
+
+    def hand_over(self, to: Attention, same: Bool[Tensor, " head"], mixed: Tensor, mass: Tensor) -> None:
+        """Write what the ``same`` heads of another circuit's attention have in common with this one's."""
+        heads = to.heads[same]
+        mass[:, same] = self.mass.index_select(1, torch.searchsorted(self.part.heads, heads))
+        own = torch.isin(to.head_of(to.out.sources), heads)
+        places = torch.searchsorted(self.part.out.sources, to.out.sources[own])
+        mixed[:, own] = self.mixed.index_select(1, places)
+
+
+def differing(one: Map, other: Map) -> Int[Tensor, " target"]:
+    """Targets that only one of two maps has, or that read something else."""
+    code = [part.pairs[:, 0] * 2**32 + part.pairs[:, 1] for part in (one, other)]
+    return torch.cat([only_one(one.targets, other.targets), only_one(*code) % 2**32])
+
+
+def only_one(some: Int[Tensor, " n"], others: Int[Tensor, " m"]) -> Int[Tensor, " k"]:
+    """What is in one of two sets, and not in both."""
+    if some is others:
+        return some[:0]
+    values, counts = torch.cat([some, others]).unique(return_counts=True)
+    return values[counts == 1]
 
 
 class Attention:
@@ -86,12 +118,19 @@ class Attention:
         seen = torch.arange(1, self.config.n_ctx + 1).log()[:, None]
         return torch.sigmoid(seen + score - self.sink.detach())
 
-    def __call__(self, h: Float[Tensor, "row read"], prompts: Prompts, last: bool) -> Float[Tensor, "row write"]:
-        """What the circuit's attn_out nodes write, at all rows or at the last layer's."""
+    def mix(self, h: Float[Tensor, "row read"], prompts: Prompts, last: bool, before: Mix | None) -> Mix:
+        """The mixed value channels that attn_out reads, and the weight of real tokens, at all rows or at prompts' ends.
+
+        ``before``: what another circuit mixed of the same values; heads that are the same in both are taken from it.
+        """
         last = last and prompts.last
         queries = h[prompts.end] if last else h
         parts = self.picked(queries, self.q), self.picked(h, self.k), self.picked(h, self.v)
-        mixed, mass = self.mixed(*parts, prompts, last)
+        return self.mixed(*parts, prompts, last, before)
+
+    def __call__(self, mix: Mix, prompts: Prompts, last: bool) -> Float[Tensor, "row write"]:
+        """What the circuit's attn_out nodes write."""
+        last, mixed, mass = last and prompts.last, mix.mixed, mix.mass
         if self.sink is None:
             return self.out(mixed)
         every = self.out.k < len(self.out.full)  # whether AbsTopK has to look at the whole site
@@ -113,21 +152,36 @@ class Attention:
     def picked(self, h: Tensor, part: Map) -> Tensor:
         return part(columns(h, self.reads, part.sources))
 
-    def mixed(self, q: Tensor, k: Tensor, v: Tensor, prompts: Prompts, last: bool) -> tuple[Tensor, Tensor]:
-        """The mixed value channels that attn_out reads [query, source], and the weight of real tokens [query, head]."""
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor, prompts: Prompts, last: bool, before: Mix | None) -> Mix:
         n = len(self.heads)
         mixed, mass = torch.zeros(len(q), len(self.out.sources)), torch.zeros(len(q), n)
-        if not n:
-            return mixed, mass
+        todo = torch.ones(n, dtype=torch.bool)
+        if before is not None and not self.competes:
+            todo = torch.isin(self.heads, self.changed(before.part))
+            before.hand_over(self, ~todo, mixed, mass)
+        if not todo.any():
+            return Mix(self, mixed, mass)
         sink = torch.full((n,), -torch.inf) if self.sink is None else self.sink.detach()[self.heads]
         of_head = torch.searchsorted(self.place(self.out.sources), torch.arange(n + 1))
         scores = (q @ self.alone(self.q, self.k)).numpy(), (k @ self.alone(self.k, self.q) + self.fixed).numpy()
         pairs = self.both.numpy(), self.spread(q, self.q, self.scale).numpy(), self.spread(k, self.k, 1.0).numpy()
         v = columns(v, self.v.targets, self.out.sources).contiguous()
-        arrays = sink.numpy(), v.numpy(), of_head.numpy(), mixed.numpy(), mass.numpy()
+        arrays = sink.numpy(), v.numpy(), of_head.numpy(), todo.nonzero().flatten().numpy(), mixed.numpy(), mass.numpy()
         laid = prompts.index.numpy(), prompts.own.numpy(), prompts.length.numpy()
         in_shares(lambda a, b: mix_heads(a, b, laid, last, scores, pairs, *arrays), prompts.n, least=PROMPTS)
-        return mixed, mass
+        return Mix(self, mixed, mass)
+
+    @property
+    def competes(self) -> bool:
+        """Whether AbsTopK makes a channel depend on those of other heads."""
+        return self.q.k < len(self.q.full)
+
+    def changed(self, other: Attention) -> Int[Tensor, " head"]:
+        """The heads of which some channel differs from another circuit's, in what it reads or in being there."""
+        both = zip(self.maps[:3], other.maps[:3], strict=True)
+        targets = [differing(one, two) for one, two in both if one is not two]
+        sources = only_one(self.out.sources, other.out.sources)
+        return self.head_of(torch.cat([sources, *targets])).unique()
 
     def head_of(self, channels: Tensor) -> Tensor:
         return channels.div(self.config.d_head, rounding_mode="floor")

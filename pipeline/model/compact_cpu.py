@@ -175,7 +175,7 @@ def spread_rows(x: Any, own: Any, into: Any, held: Any, scale: float, out: Any) 
 
 @numba.njit(nogil=True, cache=True)
 def mix_heads(
-    start: int, stop: int, laid: Any, last: bool, scores: Any, pairs: Any, sink: Any, v: Any, of_head: Any,
+    start: int, stop: int, laid: Any, last: bool, scores: Any, pairs: Any, sink: Any, v: Any, of_head: Any, todo: Any,
     mixed: Any, mass: Any,
 ) -> None:  # fmt: skip
     """Attention of a range of prompts: ``mixed`` [query, value channel] and each head's ``mass`` on real tokens.
@@ -184,11 +184,12 @@ def mix_heads(
     prompt has one query, at its end; else every row is one, that its own prompt takes care of. ``scores``: what query
     [query, head] and key [row, head] add to a head's scores, each by itself. ``pairs``: for heads where both are live,
     their place among those (else −1), and their full queries and keys. ``of_head``: where a head's channels of v begin.
+    ``todo``: the heads.
     """
     for p in range(start, stop):
         rows = laid[0][p, : laid[2][p]]
         own = len(rows) - 1 if last else laid[1][p]
-        for h in range(len(sink)):
+        for h in todo:
             if pairs[0][h] < 0:
                 _mix_prefix(p, rows, own, h, last, scores, sink[h], v, of_head[h], of_head[h + 1], mixed, mass)
             else:

@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.prune.edges import induced_edges
 from pipeline.prune.judge import Edges, Judge, Nodes, Verdict
-from pipeline.prune.masks import Layout
+from pipeline.prune.masks import EdgeLayout, Layout
 
 START = 8  # units: small circuits are cheap to run, and looking upwards ends at the first size that does
 TOLERANCE = 0.02  # of a large circuit's units, within which bisection stops
@@ -47,7 +46,7 @@ class Ranking:
     """Units in order of need; runs the circuit of the first k, each k once."""
 
     judge: Judge
-    layout: Layout
+    layout: Layout | EdgeLayout
     order: Float[Tensor, " unit"]
     seen: dict[int, Sketch] = field(default_factory=dict)
     checked: dict[int, Sketch] = field(default_factory=dict)  # with further pairs
@@ -56,11 +55,11 @@ class Ranking:
         self.sequence = self.order.argsort(descending=True, stable=True)
 
     def first(self, k: int) -> Sketch:
-        """The circuit of the first k units and all edges between their nodes; ties to the lower unit."""
+        """The circuit of the first k units; ties to the lower unit."""
         if k not in self.seen:
             mask = torch.zeros_like(self.order)
             mask[self.sequence[:k]] = 1
-            nodes, edges = self.layout.nodes(mask), induced_edges(self.judge.frozen[0].model, self.layout.by_site(mask))
+            nodes, edges = self.layout.circuit(mask, self.judge.frozen[0].model)
             self.seen[k] = Sketch.of(nodes, edges, self.judge(nodes, edges))
         return self.seen[k]
 

@@ -1,4 +1,4 @@
-"""The masks over all nodes of a model: how they are laid out as one vector, and how one is learned (METHOD §4)."""
+"""Masks over a model's nodes, or a circuit's edges: laid out as one vector, and how one is learned (METHOD §4)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.model.transformer import Transformer
+from pipeline.prune.edges import induced_edges
+from pipeline.prune.judge import Edges, Nodes
 from pipeline.sites import Site, site_key, split_site_key
 
 
@@ -70,6 +73,10 @@ class Layout:
             units[self.start[key] : self.start[key] + len(value)] += value.cpu()
         return units
 
+    def circuit(self, mask: Float[Tensor, " unit"], model: Transformer) -> tuple[Nodes, Edges]:
+        """The nodes with mask 1 and all edges between them."""
+        return self.nodes(mask), induced_edges(model, self.by_site(mask))
+
     def nodes(self, mask: Float[Tensor, " unit"]) -> dict[str, Int[Tensor, " n"]]:
         """Site key → kept indices, ascending; no empty sites."""
         kept = {key: (part > 0).nonzero().flatten() for key, part in self.by_site(mask).items()}
@@ -78,3 +85,28 @@ class Layout:
     def _tied(self, key: str) -> str | None:
         layer, site = split_site_key(key)
         return site_key(layer, Site.ATTN_Q) if self.tie_qk and site is Site.ATTN_K else None
+
+
+@dataclass(frozen=True)
+class EdgeLayout:
+    """Units of a mask over the edges of one circuit, whose nodes stay."""
+
+    nodes: Nodes
+    edges: Edges
+
+    @property
+    def n_units(self) -> int:
+        return sum(map(len, self.edges.values()))
+
+    @property
+    def sizes(self) -> Float[Tensor, " unit"]:
+        return torch.ones(self.n_units)
+
+    def by_key(self, units: Tensor) -> dict[str, Tensor]:
+        """Edge key → the value of each edge."""
+        return dict(zip(self.edges, units.split([len(ends) for ends in self.edges.values()]), strict=True))
+
+    def circuit(self, mask: Float[Tensor, " unit"], model: Transformer) -> tuple[Nodes, Edges]:
+        """The nodes, and the edges with mask 1."""
+        kept = {key: self.edges[key][part > 0] for key, part in self.by_key(mask).items()}
+        return self.nodes, {key: ends for key, ends in kept.items() if len(ends)}

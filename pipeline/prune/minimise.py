@@ -4,8 +4,8 @@ The paper leaves removable nodes behind (METHOD §4: a researcher-day of manual 
 edges. Here what costs least goes first, in nats an edge: a *trail* of ever smaller circuits, from which the smallest
 that meets each target of the loss-size curve is taken. At the main target single removals go on until a whole round
 takes none. What remains is 1-minimal: the *certificate* has the loss after each single removal, all of them above the
-target. A node goes with its edges; with tied q and k, two nodes are one item. Circuits of very many edges are thinned
-out first; one that stays too large to try every edge of is left as it is, without a certificate.
+target. A node goes with its edges; with tied q and k, two nodes are one item. A circuit that is too large to try every
+edge of is left as it is, without a certificate.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from pipeline.sites import Site, site_key, split_site_key
 # A circuit's nodes and edges → what each item is estimated to be worth, in nats.
 Worth = Callable[[Nodes, Edges], dict[Item, float]]
 FEW = 4000  # edges, up to which items are tried one by one
-PARTS = 32  # that thinning out tries to take from a circuit, one after the other
-LITTLE = 0.1  # of the edges; where all those parts give less, thinning out has come to its end
 GROUP = 0.25  # of all items, tried together at first
 LEAST = 0.01  # nats that the first price shares out among all edges, where the target leaves less
 FACTOR = 1.5  # of one price over the one before
@@ -48,10 +46,10 @@ class Minimiser:
         self.judge, self.target, self.tie_qk, self.prices = judge, target, tie_qk, prices or Prices()
         self.parts, self.verdict = parts, judge(parts.nodes, parts.edges, target)
 
-    def sweep(self, items: list[Item], group: int, price: float = math.inf, least: int = 1) -> list[Parts]:
+    def sweep(self, items: list[Item], group: int, price: float = math.inf) -> list[Parts]:
         """The circuits that come of taking away items at the price, in nats an edge; the first ``group`` together.
 
-        Where several cannot go, fewer are tried; ``least`` at a time and no fewer.
+        Where several cannot go, fewer are tried.
         """
         at, trail = 0, []
         while at < len(items):
@@ -59,8 +57,8 @@ class Minimiser:
             if self.drop(some, price):
                 trail.append(self.parts)
                 at, group = at + len(some), 2 * group
-            elif len(some) > least:
-                group = max(least, len(some) // 4)
+            elif len(some) > 1:
+                group = max(1, len(some) // 4)
             else:
                 at += len(some)
         return trail
@@ -99,16 +97,10 @@ class Trail:
     Taken by some of the pairs, for speed: ``smallest`` asks the judge of all pairs.
     """
 
-    def __init__(
-        self, judge: Judge, few: Judge, start: Sketch, target: float, worst: float, worth: Worth, tie_qk: bool
-    ) -> None:
-        """``few`` judges what may go, while its loss is at most ``worst``.
-
-        Thinning out keeps all pairs under ``target``: a large circuit gives way to the pairs that it is judged by.
-        """
+    def __init__(self, judge: Judge, few: Judge, start: Sketch, worst: float, worth: Worth, tie_qk: bool) -> None:
+        """``few`` judges what may go, while its loss is at most ``worst``."""
         self.judge, self.seen = judge, dict[int, Sketch]()
         self.circuits = [Parts(start.nodes, start.edges)]
-        self.circuits += thin_out(Minimiser(judge, self.circuits[0], target, tie_qk), worth)
         found = Minimiser(few, self.circuits[-1], worst, tie_qk)
         self.prices = found.prices
         if found.parts.n_edges > FEW:
@@ -154,24 +146,6 @@ def minimal(
             else:
                 refused.add(item)
     return Sketch.of(found.parts.nodes, found.parts.edges, found.verdict), certificate(found)
-
-
-def thin_out(found: Minimiser, worth: Worth) -> list[Parts]:
-    """Ever smaller circuits, while there are too many edges to try one by one: parts of them are tried.
-
-    Those go first whose estimated worth, which is made anew each time, is nearest to zero: in so large a circuit, a
-    removal that is estimated to help changes much.
-    """
-    thinned: list[Parts] = []
-    while (n := found.parts.n_edges) > FEW:
-        worths = worth(found.parts.nodes, found.parts.edges)
-        edges: list[Item] = sorted(found.parts.list_edges(), key=lambda edge: (abs(worths[edge]), edge))
-        thinned += found.sweep(edges, int(GROUP * n), least=n // PARTS)
-        if found.drop(list(dead_ends(found.parts))):
-            thinned.append(found.parts)
-        if found.parts.n_edges > (1 - LITTLE) * n:
-            break
-    return thinned
 
 
 def price_sweep(found: Minimiser, worth: Worth, price: float) -> list[Parts]:

@@ -20,6 +20,7 @@ from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
 from pipeline.prune.baselines import baseline_order
 from pipeline.prune.discretise import Ranking, Sketch
+from pipeline.prune.edge_search import EdgeMasking, edge_rankings
 from pipeline.prune.judge import Edges, Judge, Nodes
 from pipeline.prune.minimise import FEW, Trail, minimal
 from pipeline.prune.search import Masking
@@ -29,6 +30,7 @@ from pipeline.seeds import seed_of
 
 SHARE = 0.5  # of the pairs, by which it is decided what goes on the way
 MOST, MORE = 4.0, 300  # times, and more than, the main target's edges, that a trail may start from, for speed
+MANY = 1000  # edges, above which learning which of them are needed is faster than trying
 STARTS = 2  # of the best trials' rankings, that minimisation may start from
 BASELINE_PAIRS = 32  # on which attributions are taken
 WORTH_PAIRS = 16  # on which the worth of items is estimated; what goes is decided on all validation pairs
@@ -53,6 +55,11 @@ class Case:
     train: PairBatch
     config: PruneConfig
     seed: int
+
+    def edge_rankings(self, sketch: Sketch) -> list[Ranking]:
+        """Rankings of a circuit's edges, by learned masks."""
+        masking = EdgeMasking.of(self.masking.model, self.masking.held, sketch.nodes, sketch.edges)
+        return edge_rankings(masking, self.judge, self.train, self.config, self.config.centres[0], self.seed)
 
     def worth(self, nodes: Nodes, edges: Edges) -> dict[Any, float]:
         """Estimated worth of every item of a circuit, in nats."""
@@ -152,7 +159,7 @@ def as_circuit(
     certificate: dict[str, Any] | None,
 ) -> Circuit:
     """The circuit, with all that is needed to run it again."""
-    order: dict[str, Float[Tensor, " width"]] = ranking.layout.by_site(ranking.order)
+    order: dict[str, Float[Tensor, " width"]] = case.masking.layout.by_site(ranking.order)
     return Circuit(
         nodes=sketch.nodes,
         edges=sketch.edges,
@@ -175,12 +182,25 @@ def minimise_path(case: Case, rankings: Sequence[Ranking]) -> dict[float, tuple[
         target: smallest(ranking.smallest(target) for ranking in rankings)
         for target in sorted({*case.config.curve_losses, main})
     }
-    start, worst = where_to_start(discretised, main), max(discretised)
-    trail = Trail(judge, judge.smaller(SHARE), start, main, worst, case.worth, tie_qk)
-    found = {target: smallest([sketch, trail.smallest(target)]) for target, sketch in discretised.items()}
+    thinned = thin_out(case, discretised, main)
+    start, worst = where_to_start(thinned, main), max(thinned)
+    trail = Trail(judge, judge.smaller(SHARE), start, worst, case.worth, tie_qk)
+    found = {target: smallest([sketch, trail.smallest(target)]) for target, sketch in thinned.items()}
     path: dict[float, tuple[Sketch | None, dict[str, Any] | None]] = {t: (sketch, None) for t, sketch in found.items()}
     path[main] = minimal(judge, found[main] or start, main, tie_qk, trail.prices)
     return path
+
+
+def thin_out(case: Case, discretised: Mapping[float, Sketch | None], main: float) -> Mapping[float, Sketch | None]:
+    """The smallest circuit of each target by learned masks over edges too, where there are too many to try each."""
+    start = where_to_start(discretised, main)
+    if start.n_edges <= MANY:
+        return discretised
+    learned = case.edge_rankings(start)
+    return {
+        target: smallest([sketch, *(ranking.smallest(target) for ranking in learned)])
+        for target, sketch in discretised.items()
+    }
 
 
 def where_to_start(discretised: Mapping[float, Sketch | None], main: float) -> Sketch:

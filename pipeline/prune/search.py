@@ -6,8 +6,10 @@ differ, so that they run as one batch through one forward pass.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +21,7 @@ from pipeline.model.held import Holder
 from pipeline.model.held_at import Held
 from pipeline.model.prompts import Prompts
 from pipeline.model.transformer import Transformer
-from pipeline.prune.masks import Heaviside, Layout
+from pipeline.prune.masks import EdgeLayout, Heaviside, Layout
 from pipeline.prune.side_by_side import side_by_side
 
 ADAM_EPS = 1e-8
@@ -33,28 +35,22 @@ Watch = Callable[[int, Tensor, Tensor], Sequence[bool]]
 
 
 @dataclass(frozen=True)
-class Masking:
-    """A frozen model, what its nodes are held at, and how masks over its nodes are laid out."""
+class Maskable(ABC):
+    """A frozen model, what its nodes are held at, and how masks over parts of it are laid out."""
 
     model: Transformer
     held: Held
-    layout: Layout
-    holders: tuple[Holder, ...]
+    layout: Layout | EdgeLayout
 
-    @classmethod
-    def of(cls, model: Transformer, held: Held, tie_qk: bool) -> Masking:
-        holders = tuple(Holder(model, draw) for draw in held.draws)
-        return cls(model, held, Layout(model.widths(), tie_qk), holders)
-
+    @abstractmethod
     def losses(self, masks: Float[Tensor, "c unit"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " c"]:
-        """Task loss in nats of every candidate, with the nodes outside its mask held; differentiable in the masks."""
-        n = len(masks)
-        changes = self.holders[draw](self.layout.by_site(masks))
+        """Task loss in nats of every candidate, with what is outside its mask held; differentiable in the masks."""
+
+    def run(self, batch: PairBatch, n: int, **changes: Any) -> Float[Tensor, " c"]:
+        """The task loss of each of n candidates under the changes to the model."""
         on_cpu = self.model.device.type == "cpu"  # where packing is worth it, and its sums have one order
-        layout = (
-            {"tokens": Prompts.of(batch.tokens, batch.last)} if on_cpu else {"tokens": batch.tokens, "at": batch.last}
-        )
-        logits = self.model(**layout, copies=n, **changes)
+        laid = (Prompts.of(batch.tokens, batch.last), None) if on_cpu else (batch.tokens, batch.last)
+        logits = self.model(laid[0], at=laid[1], copies=n, **changes)
         return prompt_losses(logits.gather(-1, batch.answers.repeat(n, 1)).view(n, -1, 2)).mean(-1)
 
     def slopes(
@@ -78,6 +74,22 @@ class Masking:
         found = side_by_side(one_pass, [(group, part) for group in groups for part in parts])
         sums = torch.cat([torch.stack(found[i : i + len(parts)]).sum(0) for i in range(0, len(found), len(parts))])
         return sums[:, 0], sums[:, 1:]
+
+
+@dataclass(frozen=True)
+class Masking(Maskable):
+    """Masks over all nodes."""
+
+    layout: Layout
+    holders: tuple[Holder, ...]
+
+    @classmethod
+    def of(cls, model: Transformer, held: Held, tie_qk: bool) -> Masking:
+        holders = tuple(Holder(model, draw) for draw in held.draws)
+        return cls(model, held, Layout(model.widths(), tie_qk), holders)
+
+    def losses(self, masks: Float[Tensor, "c unit"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " c"]:
+        return self.run(batch, len(masks), **self.holders[draw](self.layout.by_site(masks)))
 
 
 class Candidates:
@@ -123,7 +135,7 @@ class Candidates:
 
 
 def search(
-    masking: Masking,
+    masking: Maskable,
     train: PairBatch,
     config: PruneConfig,
     trials: Sequence[Hyperparameters],
@@ -179,7 +191,7 @@ def of_like_length(batch: PairBatch, size: int) -> list[PairBatch]:
 
 
 def attribution(
-    masking: Masking, mask: Float[Tensor, " unit"], pairs: PairBatch, chunk: int = 64
+    masking: Maskable, mask: Float[Tensor, " unit"], pairs: PairBatch, chunk: int = 64
 ) -> Float[Tensor, " unit"]:
     """How much the task loss would rise, to first order, without each unit: ∂loss/∂m · −1 at the mask, in nats.
 

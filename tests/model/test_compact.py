@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 
 from pipeline.model.ablation import edge_cuts, hold_at_means, record
 from pipeline.model.compact import Compact, Frozen, Prompts, Trace
+from pipeline.prune.graph import Parts
 from pipeline.sites import edge_keys, site_key, split_edge_key
 
 
@@ -54,3 +57,29 @@ def test_the_compact_executor_gives_the_masked_model_s_logits(tiny_model, frac, 
         answers = torch.tensor([[3, 4], [5, 2]]).repeat(5, 1)
         got = compact.answers(Prompts.of(tokens, at), answers, Trace())
         torch.testing.assert_close(got, expected.gather(1, answers), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("afrac", "sink"), [(1.0, True), (1.0, False), (0.5, True)])
+def test_what_another_circuit_mixed_is_taken_over_for_the_heads_that_are_the_same(tiny_model, afrac, sink):
+    model = tiny_model(sink=sink, afrac=afrac)
+    tokens = torch.randint(0, 24, (6, 7), generator=torch.Generator().manual_seed(1))
+    at, answers = torch.tensor([3, 6] * 3), torch.tensor([[3, 4], [5, 2]]).repeat(3, 1)
+    held, _, nodes, edges = drawn(model, tokens, 0.8, 0)
+    prompts, draw = Prompts.of(tokens, at), random.Random(0)
+    parts, trace = Parts(nodes, edges), Trace()
+    compact = Compact(Frozen(model, held), nodes, edges)
+    compact.answers(prompts, answers, trace)
+    taken = 0
+    for _ in range(60):
+        less, halves = parts.without([draw.choice([*parts.list_nodes(), *parts.list_edges()])])
+        first = min(halves)
+        other, of_it = compact.replaced(halves, less.nodes, less.edges), trace.until(first)
+        got = other.answers(prompts, answers, of_it, first)
+        fresh = Compact(Frozen(model, held), less.nodes, less.edges).answers(prompts, answers, Trace())
+        torch.testing.assert_close(got, fresh, rtol=1e-5, atol=1e-5)
+        if first in trace.mixes and first in of_it.mixes and afrac == 1:
+            one, two = trace.mixes[first].part, of_it.mixes[first].part
+            taken += len(two.heads) - int(torch.isin(two.heads, two.changed(one)).sum())
+        if draw.random() < 0.7:  # else the next one is compared with the same again
+            parts, trace, compact = less, of_it, other
+    assert (taken > 20) == (afrac == 1)

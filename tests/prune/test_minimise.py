@@ -13,7 +13,7 @@ from pipeline.prune.discretise import Ranking, Sketch
 from pipeline.prune.graph import Parts, dead_ends
 from pipeline.prune.judge import SLACK, Judge, at_most
 from pipeline.prune.minimise import Minimiser, Trail, minimal
-from pipeline.prune.prune import make_case, where_to_start
+from pipeline.prune.prune import make_case, smallest, where_to_start
 from pipeline.prune.search import of_like_length
 from pipeline.prune.side_by_side import side_by_side
 
@@ -32,9 +32,14 @@ def task(able, pairs, params):
     return case, Ranking(case.judge, case.masking.layout, order)
 
 
+def of_few_edges(case, ranking):
+    """A circuit that a trail can start from."""
+    return smallest(learned.smallest(0.02) for learned in case.edge_rankings(ranking.smallest(0.02)))
+
+
 def test_a_trail_loses_parts_and_never_gains_any_and_gives_the_smallest_circuit_of_each_target(task):
     case, ranking = task
-    trail = Trail(case.judge, case.judge.smaller(0.5), ranking.smallest(0.02), 0.1, 0.5, case.worth, False)
+    trail = Trail(case.judge, case.judge.smaller(0.5), of_few_edges(case, ranking), 0.5, case.worth, False)
     before, after = trail.circuits, trail.circuits[1:]
     assert len(after) > 3
     for b, a in zip(before, after, strict=False):
@@ -91,7 +96,7 @@ def test_a_circuit_whose_loss_might_be_much_larger_on_new_pairs_has_to_be_better
 
 def test_what_is_left_is_minimal_and_the_certificate_tells_what_each_removal_would_cost(task):
     case, ranking = task
-    trail = Trail(case.judge, case.judge.smaller(0.5), ranking.smallest(0.02), 0.1, 0.5, case.worth, False)
+    trail = Trail(case.judge, case.judge.smaller(0.5), of_few_edges(case, ranking), 0.5, case.worth, False)
     sketch, certificate = minimal(case.judge, trail.smallest(0.1), 0.1, False)
     assert certificate["loss"] == sketch.loss <= 0.1
     left = Parts(sketch.nodes, sketch.edges)

@@ -1,0 +1,90 @@
+"""The search for single edges: the same gradient descent as for nodes, on one τ per edge of a circuit.
+
+Nodes that a search keeps bring all edges between them; most of these are not needed. The paper prunes no edges; that a
+mask over edges can be learned like one over nodes is Bhaskar et al. 2024 (Finding Transformer Circuits with Edge
+Pruning), whose masks are those of Louizos et al. 2018, not a Heaviside step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.config import Hyperparameters, PruneConfig
+from pipeline.data.pairs import PairBatch
+from pipeline.model.ablation import SOURCES
+from pipeline.model.edge_linear import EdgeLinear, LiveMap
+from pipeline.model.held import holding
+from pipeline.model.held_at import Held, Values
+from pipeline.model.transformer import Transformer
+from pipeline.prune.discretise import Ranking
+from pipeline.prune.judge import Edges, Judge, Nodes
+from pipeline.prune.masks import EdgeLayout
+from pipeline.prune.search import Maskable, search
+from pipeline.seeds import seed_of
+from pipeline.sites import site_key, split_edge_key
+
+K_COEFS = (3e-4, 1e-3)  # weights on the number of edges; which is best differs from task to task
+RATE = 0.05  # of learning
+
+
+@dataclass(frozen=True)
+class EdgeMasking(Maskable):
+    """Masks over the edges of a circuit, whose nodes stay."""
+
+    layout: EdgeLayout
+
+    @classmethod
+    def of(cls, model: Transformer, held: Held, nodes: Nodes, edges: Edges) -> EdgeMasking:
+        return cls(model, held, EdgeLayout(nodes, edges))
+
+    def losses(self, masks: Float[Tensor, "c edge"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " c"]:
+        return torch.cat([self.run(batch, 1, **self.changes(mask, draw)) for mask in masks])
+
+    def changes(self, mask: Float[Tensor, " edge"], draw: int) -> dict[str, Any]:
+        """Keyword arguments of ``Transformer.forward`` that leave the nodes live, and each edge as far as its mask."""
+        cuts = {name: EdgeLinear(live, mask[places]) for name, (live, places) in self.maps[draw].items()}
+        return {"intervene": holding(self.kept, self.held.draws[draw]), "cuts": cuts}
+
+    @cached_property
+    def kept(self) -> dict[str, Float[Tensor, " width"]]:
+        """Site key → 1 for the nodes, else 0."""
+        masks = {key: torch.zeros_like(held) for key, held in self.held.first.items()}
+        for key, indices in self.layout.nodes.items():
+            masks[key][indices] = 1
+        return masks
+
+    @cached_property
+    def maps(self) -> list[dict[str, tuple[LiveMap, Int[Tensor, " n"]]]]:
+        """Of every draw: a linear map's name → its live edges, and their places in a mask."""
+        names = [f"{layer}.{name}" for layer in range(self.model.config.n_layer) for name in SOURCES]
+        return [{name: self.map(name, held) for name in names} for held in self.held.draws]
+
+    def map(self, name: str, held: Values) -> tuple[LiveMap, Int[Tensor, " n"]]:
+        layer, _, which = name.partition(".")
+        part = self.model.transformer["h"][int(layer)].get_submodule(which)
+        places = self.layout.by_key(torch.arange(self.layout.n_units, device=self.model.device))
+        mine = {key: split_edge_key(key)[1] for key in self.layout.edges}
+        mine = {key: kind for key, kind in mine.items() if kind.weight == which and key.startswith(f"{layer}.")}
+        ends = [self.layout.edges[key].to(self.model.device) for key in mine]
+        first = [kind.rows(len(part.weight)).start for kind in mine.values()]
+        none = torch.zeros(0, dtype=torch.long, device=self.model.device)
+        target = torch.cat([none, *(pairs[:, 1] + row for pairs, row in zip(ends, first, strict=True))])
+        source = torch.cat([none, *(pairs[:, 0] for pairs in ends)])
+        live = LiveMap(part.weight, part.bias, held[site_key(int(layer), SOURCES[which])], target, source)
+        return live, torch.cat([none, *(places[key] for key in mine)])
+
+
+def edge_rankings(
+    masking: EdgeMasking, judge: Judge, train: PairBatch, config: PruneConfig, centre: Hyperparameters, seed: int
+) -> list[Ranking]:
+    """Rankings of a circuit's edges, one for each of ``K_COEFS``; the other hyperparameters are those of ``centre``."""
+    trials = [centre.model_copy(update={"k_coef": k, "lr": RATE}) for k in K_COEFS]
+    seeds = [seed_of(seed, "edge noise", str(k)) for k in K_COEFS]
+    orders = search(masking, train, config, trials, seeds, seed_of(seed, "edge batches"))
+    return [Ranking(judge, masking.layout, order) for order in orders.values()]
