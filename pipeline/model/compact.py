@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.model.compact_attention import Attention, Mix
+from pipeline.model.compact_attention import Attention, Mixed
 from pipeline.model.compact_cpu import read_rows
 from pipeline.model.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, columns
 from pipeline.model.prompts import Prompts
@@ -51,7 +51,7 @@ class Trace:
 
     streams: list[Stream] = field(default_factory=list)
     reads: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    mixes: dict[int, Mix] = field(default_factory=dict)
+    mixes: dict[int, Mixed] = field(default_factory=dict)
 
     def until(self, half: int) -> Trace:
         """A trace of its own of what came before a half layer, for a run that goes on from there."""

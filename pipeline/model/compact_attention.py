@@ -23,7 +23,7 @@ PROMPTS = 4  # prompts worth a thread
 
 
 @dataclass(frozen=True)
-class Mix:
+class Mixed:
     """What an attention mixed: the value channels that its attn_out reads, and each head's weight on real tokens."""
 
     part: Attention
@@ -118,7 +118,7 @@ class Attention:
         seen = torch.arange(1, self.config.n_ctx + 1).log()[:, None]
         return torch.sigmoid(seen + score - self.sink.detach())
 
-    def mix(self, h: Float[Tensor, "row read"], prompts: Prompts, last: bool, before: Mix | None) -> Mix:
+    def mix(self, h: Float[Tensor, "row read"], prompts: Prompts, last: bool, before: Mixed | None) -> Mixed:
         """The mixed value channels that attn_out reads, and the weight of real tokens, at all rows or at prompts' ends.
 
         ``before``: what another circuit mixed of the same values; heads that are the same in both are taken from it.
@@ -128,7 +128,7 @@ class Attention:
         parts = self.picked(queries, self.q), self.picked(h, self.k), self.picked(h, self.v)
         return self.mixed(*parts, prompts, last, before)
 
-    def __call__(self, mix: Mix, prompts: Prompts, last: bool) -> Float[Tensor, "row write"]:
+    def __call__(self, mix: Mixed, prompts: Prompts, last: bool) -> Float[Tensor, "row write"]:
         """What the circuit's attn_out nodes write."""
         last, mixed, mass = last and prompts.last, mix.mixed, mix.mass
         if self.sink is None:
@@ -152,7 +152,7 @@ class Attention:
     def picked(self, h: Tensor, part: Map) -> Tensor:
         return part(columns(h, self.reads, part.sources))
 
-    def mixed(self, q: Tensor, k: Tensor, v: Tensor, prompts: Prompts, last: bool, before: Mix | None) -> Mix:
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor, prompts: Prompts, last: bool, before: Mixed | None) -> Mixed:
         n = len(self.heads)
         mixed, mass = torch.zeros(len(q), len(self.out.sources)), torch.zeros(len(q), n)
         todo = torch.ones(n, dtype=torch.bool)
@@ -160,7 +160,7 @@ class Attention:
             todo = torch.isin(self.heads, self.changed(before.part))
             before.hand_over(self, ~todo, mixed, mass)
         if not todo.any():
-            return Mix(self, mixed, mass)
+            return Mixed(self, mixed, mass)
         sink = torch.full((n,), -torch.inf) if self.sink is None else self.sink.detach()[self.heads]
         of_head = torch.searchsorted(self.place(self.out.sources), torch.arange(n + 1))
         scores = (q @ self.alone(self.q, self.k)).numpy(), (k @ self.alone(self.k, self.q) + self.fixed).numpy()
@@ -169,7 +169,7 @@ class Attention:
         arrays = sink.numpy(), v.numpy(), of_head.numpy(), todo.nonzero().flatten().numpy(), mixed.numpy(), mass.numpy()
         laid = prompts.index.numpy(), prompts.own.numpy(), prompts.length.numpy()
         in_shares(lambda a, b: mix_heads(a, b, laid, last, scores, pairs, *arrays), prompts.n, least=PROMPTS)
-        return Mix(self, mixed, mass)
+        return Mixed(self, mixed, mass)
 
     @property
     def competes(self) -> bool:
