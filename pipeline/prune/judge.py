@@ -3,7 +3,7 @@
 Minimisation asks for it thousands of times, and what goes by so few pairs may be missed by others. So a circuit that
 meets its target on these has to meet it on further pairs, which are run for it alone: most removals never get so far.
 Where a few pairs that go badly make up most of the loss, the mean over new pairs may be much larger: by all pairs, it
-has to be nearly sure that it exceeds the target by less than ``SLACK``.
+has to be nearly sure that over as many new ones it exceeds the target by less than ``SLACK``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.prune.calibrate import calibrate
 
 Nodes = Mapping[str, Int[Tensor, " n"]]
 Edges = Mapping[str, Int[Tensor, "n 2"]]
-SURE = 2.33  # standard errors that a mean over pairs exceeds once in a hundred times
+SURE = 2.33  # standard deviations of what is normal, that it exceeds once in a hundred times
 SLACK = 0.03  # nats above the target that the loss on other pairs may have
 
 
@@ -126,8 +126,8 @@ class Judge:
 
 
 def at_most(losses: Float[Tensor, " pair"]) -> float:
-    """What the mean loss over other pairs hardly exceeds, by the losses of some."""
-    return float(losses.mean() + SURE * losses.std() / len(losses) ** 0.5)
+    """What the mean loss over as many new pairs hardly exceeds: both means, of these and of those, are uncertain."""
+    return float(losses.mean() + SURE * losses.std() * (2 / len(losses)) ** 0.5)
 
 
 def losses_of(answers: Float[Tensor, "draw prompt 2"], calibration: tuple[float, float]) -> Float[Tensor, " pair"]:
