@@ -41,7 +41,8 @@ class Circuit:
     the site over the pretraining distribution. ``order``: site key → how needed the search found every node, the
     larger the more. ``held``: what all that is outside is held at (None: the means). ``calibration``: (scale, shift) of
     the two answer logits. ``about``: model, task, model_hash, task_hash, target_loss, validation_loss and what else
-    identifies it. ``certificate``: the loss after each single removal (``pipeline.prune.minimise``), None before that.
+    identifies it. ``certificate``: what loss it has to answer for after each single removal
+    (``pipeline.prune.minimise``); or None.
     """
 
     nodes: Mapping[str, Int[Tensor, " n"]]

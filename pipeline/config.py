@@ -227,13 +227,13 @@ class Hyperparameters(Section):
 class PruneConfig(Section):
     """The search for a circuit (METHOD §4)."""
 
-    target_loss: Annotated[float, Field(gt=0)]  # nats, two-way, on validation pairs
+    target_loss: Annotated[float, Field(gt=0)]  # nats, two-way, on train and validation pairs
     curve_losses: list[Annotated[float, Field(gt=0)]]  # targets of the loss-against-size curve
     steps: PositiveInt
     batch_pairs: PositiveInt
     centres: Annotated[list[Hyperparameters], Field(min_length=1)]  # all are tried; the circuit of fewest edges wins
     budget: Annotated[int, Field(ge=0)]  # trials that Optuna adds to the centres; 0 = centres only
-    at_once: PositiveInt  # trials that run as one batch, at most
+    at_once: PositiveInt  # trials that are searched for together, at most
     grad_clip: Annotated[float, Field(gt=0)]
     calibration_steps: Annotated[int, Field(ge=0)]  # of Newton; 0 = no calibration
     calibration_pairs: PositiveInt  # of the train pairs

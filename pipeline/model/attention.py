@@ -53,6 +53,7 @@ def attend_fused(
     Constant channels carry both through one call of it: queries have a 1 that meets the sink's logit in the sink's key,
     values a 1 whose average is the weight of real tokens. Zeros fill up to a multiple of ALIGNED channels, for a GPU.
     """
+    assert fork is None or at is not None, "only queries at given positions can be in a branch here"
     q, k, v = (x.unflatten(-1, (n_head, -1)).transpose(1, 2) for x in (q, k, v))
     n_queries, d_head = q.shape[2:]
     scale, spare = d_head**-0.5, -(d_head + 1) % ALIGNED

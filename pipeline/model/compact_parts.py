@@ -32,7 +32,7 @@ class Frozen:
         self.model = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
         self.config = model.config
         self.held = {key: value.float().cpu() for key, value in held.items()}
-        parts = model.transformer
+        parts = self.model.transformer
         wte = parts["wte"].weight.detach()
         wpe = parts["wpe"].weight.detach() if "wpe" in parts else torch.zeros(model.config.n_ctx, wte.shape[1])
         self.tables = (wte.numpy(), wpe.numpy())

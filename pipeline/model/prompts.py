@@ -58,11 +58,11 @@ class Padded:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts packed into rows: token and position of each.
+    """Prompts packed into rows, token and position of each, for a model in float32 on a CPU.
 
     ``index``: where each prompt's positions are among the rows (past its end: its last one). From ``own`` on, up to
-    its ``length``, they are rows that no earlier prompt has. With ``last``, a prompt ends at the position whose logits
-    are wanted, and the last layer computes one row a prompt.
+    its ``length``, they are its own: every row is one prompt's own. With ``last``, a prompt ends at the position whose
+    logits are wanted, and the last layer computes one row a prompt.
     """
 
     token: Int[Tensor, " row"]

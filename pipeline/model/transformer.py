@@ -203,8 +203,8 @@ class Transformer(nn.Module):
         [batch, 1, width]. ``intervene(site_key, value)`` returns the value to use at each site; ``cuts`` maps
         ``"0.mlp.c_fc"`` and its like to the edges held at their mean. With ``copies``, the result is of the batch that
         many times over, for interventions that treat each copy differently: what comes before the first site is
-        computed once. ``Prompts`` (with ends) give logits [prompt, vocab] at these, their sites hold [copy, row, width]
-        and in the last layer [copy, prompt, width]. Raises ValueError for prompts longer than the model's n_ctx.
+        computed once. ``Prompts`` (with ends, on a CPU) give logits [prompt, vocab] at these, their sites hold
+        [copy, row, width] and in the last layer [copy, prompt, width]. Raises ValueError for prompts longer than n_ctx.
         """
         layout = tokens if isinstance(tokens, Prompts) else Padded(tokens, at)
         if layout.n_positions > self.config.n_ctx:

@@ -178,8 +178,8 @@ def _searched(
     if pruned.circuit is None:
         raise UnsolvedError(
             f"no circuit of {subject.name} for {subject.task} has a loss of at most {config.target_loss:g} nats on "
-            f"validation pairs, with what is outside held by ablation {config.ablation.value}; raise --target-loss or "
-            f"--budget ({config.budget})"
+            f"train and validation pairs, surely enough, with what is outside held by ablation "
+            f"{config.ablation.value}; raise --target-loss or --budget ({config.budget}), or give more pairs"
         )
     return replace(pruned, row=pruned.row | {"test_loss": circuit_loss(pruned.circuit, subject.model, batches["test"])})
 

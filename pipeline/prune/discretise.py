@@ -23,10 +23,10 @@ class Sketch:
 
     nodes: Nodes
     edges: Edges
-    loss: float  # nats; the larger of those on validation and on fit pairs
+    loss: float  # nats; what it has to answer for (``Verdict.loss``)
     validation_loss: float
     calibration: tuple[float, float]
-    pair_losses: Float[Tensor, " pair"]  # nats, of fit and validation pairs
+    losses: Float[Tensor, " pair"]  # nats, of fit and validation pairs
 
     @classmethod
     def of(cls, nodes: Nodes, edges: Edges, verdict: Verdict) -> Sketch:
@@ -78,7 +78,7 @@ class Ranking:
         """The same as ``first``, by further pairs too."""
         if k not in self.checked:
             sketch = self.first(k)
-            further = self.judge.further_loss(sketch.nodes, sketch.edges, sketch.calibration, sketch.pair_losses)
+            further = self.judge.further_loss(sketch.nodes, sketch.edges, sketch.calibration, sketch.losses)
             self.checked[k] = replace(sketch, loss=max(sketch.loss, further))
         return self.checked[k]
 

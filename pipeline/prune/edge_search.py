@@ -83,7 +83,7 @@ class EdgeMasking(Maskable):
 def edge_rankings(
     masking: EdgeMasking, judge: Judge, train: PairBatch, config: PruneConfig, centre: Hyperparameters, seed: int
 ) -> list[Ranking]:
-    """Rankings of a circuit's edges, one for each of ``K_COEFS``; the other hyperparameters are those of ``centre``."""
+    """Rankings of a circuit's edges, one for each of ``K_COEFS``; all but ``RATE`` else is as in ``centre``."""
     trials = [centre.model_copy(update={"k_coef": k, "lr": RATE}) for k in K_COEFS]
     seeds = [seed_of(seed, "edge noise", str(k)) for k in K_COEFS]
     orders = search(masking, train, config, trials, seeds, seed_of(seed, "edge batches"))

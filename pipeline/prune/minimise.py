@@ -3,9 +3,9 @@
 The paper leaves removable nodes behind (METHOD §4: a researcher-day of manual clean-up per circuit) and prunes no
 edges. Here what costs least goes first, in nats an edge: a *trail* of ever smaller circuits, from which the smallest
 that meets each target of the loss-size curve is taken. At the main target single removals go on until a whole round
-takes none. What remains is 1-minimal: the *certificate* has the loss after each single removal, all of them above the
-target. A node goes with its edges; with tied q and k, two nodes are one item. A circuit that is too large to try every
-edge of is left as it is, without a certificate.
+takes none. What remains is 1-minimal: the *certificate* has what loss a circuit has to answer for (``Verdict.loss``)
+after each single removal, all of them above the target. A node goes with its edges; with tied q and k, two nodes are
+one item. A circuit that is too large to try every edge of is left as it is, without a certificate.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Trail:
         """``few`` judges what may go, while its loss is at most ``worst``."""
         self.judge, self.seen = judge, dict[int, Sketch]()
         self.circuits = [Parts(start.nodes, start.edges)]
-        found = Minimiser(few, self.circuits[-1], worst, tie_qk)
+        found = Minimiser(few, self.circuits[0], worst, tie_qk)
         self.prices = found.prices
         if found.parts.n_edges > FEW:
             return

@@ -1,7 +1,8 @@
-"""The search for small circuits: gradient descent on one τ per node, many candidates at once (METHOD §4, App. A.5).
+"""The search for small circuits: gradient descent on one τ per unit, many candidates at once (METHOD §4, App. A.5).
 
-A candidate is a set of hyperparameters and a seed. All see the same batches; the model is frozen and only their masks
-differ, so that they run as one batch through one forward pass.
+A unit is a node, or an edge (edge_search.py); a candidate is a set of hyperparameters and a seed. All see the same
+batches; the model is frozen and only their masks differ, so that they run as one batch through one forward pass; on a
+CPU in passes of a few pairs of one candidate, side by side on its cores.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ from pipeline.prune.side_by_side import side_by_side
 ADAM_EPS = 1e-8
 RANK_PAIRS = 64  # on which units at the clamps are told apart
 BETA1 = 0.9
-PASS = 16  # pairs, times candidates, in one pass on a CPU: more do not fit its cache, fewer cost too much per call
-AT_ONCE = 1  # candidates in one pass on a CPU
+PASS = 16  # pairs of one candidate in one pass on a CPU: more do not fit its cache, fewer cost too much per call
 
 # Step and candidates' losses (nats) and kept nodes → which of them go on.
 Watch = Callable[[int, Tensor, Tensor], Sequence[bool]]
@@ -69,9 +69,10 @@ class Maskable(ABC):
             return torch.cat([losses.detach()[:, None], gradient], dim=1).cpu()
 
         on_cpu = self.model.device.type == "cpu"
-        groups = masks.detach().split(AT_ONCE if on_cpu else len(masks))
-        parts = of_like_length(batch, PASS // len(groups[0])) if on_cpu else [batch]
-        found = side_by_side(one_pass, [(group, part) for group in groups for part in parts])
+        groups = masks.detach().split(1 if on_cpu else len(masks))
+        parts = of_like_length(batch, PASS) if on_cpu else [batch]
+        passes = [(group, part) for group in groups for part in parts]
+        found = side_by_side(one_pass, passes) if on_cpu else [one_pass(each) for each in passes]
         sums = torch.cat([torch.stack(found[i : i + len(parts)]).sum(0) for i in range(0, len(found), len(parts))])
         return sums[:, 0], sums[:, 1:]
 

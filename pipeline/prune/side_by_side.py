@@ -18,7 +18,7 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[
     One item has one thread too: products of few rows have other sums on several.
     """
     n_threads = torch.get_num_threads()
-    if n_threads < 2:
+    if n_threads < 2 or not items:
         return [work(item) for item in items]
     with ThreadPoolExecutor(min(n_threads, len(items)), initializer=_alone) as pool:
         try:

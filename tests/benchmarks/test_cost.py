@@ -49,8 +49,8 @@ def as_on_a_gpu(monkeypatch):
     """As anywhere but on a CPU: attention by plain products, which torch counts and whose tensors it holds; masks of a
     byte an entry."""
 
-    def attend(q, k, v, sink, n_head, at):
-        return attend_fused(q.float(), k.float(), v.float(), sink, n_head, at)
+    def attend(q, k, v, sink, n_head, at, fork):
+        return attend_fused(q.float(), k.float(), v.float(), sink, n_head, at, fork)
 
     monkeypatch.setattr(transformer, "attend", attend)
     monkeypatch.setattr(abstopk, "packed", lambda keep: keep)

@@ -294,7 +294,7 @@ def test_nothing_is_left_where_no_circuit_is_found_or_writing_fails(own, refused
     found = prune_checkpoint(own / "models/tiny", own / TASK)
     nothing = checkpoint.Pruned(found.row, None, [])
     monkeypatch.setattr(checkpoint, "prune_task", lambda **given: nothing)
-    assert refused(own).startswith("no circuit of tiny for closing has a loss of at most 0.15 nats on validation pairs")
+    assert refused(own).startswith("no circuit of tiny for closing has a loss of at most 0.15 nats on train and ")
     broken = checkpoint.Pruned(found.row | {"validation_loss": float("nan")}, found.circuit, [])
     monkeypatch.setattr(checkpoint, "prune_task", lambda **given: broken)
     assert "not JSON compliant" in refused(own)
