@@ -12,7 +12,7 @@ export PATH := $(BIN):$(PATH)
 .PHONY: help install setup study smoke test ui down clean
 
 help:
-	@echo "make study   the whole study with real Python code, two to three hours on two cores; the report: results/index.html"
+	@echo "make study   the whole study with real Python code, one to two hours on two cores; the report: results/index.html"
 	@echo "make smoke   the same pipeline on a tiny profile, in .smoke/, in under ten minutes"
 	@echo "make test    lint, types and every test that this machine can run, the small study among them"
 	@echo "make ui      the UIs of Prefect and MLflow on localhost, with their addresses"
