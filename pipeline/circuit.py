@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.artifacts import ArtifactError, read_json, whole_folder, write_json
 from pipeline.config import Ablation
+from pipeline.model.ablation import node_masks
 from pipeline.model.compact import Compact, Frozen
 from pipeline.model.held_at import Held
 from pipeline.model.masked import Masked
@@ -69,10 +70,7 @@ class Circuit:
 
     def node_masks(self) -> dict[str, Float[Tensor, " width"]]:
         """Site key → 1 for kept nodes, 0 for the others, for every site of the model."""
-        masks = {key: torch.zeros_like(mean) for key, mean in self.means.items()}
-        for key, indices in self.nodes.items():
-            masks[key][indices] = 1
-        return masks
+        return node_masks(self.nodes, self.means)
 
     def __call__(self, model: Transformer, draw: int = 0) -> Masked:
         """The model with only this circuit live: call it with tokens, as the model. Raises WrongModelError."""

@@ -12,7 +12,7 @@ from pipeline.ablate.conditions import Answers, Condition, Runner, accuracy
 from pipeline.ablate.controls import random_edges, random_nodes
 from pipeline.circuit import Circuit
 from pipeline.config import AblateConfig
-from pipeline.data.pairs import PairBatch, pair_losses, prompt_losses
+from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
 from pipeline.model.scoring import calibrated, score
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
@@ -59,7 +59,7 @@ def scored(name: str, answers: Answers, config: AblateConfig, generator: torch.G
     losses = prompt_losses(answers).mean(0)
     return {
         f"{name}_loss": float(losses.mean()),
-        f"{name}_loss_interval": interval(pair_losses(losses), config.n_bootstrap, generator),
+        f"{name}_loss_interval": interval(of_pairs(losses), config.n_bootstrap, generator),
         f"{name}_accuracy": accuracy(answers),
     }
 

@@ -14,9 +14,10 @@ from pipeline.ablate.cuts import live_edges
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.model.ablation import edge_cuts, hold_at_means
-from pipeline.model.compact import Compact, Frozen, Prompts, Trace
+from pipeline.model.compact import Compact, Frozen, Trace
 from pipeline.model.held import Holder
 from pipeline.model.held_at import Held
+from pipeline.model.prompts import Prompts
 from pipeline.model.scoring import CHUNK, score
 from pipeline.model.transformer import Transformer
 

@@ -46,6 +46,6 @@ def prompt_losses(answers: Float[Tensor, "*batch prompt 2"]) -> Float[Tensor, "*
     return F.softplus(answers[..., 1] - answers[..., 0])
 
 
-def pair_losses(losses: Float[Tensor, " prompt"]) -> Float[Tensor, " pair"]:
-    """Mean of the two prompts' losses of every pair: the unit of sampling."""
-    return losses.view(-1, 2).mean(1)
+def of_pairs(values: Float[Tensor, "*draw prompt"]) -> Float[Tensor, "*draw pair"]:
+    """The mean of the two prompts of every pair: the unit of sampling."""
+    return values.unflatten(-1, (-1, 2)).mean(-1)

@@ -15,6 +15,25 @@ SOURCES = {kind.weight: kind.source for kind in EDGE_KINDS}  # matrix → the si
 Values = Mapping[str, Tensor]
 
 
+def node_masks(nodes: Mapping[str, Int[Tensor, " n"]], values: Values) -> dict[str, Float[Tensor, " width"]]:
+    """Site key → 1 for the nodes, 0 for the others, for every site that has a value."""
+    masks = {key: torch.zeros_like(value) for key, value in values.items()}
+    for key, indices in nodes.items():
+        masks[key][indices] = 1
+    return masks
+
+
+def in_matrix(key: str, pairs: Int[Tensor, "n 2"], n_rows: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Rows and columns of edges in their matrix, which has ``n_rows``."""
+    _, kind = split_edge_key(key)
+    return kind.rows(n_rows).start + pairs[:, 1], pairs[:, 0]
+
+
+def edge_codes(pairs: Int[Tensor, "n 2"]) -> Int[Tensor, " n"]:
+    """One number for each edge of a kind: 2³² · source + target."""
+    return pairs[:, 0] * 2**32 + pairs[:, 1]
+
+
 def hold_at_means(masks: Values, means: Values) -> Intervene:
     """An intervention x → m·x + (1 − m)·mean at every site that has a mask (1 = keep, any shape that broadcasts)."""
 
@@ -61,6 +80,5 @@ def edge_cuts(
     for key, pairs in edges.items():
         layer, kind = split_edge_key(key)
         matrix = cuts[f"{layer}.{kind.weight}"].keep
-        first_row = kind.rows(len(matrix)).start
-        matrix[first_row + pairs[:, 1], pairs[:, 0]] = float(keep)
+        matrix[in_matrix(key, pairs, len(matrix))] = float(keep)
     return cuts

@@ -27,7 +27,7 @@ from pipeline.model.prompts import Prompts
 from pipeline.model.threads import in_shares
 from pipeline.sites import Site
 
-__all__ = ["Compact", "Frozen", "Prompts", "Trace"]
+__all__ = ["Compact", "Frozen", "Trace"]
 
 
 @dataclass(frozen=True)

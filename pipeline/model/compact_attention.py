@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pipeline.model.ablation import edge_codes
 from pipeline.model.compact_cpu import mix_heads, spread_rows, write_rows
 from pipeline.model.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, columns
 from pipeline.model.prompts import Prompts
@@ -41,8 +42,8 @@ class Mixed:
 
 def differing(one: Map, other: Map) -> Int[Tensor, " target"]:
     """Targets that only one of two maps has, or that read something else."""
-    code = [part.pairs[:, 0] * 2**32 + part.pairs[:, 1] for part in (one, other)]
-    return torch.cat([only_one(one.targets, other.targets), only_one(*code) % 2**32])
+    edges = only_one(edge_codes(one.pairs), edge_codes(other.pairs))
+    return torch.cat([only_one(one.targets, other.targets), edges % 2**32])
 
 
 def only_one(some: Int[Tensor, " n"], others: Int[Tensor, " m"]) -> Int[Tensor, " k"]:
@@ -123,14 +124,13 @@ class Attention:
 
         ``before``: what another circuit mixed of the same values; heads that are the same in both are taken from it.
         """
-        last = last and prompts.last
         queries = h[prompts.end] if last else h
         parts = self.picked(queries, self.q), self.picked(h, self.k), self.picked(h, self.v)
         return self.mixed(*parts, prompts, last, before)
 
     def __call__(self, mix: Mixed, prompts: Prompts, last: bool) -> Float[Tensor, "row write"]:
         """What the circuit's attn_out nodes write."""
-        last, mixed, mass = last and prompts.last, mix.mixed, mix.mass
+        mixed, mass = mix.mixed, mix.mass
         if self.sink is None:
             return self.out(mixed)
         every = self.out.k < len(self.out.full)  # whether AbsTopK has to look at the whole site

@@ -1,7 +1,8 @@
 """A linear map of which a few edges are live, each with a mask of its own, through which gradients flow (METHOD §5).
 
 What a mask takes of an edge's value, the source's held value takes its place for; all other edges are held. Only the
-live edges are multiplied, forward and back, and a mask's gradient is one product of two columns.
+live edges are multiplied, forward and back, where the sparse kernels fit, and a mask's gradient is one product of two
+columns.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from pipeline.model.sparse import Rows, fits, multiply
 
 @dataclass(frozen=True)
 class LiveMap:
-    """The live edges of a linear map: its target (a row of the weight) and source of each, and sources' held values."""
+    """The live edges of a linear map: its target (a row of the weight) and source of each, and sources' held values;
+    of how many heads the sources are channels, each with its weight on real tokens (1: of none)."""
 
     weight: Float[Tensor, "out in"]
     bias: Float[Tensor, " out"]
     held: Float[Tensor, " in"]
     target: Int[Tensor, " edge"]
     source: Int[Tensor, " edge"]
+    n_head: int
 
     @cached_property
     def edge_weight(self) -> Float[Tensor, " edge"]:
@@ -38,13 +41,15 @@ class LiveMap:
     def index(self) -> EdgeIndex:
         return EdgeIndex.of(self.target, self.source, *self.weight.shape)
 
-    def heads(self, n: int) -> Int[Tensor, " in"]:
-        """Which of n heads each source is a channel of."""
-        return torch.arange(len(self.held), device=self.held.device).div(len(self.held) // n, rounding_mode="floor")
+    @cached_property
+    def head(self) -> Int[Tensor, " edge"]:
+        """Which head each edge's source is a channel of."""
+        return self.source.div(len(self.held) // self.n_head, rounding_mode="floor")
 
-    def all_held(self, n: int) -> Float[Tensor, "head out"]:
-        """What the sources of each of n heads write where they are held."""
-        return (self.weight * self.held).unflatten(1, (n, -1)).sum(-1).T
+    @cached_property
+    def all_held(self) -> Float[Tensor, "head out"]:
+        """What the sources of each head write where they are held."""
+        return (self.weight * self.held).unflatten(1, (self.n_head, -1)).sum(-1).T
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,8 @@ class EdgeLinear:
         part = self.map
         value = part.edge_weight * self.mask
         live = _product(x, value, part)
-        n = 1 if mass is None else mass.shape[1]
-        masked = part.all_held(n).index_put(
-            (part.heads(n)[part.source], part.target), -value * part.held[part.source], accumulate=True
+        masked = part.all_held.index_put(
+            (part.head, part.target), -value * part.held[part.source], accumulate=True
         )  # what is held, less what takes its place
         return live + part.bias + (masked[0] if mass is None else mass.transpose(1, 2) @ masked)
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.model.ablation import edge_cuts, hold_at_means
+from pipeline.model.ablation import edge_cuts, hold_at_means, node_masks
 from pipeline.model.transformer import Transformer, refuse_compiled
 
 
@@ -26,10 +26,7 @@ class Masked:
         refuse_compiled(model)
         self.model = model
         held = {key: value.to(model.device) for key, value in held.items()}
-        masks = {key: torch.zeros_like(value) for key, value in held.items()}
-        for key, indices in nodes.items():
-            masks[key][indices] = 1
-        self.intervene = hold_at_means(masks, held)
+        self.intervene = hold_at_means(node_masks(nodes, held), held)
         self.cuts = edge_cuts(model, edges, held, keep=True)
 
     @torch.no_grad()

@@ -159,7 +159,7 @@ class Sequences:
         return _take(x.reshape(copies, self.index.numel(), x.shape[-1]), self.place)
 
 
-Layout = Padded | Prompts
+Laid = Padded | Prompts
 # Queries, keys, values of sequences, the positions of queries where they are few, and where sequences branch → values
 # averaged over the past, and each head's weight on real tokens.
 Mix = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]

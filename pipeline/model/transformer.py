@@ -20,7 +20,7 @@ from pipeline.model.abstopk import abs_topk
 from pipeline.model.attention import attend
 from pipeline.model.linear import Linear
 from pipeline.model.norm import RMSNorm
-from pipeline.model.prompts import Layout, Padded, Prompts
+from pipeline.model.prompts import Laid, Padded, Prompts
 from pipeline.sites import SITES, Site, site_key, site_keys, split_site_key
 
 Intervene = Callable[[str, Tensor], Tensor]
@@ -122,7 +122,7 @@ class Block(nn.Module):
         x = self.sparse(x)
         return x if intervene is None else intervene(site_key(self.layer, site), x)
 
-    def attend(self, h: Tensor, intervene: Intervene | None, cuts: Cuts, layout: Layout, last: bool) -> Tensor:
+    def attend(self, h: Tensor, intervene: Intervene | None, cuts: Cuts, layout: Laid, last: bool) -> Tensor:
         h = h if intervene is None else intervene(site_key(self.layer, Site.ATTN_IN), h)
         q, k, v = linear(self.attn.c_attn, h, cuts.get(f"{self.layer}.attn.c_attn")).chunk(3, dim=-1)
         q = layout.ends(q) if last else q
@@ -139,7 +139,7 @@ class Block(nn.Module):
         return self.at(Site.MLP_OUT, linear(self.mlp.c_proj, h, cuts.get(f"{self.layer}.mlp.c_proj")), intervene)
 
     def forward(
-        self, x: Tensor, intervene: Intervene | None, cuts: Cuts, layout: Layout, last: bool = False, copies: int = 1
+        self, x: Tensor, intervene: Intervene | None, cuts: Cuts, layout: Laid, last: bool = False, copies: int = 1
     ) -> Tensor:
         """The residual stream after the layer; of the ``last``, only at the positions that the layout asks for.
 
@@ -182,7 +182,7 @@ class Transformer(nn.Module):
         widths = dict.fromkeys(SITES, c.d_model) | heads | {Site.MLP_NEURON: c.d_mlp}
         return {key: widths[split_site_key(key)[1]] for key in site_keys(c.n_layer)}
 
-    def embed(self, layout: Layout) -> Float[Tensor, "batch pos d_model"]:
+    def embed(self, layout: Laid) -> Float[Tensor, "batch pos d_model"]:
         x = self.transformer["wte"](layout.tokens)
         if "wpe" in self.transformer:
             x = x + self.transformer["wpe"].weight[layout.positions]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch
-from pipeline.model.ablation import SOURCES
+from pipeline.model.ablation import SOURCES, in_matrix, node_masks
 from pipeline.model.edge_linear import EdgeLinear, LiveMap
 from pipeline.model.held import holding
 from pipeline.model.held_at import Held, Values
@@ -27,7 +27,7 @@ from pipeline.prune.judge import Edges, Judge, Nodes
 from pipeline.prune.masks import EdgeLayout
 from pipeline.prune.search import Maskable, search
 from pipeline.seeds import seed_of
-from pipeline.sites import site_key, split_edge_key
+from pipeline.sites import Site, site_key, split_edge_key
 
 K_COEFS = (3e-4, 1e-3)  # weights on the number of edges; which is best differs from task to task
 RATE = 0.05  # of learning
@@ -54,10 +54,7 @@ class EdgeMasking(Maskable):
     @cached_property
     def kept(self) -> dict[str, Float[Tensor, " width"]]:
         """Site key → 1 for the nodes, else 0."""
-        masks = {key: torch.zeros_like(held) for key, held in self.held.first.items()}
-        for key, indices in self.layout.nodes.items():
-            masks[key][indices] = 1
-        return masks
+        return node_masks(self.layout.nodes, self.held.first)
 
     @cached_property
     def maps(self) -> list[dict[str, tuple[LiveMap, Int[Tensor, " n"]]]]:
@@ -68,22 +65,23 @@ class EdgeMasking(Maskable):
     def map(self, name: str, held: Values) -> tuple[LiveMap, Int[Tensor, " n"]]:
         layer, _, which = name.partition(".")
         part = self.model.transformer["h"][int(layer)].get_submodule(which)
-        places = self.layout.by_key(torch.arange(self.layout.n_units, device=self.model.device))
-        mine = {key: split_edge_key(key)[1] for key in self.layout.edges}
-        mine = {key: kind for key, kind in mine.items() if kind.weight == which and key.startswith(f"{layer}.")}
-        ends = [self.layout.edges[key].to(self.model.device) for key in mine]
-        first = [kind.rows(len(part.weight)).start for kind in mine.values()]
-        none = torch.zeros(0, dtype=torch.long, device=self.model.device)
-        target = torch.cat([none, *(pairs[:, 1] + row for pairs, row in zip(ends, first, strict=True))])
-        source = torch.cat([none, *(pairs[:, 0] for pairs in ends)])
-        live = LiveMap(part.weight, part.bias, held[site_key(int(layer), SOURCES[which])], target, source)
+        source, device = SOURCES[which], self.model.device
+        places = self.layout.by_key(torch.arange(self.layout.n_units, device=device))
+        mine = [
+            key for key in places if split_edge_key(key)[0] == int(layer) and split_edge_key(key)[1].weight == which
+        ]
+        ends = [in_matrix(key, self.layout.edges[key].to(device), len(part.weight)) for key in mine]
+        none = torch.zeros(0, dtype=torch.long, device=device)
+        rows, columns = (torch.cat([none, *(end[i] for end in ends)]) for i in (0, 1))
+        n_head = self.model.config.n_head if source is Site.ATTN_V else 1
+        live = LiveMap(part.weight, part.bias, held[site_key(int(layer), source)], rows, columns, n_head)
         return live, torch.cat([none, *(places[key] for key in mine)])
 
 
 def edge_rankings(
     masking: EdgeMasking, judge: Judge, train: PairBatch, config: PruneConfig, centre: Hyperparameters, seed: int
 ) -> list[Ranking]:
-    """Rankings of a circuit's edges, one for each of ``K_COEFS``; all but ``RATE`` else is as in ``centre``."""
+    """Rankings of a circuit's edges, one for each of ``K_COEFS``; the rest, but for ``RATE``, is as in ``centre``."""
     trials = [centre.model_copy(update={"k_coef": k, "lr": RATE}) for k in K_COEFS]
     seeds = [seed_of(seed, "edge noise", str(k)) for k in K_COEFS]
     orders = search(masking, train, config, trials, seeds, seed_of(seed, "edge batches"))

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from pipeline.model.ablation import edge_codes
 from pipeline.prune.judge import Edges, Nodes
 from pipeline.sites import Site, site_key, split_edge_key, split_site_key
 
@@ -56,7 +57,7 @@ class Parts:
             return pairs
         stay = ~(_among(pairs[:, 0], gone.get(source)) | _among(pairs[:, 1], gone.get(target)))
         if key in gone:
-            stay &= ~_among(_code(pairs), _code(gone[key]))
+            stay &= ~_among(edge_codes(pairs), edge_codes(gone[key]))
         return pairs[stay]
 
 
@@ -74,11 +75,6 @@ def _left(indices: Int[Tensor, " n"], gone: Tensor | None) -> Int[Tensor, " m"]:
 
 def _among(values: Int[Tensor, " n"], some: Tensor | None) -> Bool[Tensor, " n"]:
     return torch.zeros(len(values), dtype=torch.bool) if some is None else torch.isin(values, some)
-
-
-def _code(pairs: Int[Tensor, "n 2"]) -> Int[Tensor, " n"]:
-    """One number for each pair of indices."""
-    return pairs[:, 0] * 2**32 + pairs[:, 1]
 
 
 def dead_ends(parts: Parts) -> set[Node]:

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.data.pairs import PairBatch, pair_losses, prompt_losses
-from pipeline.model.compact import Compact, Frozen, Prompts, Trace
+from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
+from pipeline.model.compact import Compact, Frozen, Trace
+from pipeline.model.prompts import Prompts
 from pipeline.model.scoring import calibrated
 from pipeline.prune.calibrate import calibrate
 
@@ -132,7 +133,7 @@ def at_most(losses: Float[Tensor, " pair"]) -> float:
 
 def losses_of(answers: Float[Tensor, "draw prompt 2"], calibration: tuple[float, float]) -> Float[Tensor, " pair"]:
     """The task loss in nats of every pair, the mean over draws."""
-    return pair_losses(prompt_losses(calibrated(answers, calibration)).mean(0))
+    return of_pairs(prompt_losses(calibrated(answers, calibration)).mean(0))
 
 
 def since(traces: Sequence[Trace], compacts: Sequence[Compact], first: int) -> tuple[Trace, ...]:

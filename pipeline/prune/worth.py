@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.pairs import PairBatch, prompt_losses
-from pipeline.model.ablation import edge_cuts, hold_at_means
+from pipeline.model.ablation import edge_cuts, hold_at_means, in_matrix, node_masks
 from pipeline.prune.graph import Edge, Node
 from pipeline.prune.judge import Edges, Nodes
 from pipeline.prune.search import Masking
@@ -21,9 +21,8 @@ def worth(masking: Masking, nodes: Nodes, edges: Edges, pairs: PairBatch) -> dic
     −∂loss/∂m of a mask on every node and on every edge of the circuit's run.
     """
     model, held = masking.model, masking.held.first
-    masks = {key: torch.zeros_like(value) for key, value in held.items()}
-    for key, indices in nodes.items():
-        masks[key][indices] = 1
+    masks = node_masks(nodes, held)
+    for key in nodes:
         masks[key].requires_grad_(True)
     cuts = edge_cuts(model, edges, held, keep=True)
     cuts = {key: replace(cut, keep=cut.keep.requires_grad_(True)) for key, cut in cuts.items()}
@@ -36,9 +35,8 @@ def worth(masking: Masking, nodes: Nodes, edges: Edges, pairs: PairBatch) -> dic
     for key, ends in edges.items():
         layer, kind = split_edge_key(key)
         gradient = _gradient(cuts[f"{layer}.{kind.weight}"].keep)
-        rows = kind.rows(len(gradient)).start + ends[:, 1]
         named = ((key, s, t) for s, t in ends.tolist())
-        values |= zip(named, (-gradient[rows, ends[:, 0]]).tolist(), strict=True)
+        values |= zip(named, (-gradient[in_matrix(key, ends, len(gradient))]).tolist(), strict=True)
     return values
 
 

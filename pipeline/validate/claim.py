@@ -15,7 +15,8 @@ from pipeline.ablate.conditions import Condition, Runner
 from pipeline.ablate.controls import nonzero_edges
 from pipeline.circuit import Circuit
 from pipeline.config import ValidateConfig
-from pipeline.data.pairs import PairBatch, prompt_losses
+from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
+from pipeline.model.ablation import edge_codes
 from pipeline.model.samples import node_samples
 from pipeline.model.scoring import calibrated, score
 from pipeline.model.transformer import Cuts, Transformer
@@ -156,8 +157,8 @@ def resampled_means(
     values: Float[Tensor, "draw pair"], times: int, generator: torch.Generator
 ) -> Float[Tensor, " resample"]:
     """Means over resampled draws and resampled pairs, the two independently; one draw is no sample."""
-    of_draws, of_pairs = (weights(n, times, generator) for n in values.shape)
-    return torch.einsum("rd,dp,rp->r", of_draws, values, of_pairs)
+    by_draw, by_pair = (weights(n, times, generator) for n in values.shape)
+    return torch.einsum("rd,dp,rp->r", by_draw, values, by_pair)
 
 
 def weights(n: int, times: int, generator: torch.Generator) -> Float[Tensor, "resample n"]:
@@ -176,8 +177,7 @@ def others(present: Int[Tensor, "n 2"], inside: Int[Tensor, "m 2"] | None) -> In
     """Edges of a kind without some."""
     if inside is None:
         return present
-    codes = (pairs[:, 0] * 2**32 + pairs[:, 1] for pairs in (present, inside))
-    return present[~torch.isin(*codes)]
+    return present[~torch.isin(edge_codes(present), edge_codes(inside))]
 
 
 def first_of(batch: PairBatch, n: int) -> PairBatch:
@@ -188,11 +188,6 @@ def first_of(batch: PairBatch, n: int) -> PairBatch:
 def margins(answers: Float[Tensor, "*draw prompt 2"]) -> Float[Tensor, "*draw pair"]:
     """Mean over a pair's prompts of the right answer's logit minus the wrong one's: MIB's m, uncalibrated."""
     return of_pairs(answers[..., 0] - answers[..., 1])
-
-
-def of_pairs(values: Float[Tensor, "*draw prompt"]) -> Float[Tensor, "*draw pair"]:
-    """The mean of the two prompts of every pair: the unit of the bootstrap."""
-    return values.unflatten(-1, (-1, 2)).mean(-1)
 
 
 def check(name: str, passed: bool | None, value: float | None, limit: float | None, says: str) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from scipy.stats import binom, false_discovery_control
 from torch import Tensor
 
 from pipeline.ablate.controls import nonzero_edges
-from pipeline.model.compact import Compact, Prompts, Trace
+from pipeline.model.compact import Compact, Trace
+from pipeline.model.prompts import Prompts
 from pipeline.model.transformer import Transformer
 from pipeline.prune.graph import Edge, Item, Node, Parts, by_key, ends, half_of, leads, reads, sites_of
 from pipeline.sites import Site, edge_keys, site_key, split_site_key

@@ -20,11 +20,11 @@ from torch import Tensor
 from pipeline.ablate.conditions import Condition
 from pipeline.ablate.controls import ends
 from pipeline.circuit import Circuit
-from pipeline.data.pairs import prompt_losses
+from pipeline.data.pairs import of_pairs, prompt_losses
 from pipeline.prune.edges import induced_edges
 from pipeline.prune.graph import Edge, by_key
 from pipeline.prune.masks import Layout
-from pipeline.validate.claim import UNCALIBRATED, Claim, check, of_pairs
+from pipeline.validate.claim import UNCALIBRATED, Claim, check
 
 # A model that tells the two prompts of a pair nothing apart loses at least ln 2 on the pair, whatever it prefers
 # (softplus is convex). So a smaller loss proves that what is left still knows; a rounding's worth is allowed.

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.data.pairs import pair_losses
+from pipeline.data.pairs import of_pairs
 from pipeline.sites import Site, site_key
 from pipeline.validate.claim import Claim
 from pipeline.validate.runs import Runs, real
@@ -60,7 +60,7 @@ def heads(runs: Runs) -> list[dict[str, Any]]:
     for layer in range(runs.claim.model.config.n_layer):
         measured = apart(runs, layer) if (channels := kept_channels(runs.claim, layer)) else {}
         for head, kept in channels.items():
-            per_pair = {name: runs.claim.estimate(pair_losses(value[:, head])) for name, value in measured.items()}
+            per_pair = {name: runs.claim.estimate(of_pairs(value[:, head])) for name, value in measured.items()}
             found.append({"head": f"{layer}.{head}", "channels": kept, **per_pair})
     return found
 

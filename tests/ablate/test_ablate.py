@@ -12,7 +12,7 @@ from pipeline.ablate.bootstrap import interval
 from pipeline.ablate.conditions import Condition, Runner, accuracy
 from pipeline.ablate.controls import nonzero_edges, random_edges, random_nodes
 from pipeline.circuit import Circuit, WrongModelError
-from pipeline.data.pairs import PairBatch, pair_losses
+from pipeline.data.pairs import PairBatch, of_pairs
 from pipeline.model.ablation import hold_at_means, record
 from pipeline.model.held_at import Held
 from pipeline.model.scoring import mean_loss, score
@@ -203,7 +203,7 @@ def test_a_tie_is_not_a_right_answer():
 
 
 def test_pair_losses_average_the_two_sides():
-    assert pair_losses(torch.tensor([1.0, 3.0, 0.0, 1.0])).tolist() == [2.0, 0.5]
+    assert of_pairs(torch.tensor([1.0, 3.0, 0.0, 1.0])).tolist() == [2.0, 0.5]
 
 
 def test_the_interval_of_a_constant_is_the_constant_and_covers_the_mean_of_a_sample():

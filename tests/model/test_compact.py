@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipeline.model.ablation import edge_cuts, hold_at_means, record
-from pipeline.model.compact import Compact, Frozen, Prompts, Trace
+from pipeline.model.compact import Compact, Frozen, Trace
+from pipeline.model.prompts import Prompts
 from pipeline.prune.graph import Parts
 from pipeline.sites import edge_keys, site_key, split_edge_key
 

@@ -31,7 +31,7 @@ def test_a_mask_takes_from_an_edge_what_the_held_value_takes_the_place_for(n_out
     for ours in (True, False):
         leaves = [v.clone().requires_grad_(True) for v in (x, start, *([on_real] if mass else []))]
         if ours:
-            live = LiveMap(weight, bias, held, target, source)
+            live = LiveMap(weight, bias, held, target, source, 4 if mass else 1)
             y = EdgeLinear(live, leaves[1])(None, leaves[0], leaves[2] if mass else None)
         else:
             grown = leaves[2].transpose(1, 2).repeat_interleave(n_in // 4, -1) if mass else grown

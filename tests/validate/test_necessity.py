@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.ablate.conditions import Condition
-from pipeline.data.pairs import pair_losses, prompt_losses
+from pipeline.data.pairs import of_pairs, prompt_losses
 from pipeline.validate.necessity import (
     BEYOND,
     LIMIT,
@@ -64,7 +64,7 @@ def test_the_loss_without_nodes_is_that_of_ablation(induction, claim_of):
     for removed in (claim.circuit, some):
         answers = claim.runner.answers(removed, Condition.ABLATED_NODES, claim.few)
         assert torch.allclose(
-            losses(claim, Condition.ABLATED_NODES, removed), pair_losses(prompt_losses(answers).mean(0)), atol=1e-5
+            losses(claim, Condition.ABLATED_NODES, removed), of_pairs(prompt_losses(answers).mean(0)), atol=1e-5
         )
 
 
