@@ -3,7 +3,7 @@
 Minimisation asks for it thousands of times, and what goes by so few pairs may be missed by others. So a circuit that
 meets its target on these has to meet it on further pairs, which are run for it alone: most removals never get so far.
 Where a few pairs that go badly make up most of the loss, the mean over new pairs may be much larger: by all pairs, it
-has to be nearly sure that over as many new ones it exceeds the target by less than ``SLACK``.
+has to be nearly sure that over as many new ones it meets the target too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from pipeline.prune.calibrate import calibrate
 Nodes = Mapping[str, Int[Tensor, " n"]]
 Edges = Mapping[str, Int[Tensor, "n 2"]]
 SURE = 2.33  # standard deviations of what is normal, that it exceeds once in a hundred times
-SLACK = 0.03  # nats above the target that the loss on other pairs may have
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,8 @@ class Judge:
     ) -> float:
         """The loss in nats that a circuit has to answer for by further pairs, by its ``losses`` on the others too.
 
-        That is the further pairs' mean or, if it is more, what the mean over new pairs hardly exceeds, by all pairs,
-        less ``SLACK``. −∞ where there are no further pairs.
+        That is the further pairs' mean or, if it is more, what the mean over new pairs hardly exceeds, by all pairs.
+        −∞ where there are no further pairs.
         """
         if self.further is None:
             return -math.inf
@@ -123,7 +122,7 @@ class Judge:
     ) -> float:
         assert self.further is not None and self.further_prompts is not None
         losses = losses_of(_answers(compacts, self.further_prompts, self.further, traces, first), calibration)
-        return max(float(losses.mean()), at_most(torch.cat([known, losses])) - SLACK)
+        return max(float(losses.mean()), at_most(torch.cat([known, losses])))
 
 
 def at_most(losses: Float[Tensor, " pair"]) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.model.transformer import Transformer
 from pipeline.prune.edges import induced_edges
+from pipeline.prune.graph import Parts, dead_ends
 from pipeline.prune.judge import Edges, Nodes
 from pipeline.sites import Site, site_key, split_site_key
 
@@ -107,6 +108,8 @@ class EdgeLayout:
         return dict(zip(self.edges, units.split([len(ends) for ends in self.edges.values()]), strict=True))
 
     def circuit(self, mask: Float[Tensor, " unit"], model: Transformer) -> tuple[Nodes, Edges]:
-        """The nodes, and the edges with mask 1."""
+        """The edges with mask 1 and the nodes, without what has no path from input to output."""
         kept = {key: self.edges[key][part > 0] for key, part in self.by_key(mask).items()}
-        return self.nodes, {key: ends for key, ends in kept.items() if len(ends)}
+        parts = Parts(self.nodes, kept)
+        left, _ = parts.without(dead_ends(parts))
+        return left.nodes, left.edges

@@ -13,6 +13,7 @@ from pipeline.model.edge_linear import EdgeLinear, LiveMap
 from pipeline.model.held_at import Held
 from pipeline.prune.edge_search import EdgeMasking, edge_rankings
 from pipeline.prune.edges import induced_edges
+from pipeline.prune.graph import Parts, dead_ends
 from pipeline.prune.prune import make_case
 from pipeline.sites import split_edge_key
 
@@ -79,6 +80,6 @@ def test_few_of_the_edges_between_all_nodes_do_the_task(able, pairs, params):
     rankings = edge_rankings(masking, case.judge, pairs, config, config.centres[0], 0)
     found = [ranking.smallest(0.1) for ranking in rankings]
     assert min(sketch.n_edges for sketch in found if sketch) < n / 20
-    assert all(torch.equal(sketch.nodes[key], nodes[key]) for sketch in found if sketch for key in nodes)
+    assert not any(dead_ends(Parts(sketch.nodes, sketch.edges)) for sketch in found if sketch)
     again = edge_rankings(masking, case.judge, pairs, config, config.centres[0], 0)
     assert all(torch.equal(one.order, two.order) for one, two in zip(rankings, again, strict=True))

@@ -11,7 +11,7 @@ from pipeline.data.pairs import PairBatch
 from pipeline.model.held_at import Held
 from pipeline.prune.discretise import Ranking, Sketch
 from pipeline.prune.graph import Parts, dead_ends
-from pipeline.prune.judge import SLACK, Judge, at_most
+from pipeline.prune.judge import Judge, at_most
 from pipeline.prune.minimise import Minimiser, Trail, minimal
 from pipeline.prune.prune import make_case, smallest, where_to_start
 from pipeline.prune.search import of_like_length
@@ -80,7 +80,7 @@ def test_what_few_pairs_make_up_is_not_trusted_to_stay_so_small_on_others():
     drawn = [few[torch.randint(1000, (1000,), generator=seeded(seed))] for seed in range(2000)]
     pairs = list(zip(drawn[::2], drawn[1::2], strict=True))  # the same distribution, seen and new
     assert 1 <= sum(bool(new.mean() > at_most(seen)) for seen, new in pairs) <= 25
-    assert sum(bool(new.mean() > seen.mean() + SLACK) for seen, new in pairs) > 35  # a mean alone is no such promise
+    assert sum(bool(new.mean() > seen.mean()) for seen, new in pairs) > 400  # a mean alone is no such promise
 
 
 def test_a_circuit_whose_loss_might_be_much_larger_on_new_pairs_has_to_be_better(task, pairs):
@@ -89,7 +89,7 @@ def test_a_circuit_whose_loss_might_be_much_larger_on_new_pairs_has_to_be_better
     judge = Judge(case.judge.frozen, pairs, pairs, steps=16, most_scale=3.0, further=pairs)
     asked = judge(start.nodes, start.edges, target=0.1)
     losses = torch.cat([asked.losses, asked.losses[: pairs.n_pairs]])
-    further = max(float(asked.losses[: pairs.n_pairs].mean()), at_most(losses) - SLACK)
+    further = max(float(asked.losses[: pairs.n_pairs].mean()), at_most(losses))
     assert asked.further_loss == pytest.approx(further, abs=1e-5)
     changed, halves = Parts(start.nodes, start.edges).without([Parts(start.nodes, start.edges).list_nodes()[0]])
     again = judge.changed(asked, halves, changed.nodes, changed.edges, 10.0)  # from what running further pairs left
