@@ -40,8 +40,8 @@ class EdgeMasking(Maskable):
     layout: EdgeLayout
 
     @classmethod
-    def of(cls, model: Transformer, held: Held, nodes: Nodes, edges: Edges) -> EdgeMasking:
-        return cls(model, held, EdgeLayout(nodes, edges))
+    def of(cls, model: Transformer, held: Held, nodes: Nodes, edges: Edges, tie_qk: bool = False) -> EdgeMasking:
+        return cls(model, held, EdgeLayout(nodes, edges, tie_qk))
 
     def losses(self, masks: Float[Tensor, "c edge"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " c"]:
         return torch.cat([self.run(batch, 1, **self.changes(mask, draw)) for mask in masks])

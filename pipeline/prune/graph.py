@@ -94,6 +94,15 @@ def dead_ends(parts: Parts) -> set[Node]:
         between = {edge for edge in between if dead.isdisjoint(ends(edge))}
 
 
+def together(item: Item, tie_qk: bool) -> list[Item]:
+    """What goes with an item: itself, and with tied masks the key of a query or the query of a key."""
+    if not tie_qk or len(item) != 2:
+        return [item]
+    layer, site = split_site_key(item[0])
+    other = {Site.ATTN_Q: Site.ATTN_K, Site.ATTN_K: Site.ATTN_Q}.get(site)
+    return [item] if other is None else [item, (site_key(layer, other), item[1])]
+
+
 def reads(node: Node) -> bool:
     """Whether a node reads the residual stream."""
     return split_site_key(node[0])[1] in (Site.ATTN_IN, Site.MLP_IN)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.model.transformer import Transformer
 from pipeline.prune.edges import induced_edges
-from pipeline.prune.graph import Parts, dead_ends
+from pipeline.prune.graph import Parts, dead_ends, together
 from pipeline.prune.judge import Edges, Nodes
 from pipeline.sites import Site, site_key, split_site_key
 
@@ -90,10 +90,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class EdgeLayout:
-    """Units of a mask over the edges of one circuit, whose nodes stay."""
+    """Units of a mask over the edges of one circuit. Nodes stay that have a path, with ``tie_qk`` both q and k."""
 
     nodes: Nodes
     edges: Edges
+    tie_qk: bool = False
 
     @property
     def n_units(self) -> int:
@@ -111,5 +112,5 @@ class EdgeLayout:
         """The edges with mask 1 and the nodes, without what has no path from input to output."""
         kept = {key: self.edges[key][part > 0] for key, part in self.by_key(mask).items()}
         parts = Parts(self.nodes, kept)
-        left, _ = parts.without(dead_ends(parts))
+        left, _ = parts.without(other for node in dead_ends(parts) for other in together(node, self.tie_qk))
         return left.nodes, left.edges

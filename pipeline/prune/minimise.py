@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.prune.discretise import Sketch, smallest_that
-from pipeline.prune.graph import Item, Parts, dead_ends, ends
+from pipeline.prune.graph import Item, Parts, dead_ends, ends, together
 from pipeline.prune.judge import Edges, Judge, Nodes, Verdict
-from pipeline.sites import Site, site_key, split_site_key
 
 # A circuit's nodes and edges → what each item is estimated to be worth, in nats.
 Worth = Callable[[Nodes, Edges], dict[Item, float]]
@@ -77,18 +76,10 @@ class Minimiser:
 
     def without(self, items: list[Item]) -> tuple[Parts, Verdict]:
         """The circuit without some items and the edges that end in them, judged."""
-        less, halves = self.parts.without(other for item in items for other in self.together(item))
+        less, halves = self.parts.without(other for item in items for other in together(item, self.tie_qk))
         if not halves:  # all of it had gone with other items
             return self.parts, self.verdict
         return less, self.judge.changed(self.verdict, halves, less.nodes, less.edges, self.target)
-
-    def together(self, item: Any) -> list[Item]:
-        """What goes with an item: itself, and with tied masks the key of a query or the query of a key."""
-        if not self.tie_qk or len(item) != 2:
-            return [item]
-        layer, site = split_site_key(item[0])
-        other = {Site.ATTN_Q: Site.ATTN_K, Site.ATTN_K: Site.ATTN_Q}.get(site)
-        return [item] if other is None else [item, (site_key(layer, other), item[1])]
 
 
 class Trail:

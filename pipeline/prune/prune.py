@@ -58,7 +58,7 @@ class Case:
 
     def edge_rankings(self, sketch: Sketch) -> list[Ranking]:
         """Rankings of a circuit's edges, by learned masks."""
-        masking = EdgeMasking.of(self.masking.model, self.masking.held, sketch.nodes, sketch.edges)
+        masking = EdgeMasking.of(self.masking.model, self.masking.held, sketch.nodes, sketch.edges, self.config.tie_qk)
         return edge_rankings(masking, self.judge, self.train, self.config, self.config.centres[0], self.seed)
 
     def worth(self, nodes: Nodes, edges: Edges) -> dict[Any, float]:
