@@ -50,11 +50,12 @@ class Case:
         means = {key: value.mean((0, 1)) for key, value in record(model, tokens[:8])[1].items()}
         return cls(model, batch, Masking.of(model, Held.at_means(means), tie_qk=False))
 
-    def plain(self) -> None:
-        """Forward and backward of the unmasked batch, the gradients of weights left out: the model is frozen."""
+    def plain(self, n: int = 1) -> None:
+        """Forward and backward of ``n`` unmasked batches, the gradients of weights left out: the model is frozen."""
         leaf = self.model.transformer["wte"].weight.requires_grad_(True)
-        logits = self.model(self.batch.tokens, at=self.batch.last)
-        torch.autograd.grad(prompt_losses(answer_logits(logits, self.batch)).mean(), leaf)
+        batch = self.batch.take(torch.arange(self.batch.n_pairs).repeat(n))
+        logits = self.model(batch.tokens, at=batch.last)
+        torch.autograd.grad(prompt_losses(answer_logits(logits, batch)).mean(), leaf)
         leaf.requires_grad_(False)
 
     def with_weights(self) -> None:
@@ -120,6 +121,7 @@ def steps(density: float, kept: float, n_pairs: int, arguments: argparse.Namespa
     seconds = interleave(
         {
             "plain": case.plain,
+            "eight plain": lambda: case.plain(AT_ONCE),
             "with weights": case.with_weights,
             "one": case.masked(1, kept),
             "eight": case.masked(AT_ONCE, kept),
@@ -133,6 +135,8 @@ def steps(density: float, kept: float, n_pairs: int, arguments: argparse.Namespa
         "mask step ÷ plain": ratio(seconds, "one", "plain"),
         "mask step ÷ plain with weights": ratio(seconds, "one", "with weights"),
         f"{AT_ONCE} at once ÷ one": ratio(seconds, "eight", "one"),
+        f"{AT_ONCE} at once ÷ plain": ratio(seconds, "eight", "plain"),
+        f"{AT_ONCE} plain batches ÷ plain": ratio(seconds, "eight plain", "plain"),
         "ms of one": 1000 * sorted(seconds["one"])[len(seconds["one"]) // 2],
     }
 

@@ -14,7 +14,8 @@ from pipeline.prune.masks import EdgeLayout, Layout
 
 START = 8  # units: small circuits are cheap to run, and looking upwards ends at the first size that does
 TOLERANCE = 0.02  # of a large circuit's units, within which bisection stops
-STEP = 0.05  # of the units, by which a circuit grows that misses the target on further pairs
+STEP = 0.05  # of the units, by which a circuit grows at first that misses the target on further pairs
+MORE_TOLERANCE = 0.5  # of what it grows by, within which bisection stops
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,19 @@ class Ranking:
 
         And then some more of them, where further pairs ask for more.
         """
-        most = len(self.order)
-        k = smallest_that(lambda k: self.first(k).loss <= target, start=START, most=most)
-        while k is not None and self.check(k).loss > target:
-            k = min(k + max(1, int(STEP * k)), most) if k < most else None
+        k = smallest_that(lambda k: self.first(k).loss <= target, start=START, most=len(self.order))
+        if k is not None and self.check(k).loss > target:
+            k = self.surer(k, target)
         return None if k is None else self.check(k)
+
+    def surer(self, k: int, target: float) -> int | None:
+        """A number above k that meets the target on further pairs too; None where not even all units do."""
+
+        def enough(more: int) -> bool:
+            return self.check(k + more).loss <= target
+
+        more = smallest_that(enough, start=int(STEP * k), most=len(self.order) - k, tolerance=MORE_TOLERANCE)
+        return None if more is None else k + more
 
     def check(self, k: int) -> Sketch:
         """The same as ``first``, by further pairs too."""

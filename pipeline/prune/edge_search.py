@@ -7,6 +7,7 @@ Pruning), whose masks are those of Louizos et al. 2018, not a Heaviside step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.config import Hyperparameters, PruneConfig
+from pipeline.config import PruneConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.model.ablation import SOURCES, in_matrix, node_masks
 from pipeline.model.edge_linear import EdgeLinear, LiveMap
@@ -29,7 +30,9 @@ from pipeline.prune.search import Maskable, search
 from pipeline.seeds import seed_of
 from pipeline.sites import Site, site_key, split_edge_key
 
-K_COEFS = (3e-4, 1e-3)  # weights on the number of edges; which is best differs from task to task
+# Weights on the number of edges, of the first search and of one that goes on from what it found. Which is best differs
+# from task to task: too large a one takes all edges away at once.
+K_COEFS = ((1e-4, 3e-4, 1e-3), (3e-4, 1e-3, 3e-3))
 RATE = 0.05  # of learning
 
 
@@ -79,10 +82,10 @@ class EdgeMasking(Maskable):
 
 
 def edge_rankings(
-    masking: EdgeMasking, judge: Judge, train: PairBatch, config: PruneConfig, centre: Hyperparameters, seed: int
+    masking: EdgeMasking, judge: Judge, train: PairBatch, config: PruneConfig, k_coefs: Sequence[float], seed: int
 ) -> list[Ranking]:
-    """Rankings of a circuit's edges, one for each of ``K_COEFS``; the rest, but for ``RATE``, is as in ``centre``."""
-    trials = [centre.model_copy(update={"k_coef": k, "lr": RATE}) for k in K_COEFS]
-    seeds = [seed_of(seed, "edge noise", str(k)) for k in K_COEFS]
+    """Rankings of a circuit's edges, one for each of ``k_coefs``; the rest is the first centre's, but for ``RATE``."""
+    trials = [config.centres[0].model_copy(update={"k_coef": k, "lr": RATE}) for k in k_coefs]
+    seeds = [seed_of(seed, "edge noise", str(k)) for k in k_coefs]
     orders = search(masking, train, config, trials, seeds, seed_of(seed, "edge batches"))
     return [Ranking(judge, masking.layout, order) for order in orders.values()]

@@ -26,7 +26,7 @@ FEW = 4000  # edges, up to which items are tried one by one
 GROUP = 0.25  # of all items, tried together at first
 LEAST = 0.01  # nats that the first price shares out among all edges, where the target leaves less
 FACTOR = 1.5  # of one price over the one before
-NEAR = 1.2  # times the target loss, above which an item is not tried again before nothing else goes
+NEAR = 2.0  # times what the loss may still rise, above which an item is not tried before nothing else goes
 DEAR = 1.3  # times the price, above which an item is not tried before the price has risen
 
 
@@ -35,7 +35,11 @@ class Prices:
     """What single removals have cost, as last tried."""
 
     losses: dict[Item, float] = field(default_factory=dict)  # without the item
-    per_edge: dict[Item, float] = field(default_factory=dict)  # the rise that it was, in nats an edge
+    rises: dict[Item, float] = field(default_factory=dict)  # what that was more, in nats
+    per_edge: dict[Item, float] = field(default_factory=dict)  # the same, in nats an edge
+
+    def copy(self) -> Prices:
+        return Prices(dict(self.losses), dict(self.rises), dict(self.per_edge))
 
 
 class Minimiser:
@@ -44,6 +48,11 @@ class Minimiser:
     def __init__(self, judge: Judge, parts: Parts, target: float, tie_qk: bool, prices: Prices | None = None) -> None:
         self.judge, self.target, self.tie_qk, self.prices = judge, target, tie_qk, prices or Prices()
         self.parts, self.verdict = parts, judge(parts.nodes, parts.edges, target)
+
+    @property
+    def slack(self) -> float:
+        """What the loss may still rise, in nats."""
+        return max(0.0, self.target - self.verdict.loss)
 
     def sweep(self, items: list[Item], group: int, price: float = math.inf) -> list[Parts]:
         """The circuits that come of taking away items at the price, in nats an edge; the first ``group`` together.
@@ -67,7 +76,7 @@ class Minimiser:
         less, verdict = self.without(items)
         rise, n_edges = verdict.loss - self.verdict.loss, max(1, self.parts.n_edges - less.n_edges)
         if len(items) == 1:
-            self.prices.losses[items[0]] = verdict.loss
+            self.prices.losses[items[0]], self.prices.rises[items[0]] = verdict.loss, rise
             self.prices.per_edge[items[0]] = rise / n_edges
         if verdict.loss > self.target or rise > price * n_edges:
             return False
@@ -85,20 +94,25 @@ class Minimiser:
 class Trail:
     """Circuits ever smaller and of ever more loss, from one that does better than it has to down to one that is bad.
 
-    Taken by some of the pairs, for speed: ``smallest`` asks the judge of all pairs.
+    Taken by some of the pairs, for speed: ``smallest`` asks the judge of all pairs. ``prices`` are of the circuits that
+    meet the main target.
     """
 
-    def __init__(self, judge: Judge, few: Judge, start: Sketch, worst: float, worth: Worth, tie_qk: bool) -> None:
+    def __init__(
+        self, judge: Judge, few: Judge, start: Sketch, main: float, worst: float, worth: Worth, tie_qk: bool
+    ) -> None:
         """``few`` judges what may go, while its loss is at most ``worst``."""
         self.judge, self.seen = judge, dict[int, Sketch]()
         self.circuits = [Parts(start.nodes, start.edges)]
         found = Minimiser(few, self.circuits[0], worst, tie_qk)
-        self.prices = found.prices
+        self.prices = found.prices.copy()
         if found.parts.n_edges > FEW:
             return
         price = max(worst - found.verdict.loss, LEAST) / max(1, found.parts.n_edges) / 8
-        while price < worst:
+        while price < FACTOR * found.slack:  # an edge that is worth more cannot go
             self.circuits += price_sweep(found, worth, price)
+            if found.verdict.loss <= main:
+                self.prices = found.prices.copy()
             price *= FACTOR
 
     def smallest(self, target: float) -> Sketch | None:
@@ -126,8 +140,7 @@ def minimal(
     """
     if sketch.n_edges > FEW:
         return sketch, None
-    known = Prices(per_edge=dict(prices.per_edge)) if prices else None
-    found = Minimiser(judge, Parts(sketch.nodes, sketch.edges), target, tie_qk, known)
+    found = Minimiser(judge, Parts(sketch.nodes, sketch.edges), target, tie_qk, prices and prices.copy())
     found.drop(list(dead_ends(found.parts)))
     refused: set[Item] = set()  # since something went: their losses still hold
     while items := due(found, refused):
@@ -160,14 +173,16 @@ def affordable(found: Minimiser, worths: dict[Item, float], price: float) -> lis
 
 
 def due(found: Minimiser, refused: set[Item]) -> list[Item]:
-    """The items to be tried next, those first that were cheapest when they were tried before.
+    """The items to be tried next: those that may go by what they were worth when they were tried before.
 
-    Those that were much too dear when they were tried wait until none of the others goes any more.
+    The cheapest first, in nats an edge. All others wait until none of these goes any more; then those first that come
+    nearest to it.
     """
     every: list[Item] = [*found.parts.list_nodes(), *found.parts.list_edges()]
-    items = sorted(set(every) - refused, key=lambda item: (found.prices.per_edge.get(item, 0.0), item))
-    near = [item for item in items if found.prices.losses.get(item, 0.0) <= NEAR * found.target]
-    return near or items
+    every = [item for item in every if item not in refused]
+    rises, per_edge = found.prices.rises, found.prices.per_edge
+    near = [item for item in every if rises.get(item, 0.0) <= NEAR * found.slack]
+    return sorted(near or every, key=lambda item: ((per_edge if near else rises).get(item, 0.0), item))
 
 
 def certificate(found: Minimiser) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +21,17 @@ from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
 from pipeline.prune.baselines import baseline_order
 from pipeline.prune.discretise import Ranking, Sketch
-from pipeline.prune.edge_search import EdgeMasking, edge_rankings
+from pipeline.prune.edge_search import K_COEFS, EdgeMasking, edge_rankings
 from pipeline.prune.judge import Edges, Judge, Nodes
-from pipeline.prune.minimise import FEW, Trail, minimal
+from pipeline.prune.minimise import Trail, minimal
 from pipeline.prune.search import Masking
 from pipeline.prune.tune import Tuner
 from pipeline.prune.worth import worth
 from pipeline.seeds import seed_of
 
 SHARE = 0.5  # of the pairs, by which it is decided what goes on the way
-MOST, MORE = 4.0, 300  # times, and more than, the main target's edges, that a trail may start from, for speed
+MOST = 4.0  # times the main target's edges, that learning edges and a trail may start from
+MORE = 300  # edges more than the main target's, that a trail may start from, for speed
 MANY = 1000  # edges, above which learning which of them are needed is faster than trying
 STARTS = 2  # of the best trials' rankings, that minimisation may start from
 BASELINE_PAIRS = 32  # on which attributions are taken
@@ -56,10 +58,10 @@ class Case:
     config: PruneConfig
     seed: int
 
-    def edge_rankings(self, sketch: Sketch) -> list[Ranking]:
+    def edge_rankings(self, sketch: Sketch, k_coefs: Sequence[float] = K_COEFS[0]) -> list[Ranking]:
         """Rankings of a circuit's edges, by learned masks."""
         masking = EdgeMasking.of(self.masking.model, self.masking.held, sketch.nodes, sketch.edges, self.config.tie_qk)
-        return edge_rankings(masking, self.judge, self.train, self.config, self.config.centres[0], self.seed)
+        return edge_rankings(masking, self.judge, self.train, self.config, k_coefs, self.seed)
 
     def worth(self, nodes: Nodes, edges: Edges) -> dict[Any, float]:
         """Estimated worth of every item of a circuit, in nats."""
@@ -183,40 +185,39 @@ def minimise_path(case: Case, rankings: Sequence[Ranking]) -> dict[float, tuple[
         for target in sorted({*case.config.curve_losses, main})
     }
     thinned = thin_out(case, discretised, main)
-    start, worst = where_to_start(thinned, main), max(thinned)
-    trail = Trail(judge, judge.smaller(SHARE), start, worst, case.worth, tie_qk)
+    start, worst = where_to_start(thinned, main, MORE), max(thinned)
+    trail = Trail(judge, judge.smaller(SHARE), start, main, worst, case.worth, tie_qk)
     found = {target: smallest([sketch, trail.smallest(target)]) for target, sketch in thinned.items()}
     path: dict[float, tuple[Sketch | None, dict[str, Any] | None]] = {t: (sketch, None) for t, sketch in found.items()}
     path[main] = minimal(judge, found[main] or start, main, tie_qk, trail.prices)
     return path
 
 
-def thin_out(case: Case, discretised: Mapping[float, Sketch | None], main: float) -> Mapping[float, Sketch | None]:
-    """The smallest circuit of each target by learned masks over edges too, where there are too many to try each."""
-    start = where_to_start(discretised, main)
-    if start.n_edges <= MANY:
-        return discretised
-    learned = case.edge_rankings(start)
-    return {
-        target: smallest([sketch, *(ranking.smallest(target) for ranking in learned)])
-        for target, sketch in discretised.items()
-    }
+def thin_out(case: Case, found: Mapping[float, Sketch | None], main: float) -> Mapping[float, Sketch | None]:
+    """The smallest circuit of each target by learned masks over edges too, while there are too many to try each."""
+    for k_coefs in K_COEFS:
+        if where_to_start(found, main, MORE).n_edges <= MANY:
+            break
+        learned = case.edge_rankings(where_to_start(found, main), k_coefs)
+        found = {
+            target: smallest([sketch, *(ranking.smallest(target) for ranking in learned)])
+            for target, sketch in found.items()
+        }
+    return found
 
 
-def where_to_start(discretised: Mapping[float, Sketch | None], main: float) -> Sketch:
-    """The circuit that minimisation starts from: that of the strictest target which any meets, if it is not too large.
+def where_to_start(found: Mapping[float, Sketch | None], main: float, more: float = math.inf) -> Sketch:
+    """The circuit to take edges away from: that of the strictest target which any meets, if it is not too large.
 
     Taking away from a circuit that is better than it has to be finds smaller ones than starting from one that is just
-    good enough; but not where there are too many edges to try them one by one. Raises ValueError where none meets the
-    main target.
+    good enough. ``more``: edges that it may have beyond the main target's. Raises ValueError where none meets the main
+    target.
     """
-    enough = discretised[main]
+    enough = found[main]
     if enough is None:
         raise ValueError(f"no circuit reaches a loss of {main} nats")
-    if enough.n_edges > FEW:
-        return enough
-    most = min(MOST * enough.n_edges, enough.n_edges + MORE)
-    return next(sketch for sketch in discretised.values() if sketch and sketch.n_edges <= most)
+    most = min(MOST * enough.n_edges, enough.n_edges + more)
+    return next(sketch for sketch in found.values() if sketch and sketch.n_edges <= most)
 
 
 def smallest(sketches: Iterable[Sketch | None]) -> Sketch | None:

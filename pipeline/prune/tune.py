@@ -25,7 +25,6 @@ from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.prune.discretise import Ranking, Sketch
 from pipeline.prune.judge import Judge
-from pipeline.prune.minimise import FEW
 from pipeline.prune.search import Masking, search
 from pipeline.seeds import seed_of
 
@@ -44,7 +43,8 @@ SPACE: dict[str, BaseDistribution] = {
     "heaviside_temp": FloatDistribution(0.1, 10.0, log=True),
 }
 NONE_FOUND = 1e9  # the objective of a trial that reaches the target with no number of nodes
-GENTLER = 2  # more trials at most, where no centre gives a circuit of few edges
+LEARNABLE = 10_000  # edges, from which masks over single edges still find a small circuit
+GENTLER = 2  # more trials at most, where no centre gives a circuit of that few edges
 MILDER = 4.0  # times less weight on the number of nodes, from one of them to the next
 CHECKS = 5  # times in a search that hopeless trials are looked for
 
@@ -99,11 +99,11 @@ class Tuner:
         return [self.study.ask(SPACE) for _ in range(n)]
 
     def planned(self) -> list[Hyperparameters]:
-        """The centres; where none of them gives a circuit of few edges, gentler ones, with less weight on its size."""
+        """The centres; where none of them gives a learnable circuit, gentler ones, with less weight on its size."""
         values = [trial.value for trial in self.finished()]
         planned = list(self.config.centres)
         most, mild = len(planned) + GENTLER, min(planned, key=lambda centre: centre.k_coef)
-        while len(planned) <= len(values) and len(planned) < most and not any_of_few_edges(values[: len(planned)]):
+        while len(planned) <= len(values) and len(planned) < most and not any_learnable(values[: len(planned)]):
             mild = mild.model_copy(update={"k_coef": max(mild.k_coef / MILDER, LEAST_K_COEF)})
             planned.append(mild)
         return planned
@@ -183,6 +183,6 @@ class Tuner:
         ]
 
 
-def any_of_few_edges(values: Sequence[float | None]) -> bool:
-    """Whether a trial has found a circuit small enough to be minimised edge by edge."""
-    return any(value is not None and value <= FEW for value in values)
+def any_learnable(values: Sequence[float | None]) -> bool:
+    """Whether a trial has found a circuit that masks over its edges make small."""
+    return any(value is not None and value <= LEARNABLE for value in values)

@@ -77,9 +77,9 @@ def test_few_of_the_edges_between_all_nodes_do_the_task(able, pairs, params):
     nodes = {key: mask.nonzero().flatten() for key, mask in masks.items()}
     masking = EdgeMasking.of(model, case.masking.held, nodes, induced_edges(model, masks))
     n = masking.layout.n_units
-    rankings = edge_rankings(masking, case.judge, pairs, config, config.centres[0], 0)
+    rankings = edge_rankings(masking, case.judge, pairs, config, (3e-4, 1e-3), 0)
     found = [ranking.smallest(0.1) for ranking in rankings]
     assert min(sketch.n_edges for sketch in found if sketch) < n / 20
     assert not any(dead_ends(Parts(sketch.nodes, sketch.edges)) for sketch in found if sketch)
-    again = edge_rankings(masking, case.judge, pairs, config, config.centres[0], 0)
+    again = edge_rankings(masking, case.judge, pairs, config, (3e-4, 1e-3), 0)
     assert all(torch.equal(one.order, two.order) for one, two in zip(rankings, again, strict=True))

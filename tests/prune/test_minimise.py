@@ -39,7 +39,7 @@ def of_few_edges(case, ranking):
 
 def test_a_trail_loses_parts_and_never_gains_any_and_gives_the_smallest_circuit_of_each_target(task):
     case, ranking = task
-    trail = Trail(case.judge, case.judge.smaller(0.5), of_few_edges(case, ranking), 0.5, case.worth, False)
+    trail = Trail(case.judge, case.judge.smaller(0.5), of_few_edges(case, ranking), 0.1, 0.5, case.worth, False)
     before, after = trail.circuits, trail.circuits[1:]
     assert len(after) > 3
     for b, a in zip(before, after, strict=False):
@@ -98,7 +98,7 @@ def test_a_circuit_whose_loss_might_be_much_larger_on_new_pairs_has_to_be_better
 
 def test_what_is_left_is_minimal_and_the_certificate_tells_what_each_removal_would_cost(task):
     case, ranking = task
-    trail = Trail(case.judge, case.judge.smaller(0.5), of_few_edges(case, ranking), 0.5, case.worth, False)
+    trail = Trail(case.judge, case.judge.smaller(0.5), of_few_edges(case, ranking), 0.1, 0.5, case.worth, False)
     sketch, certificate = minimal(case.judge, trail.smallest(0.1), 0.1, False)
     assert certificate["loss"] == sketch.loss <= 0.1
     left = Parts(sketch.nodes, sketch.edges)
@@ -136,7 +136,8 @@ def test_a_trail_starts_at_the_strictest_target_that_needs_no_huge_circuit():
         return Sketch({}, {"0.mlp_in->mlp_neuron": torch.zeros(n, 2)}, 0.0, 0.0, (1.0, 0.0), torch.zeros(1))
 
     sizes = {0.01: None, 0.03: sketch(500), 0.06: sketch(300), 0.15: sketch(100), 0.5: sketch(10)}
-    assert where_to_start(sizes, 0.15).n_edges == 300
+    assert where_to_start(sizes, 0.15).n_edges == where_to_start(sizes, 0.15, 200).n_edges == 300
+    assert where_to_start(sizes, 0.15, 100).n_edges == 100
     with pytest.raises(ValueError, match="no circuit reaches a loss of 0.01"):
         where_to_start(sizes, 0.01)
 

@@ -321,7 +321,8 @@ def test_resampled_values_are_an_option(able, pairs, params):
     assert sum(losses) / 3 == pytest.approx(found.row["validation_loss"], abs=2e-3)
 
 
-def test_optuna_s_trials_are_seeded_and_go_on_where_they_were_interrupted(able, pairs, params, tmp_path):
+def test_optuna_s_trials_are_seeded_and_go_on_where_they_were_interrupted(able, pairs, params, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.prune.tune.LEARNABLE", 4000)  # edges: the centre has more, one gentler trial less
     whole = pruned(able, pairs, fast(params.prune, budget=6, at_once=3), storage=tmp_path / "whole")
     assert [trial["source"] for trial in whole.trials] == ["centre", "gentler"] + 6 * ["optuna"]
 
@@ -356,6 +357,6 @@ def test_the_search_keeps_tau_within_its_clamp(able, pairs, params):
 
 def test_where_no_centre_gives_few_edges_gentler_ones_are_tried(able, pairs, params, monkeypatch):
     """Anything is too many edges here, so that both gentler trials are made, each with less weight on the size."""
-    monkeypatch.setattr("pipeline.prune.tune.FEW", -1)
+    monkeypatch.setattr("pipeline.prune.tune.LEARNABLE", -1)
     trials = pruned(able, pairs, fast(params.prune, steps=20)).trials
     assert [trial["hyperparameters"]["k_coef"] for trial in trials] == pytest.approx([3e-3, 7.5e-4, 1.875e-4])
