@@ -37,7 +37,8 @@ def prune(model: str) -> None:
     workspace, params = load_study()
     tasks = units.checked_tasks(workspace, model)
     shared = units.shared_inputs(workspace, params, "prune", model, units.code_hash(*CODE))
-    inputs = {name: shared | {"task_hash": tasks.hash(name)} for name in tasks.names if tasks.expressible(name)}
+    names = sorted(filter(tasks.expressible, tasks.names), key=lambda name: -tasks.about(name)["n_tokens_max"])
+    inputs = {name: shared | {"task_hash": tasks.hash(name)} for name in names}  # those first that may take longest
     folders = {name: unit_folder(workspace, name, values) for name, values in inputs.items()}
     found = units.run_units(prune_unit, inputs, redo={name for name in folders if not folders[name].is_dir()})
     rows = {name: full_row(tasks, name, found.get(name, NOT_EXPRESSIBLE)) for name in tasks.names}

@@ -64,23 +64,24 @@ class Ranking:
             self.seen[k] = Sketch.of(nodes, edges, self.judge(nodes, edges))
         return self.seen[k]
 
-    def smallest(self, target: float) -> Sketch | None:
+    def smallest(self, target: float, most: int | None = None) -> Sketch | None:
         """The fewest first units, as bisection finds them, whose loss meets the target; None where none does.
 
-        And then some more of them, where further pairs ask for more.
+        And then some more of them, where further pairs ask for more. ``most``: units that are tried (None: all).
         """
-        k = smallest_that(lambda k: self.first(k).loss <= target, start=START, most=len(self.order))
+        most = len(self.order) if most is None else min(most, len(self.order))
+        k = smallest_that(lambda k: self.first(k).loss <= target, start=START, most=most)
         if k is not None and self.check(k).loss > target:
-            k = self.surer(k, target)
+            k = self.surer(k, target, most)
         return None if k is None else self.check(k)
 
-    def surer(self, k: int, target: float) -> int | None:
-        """A number above k that meets the target on further pairs too; None where not even all units do."""
+    def surer(self, k: int, target: float, most: int) -> int | None:
+        """A number above k that meets the target on further pairs too; None where not even ``most`` units do."""
 
         def enough(more: int) -> bool:
             return self.check(k + more).loss <= target
 
-        more = smallest_that(enough, start=int(STEP * k), most=len(self.order) - k, tolerance=MORE_TOLERANCE)
+        more = smallest_that(enough, start=int(STEP * k), most=most - k, tolerance=MORE_TOLERANCE)
         return None if more is None else k + more
 
     def check(self, k: int) -> Sketch:

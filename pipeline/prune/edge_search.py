@@ -32,7 +32,7 @@ from pipeline.sites import Site, site_key, split_edge_key
 
 # Weights on the number of edges, of the first search and of one that goes on from what it found. Which is best differs
 # from task to task: too large a one takes all edges away at once.
-K_COEFS = ((1e-4, 3e-4, 1e-3), (3e-4, 1e-3, 3e-3))
+K_COEFS = ((1e-4, 3e-4, 1e-3), (3e-4, 1e-3))
 RATE = 0.05  # of learning
 
 

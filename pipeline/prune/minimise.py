@@ -26,7 +26,6 @@ FEW = 4000  # edges, up to which items are tried one by one
 GROUP = 0.25  # of all items, tried together at first
 LEAST = 0.01  # nats that the first price shares out among all edges, where the target leaves less
 FACTOR = 1.5  # of one price over the one before
-NEAR = 2.0  # times what the loss may still rise, above which an item is not tried before nothing else goes
 DEAR = 1.3  # times the price, above which an item is not tried before the price has risen
 
 
@@ -37,6 +36,12 @@ class Prices:
     losses: dict[Item, float] = field(default_factory=dict)  # without the item
     rises: dict[Item, float] = field(default_factory=dict)  # what that was more, in nats
     per_edge: dict[Item, float] = field(default_factory=dict)  # the same, in nats an edge
+
+    @classmethod
+    def estimated(cls, parts: Parts, worths: dict[Item, float]) -> Prices:
+        """What each item of a circuit is worth, where nothing has been tried."""
+        n_edges: Counter[Any] = Counter(end for edge in parts.list_edges() for end in ends(edge))
+        return cls({}, worths, {item: worths[item] / max(1, n_edges.get(item, 1)) for item in worths})
 
     def copy(self) -> Prices:
         return Prices(dict(self.losses), dict(self.rises), dict(self.per_edge))
@@ -162,14 +167,12 @@ def price_sweep(found: Minimiser, worth: Worth, price: float) -> list[Parts]:
 
 def affordable(found: Minimiser, worths: dict[Item, float], price: float) -> list[Item]:
     """Nodes, then edges, that may go at a price, the cheapest first; where nothing is known, their worth counts."""
-    n_edges: Counter[Any] = Counter(end for edge in found.parts.list_edges() for end in ends(edge))
     every: list[Item] = [*found.parts.list_nodes(), *found.parts.list_edges()]
-    costs = {
-        item: found.prices.per_edge.get(item, worths.get(item, 0.0) / max(1, n_edges.get(item, 1))) for item in every
-    }
-    return sorted(
-        (item for item in every if costs[item] <= DEAR * price), key=lambda item: (len(item), costs[item], item)
-    )
+    costs = Prices.estimated(found.parts, {item: worths.get(item, 0.0) for item in every}).per_edge
+    costs |= {item: cost for item, cost in found.prices.per_edge.items() if item in costs}
+    rises, most = found.prices.rises, DEAR * found.slack
+    may_go = (item for item in every if costs[item] <= DEAR * price and rises.get(item, 0.0) <= most)
+    return sorted(may_go, key=lambda item: (len(item), costs[item], item))
 
 
 def due(found: Minimiser, refused: set[Item]) -> list[Item]:
@@ -181,7 +184,7 @@ def due(found: Minimiser, refused: set[Item]) -> list[Item]:
     every: list[Item] = [*found.parts.list_nodes(), *found.parts.list_edges()]
     every = [item for item in every if item not in refused]
     rises, per_edge = found.prices.rises, found.prices.per_edge
-    near = [item for item in every if rises.get(item, 0.0) <= NEAR * found.slack]
+    near = [item for item in every if rises.get(item, 0.0) <= found.slack]
     return sorted(near or every, key=lambda item: ((per_edge if near else rises).get(item, 0.0), item))
 
 

@@ -22,8 +22,9 @@ from pipeline.model.transformer import Transformer
 from pipeline.prune.baselines import baseline_order
 from pipeline.prune.discretise import Ranking, Sketch
 from pipeline.prune.edge_search import K_COEFS, EdgeMasking, edge_rankings
+from pipeline.prune.graph import Parts
 from pipeline.prune.judge import Edges, Judge, Nodes
-from pipeline.prune.minimise import Trail, minimal
+from pipeline.prune.minimise import Prices, Trail, minimal
 from pipeline.prune.search import Masking
 from pipeline.prune.tune import Tuner
 from pipeline.prune.worth import worth
@@ -32,9 +33,11 @@ from pipeline.seeds import seed_of
 SHARE = 0.5  # of the pairs, by which it is decided what goes on the way
 MOST = 4.0  # times the main target's edges, that learning edges and a trail may start from
 MORE = 300  # edges more than the main target's, that a trail may start from, for speed
+DEAD = 2  # times the edges of a circuit at most that a learned one may have before its dead ends are left out
 MANY = 1000  # edges, above which learning which of them are needed is faster than trying
 STARTS = 2  # of the best trials' rankings, that minimisation may start from
 BASELINE_PAIRS = 32  # on which attributions are taken
+PRICE_PAIRS = 128  # on which the worth is estimated of the items of a circuit of many edges
 WORTH_PAIRS = 16  # on which the worth of items is estimated; what goes is decided on all validation pairs
 Tick = Callable[[str], None]
 
@@ -63,9 +66,13 @@ class Case:
         masking = EdgeMasking.of(self.masking.model, self.masking.held, sketch.nodes, sketch.edges, self.config.tie_qk)
         return edge_rankings(masking, self.judge, self.train, self.config, k_coefs, self.seed)
 
-    def worth(self, nodes: Nodes, edges: Edges) -> dict[Any, float]:
+    def worth(self, nodes: Nodes, edges: Edges, n_pairs: int = WORTH_PAIRS) -> dict[Any, float]:
         """Estimated worth of every item of a circuit, in nats."""
-        return worth(self.masking, nodes, edges, self.train.take(torch.arange(min(WORTH_PAIRS, self.train.n_pairs))))
+        return worth(self.masking, nodes, edges, self.train.take(torch.arange(min(n_pairs, self.train.n_pairs))))
+
+    def prices(self, sketch: Sketch) -> Prices:
+        """What single removals from a circuit of many edges will cost, more surely estimated than on the way."""
+        return Prices.estimated(Parts(sketch.nodes, sketch.edges), self.worth(sketch.nodes, sketch.edges, PRICE_PAIRS))
 
 
 def prune_task(
@@ -189,7 +196,9 @@ def minimise_path(case: Case, rankings: Sequence[Ranking]) -> dict[float, tuple[
     trail = Trail(judge, judge.smaller(SHARE), start, main, worst, case.worth, tie_qk)
     found = {target: smallest([sketch, trail.smallest(target)]) for target, sketch in thinned.items()}
     path: dict[float, tuple[Sketch | None, dict[str, Any] | None]] = {t: (sketch, None) for t, sketch in found.items()}
-    path[main] = minimal(judge, found[main] or start, main, tie_qk, trail.prices)
+    least = found[main] or start
+    prices = trail.prices if least.n_edges <= MANY else case.prices(least)
+    path[main] = minimal(judge, least, main, tie_qk, prices)
     return path
 
 
@@ -198,12 +207,14 @@ def thin_out(case: Case, found: Mapping[float, Sketch | None], main: float) -> M
     for k_coefs in K_COEFS:
         if where_to_start(found, main, MORE).n_edges <= MANY:
             break
-        learned = case.edge_rankings(where_to_start(found, main), k_coefs)
-        found = {
-            target: smallest([sketch, *(ranking.smallest(target) for ranking in learned)])
-            for target, sketch in found.items()
-        }
+        for ranking in case.edge_rankings(where_to_start(found, main), k_coefs):
+            found = {target: smaller(sketch, ranking, target) for target, sketch in found.items()}
     return found
+
+
+def smaller(sketch: Sketch | None, ranking: Ranking, target: float) -> Sketch | None:
+    """The circuit, or the smallest that a ranking of edges has at the target; much larger ones are not run."""
+    return smallest([sketch, ranking.smallest(target, DEAD * sketch.n_edges if sketch else None)])
 
 
 def where_to_start(found: Mapping[float, Sketch | None], main: float, more: float = math.inf) -> Sketch:

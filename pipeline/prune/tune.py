@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch
-from pipeline.prune.discretise import Ranking, Sketch
+from pipeline.prune.discretise import START, Ranking, Sketch
 from pipeline.prune.judge import Judge
 from pipeline.prune.search import Masking, search
 from pipeline.seeds import seed_of
@@ -42,7 +42,8 @@ SPACE: dict[str, BaseDistribution] = {
     "warmup": FloatDistribution(0.0, 0.3),
     "heaviside_temp": FloatDistribution(0.1, 10.0, log=True),
 }
-NONE_FOUND = 1e9  # the objective of a trial that reaches the target with no number of nodes
+NONE_FOUND = 1e9  # the objective of a trial that reaches the target with no number of nodes, up to
+MANY_TIMES = 3.0  # times those of the best: circuits of nearly all of a model take long to run
 LEARNABLE = 10_000  # edges, from which masks over single edges still find a small circuit
 GENTLER = 2  # more trials at most, where no centre gives a circuit of that few edges
 MILDER = 4.0  # times less weight on the number of nodes, from one of them to the next
@@ -118,13 +119,21 @@ class Tuner:
         for i, trial in enumerate(trials):
             if i in orders:
                 self.keep(trial.number, orders[i])
-                self.finish(trial, self.rankings[trial.number].smallest(self.config.target_loss))
+                most = self.most_units()
+                self.finish(trial, self.rankings[trial.number].smallest(self.config.target_loss, most))
 
     def keep(self, number: int, order: Float[Tensor, " unit"]) -> None:
         """Hold on to a trial's ranking, for a later process too."""
         if self.storage is not None:
             save_file({"order": order}, self.storage / f"order-{number}.safetensors")
         self.rankings[number] = Ranking(self.judge, self.masking.layout, order)
+
+    def most_units(self) -> int | None:
+        """The first units of a ranking that are tried: a circuit of many more nodes than another trial's is none."""
+        found = [
+            trial.user_attrs["n_nodes"] for trial in self.finished() if trial.user_attrs.get("n_nodes") is not None
+        ]
+        return START + int(MANY_TIMES * min(found)) if found else None
 
     def finish(self, trial: optuna.Trial, found: Sketch | None) -> None:
         trial.set_user_attr("n_nodes", found.n_nodes if found else None)
