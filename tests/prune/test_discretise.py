@@ -1,0 +1,37 @@
+"""How many first units of a ranking are taken, on losses that are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.prune.discretise import Ranking, Sketch
+
+
+class Known(Ranking):
+    """Of 1000 units: the first k leave a loss of 1 − k/1000, by further pairs too ``apart`` more; None: not there."""
+
+    def __init__(self, apart):
+        super().__init__(None, None, torch.arange(1000.0).flip(0))
+        self.apart, self.n_checks = apart, 0
+
+    def first(self, k):
+        return Sketch({}, {"0.mlp_in->mlp_neuron": torch.zeros(k, 2)}, 1 - k / 1000, 0.0, (1.0, 0.0), torch.zeros(1))
+
+    def check(self, k):
+        self.n_checks += 1
+        sketch = self.first(k)
+        return Sketch(sketch.nodes, sketch.edges, sketch.loss + self.apart, 0.0, (1.0, 0.0), torch.zeros(1))
+
+
+@pytest.mark.parametrize(("apart", "least"), [(0.0, 500), (0.01, 510), (0.1, 600), (0.45, 950)])
+def test_units_are_added_until_further_pairs_are_content_and_few_numbers_are_tried(apart, least):
+    ranking = Known(apart)
+    found = ranking.smallest(0.5)
+    assert least <= found.n_edges <= least + 0.5 * (least - 500) + 0.05 * 500 and ranking.n_checks <= 12
+
+
+def test_no_circuit_is_found_where_not_even_all_units_meet_the_target_or_more_than_may_be_tried_are_needed():
+    assert Known(0.6).smallest(0.5) is None
+    assert Known(0.1).smallest(0.5, most=590) is None and Known(0.1).smallest(0.5, most=400) is None
+    assert Known(0.1).smallest(0.5, most=640).n_edges <= 640 and Known(0.1).smallest(0.5, most=5000) is not None
