@@ -125,8 +125,11 @@ class Attention:
         ``before``: what another circuit mixed of the same values; heads that are the same in both are taken from it.
         """
         queries = h[prompts.end] if last else h
-        parts = self.picked(queries, self.q), self.picked(h, self.k), self.picked(h, self.v)
-        return self.mixed(*parts, prompts, last, before)
+        todo = torch.ones(len(self.heads), dtype=torch.bool)
+        if before is not None and not self.competes:
+            todo = torch.isin(self.heads, self.changed(before.part))
+        q, k, v = (self.picked(x, part, todo) for x, part in ((queries, self.q), (h, self.k), (h, self.v)))
+        return self.mixed(q, k, v, prompts, last, todo, before)
 
     def __call__(self, mix: Mixed, prompts: Prompts, last: bool) -> Float[Tensor, "row write"]:
         """What the circuit's attn_out nodes write."""
@@ -149,15 +152,19 @@ class Attention:
         in_shares(lambda a, b: write_rows(a, b, *inputs, *site, y.numpy()), len(y), least=LEAST)
         return y
 
-    def picked(self, h: Tensor, part: Map) -> Tensor:
-        return part(columns(h, self.reads, part.sources))
+    def picked(self, h: Tensor, part: Map, todo: Bool[Tensor, " head"]) -> Float[Tensor, "row target"]:
+        """Channels of the heads that are ``todo``; those of others are zero."""
+        if todo.all():
+            return part(columns(h, self.reads, part.sources))
+        return part.some(h, self.reads, todo[self.place(part.targets)])
 
-    def mixed(self, q: Tensor, k: Tensor, v: Tensor, prompts: Prompts, last: bool, before: Mixed | None) -> Mixed:
+    def mixed(
+        self, q: Tensor, k: Tensor, v: Tensor, prompts: Prompts, last: bool, todo: Bool[Tensor, " head"],
+        before: Mixed | None,
+    ) -> Mixed:  # fmt: skip
         n = len(self.heads)
         mixed, mass = torch.zeros(len(q), len(self.out.sources)), torch.zeros(len(q), n)
-        todo = torch.ones(n, dtype=torch.bool)
-        if before is not None and not self.competes:
-            todo = torch.isin(self.heads, self.changed(before.part))
+        if before is not None and not todo.all():
             before.hand_over(self, ~todo, mixed, mass)
         if not todo.any():
             return Mixed(self, mixed, mass)

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.model.compact_cpu import compete
@@ -118,6 +118,17 @@ class Map:
     def __call__(self, x: Float[Tensor, "row source"], constant: Tensor | None = None) -> Float[Tensor, "row target"]:
         y = torch.addmm(self.constant if constant is None else constant, x, self.weight.T)
         return self.chosen(F.gelu(y) if self.gelu else y)
+
+    def some(
+        self, h: Float[Tensor, "row known"], known: Tensor, wanted: Bool[Tensor, " target"]
+    ) -> Float[Tensor, "row target"]:
+        """Some of the targets, the others zero, from the sources among the ``known`` columns of h; without AbsTopK."""
+        weight = self.weight[wanted]
+        used = (weight != 0).any(0)
+        y = torch.zeros(len(h), len(self.targets))
+        x = columns(h, known, self.sources[used])
+        y[:, wanted] = torch.addmm(self.constant[wanted], x, weight[:, used].T)
+        return y
 
     def chosen(self, y: Float[Tensor, "row target"]) -> Float[Tensor, "row target"]:
         """AbsTopK's choice among all nodes of the site."""

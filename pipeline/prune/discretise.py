@@ -64,13 +64,14 @@ class Ranking:
             self.seen[k] = Sketch.of(nodes, edges, self.judge(nodes, edges))
         return self.seen[k]
 
-    def smallest(self, target: float, most: int | None = None) -> Sketch | None:
+    def smallest(self, target: float, most: int | None = None, start: int = START) -> Sketch | None:
         """The fewest first units, as bisection finds them, whose loss meets the target; None where none does.
 
-        And then some more of them, where further pairs ask for more. ``most``: units that are tried (None: all).
+        And then some more of them, where further pairs ask for more. ``most``: units that are tried (None: all), from
+        ``start`` on.
         """
         most = len(self.order) if most is None else min(most, len(self.order))
-        k = smallest_that(lambda k: self.first(k).loss <= target, start=START, most=most)
+        k = smallest_that(lambda k: self.first(k).loss <= target, start, most)
         if k is not None and self.check(k).loss > target:
             k = self.surer(k, target, most)
         return None if k is None else self.check(k)

@@ -17,16 +17,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.config import PruneConfig
-from pipeline.data.pairs import PairBatch
+from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
 from pipeline.model.ablation import SOURCES, in_matrix, node_masks
 from pipeline.model.edge_linear import EdgeLinear, LiveMap
 from pipeline.model.held import holding
 from pipeline.model.held_at import Held, Values
+from pipeline.model.scoring import calibrated
 from pipeline.model.transformer import Transformer
 from pipeline.prune.discretise import Ranking
 from pipeline.prune.judge import Edges, Judge, Nodes
 from pipeline.prune.masks import EdgeLayout
-from pipeline.prune.search import Maskable, search
+from pipeline.prune.search import PASS, Maskable, search
 from pipeline.seeds import seed_of
 from pipeline.sites import Site, site_key, split_edge_key
 
@@ -79,6 +80,21 @@ class EdgeMasking(Maskable):
         n_head = self.model.config.n_head if source is Site.ATTN_V else 1
         live = LiveMap(part.weight, part.bias, held[site_key(int(layer), source)], rows, columns, n_head)
         return live, torch.cat([none, *(places[key] for key in mine)])
+
+
+def edge_worths(
+    masking: EdgeMasking, pairs: PairBatch, weights: Float[Tensor, " pair"], calibration: tuple[float, float]
+) -> Float[Tensor, " edge"]:
+    """How much the weighted sum of the pairs' losses would rise without each edge, in nats, to first order."""
+    total = torch.zeros(masking.layout.n_units)
+    for some in torch.arange(pairs.n_pairs).split(PASS):
+        part = pairs.take(some)
+        for draw in range(len(masking.held.draws)):
+            mask = torch.ones(masking.layout.n_units, requires_grad=True)
+            answers = masking.answers(part.to(masking.model.device), 1, **masking.changes(mask, draw))
+            losses = of_pairs(prompt_losses(calibrated(answers, calibration)))
+            total -= torch.autograd.grad((weights[some] * losses).sum() / len(masking.held.draws), mask)[0]
+    return total
 
 
 def edge_rankings(

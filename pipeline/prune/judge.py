@@ -112,6 +112,16 @@ class Judge:
         compacts = [Compact(frozen, nodes, edges) for frozen in self.frozen]
         return self._further(compacts, [Trace() for _ in compacts], 0, calibration, losses)
 
+    def all_pairs(self, nodes: Nodes, edges: Edges, calibration: tuple[float, float]) -> tuple[PairBatch, Tensor]:
+        """All pairs, and by how much what a circuit has to answer for rises where the loss of each does [pair]."""
+        pairs = self.pairs if self.further is None else stacked(self.pairs, self.further)
+        compacts = [Compact(frozen, nodes, edges) for frozen in self.frozen]
+        prompts = Prompts.of(pairs.tokens, pairs.last)
+        losses = losses_of(_answers(compacts, prompts, pairs, [Trace() for _ in compacts], 0), calibration)
+        losses.requires_grad_(True)
+        total = losses.mean() if self.further is None else _most(losses)
+        return pairs, torch.autograd.grad(total, losses)[0]
+
     def _further(
         self,
         compacts: Sequence[Compact],
@@ -127,7 +137,11 @@ class Judge:
 
 def at_most(losses: Float[Tensor, " pair"]) -> float:
     """What the mean loss over as many new pairs hardly exceeds: both means, of these and of those, are uncertain."""
-    return float(losses.mean() + SURE * losses.std() * (2 / len(losses)) ** 0.5)
+    return float(_most(losses))
+
+
+def _most(losses: Float[Tensor, " pair"]) -> Float[Tensor, ""]:
+    return losses.mean() + SURE * losses.std() * (2 / len(losses)) ** 0.5
 
 
 def losses_of(answers: Float[Tensor, "draw prompt 2"], calibration: tuple[float, float]) -> Float[Tensor, " pair"]:

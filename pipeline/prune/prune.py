@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
 from pipeline.prune.baselines import baseline_order
 from pipeline.prune.discretise import Ranking, Sketch
-from pipeline.prune.edge_search import K_COEFS, EdgeMasking, edge_rankings
-from pipeline.prune.graph import Parts
+from pipeline.prune.edge_search import K_COEFS, EdgeMasking, edge_rankings, edge_worths
+from pipeline.prune.graph import Edge, Parts, ends
 from pipeline.prune.judge import Edges, Judge, Nodes
 from pipeline.prune.minimise import Prices, Trail, minimal
 from pipeline.prune.search import Masking
@@ -33,11 +34,10 @@ from pipeline.seeds import seed_of
 SHARE = 0.5  # of the pairs, by which it is decided what goes on the way
 MOST = 4.0  # times the main target's edges, that learning edges and a trail may start from
 MORE = 300  # edges more than the main target's, that a trail may start from, for speed
-DEAD = 2  # times the edges of a circuit at most that a learned one may have before its dead ends are left out
+DEAD = 1.25  # times the edges of a circuit that a learned one may have before its dead ends are left out
 MANY = 1000  # edges, above which learning which of them are needed is faster than trying
 STARTS = 2  # of the best trials' rankings, that minimisation may start from
 BASELINE_PAIRS = 32  # on which attributions are taken
-PRICE_PAIRS = 128  # on which the worth is estimated of the items of a circuit of many edges
 WORTH_PAIRS = 16  # on which the worth of items is estimated; what goes is decided on all validation pairs
 Tick = Callable[[str], None]
 
@@ -66,13 +66,26 @@ class Case:
         masking = EdgeMasking.of(self.masking.model, self.masking.held, sketch.nodes, sketch.edges, self.config.tie_qk)
         return edge_rankings(masking, self.judge, self.train, self.config, k_coefs, self.seed)
 
-    def worth(self, nodes: Nodes, edges: Edges, n_pairs: int = WORTH_PAIRS) -> dict[Any, float]:
+    def worth(self, nodes: Nodes, edges: Edges) -> dict[Any, float]:
         """Estimated worth of every item of a circuit, in nats."""
-        return worth(self.masking, nodes, edges, self.train.take(torch.arange(min(n_pairs, self.train.n_pairs))))
+        return worth(self.masking, nodes, edges, self.train.take(torch.arange(min(WORTH_PAIRS, self.train.n_pairs))))
 
     def prices(self, sketch: Sketch) -> Prices:
-        """What single removals from a circuit of many edges will cost, more surely estimated than on the way."""
-        return Prices.estimated(Parts(sketch.nodes, sketch.edges), self.worth(sketch.nodes, sketch.edges, PRICE_PAIRS))
+        """What single removals from a circuit will cost, estimated by all pairs."""
+        masking = EdgeMasking.of(self.masking.model, self.masking.held, sketch.nodes, sketch.edges, self.config.tie_qk)
+        pairs, weights = self.judge.all_pairs(sketch.nodes, sketch.edges, sketch.calibration)
+        parts, values = Parts(sketch.nodes, sketch.edges), edge_worths(masking, pairs, weights, sketch.calibration)
+        return Prices.estimated(parts, with_nodes(dict(zip(parts.list_edges(), values.tolist(), strict=True))))
+
+
+def with_nodes(worths: Mapping[Edge, float]) -> dict[Any, float]:
+    """The worth of edges, and of each node that of all edges from it, or to it where there are none from it."""
+    into, out = defaultdict[Any, float](float), defaultdict[Any, float](float)
+    for edge, value in worths.items():
+        source, target = ends(edge)
+        out[source] += value
+        into[target] += value
+    return {**worths, **into, **out}
 
 
 def prune_task(
@@ -213,8 +226,14 @@ def thin_out(case: Case, found: Mapping[float, Sketch | None], main: float) -> M
 
 
 def smaller(sketch: Sketch | None, ranking: Ranking, target: float) -> Sketch | None:
-    """The circuit, or the smallest that a ranking of edges has at the target; much larger ones are not run."""
-    return smallest([sketch, ranking.smallest(target, DEAD * sketch.n_edges if sketch else None)])
+    """The circuit, or the smallest that a ranking of edges has at the target, where that has fewer.
+
+    So many edges, and what may be dead ends among them, are run first: most rankings have none that is smaller.
+    """
+    if sketch is None:
+        return ranking.smallest(target)
+    most = int(DEAD * sketch.n_edges)
+    return smallest([sketch, ranking.smallest(target, most, start=most)])
 
 
 def where_to_start(found: Mapping[float, Sketch | None], main: float, more: float = math.inf) -> Sketch:
