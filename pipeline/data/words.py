@@ -137,7 +137,7 @@ _QUALIFIERS = _split(
     """
 )
 
-_VERBS = _split(
+VERBS = _split(
     """
     add apply build change check clean close collect copy count create draw fetch fill find fix get give handle keep
     list load make mark measure merge move open paint parse pick plan print read remove rename report run save scan
@@ -176,7 +176,11 @@ def _of_share(words: Iterable[str], share: str) -> tuple[str, ...]:
 
 
 def _thin(first: Iterable[str], second: tuple[str, ...], step: int, pattern: str) -> list[str]:
-    """Some of the products of two lists, spread evenly: ``step`` of the second for each of the first."""
+    """Some of the products of two lists: ``step`` of the second for each of the first.
+
+    Spread evenly, where the second list's length is no multiple of 7.
+    """
+    assert len(second) % 7, "a multiple of 7: only a seventh of the words would be used"
     return [pattern.format(a, second[(7 * i + k * 31) % len(second)]) for i, a in enumerate(first) for k in range(step)]
 
 
@@ -186,7 +190,7 @@ def _pool(share: str) -> WordPool:
     extra = ATTRIBUTES if share == "idioms" else ()
     return WordPool(
         names=extra + _of_share([*_NOUNS, *compounds], share),
-        functions=_of_share(_thin(_NOUNS, _VERBS, 2, "{1}_{0}"), share),
+        functions=_of_share(_thin(_NOUNS, VERBS, 2, "{1}_{0}"), share),
         classes=_of_share(
             [noun.title() + role for noun, role in zip(_NOUNS, _ROLES * len(_NOUNS), strict=False)], share
         ),

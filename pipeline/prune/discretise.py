@@ -64,14 +64,18 @@ class Ranking:
             self.seen[k] = Sketch.of(nodes, edges, self.judge(nodes, edges))
         return self.seen[k]
 
-    def smallest(self, target: float, most: int | None = None, start: int = START) -> Sketch | None:
+    def smallest(self, target: float, most: int | None = None) -> Sketch | None:
         """The fewest first units, as bisection finds them, whose loss meets the target; None where none does.
 
-        And then some more of them, where further pairs ask for more. ``most``: units that are tried (None: all), from
-        ``start`` on.
+        And then some more of them, where further pairs ask for more. ``most``: units that are tried (None: all).
         """
         most = len(self.order) if most is None else min(most, len(self.order))
-        k = smallest_that(lambda k: self.first(k).loss <= target, start, most)
+        enough = [
+            k for k, sketch in self.seen.items() if k <= most and sketch.loss <= target
+        ]  # asked for other targets
+        start = min(enough, default=START)
+        low = max((k for k in self.seen if k < start), default=-1) if enough else -1
+        k = smallest_that(lambda k: self.first(k).loss <= target, start=start, most=most, low=low)
         if k is not None and self.check(k).loss > target:
             k = self.surer(k, target, most)
         return None if k is None else self.check(k)
@@ -94,13 +98,15 @@ class Ranking:
         return self.checked[k]
 
 
-def smallest_that(holds: Callable[[int], bool], start: int, most: int, tolerance: float = TOLERANCE) -> int | None:
+def smallest_that(
+    holds: Callable[[int], bool], start: int, most: int, tolerance: float = TOLERANCE, low: int = -1
+) -> int | None:
     """The smallest k in 0 … ``most`` that ``holds``, if that is monotone in k; else one near one that does not.
 
     Looks upwards from ``start`` by doubling, then bisects until it is known within ``tolerance`` · k (exactly, for
-    small k). None where not even ``most`` holds.
+    small k). None where not even ``most`` holds. ``low``: a k that is known not to.
     """
-    high, low = min(max(start, 1), most), -1  # what is known to hold; what is known not to
+    high = min(max(start, 1), most)  # what is known to hold
     while not holds(high):
         if high == most:
             return None

@@ -22,6 +22,7 @@ from pipeline.prune.judge import Edges, Judge, Nodes, Verdict
 
 # A circuit's nodes and edges → what each item is estimated to be worth, in nats.
 Worth = Callable[[Nodes, Edges], dict[Item, float]]
+Price = Callable[[Sketch], "Prices"]
 FEW = 4000  # edges, up to which items are tried one by one
 GROUP = 0.25  # of all items, tried together at first
 LEAST = 0.01  # nats that the first price shares out among all edges, where the target leaves less
@@ -43,21 +44,33 @@ class Prices:
         n_edges: Counter[Any] = Counter(end for edge in parts.list_edges() for end in ends(edge))
         return cls({}, worths, {item: worths[item] / max(1, n_edges.get(item, 1)) for item in worths})
 
-    def copy(self) -> Prices:
-        return Prices(dict(self.losses), dict(self.rises), dict(self.per_edge))
-
 
 class Minimiser:
     """One circuit, judged again and again with less of it; what is left may not lose more than ``target``."""
 
-    def __init__(self, judge: Judge, parts: Parts, target: float, tie_qk: bool, prices: Prices | None = None) -> None:
-        self.judge, self.target, self.tie_qk, self.prices = judge, target, tie_qk, prices or Prices()
+    def __init__(self, judge: Judge, parts: Parts, target: float, tie_qk: bool) -> None:
+        self.judge, self.target, self.tie_qk, self.prices = judge, target, tie_qk, Prices()
+        self.known: Parts | None = None
+        self.slopes = Prices()  # estimates, and the circuit that they are of
+        self.bends: dict[Item, float] = {}  # what single removals cost more than was estimated, as last tried
         self.parts, self.verdict = parts, judge(parts.nodes, parts.edges, target)
 
     @property
     def slack(self) -> float:
         """What the loss may still rise, in nats."""
         return max(0.0, self.target - self.verdict.loss)
+
+    @property
+    def sketch(self) -> Sketch:
+        return Sketch.of(self.parts.nodes, self.parts.edges, self.verdict)
+
+    def priced(self, price: Price) -> Minimiser:
+        """Itself, with estimated prices of what it is now; what was more when it was tried will be more again."""
+        if self.known is not self.parts:
+            self.known, self.slopes = self.parts, price(self.sketch)
+            rises = {item: slope + self.bends.get(item, 0.0) for item, slope in self.slopes.rises.items()}
+            self.prices = Prices(self.prices.losses, rises, dict(self.slopes.per_edge))
+        return self
 
     def sweep(self, items: list[Item], group: int, price: float = math.inf) -> list[Parts]:
         """The circuits that come of taking away items at the price, in nats an edge; the first ``group`` together.
@@ -83,6 +96,7 @@ class Minimiser:
         if len(items) == 1:
             self.prices.losses[items[0]], self.prices.rises[items[0]] = verdict.loss, rise
             self.prices.per_edge[items[0]] = rise / n_edges
+            self.bends[items[0]] = rise - self.slopes.rises.get(items[0], rise)
         if verdict.loss > self.target or rise > price * n_edges:
             return False
         self.parts, self.verdict = less, verdict
@@ -99,25 +113,19 @@ class Minimiser:
 class Trail:
     """Circuits ever smaller and of ever more loss, from one that does better than it has to down to one that is bad.
 
-    Taken by some of the pairs, for speed: ``smallest`` asks the judge of all pairs. ``prices`` are of the circuits that
-    meet the main target.
+    Taken by some of the pairs, for speed: ``smallest`` asks the judge of all pairs.
     """
 
-    def __init__(
-        self, judge: Judge, few: Judge, start: Sketch, main: float, worst: float, worth: Worth, tie_qk: bool
-    ) -> None:
+    def __init__(self, judge: Judge, few: Judge, start: Sketch, worst: float, worth: Worth, tie_qk: bool) -> None:
         """``few`` judges what may go, while its loss is at most ``worst``."""
         self.judge, self.seen = judge, dict[int, Sketch]()
         self.circuits = [Parts(start.nodes, start.edges)]
         found = Minimiser(few, self.circuits[0], worst, tie_qk)
-        self.prices = found.prices.copy()
         if found.parts.n_edges > FEW:
             return
         price = max(worst - found.verdict.loss, LEAST) / max(1, found.parts.n_edges) / 8
         while price < FACTOR * found.slack:  # an edge that is worth more cannot go
             self.circuits += price_sweep(found, worth, price)
-            if found.verdict.loss <= main:
-                self.prices = found.prices.copy()
             price *= FACTOR
 
     def smallest(self, target: float) -> Sketch | None:
@@ -135,26 +143,26 @@ class Trail:
 
 
 def minimal(
-    judge: Judge, sketch: Sketch, target: float, tie_qk: bool, prices: Prices | None = None
+    judge: Judge, sketch: Sketch, target: float, tie_qk: bool, price: Price = lambda sketch: Prices()
 ) -> tuple[Sketch, dict[str, Any] | None]:
     """The circuit without all that can go by itself, and its certificate; itself and None where it is too large.
 
-    Single nodes and edges go, the cheapest first, in rounds, until none can go from what is left. The certificate:
-    ``loss``, ``target_loss``, and ``nodes`` and ``edges`` with the loss after each single removal, in the circuit's
-    order.
+    Single nodes and edges go, the cheapest first, in rounds, until none can go from what is left; ``price`` estimates
+    what each costs. The certificate: ``loss``, ``target_loss``, and ``nodes`` and ``edges`` with the loss after each
+    single removal, in the circuit's order.
     """
     if sketch.n_edges > FEW:
         return sketch, None
-    found = Minimiser(judge, Parts(sketch.nodes, sketch.edges), target, tie_qk, prices and prices.copy())
+    found = Minimiser(judge, Parts(sketch.nodes, sketch.edges), target, tie_qk)
     found.drop(list(dead_ends(found.parts)))
     refused: set[Item] = set()  # since something went: their losses still hold
-    while items := due(found, refused):
+    while items := may_go(found, refused) or may_go(found.priced(price), refused) or left(found, refused):
         for item in items:
             if item in found.parts and found.drop([item]):
                 refused.clear()
             else:
                 refused.add(item)
-    return Sketch.of(found.parts.nodes, found.parts.edges, found.verdict), certificate(found)
+    return found.sketch, certificate(found)
 
 
 def price_sweep(found: Minimiser, worth: Worth, price: float) -> list[Parts]:
@@ -171,21 +179,21 @@ def affordable(found: Minimiser, worths: dict[Item, float], price: float) -> lis
     costs = Prices.estimated(found.parts, {item: worths.get(item, 0.0) for item in every}).per_edge
     costs |= {item: cost for item, cost in found.prices.per_edge.items() if item in costs}
     rises, most = found.prices.rises, DEAR * found.slack
-    may_go = (item for item in every if costs[item] <= DEAR * price and rises.get(item, 0.0) <= most)
-    return sorted(may_go, key=lambda item: (len(item), costs[item], item))
+    some = (item for item in every if costs[item] <= DEAR * price and rises.get(item, 0.0) <= most)
+    return sorted(some, key=lambda item: (len(item), costs[item], item))
 
 
-def due(found: Minimiser, refused: set[Item]) -> list[Item]:
-    """The items to be tried next: those that may go by what they were worth when they were tried before.
-
-    The cheapest first, in nats an edge. All others wait until none of these goes any more; then those first that come
-    nearest to it.
-    """
-    every: list[Item] = [*found.parts.list_nodes(), *found.parts.list_edges()]
-    every = [item for item in every if item not in refused]
+def may_go(found: Minimiser, refused: set[Item]) -> list[Item]:
+    """The items that can go by what they were worth when they were tried or priced, the cheapest first."""
     rises, per_edge = found.prices.rises, found.prices.per_edge
-    near = [item for item in every if rises.get(item, 0.0) <= found.slack]
-    return sorted(near or every, key=lambda item: ((per_edge if near else rises).get(item, 0.0), item))
+    items = [item for item in left(found, refused) if rises.get(item, math.inf) <= found.slack]
+    return sorted(items, key=lambda item: (per_edge[item], item))
+
+
+def left(found: Minimiser, refused: set[Item]) -> list[Item]:
+    """The items that were not refused, those first that come nearest to where they can go."""
+    items: list[Item] = [*found.parts.list_nodes(), *found.parts.list_edges()]
+    return sorted(set(items) - refused, key=lambda item: (found.prices.rises.get(item, 0.0), item))
 
 
 def certificate(found: Minimiser) -> dict[str, Any]:

@@ -206,12 +206,10 @@ def minimise_path(case: Case, rankings: Sequence[Ranking]) -> dict[float, tuple[
     }
     thinned = thin_out(case, discretised, main)
     start, worst = where_to_start(thinned, main, MORE), max(thinned)
-    trail = Trail(judge, judge.smaller(SHARE), start, main, worst, case.worth, tie_qk)
+    trail = Trail(judge, judge.smaller(SHARE), start, worst, case.worth, tie_qk)
     found = {target: smallest([sketch, trail.smallest(target)]) for target, sketch in thinned.items()}
     path: dict[float, tuple[Sketch | None, dict[str, Any] | None]] = {t: (sketch, None) for t, sketch in found.items()}
-    least = found[main] or start
-    prices = trail.prices if least.n_edges <= MANY else case.prices(least)
-    path[main] = minimal(judge, least, main, tie_qk, prices)
+    path[main] = minimal(judge, found[main] or start, main, tie_qk, case.prices)
     return path
 
 
@@ -226,14 +224,8 @@ def thin_out(case: Case, found: Mapping[float, Sketch | None], main: float) -> M
 
 
 def smaller(sketch: Sketch | None, ranking: Ranking, target: float) -> Sketch | None:
-    """The circuit, or the smallest that a ranking of edges has at the target, where that has fewer.
-
-    So many edges, and what may be dead ends among them, are run first: most rankings have none that is smaller.
-    """
-    if sketch is None:
-        return ranking.smallest(target)
-    most = int(DEAD * sketch.n_edges)
-    return smallest([sketch, ranking.smallest(target, most, start=most)])
+    """The circuit, or the smallest that a ranking of edges has at the target, where that has fewer."""
+    return smallest([sketch, ranking.smallest(target, int(DEAD * sketch.n_edges) if sketch else None)])
 
 
 def where_to_start(found: Mapping[float, Sketch | None], main: float, more: float = math.inf) -> Sketch:

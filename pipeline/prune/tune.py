@@ -44,7 +44,7 @@ SPACE: dict[str, BaseDistribution] = {
 }
 NONE_FOUND = 1e9  # the objective of a trial that reaches the target with no number of nodes, up to
 MANY_TIMES = 3.0  # times those of the best: circuits of nearly all of a model take long to run
-LEARNABLE = 10_000  # edges, from which masks over single edges still find a small circuit
+LEARNABLE = 8000  # edges, from which masks over single edges still find a small circuit
 GENTLER = 2  # more trials at most, where no centre gives a circuit of that few edges
 MILDER = 4.0  # times less weight on the number of nodes, from one of them to the next
 CHECKS = 5  # times in a search that hopeless trials are looked for

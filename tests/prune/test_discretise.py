@@ -16,7 +16,9 @@ class Known(Ranking):
         self.apart, self.n_checks = apart, 0
 
     def first(self, k):
-        return Sketch({}, {"0.mlp_in->mlp_neuron": torch.zeros(k, 2)}, 1 - k / 1000, 0.0, (1.0, 0.0), torch.zeros(1))
+        edges = {"0.mlp_in->mlp_neuron": torch.zeros(k, 2)}
+        self.seen[k] = Sketch({}, edges, 1 - k / 1000, 0.0, (1.0, 0.0), torch.zeros(1))
+        return self.seen[k]
 
     def check(self, k):
         self.n_checks += 1
@@ -35,3 +37,11 @@ def test_no_circuit_is_found_where_not_even_all_units_meet_the_target_or_more_th
     assert Known(0.6).smallest(0.5) is None
     assert Known(0.1).smallest(0.5, most=590) is None and Known(0.1).smallest(0.5, most=400) is None
     assert Known(0.1).smallest(0.5, most=640).n_edges <= 640 and Known(0.1).smallest(0.5, most=5000) is not None
+
+
+def test_what_was_asked_for_one_target_is_not_asked_again_for_another():
+    ranking = Known(0.0)
+    assert ranking.smallest(0.55).n_edges == pytest.approx(450, rel=0.02)
+    n = len(ranking.seen)
+    assert ranking.smallest(0.56).n_edges == pytest.approx(440, rel=0.03) and len(ranking.seen) - n <= 3
+    assert ranking.smallest(0.35, most=500) is None and ranking.smallest(0.55).n_edges <= 459

@@ -39,7 +39,7 @@ def of_few_edges(case, ranking):
 
 def test_a_trail_loses_parts_and_never_gains_any_and_gives_the_smallest_circuit_of_each_target(task):
     case, ranking = task
-    trail = Trail(case.judge, case.judge.smaller(0.5), of_few_edges(case, ranking), 0.1, 0.5, case.worth, False)
+    trail = Trail(case.judge, case.judge.smaller(0.5), of_few_edges(case, ranking), 0.5, case.worth, False)
     before, after = trail.circuits, trail.circuits[1:]
     assert len(after) > 3
     for b, a in zip(before, after, strict=False):
@@ -98,8 +98,8 @@ def test_a_circuit_whose_loss_might_be_much_larger_on_new_pairs_has_to_be_better
 
 def test_what_is_left_is_minimal_and_the_certificate_tells_what_each_removal_would_cost(task):
     case, ranking = task
-    trail = Trail(case.judge, case.judge.smaller(0.5), of_few_edges(case, ranking), 0.1, 0.5, case.worth, False)
-    sketch, certificate = minimal(case.judge, trail.smallest(0.1), 0.1, False)
+    trail = Trail(case.judge, case.judge.smaller(0.5), of_few_edges(case, ranking), 0.5, case.worth, False)
+    sketch, certificate = minimal(case.judge, trail.smallest(0.1), 0.1, False, case.prices)
     assert certificate["loss"] == sketch.loss <= 0.1
     left = Parts(sketch.nodes, sketch.edges)
     for key, indices in sketch.nodes.items():

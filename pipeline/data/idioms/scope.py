@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from itertools import accumulate
 from random import Random
 
-from pipeline.data.words import ATTRIBUTES, IDIOM_WORDS
+from pipeline.data.words import ATTRIBUTES, IDIOM_WORDS, VERBS
 
 LETTERS = tuple("abcdefghijkmnpqrstuvwxyz")
 SINGLE_NAMES = tuple(name for name in IDIOM_WORDS.names if "_" not in name)
+FIRST_NAMES = tuple(name for name in SINGLE_NAMES if name not in VERBS)  # of joined ones: plan_candy is a function
 COMPOUND_NAMES = tuple(name for name in IDIOM_WORDS.names if "_" in name)
 ORDINARY_WEIGHTS = tuple(accumulate(1 / (1 + rank / 12) for rank in range(len(ATTRIBUTES))))
 RESERVED = frozenset(
@@ -58,7 +59,7 @@ class Scope:
             return self.rng.choice(SINGLE_NAMES)
         if draw < 0.92:
             return self.rng.choice(COMPOUND_NAMES)
-        return f"{self.rng.choice(SINGLE_NAMES)}_{self.rng.choice(SINGLE_NAMES)}"
+        return f"{self.rng.choice(FIRST_NAMES)}_{self.rng.choice(SINGLE_NAMES)}"
 
     def ordinary(self) -> str:
         """A name that much of Python uses, the most frequent ones more often."""
