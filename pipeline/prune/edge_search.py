@@ -86,14 +86,14 @@ def edge_worths(
     masking: EdgeMasking, pairs: PairBatch, weights: Float[Tensor, " pair"], calibration: tuple[float, float]
 ) -> Float[Tensor, " edge"]:
     """How much the weighted sum of the pairs' losses would rise without each edge, in nats, to first order."""
-    total = torch.zeros(masking.layout.n_units)
+    total, device, draws = torch.zeros(masking.layout.n_units), masking.model.device, masking.held.draws
     for some in torch.arange(pairs.n_pairs).split(PASS):
-        part = pairs.take(some)
-        for draw in range(len(masking.held.draws)):
-            mask = torch.ones(masking.layout.n_units, requires_grad=True)
-            answers = masking.answers(part.to(masking.model.device), 1, **masking.changes(mask, draw))
+        part, weight = pairs.take(some).to(device), weights[some].to(device) / len(draws)
+        for draw in range(len(draws)):
+            mask = torch.ones(len(total), device=device, requires_grad=True)
+            answers = masking.answers(part, 1, **masking.changes(mask, draw))
             losses = of_pairs(prompt_losses(calibrated(answers, calibration)))
-            total -= torch.autograd.grad((weights[some] * losses).sum() / len(masking.held.draws), mask)[0]
+            total -= torch.autograd.grad((weight * losses).sum(), mask)[0].cpu()
     return total
 
 

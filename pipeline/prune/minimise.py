@@ -18,10 +18,9 @@ from typing import Any
 
 from pipeline.prune.discretise import Sketch, smallest_that
 from pipeline.prune.graph import Item, Parts, dead_ends, ends, together
-from pipeline.prune.judge import Edges, Judge, Nodes, Verdict
+from pipeline.prune.judge import Judge, Verdict
 
-# A circuit's nodes and edges → what each item is estimated to be worth, in nats.
-Worth = Callable[[Nodes, Edges], dict[Item, float]]
+Worth = Callable[[Parts], dict[Item, float]]  # a circuit → what each item is estimated to be worth, in nats
 Price = Callable[[Sketch], "Prices"]
 FEW = 4000  # edges, up to which items are tried one by one
 GROUP = 0.25  # of all items, tried together at first
@@ -169,7 +168,7 @@ def price_sweep(found: Minimiser, worth: Worth, price: float) -> list[Parts]:
     """The circuits that come of taking away what costs at most a price; dead ends first, all together."""
     if dead := dead_ends(found.parts):
         found.drop(list(dead), price)
-    items = affordable(found, worth(found.parts.nodes, found.parts.edges), price)
+    items = affordable(found, worth(found.parts), price)
     return found.sweep(items, max(1, int(GROUP * len(items))), price)
 
 

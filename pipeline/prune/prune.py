@@ -23,12 +23,11 @@ from pipeline.model.transformer import Transformer
 from pipeline.prune.baselines import baseline_order
 from pipeline.prune.discretise import Ranking, Sketch
 from pipeline.prune.edge_search import K_COEFS, EdgeMasking, edge_rankings, edge_worths
-from pipeline.prune.graph import Edge, Parts, ends
-from pipeline.prune.judge import Edges, Judge, Nodes
+from pipeline.prune.graph import Item, Parts, ends
+from pipeline.prune.judge import Judge
 from pipeline.prune.minimise import Prices, Trail, minimal
 from pipeline.prune.search import Masking
 from pipeline.prune.tune import Tuner
-from pipeline.prune.worth import worth
 from pipeline.seeds import seed_of
 
 SHARE = 0.5  # of the pairs, by which it is decided what goes on the way
@@ -66,21 +65,28 @@ class Case:
         masking = EdgeMasking.of(self.masking.model, self.masking.held, sketch.nodes, sketch.edges, self.config.tie_qk)
         return edge_rankings(masking, self.judge, self.train, self.config, k_coefs, self.seed)
 
-    def worth(self, nodes: Nodes, edges: Edges) -> dict[Any, float]:
-        """Estimated worth of every item of a circuit, in nats."""
-        return worth(self.masking, nodes, edges, self.train.take(torch.arange(min(WORTH_PAIRS, self.train.n_pairs))))
+    def worth(self, parts: Parts) -> dict[Item, float]:
+        """Estimated worth of every item of a circuit, in nats, by a few pairs."""
+        pairs = self.train.take(torch.arange(min(WORTH_PAIRS, self.train.n_pairs)))
+        return self._worth(parts, pairs, torch.full((pairs.n_pairs,), 1 / pairs.n_pairs))
 
     def prices(self, sketch: Sketch) -> Prices:
         """What single removals from a circuit will cost, estimated by all pairs."""
-        masking = EdgeMasking.of(self.masking.model, self.masking.held, sketch.nodes, sketch.edges, self.config.tie_qk)
+        parts = Parts(sketch.nodes, sketch.edges)
         pairs, weights = self.judge.all_pairs(sketch.nodes, sketch.edges, sketch.calibration)
-        parts, values = Parts(sketch.nodes, sketch.edges), edge_worths(masking, pairs, weights, sketch.calibration)
-        return Prices.estimated(parts, with_nodes(dict(zip(parts.list_edges(), values.tolist(), strict=True))))
+        return Prices.estimated(parts, self._worth(parts, pairs, weights, sketch.calibration))
+
+    def _worth(
+        self, parts: Parts, pairs: PairBatch, weights: Tensor, calibration: tuple[float, float] = (1.0, 0.0)
+    ) -> dict[Item, float]:
+        masking = EdgeMasking.of(self.masking.model, self.masking.held, parts.nodes, parts.edges, self.config.tie_qk)
+        values = edge_worths(masking, pairs, weights, calibration)
+        return with_nodes(dict(zip(parts.list_edges(), values.tolist(), strict=True)))
 
 
-def with_nodes(worths: Mapping[Edge, float]) -> dict[Any, float]:
+def with_nodes(worths: Mapping[Item, float]) -> dict[Item, float]:
     """The worth of edges, and of each node that of all edges from it, or to it where there are none from it."""
-    into, out = defaultdict[Any, float](float), defaultdict[Any, float](float)
+    into, out = defaultdict[Item, float](float), defaultdict[Item, float](float)
     for edge, value in worths.items():
         source, target = ends(edge)
         out[source] += value
