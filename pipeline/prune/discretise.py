@@ -70,15 +70,21 @@ class Ranking:
         And then some more of them, where further pairs ask for more. ``most``: units that are tried (None: all).
         """
         most = len(self.order) if most is None else min(most, len(self.order))
-        enough = [
-            k for k, sketch in self.seen.items() if k <= most and sketch.loss <= target
-        ]  # asked for other targets
-        start = min(enough, default=START)
-        low = max((k for k in self.seen if k < start), default=-1) if enough else -1
+        start, low = self.between(target, most)
         k = smallest_that(lambda k: self.first(k).loss <= target, start=start, most=most, low=low)
         if k is not None and self.check(k).loss > target:
             k = self.surer(k, target, most)
         return None if k is None else self.check(k)
+
+    def between(self, target: float, most: int) -> tuple[int, int]:
+        """Of the numbers that were run for other targets, the least that meets this one, and the next below it.
+
+        Where none does, where to start, and −1.
+        """
+        enough = min((k for k, sketch in self.seen.items() if k <= most and sketch.loss <= target), default=None)
+        if enough is None:
+            return START, -1
+        return enough, max((k for k in self.seen if k < enough), default=-1)
 
     def surer(self, k: int, target: float, most: int) -> int | None:
         """A number above k that meets the target on further pairs too; None where not even ``most`` units do."""

@@ -42,6 +42,9 @@ class Parts:
     def list_edges(self) -> list[Edge]:
         return [(key, s, t) for key, pairs in self.edges.items() for s, t in pairs.tolist()]
 
+    def list_items(self) -> list[Item]:
+        return [*self.list_nodes(), *self.list_edges()]
+
     def without(self, items: Iterable[Item]) -> tuple[Parts, set[int]]:
         """The circuit without some items and the edges that end in them; the half layers that this changes."""
         gone = by_key(items)

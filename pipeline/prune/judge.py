@@ -78,7 +78,11 @@ class Judge:
 
     def __call__(self, nodes: Nodes, edges: Edges, target: float = -math.inf) -> Verdict:
         """The verdict on a circuit, with further pairs where the others meet the target."""
-        return self._verdict(tuple(Compact(frozen, nodes, edges) for frozen in self.frozen), None, 0, target)
+        return self._verdict(self.compacts(nodes, edges), None, 0, target)
+
+    def compacts(self, nodes: Nodes, edges: Edges) -> tuple[Compact, ...]:
+        """The circuit to be run, with each draw of held values."""
+        return tuple(Compact(frozen, nodes, edges) for frozen in self.frozen)
 
     def changed(self, before: Verdict, halves: set[int], nodes: Nodes, edges: Edges, target: float) -> Verdict:
         """The verdict on a circuit that differs from an earlier one only in some half layers."""
@@ -109,15 +113,14 @@ class Judge:
         """
         if self.further is None:
             return -math.inf
-        compacts = [Compact(frozen, nodes, edges) for frozen in self.frozen]
-        return self._further(compacts, [Trace() for _ in compacts], 0, calibration, losses)
+        compacts = self.compacts(nodes, edges)
+        return self._further(compacts, since((), compacts, 0), 0, calibration, losses)
 
     def all_pairs(self, nodes: Nodes, edges: Edges, calibration: tuple[float, float]) -> tuple[PairBatch, Tensor]:
         """All pairs, and by how much what a circuit has to answer for rises where the loss of each does [pair]."""
         pairs = self.pairs if self.further is None else stacked(self.pairs, self.further)
-        compacts = [Compact(frozen, nodes, edges) for frozen in self.frozen]
-        prompts = Prompts.of(pairs.tokens, pairs.last)
-        losses = losses_of(_answers(compacts, prompts, pairs, [Trace() for _ in compacts], 0), calibration)
+        compacts, prompts = self.compacts(nodes, edges), Prompts.of(pairs.tokens, pairs.last)
+        losses = losses_of(_answers(compacts, prompts, pairs, since((), compacts, 0), 0), calibration)
         losses.requires_grad_(True)
         total = losses.mean() if self.further is None else _most(losses)
         return pairs, torch.autograd.grad(total, losses)[0]

@@ -49,8 +49,8 @@ class Minimiser:
 
     def __init__(self, judge: Judge, parts: Parts, target: float, tie_qk: bool) -> None:
         self.judge, self.target, self.tie_qk, self.prices = judge, target, tie_qk, Prices()
-        self.known: Parts | None = None
-        self.slopes = Prices()  # estimates, and the circuit that they are of
+        self.estimated: Parts | None = None  # the circuit that the estimates are of
+        self.estimates = Prices()
         self.bends: dict[Item, float] = {}  # what single removals cost more than was estimated, as last tried
         self.parts, self.verdict = parts, judge(parts.nodes, parts.edges, target)
 
@@ -65,10 +65,10 @@ class Minimiser:
 
     def priced(self, price: Price) -> Minimiser:
         """Itself, with estimated prices of what it is now; what was more when it was tried will be more again."""
-        if self.known is not self.parts:
-            self.known, self.slopes = self.parts, price(self.sketch)
-            rises = {item: slope + self.bends.get(item, 0.0) for item, slope in self.slopes.rises.items()}
-            self.prices = Prices(self.prices.losses, rises, dict(self.slopes.per_edge))
+        if self.estimated is not self.parts:
+            self.estimated, self.estimates = self.parts, price(self.sketch)
+            rises = {item: rise + self.bends.get(item, 0.0) for item, rise in self.estimates.rises.items()}
+            self.prices = Prices(self.prices.losses, rises, dict(self.estimates.per_edge))
         return self
 
     def sweep(self, items: list[Item], group: int, price: float = math.inf) -> list[Parts]:
@@ -95,7 +95,7 @@ class Minimiser:
         if len(items) == 1:
             self.prices.losses[items[0]], self.prices.rises[items[0]] = verdict.loss, rise
             self.prices.per_edge[items[0]] = rise / n_edges
-            self.bends[items[0]] = rise - self.slopes.rises.get(items[0], rise)
+            self.bends[items[0]] = rise - self.estimates.rises.get(items[0], rise)
         if verdict.loss > self.target or rise > price * n_edges:
             return False
         self.parts, self.verdict = less, verdict
@@ -155,7 +155,7 @@ def minimal(
     found = Minimiser(judge, Parts(sketch.nodes, sketch.edges), target, tie_qk)
     found.drop(list(dead_ends(found.parts)))
     refused: set[Item] = set()  # since something went: their losses still hold
-    while items := may_go(found, refused) or may_go(found.priced(price), refused) or left(found, refused):
+    while items := may_go(found, refused) or may_go(found.priced(price), refused) or untried(found, refused):
         for item in items:
             if item in found.parts and found.drop([item]):
                 refused.clear()
@@ -174,7 +174,7 @@ def price_sweep(found: Minimiser, worth: Worth, price: float) -> list[Parts]:
 
 def affordable(found: Minimiser, worths: dict[Item, float], price: float) -> list[Item]:
     """Nodes, then edges, that may go at a price, the cheapest first; where nothing is known, their worth counts."""
-    every: list[Item] = [*found.parts.list_nodes(), *found.parts.list_edges()]
+    every = found.parts.list_items()
     costs = Prices.estimated(found.parts, {item: worths.get(item, 0.0) for item in every}).per_edge
     costs |= {item: cost for item, cost in found.prices.per_edge.items() if item in costs}
     rises, most = found.prices.rises, DEAR * found.slack
@@ -185,14 +185,14 @@ def affordable(found: Minimiser, worths: dict[Item, float], price: float) -> lis
 def may_go(found: Minimiser, refused: set[Item]) -> list[Item]:
     """The items that can go by what they were worth when they were tried or priced, the cheapest first."""
     rises, per_edge = found.prices.rises, found.prices.per_edge
-    items = [item for item in left(found, refused) if rises.get(item, math.inf) <= found.slack]
-    return sorted(items, key=lambda item: (per_edge[item], item))
+    items = (item for item in found.parts.list_items() if rises.get(item, math.inf) <= found.slack)
+    return sorted((item for item in items if item not in refused), key=lambda item: (per_edge[item], item))
 
 
-def left(found: Minimiser, refused: set[Item]) -> list[Item]:
+def untried(found: Minimiser, refused: set[Item]) -> list[Item]:
     """The items that were not refused, those first that come nearest to where they can go."""
-    items: list[Item] = [*found.parts.list_nodes(), *found.parts.list_edges()]
-    return sorted(set(items) - refused, key=lambda item: (found.prices.rises.get(item, 0.0), item))
+    rises = found.prices.rises
+    return sorted(set(found.parts.list_items()) - refused, key=lambda item: (rises.get(item, 0.0), item))
 
 
 def certificate(found: Minimiser) -> dict[str, Any]:

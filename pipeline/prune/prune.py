@@ -24,7 +24,7 @@ from pipeline.prune.baselines import baseline_order
 from pipeline.prune.discretise import Ranking, Sketch
 from pipeline.prune.edge_search import K_COEFS, EdgeMasking, edge_rankings, edge_worths
 from pipeline.prune.graph import Item, Parts, ends
-from pipeline.prune.judge import Judge
+from pipeline.prune.judge import Edges, Judge, Nodes
 from pipeline.prune.minimise import Prices, Trail, minimal
 from pipeline.prune.search import Masking
 from pipeline.prune.tune import Tuner
@@ -60,9 +60,13 @@ class Case:
     config: PruneConfig
     seed: int
 
+    def edge_masking(self, nodes: Nodes, edges: Edges) -> EdgeMasking:
+        """Masks over the edges of a circuit."""
+        return EdgeMasking.of(self.masking.model, self.masking.held, nodes, edges, self.config.tie_qk)
+
     def edge_rankings(self, sketch: Sketch, k_coefs: Sequence[float] = K_COEFS[0]) -> list[Ranking]:
         """Rankings of a circuit's edges, by learned masks."""
-        masking = EdgeMasking.of(self.masking.model, self.masking.held, sketch.nodes, sketch.edges, self.config.tie_qk)
+        masking = self.edge_masking(sketch.nodes, sketch.edges)
         return edge_rankings(masking, self.judge, self.train, self.config, k_coefs, self.seed)
 
     def worth(self, parts: Parts) -> dict[Item, float]:
@@ -79,8 +83,7 @@ class Case:
     def _worth(
         self, parts: Parts, pairs: PairBatch, weights: Tensor, calibration: tuple[float, float] = (1.0, 0.0)
     ) -> dict[Item, float]:
-        masking = EdgeMasking.of(self.masking.model, self.masking.held, parts.nodes, parts.edges, self.config.tie_qk)
-        values = edge_worths(masking, pairs, weights, calibration)
+        values = edge_worths(self.edge_masking(parts.nodes, parts.edges), pairs, weights, calibration)
         return with_nodes(dict(zip(parts.list_edges(), values.tolist(), strict=True)))
 
 

@@ -136,7 +136,7 @@ class Additions:
 
     def __init__(self, model: Transformer, parts: Parts, draw: random.Random) -> None:
         self.model, self.parts, self.draw = model, parts, draw
-        self.inside: set[Item] = {*parts.list_nodes(), *parts.list_edges()}
+        self.inside: set[Item] = set(parts.list_items())
         self.keys = edge_keys(model.config.n_layer)
 
     @cached_property

@@ -72,7 +72,7 @@ def test_what_another_circuit_mixed_is_taken_over_for_the_heads_that_are_the_sam
     compact.answers(prompts, answers, trace)
     taken = 0
     for _ in range(60):
-        less, halves = parts.without([draw.choice([*parts.list_nodes(), *parts.list_edges()])])
+        less, halves = parts.without([draw.choice(parts.list_items())])
         first = min(halves)
         other, of_it = compact.replaced(halves, less.nodes, less.edges), trace.until(first)
         got = other.answers(prompts, answers, of_it, first)

@@ -20,7 +20,7 @@ def test_prices_are_the_slopes_of_what_a_circuit_has_to_answer_for(able, pairs, 
     verdict = case.judge(nodes, edges, target=10.0)
     prices = case.prices(Sketch.of(nodes, edges, verdict))
     parts = Parts(nodes, edges)
-    assert set(prices.rises) == {*parts.list_nodes(), *parts.list_edges()}
+    assert set(prices.rises) == set(parts.list_items())
     cheap = sorted(parts.list_edges(), key=lambda edge: abs(prices.rises[edge]))[: parts.n_edges // 2]
     some = cheap[:: max(1, len(cheap) // 40)]
     estimated = torch.tensor([prices.rises[edge] for edge in some])

@@ -226,7 +226,7 @@ def test_a_part_taken_out_again_leaves_the_circuit_as_it_was(quote, claim_of):
 def test_additions_are_new_and_lead_from_a_read_to_a_write(induction):
     parts = Parts(induction.nodes, induction.edges)
     additions = Additions(induction.model, parts, random.Random(0))
-    for like in (*parts.list_nodes(), *parts.list_edges()):
+    for like in parts.list_items():
         item, path = (additions.node if len(like) == 2 else additions.edge)(like)
         assert item[0] == like[0] and item in path and not additions.inside & set(path)
         more = plus(parts, path)
