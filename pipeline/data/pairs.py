@@ -36,9 +36,11 @@ class PairBatch:
         return PairBatch(self.tokens.to(device), self.last.to(device), self.answers.to(device))
 
 
-def answer_logits(logits: Float[Tensor, "prompt vocab"], batch: PairBatch) -> Float[Tensor, "prompt 2"]:
+def answer_logits(
+    logits: Float[Tensor, "c*prompt vocab"], batch: PairBatch, copies: int = 1
+) -> Float[Tensor, "c*prompt 2"]:
     """Logits of the right and of the wrong answer."""
-    return logits.gather(-1, batch.answers)
+    return logits.gather(-1, batch.answers.repeat(copies, 1))
 
 
 def prompt_losses(answers: Float[Tensor, "*batch prompt 2"]) -> Float[Tensor, "*batch prompt"]:

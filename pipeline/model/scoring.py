@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
+from pipeline.model.prompts import Prompts
 from pipeline.model.transformer import Cuts, Intervene, Transformer, refuse_compiled
 
-CHUNK = 32  # prompts of one forward pass: few enough for the caches, enough to fill the matrix products
+CHUNK = 64  # prompts of one forward pass: few enough for the caches, enough that many begin alike
 
 
 @torch.no_grad()
@@ -26,10 +29,20 @@ def score(
     for rows in by_length.split(CHUNK):
         last = batch.last[rows]
         part = PairBatch(batch.tokens[rows, : int(last.max()) + 1], last, batch.answers[rows]).to(model.device)
-        scored[rows.to(model.device)] = answer_logits(
-            model(part.tokens, at=part.last, intervene=intervene, cuts=cuts), part
-        )
+        scored[rows.to(model.device)] = answers_of(model, part, intervene=intervene, cuts=cuts)
     return scored
+
+
+def answers_of(model: Transformer, batch: PairBatch, copies: int = 1, **changes: Any) -> Float[Tensor, "c*prompt 2"]:
+    """Logits of the right and the wrong answer by one pass over a batch, for every copy of it one after the other.
+
+    ``changes``: keyword arguments of ``Transformer.forward`` that treat all prompts alike: on a CPU they are packed.
+    """
+    if model.device.type == "cpu":  # where packing is worth it, and its sums have one order
+        logits = model(Prompts.of(batch.tokens, batch.last), copies=copies, **changes)
+    else:
+        logits = model(batch.tokens, at=batch.last, copies=copies, **changes)
+    return answer_logits(logits, batch, copies)
 
 
 def calibrated(

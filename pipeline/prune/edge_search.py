@@ -22,7 +22,7 @@ from pipeline.model.ablation import SOURCES, in_matrix, node_masks
 from pipeline.model.edge_linear import EdgeLinear, LiveMap
 from pipeline.model.held import holding
 from pipeline.model.held_at import Held, Values
-from pipeline.model.scoring import calibrated
+from pipeline.model.scoring import answers_of, calibrated
 from pipeline.model.transformer import Transformer
 from pipeline.prune.discretise import Ranking
 from pipeline.prune.judge import Edges, Judge, Nodes
@@ -91,7 +91,7 @@ def edge_worths(
         part, weight = pairs.take(some).to(device), weights[some].to(device) / len(draws)
         for draw in range(len(draws)):
             mask = torch.ones(len(total), device=device, requires_grad=True)
-            answers = masking.answers(part, 1, **masking.changes(mask, draw))
+            answers = answers_of(masking.model, part, **masking.changes(mask, draw))
             losses = of_pairs(prompt_losses(calibrated(answers, calibration)))
             total -= torch.autograd.grad((weight * losses).sum(), mask)[0].cpu()
     return total

@@ -20,7 +20,7 @@ from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch, prompt_losses
 from pipeline.model.held import Holder
 from pipeline.model.held_at import Held
-from pipeline.model.prompts import Prompts
+from pipeline.model.scoring import answers_of
 from pipeline.model.transformer import Transformer
 from pipeline.prune.masks import EdgeLayout, Heaviside, Layout
 from pipeline.prune.side_by_side import side_by_side
@@ -48,14 +48,7 @@ class Maskable(ABC):
 
     def run(self, batch: PairBatch, n: int, **changes: Any) -> Float[Tensor, " c"]:
         """The task loss of each of n candidates under the changes to the model."""
-        return prompt_losses(self.answers(batch, n, **changes).view(n, -1, 2)).mean(-1)
-
-    def answers(self, batch: PairBatch, n: int, **changes: Any) -> Float[Tensor, "c*prompt 2"]:
-        """The logits of the answers, of n candidates one after the other, under the changes to the model."""
-        on_cpu = self.model.device.type == "cpu"  # where packing is worth it, and its sums have one order
-        laid = (Prompts.of(batch.tokens, batch.last), None) if on_cpu else (batch.tokens, batch.last)
-        logits: Tensor = self.model(laid[0], at=laid[1], copies=n, **changes)
-        return logits.gather(-1, batch.answers.repeat(n, 1))
+        return prompt_losses(answers_of(self.model, batch, n, **changes).view(n, -1, 2)).mean(-1)
 
     def slopes(
         self, masks: Float[Tensor, "c unit"], batch: PairBatch, draw: int = 0

@@ -26,8 +26,7 @@ from pipeline.model.prompts import pick
 from pipeline.model.transformer import Intervene
 from pipeline.validate.claim import MARGIN, UNCALIBRATED, Answers, Claim, check, margins
 from pipeline.validate.norms import frozen_norms
-from pipeline.validate.runs import answers as answers_of
-from pipeline.validate.runs import few_edges, watched
+from pipeline.validate.runs import few_edges, padded_answers, watched
 from pipeline.validate.subsets import subsets
 
 FROZEN = "frozen_norms"
@@ -168,7 +167,7 @@ def given_outside(claim: Claim, masks: Values, values: Mapping[str, Float[Tensor
         kept: Intervene = hold_at_means(masks, {key: other})
         return kept(key, x)
 
-    return answers_of(claim.model, batch, intervene, claim.whole)
+    return padded_answers(claim.model, batch, intervene, claim.whole)
 
 
 def of_few(

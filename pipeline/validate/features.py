@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.ablate.bootstrap import interval
 from pipeline.model.transformer import Intervene, Transformer, refuse_compiled
 from pipeline.validate.claim import Claim, check
-from pipeline.validate.runs import Runs, answers, reaches
+from pipeline.validate.runs import Runs, padded_answers, reaches
 
 MOST_SINGLE = 64  # nodes that are binarised alone, a pass of the model each; of a larger circuit, as many at random
 HARMLESS = 0.01  # nats; what a node may add to the loss when it is binarised, a fifteenth of the paper's target
@@ -98,7 +98,7 @@ def losses_with(
 ) -> Float[Tensor, " pair"]:
     """Losses of the circuit with some of its nodes binarised."""
     intervene = binarising(steps, runs.claim.circuit.nodes, nodes, runs.masked.intervene)
-    return runs.claim.losses(answers(runs.claim.model, runs.batch, intervene, runs.cuts))
+    return runs.claim.losses(padded_answers(runs.claim.model, runs.batch, intervene, runs.cuts))
 
 
 def binarising(

@@ -21,7 +21,7 @@ from pipeline.model.transformer import Intervene
 from pipeline.sites import Site, site_key, site_keys
 from pipeline.validate.claim import MARGIN, UNCALIBRATED, Claim, check
 from pipeline.validate.patterns import heads
-from pipeline.validate.runs import Runs, Values, answers, reaches, real
+from pipeline.validate.runs import Runs, Values, padded_answers, reaches, real
 
 # ln 2 − H(3/4), the least divergence of two patterns that share half of their weight. The bound is convex: a mean below
 # it says that on average more than half of the weight is on the same keys.
@@ -140,8 +140,10 @@ def swaps(runs: Runs, swapped: Nodes) -> dict[str, Any]:
     into_circuit = given(swapped, runs.model[1], runs.batch.last, runs.masked.intervene)
     into_model = given(swapped, runs.circuit[1], runs.batch.last, lambda _, x: x)
     return {
-        "circuit": claim.estimate(claim.losses(answers(claim.model, runs.batch, into_circuit, runs.cuts))),
-        "model": claim.estimate(claim.losses(answers(claim.model, runs.batch, into_model, claim.whole), UNCALIBRATED)),
+        "circuit": claim.estimate(claim.losses(padded_answers(claim.model, runs.batch, into_circuit, runs.cuts))),
+        "model": claim.estimate(
+            claim.losses(padded_answers(claim.model, runs.batch, into_model, claim.whole), UNCALIBRATED)
+        ),
     }
 
 

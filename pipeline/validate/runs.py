@@ -50,7 +50,7 @@ def watched(
 
 
 @torch.no_grad()
-def answers(model: Transformer, batch: PairBatch, intervene: Intervene, cuts: Cuts | None = None) -> Answers:
+def padded_answers(model: Transformer, batch: PairBatch, intervene: Intervene, cuts: Cuts | None = None) -> Answers:
     """Answer logits of one pass over all prompts at once, for interventions that know one prompt from another."""
     return answer_logits(model(batch.tokens, at=batch.last, intervene=intervene, cuts=cuts), batch).cpu()
 

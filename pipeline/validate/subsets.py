@@ -18,10 +18,10 @@ from torch import Tensor
 from pipeline.ablate.controls import random_edges, random_nodes
 from pipeline.ablate.cuts import live_edges
 from pipeline.circuit import Circuit
-from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
+from pipeline.data.pairs import PairBatch, prompt_losses
 from pipeline.model.ablation import SOURCES, edge_cuts, hold_at_means
 from pipeline.model.held_at import Values
-from pipeline.model.scoring import calibrated
+from pipeline.model.scoring import answers_of, calibrated
 from pipeline.model.transformer import Cut
 from pipeline.sites import site_key
 from pipeline.validate.claim import Answers, Claim
@@ -58,15 +58,13 @@ def edges_of(claim: Claim) -> Parts:
 
 def run_nodes(claim: Claim, alive: Masks, batch: PairBatch, held: Values) -> Tensor:
     """Answer logits [prompt, 2] with every node at m·x + (1 − m)·held."""
-    logits = claim.model(batch.tokens, at=batch.last, intervene=hold_at_means(alive, held), cuts=claim.whole)
-    return answer_logits(logits, batch)
+    return answers_of(claim.model, batch, intervene=hold_at_means(alive, held), cuts=claim.whole)
 
 
 def run_edges(claim: Claim, alive: Masks, batch: PairBatch, held: Values) -> Tensor:
     """The same with every edge carrying m·x + (1 − m)·held of its source; nodes are live."""
     cuts = {key: Cut(mask, held[source_of(key)]) for key, mask in alive.items()}
-    live = live_edges(claim.model, cuts)
-    return answer_logits(claim.model(batch.tokens, at=batch.last, cuts=live), batch)
+    return answers_of(claim.model, batch, cuts=live_edges(claim.model, cuts))
 
 
 def source_of(key: str) -> str:
