@@ -11,14 +11,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from pipeline.data.sources.installed import read_lock
+
 ROOT = Path(__file__).parent.parent.parent
 BROUGHT_BY_VENV = {"pip"}  # the tool that installs the lock
 OF_CUDA = re.compile(r"nvidia-|cuda-|triton$")  # come along with a CUDA build of torch
 
 
 def locked() -> dict[str, str]:
-    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    pins = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    """Name → version, as this Python has it: some packages are for the first 3.11 only."""
+    pins = read_lock(ROOT / "requirements.lock")
     return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
 
 
