@@ -16,7 +16,6 @@ from torch import Tensor
 from pipeline.ablate.conditions import score_compact
 from pipeline.config import Ablation, Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch
-from pipeline.model.compact import Compact
 from pipeline.model.held_at import Held
 from pipeline.model.means import node_means
 from pipeline.model.samples import node_samples
@@ -39,7 +38,7 @@ class Found:
 
     def answers(self, case: Case, batch: PairBatch) -> Float[Tensor, "draw prompt 2"]:
         """Logits of the two answers, uncalibrated, for every draw of what is outside."""
-        compacts = (Compact(frozen, self.sketch.nodes, self.sketch.edges) for frozen in case.judge.frozen)
+        compacts = case.judge.compacts(self.sketch.nodes, self.sketch.edges)
         return torch.stack([score_compact(compact, batch) for compact in compacts])
 
     def row(self, claim: Claim, case: Case, test: PairBatch) -> dict[str, Any]:
