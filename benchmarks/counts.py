@@ -13,7 +13,7 @@ from pipeline.model.attention import ALIGNED
 
 FULL = 4  # bytes of a float32
 ADAM_BYTES = 48  # a parameter: gradient norm 4, division 8, Adam 28 (four read, three written), decay 8
-# Bytes a weight of pipeline.pretrain.projection_gpu: magnitudes 8, 31 counts of 6, ties 27, the mask applied 9; then
+# Bytes a weight of pipeline.kernels.projection_gpu: magnitudes 8, 31 counts of 6, ties 27, the mask applied 9; then
 # keep-alive: copy 8, a read for each weight kept alive, what was taken marked 22.
 SEARCH_BYTES, ALIVE_BYTES = 8 + 31 * 6 + 27 + 9, 30
 SITES = 11  # width of AbsTopK's sites together, in d_model: in, q, k, v, out, in, four of neurons, out

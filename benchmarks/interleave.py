@@ -47,9 +47,9 @@ class Worker:
     def stop(self) -> float:
         """End the process. Returns the MiB that it held at most."""
         self._pipe.send("stop")
-        held = float(self._pipe.recv())
+        ablated_to = float(self._pipe.recv())
         self._process.join()
-        return held
+        return ablated_to
 
 
 def _serve(pipe: Connection, build: Callable[..., tuple[Callable[[], object], Any]], args: tuple[Any, ...]) -> None:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.interleave import interleave, ratio, show
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.compact import Compact, Frozen
+from pipeline.circuit.masked import Masked
 from pipeline.config import ModelConfig
 from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
-from pipeline.model.ablation import record
-from pipeline.model.compact import Compact, Frozen
 from pipeline.model.device import prepare_cpu
-from pipeline.model.held_at import Held
 from pipeline.model.initial import new_model
-from pipeline.model.masked import Masked
+from pipeline.model.record import record
 from pipeline.model.transformer import Transformer
 from pipeline.prune.edges import induced_edges
 from pipeline.prune.masks import Heaviside
@@ -32,7 +32,7 @@ AT_ONCE = 8
 
 
 @dataclass(frozen=True)
-class Case:
+class PruneProblem:
     """A random frozen model, random pairs, and what its nodes are held at."""
 
     model: Transformer
@@ -40,7 +40,7 @@ class Case:
     masking: Masking
 
     @classmethod
-    def of(cls, d_model: int, n_layer: int, density: float, n_pairs: int, length: int) -> Case:
+    def of(cls, d_model: int, n_layer: int, density: float, n_pairs: int, length: int) -> PruneProblem:
         generator = torch.Generator().manual_seed(0)
         model = random_model(d_model, n_layer, density, generator)
         tokens = torch.randint(VOCAB, (2 * n_pairs, length), generator=generator)
@@ -48,7 +48,7 @@ class Case:
         answers = torch.stack([answers, answers.flip(1)], dim=1).flatten(0, 1)
         batch = PairBatch(tokens, torch.full((2 * n_pairs,), length - 1), answers)
         means = {key: value.mean((0, 1)) for key, value in record(model, tokens[:8])[1].items()}
-        return cls(model, batch, Masking.of(model, Held.at_means(means), tie_qk=False))
+        return cls(model, batch, Masking.of(model, AblationValues.at_means(means), tie_qk=False))
 
     def plain(self, n: int = 1) -> None:
         """Forward and backward of ``n`` unmasked batches, the gradients of weights left out: the model is frozen."""
@@ -102,29 +102,32 @@ def random_model(d_model: int, n_layer: int, density: float, generator: torch.Ge
     return model
 
 
-def executor(case: Case, n_nodes: int) -> dict[str, Callable[[], object]]:
+def executor(problem: PruneProblem, n_nodes: int) -> dict[str, Callable[[], object]]:
     """The masked model and the compact executor of a random circuit with all edges between its nodes."""
-    layout = case.masking.layout
+    layout = problem.masking.layout
     mask = torch.zeros(layout.n_units)
     mask[torch.randperm(layout.n_units, generator=torch.Generator().manual_seed(2))[:n_nodes]] = 1
-    nodes, edges = layout.nodes(mask), induced_edges(case.model, layout.by_site(mask))
-    held = case.masking.held.first
-    masked, compact = Masked(case.model, nodes, edges, held), Compact(Frozen(case.model, held), nodes, edges)
-    tokens, at = case.batch.tokens, case.batch.last
+    nodes, edges = layout.nodes(mask), induced_edges(problem.model, layout.by_site(mask))
+    ablated_to = problem.masking.ablated_to.first
+    masked, compact = (
+        Masked(problem.model, nodes, edges, ablated_to),
+        Compact(Frozen(problem.model, ablated_to), nodes, edges),
+    )
+    tokens, at = problem.batch.tokens, problem.batch.last
     torch.testing.assert_close(compact(tokens, at=at), masked(tokens, at=at), rtol=1e-4, atol=1e-4)
     return {"masked model": lambda: masked(tokens, at=at), "compact": lambda: compact(tokens, at=at)}
 
 
 def steps(density: float, kept: float, n_pairs: int, arguments: argparse.Namespace) -> dict[str, float | str]:
     """One row of the table of mask steps."""
-    case = Case.of(256, 2, density, n_pairs, arguments.length)
+    problem = PruneProblem.of(256, 2, density, n_pairs, arguments.length)
     seconds = interleave(
         {
-            "plain": case.plain,
-            "eight plain": lambda: case.plain(AT_ONCE),
-            "with weights": case.with_weights,
-            "one": case.masked(1, kept),
-            "eight": case.masked(AT_ONCE, kept),
+            "plain": problem.plain,
+            "eight plain": lambda: problem.plain(AT_ONCE),
+            "with weights": problem.with_weights,
+            "one": problem.masked(1, kept),
+            "eight": problem.masked(AT_ONCE, kept),
         },
         arguments.rounds,
     )
@@ -143,10 +146,10 @@ def steps(density: float, kept: float, n_pairs: int, arguments: argparse.Namespa
 
 def executors(density: float, arguments: argparse.Namespace) -> list[dict[str, float]]:
     """Rows of the table of executors: circuits of growing size."""
-    case = Case.of(1024, 2, density, arguments.pairs, arguments.length)
+    problem = PruneProblem.of(1024, 2, density, arguments.pairs, arguments.length)
     rows = []
     for n_nodes in (30, 100, 300, 1000):
-        seconds = interleave(executor(case, n_nodes), arguments.rounds)
+        seconds = interleave(executor(problem, n_nodes), arguments.rounds)
         faster = ratio(seconds, "masked model", "compact")
         rows.append({"density": density, "nodes": n_nodes, "masked model ÷ compact": faster})
     return rows

@@ -21,7 +21,7 @@ from pipeline.model.checkpoint import model_hash
 from pipeline.model.device import prepare_cpu
 from pipeline.seeds import seed_of
 
-CODE = ("ablate", "model", "circuit.py", "data/pairs.py", "seeds.py", "sites.py")
+CODE = ("ablate", "model", "kernels", "circuit", "data/pairs.py", "seeds.py", "sites.py", "stats.py")
 
 
 @stage_flow()

@@ -40,7 +40,7 @@ def play(
     from pipeline.model.device import prepare_cpu
     from pipeline.play.load import load_session  # takes seconds to import
     from pipeline.play.server import application
-    from pipeline.prune.subject import settings_for
+    from pipeline.workspace import settings_for
 
     prepare_cpu(1)
     circuits = [folder_of(path) for path in circuit or ()]

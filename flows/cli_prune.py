@@ -56,7 +56,7 @@ def prune(
             seed=seed,
             tokenizer=tokenizer,
             tokens=tokens,
-            tick=lambda what: status.update(escape(what)),
+            on_progress=lambda what: status.update(escape(what)),
             target_loss=target_loss,
             budget=budget,
             tie_qk=tie_qk,

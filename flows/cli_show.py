@@ -42,7 +42,7 @@ def show(
     from pipeline.circuit import Circuit
     from pipeline.model.device import prepare_cpu
     from pipeline.play.load import load_session  # takes seconds to import
-    from pipeline.prune.subject import settings_for
+    from pipeline.workspace import settings_for
 
     folder = folder_of(circuit)
     place = model or beside(folder, Circuit.load(folder))
@@ -86,7 +86,7 @@ def explanation_of(session: Session, name: str, place: Path, settings: Params) -
     """What the study found of this circuit, or what is found now; None where the model's tokens are not there."""
     from pipeline.data.shards import STATS_FILE, TokenStream
     from pipeline.play.alone import explained, fits
-    from pipeline.prune.subject import root_of
+    from pipeline.workspace import root_of
 
     stored = Workspace(root_of(place)).explanations(place.resolve().name)
     if stored.is_file():

@@ -49,7 +49,7 @@ def validate(
             tokens=tokens,
             controls=controls,
             workers=WORKERS,
-            tick=lambda what: status.update(escape(what)),
+            on_progress=lambda what: status.update(escape(what)),
         )
     if out is not None:
         write_json(out, found)

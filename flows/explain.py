@@ -20,7 +20,7 @@ from pipeline.explain import assembled, explain_circuit, explain_nodes
 from pipeline.model.checkpoint import model_hash
 from pipeline.model.device import prepare_cpu
 
-CODE = ("explain", "model", "circuit.py", "data/batches.py", "data/pairs.py", "data/shards.py", "data/tasks",
+CODE = ("explain", "model", "kernels", "circuit", "data/batches.py", "data/pairs.py", "data/shards.py", "data/tasks",
         "data/tokenizer.py", "seeds.py", "sites.py")  # fmt: skip
 
 

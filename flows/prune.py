@@ -19,15 +19,15 @@ from flows import environment, units
 from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
 from pipeline.artifacts import Workspace, whole_folder, write_json
+from pipeline.circuit.ablation_samples import ablation_values_for
 from pipeline.config import Params, PruneConfig
 from pipeline.data.tasks import TaskSet
 from pipeline.model.checkpoint import load_means
 from pipeline.model.device import prepare_cpu
-from pipeline.model.samples import held_for
 from pipeline.prune import empty_row, prune_task
 from pipeline.seeds import seed_of
 
-CODE = ("prune", "model", "circuit.py", "config.py", "data/pairs.py", "data/shards.py", "seeds.py", "sites.py")
+CODE = ("prune", "model", "kernels", "circuit", "config.py", "data/pairs.py", "data/shards.py", "seeds.py", "sites.py")
 NOT_EXPRESSIBLE: units.Row = empty_row() | {"solved": None, "seconds": None}
 
 
@@ -69,7 +69,7 @@ def prune_unit(task: str, inputs: dict[str, Any]) -> units.Row:
     pruned = prune_task(
         model=model,
         means=means,
-        held=held_for(
+        ablated_to=ablation_values_for(
             config.ablation,
             model=model,
             means=means,

@@ -14,36 +14,42 @@ from flows.tracking import Tracker
 from pipeline.artifacts import ArtifactError, file_hash, write_json
 from pipeline.circuit import Circuit
 from pipeline.config import ConfigError, Params, PruneConfig, ValidateConfig
-from pipeline.data.rivals import RivalSet
+from pipeline.data.generalisation import GeneralisationSet
 from pipeline.data.tasks import TaskError, find_task
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.words import SPLITS
 from pipeline.model.checkpoint import model_hash
 from pipeline.model.device import prepare_cpu
 from pipeline.seeds import seed_of
-from pipeline.validate import Claim, residual_kurtosis, validate_circuit, windows_of
+from pipeline.validate import CircuitUnderTest, residual_kurtosis, validate_circuit, windows_of
 
-CODE = ("validate", "ablate", "prune", "model", "circuit.py", "data/pairs.py", "data/rivals", "data/shards.py",
-        "data/tasks", "data/tokenizer.py", "data/words.py", "seeds.py", "sites.py")  # fmt: skip
+CODE = ("validate", "ablate", "prune", "model", "kernels", "circuit", "data/pairs.py", "data/generalisation", "data/shards.py",
+        "data/tasks", "data/tokenizer.py", "data/words.py", "seeds.py", "sites.py", "stats.py")  # fmt: skip
 
 
 @stage_flow()
 def validate(model: str) -> None:
-    """Write validations/<model>.json from models/<model>, circuits/<model>, data/tasks, data/rivals and data/tokens."""
+    """Write validations/<model>.json from models/<model>, circuits/<model>, data/tasks, data/generalisation and data/tokens."""
     workspace, params = load_study()
     check_controls(params.validate)
     tasks = units.checked_tasks(workspace, model)
-    rivals = RivalSet.load(workspace.rivals)
-    if rivals.tokenizer_hash != tasks.tokenizer_hash:
-        raise ArtifactError(f"{workspace.rivals}: in other tokens than data/tasks; run dvc repro, which makes both")
-    rivals.check_tasks(tasks, workspace.rivals)
+    generalisation = GeneralisationSet.load(workspace.generalisation)
+    if generalisation.tokenizer_hash != tasks.tokenizer_hash:
+        raise ArtifactError(
+            f"{workspace.generalisation}: in other tokens than data/tasks; run dvc repro, which makes both"
+        )
+    generalisation.check_tasks(tasks, workspace.generalisation)
     folders = circuits_of(workspace.circuits(model), tasks, model_hash(workspace.model(model)))
     shared = units.shared_inputs(workspace, params, "validate", model, units.code_hash(*CODE))
     shared |= {"prune": params.prune.model_dump(mode="json", exclude={"workers"})}
     shared |= {"tokens_hash": file_hash(workspace.tokens / "stats.json")}
     inputs = {
         name: shared
-        | {"task_hash": tasks.hash(name), "rivals_hash": rivals.hash(name), "circuit_hash": circuit_hash(folder)}
+        | {
+            "task_hash": tasks.hash(name),
+            "generalisation_hash": generalisation.hash(name),
+            "circuit_hash": circuit_hash(folder),
+        }
         for name, folder in folders.items()
     }
     rows = units.run_units(validate_unit, inputs)
@@ -71,10 +77,10 @@ def validate_unit(task: str, inputs: dict[str, Any]) -> units.Row:
     workspace = environment.workspace()
     prepare_cpu(1)
     model = units.loaded_model(workspace.model(inputs["model"]), inputs["model_hash"], inputs["device"])
-    pairs, rivals = units.loaded_tasks(workspace.tasks), RivalSet.load(workspace.rivals)
+    pairs, generalisation = units.loaded_tasks(workspace.tasks), GeneralisationSet.load(workspace.generalisation)
     config = ValidateConfig.model_validate(inputs["settings"] | {"workers": 1})
     prune = PruneConfig.model_validate(inputs["prune"] | {"workers": 1})
-    claim = Claim(
+    tested = CircuitUnderTest(
         model=model,
         circuit=Circuit.load(workspace.circuits(inputs["model"]) / task),
         batches={split: pairs.batch(task, split).to(model.device) for split in SPLITS},
@@ -84,8 +90,10 @@ def validate_unit(task: str, inputs: dict[str, Any]) -> units.Row:
         target=prune.target_loss,
     )
     return validate_circuit(
-        claim,
-        rivals={family: rivals.batch(task, family).to(model.device) for family in rivals.families(task)},
+        tested,
+        generalisation={
+            family: generalisation.batch(task, family).to(model.device) for family in generalisation.families(task)
+        },
         prune=prune,
         tokenizer=Tokenizer.load(workspace.tokens),
         with_controls=inputs["model"] in config.control_models and task in config.control_tasks,

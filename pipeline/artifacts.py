@@ -47,9 +47,9 @@ class Workspace:
         return self.root / "data" / "tasks"
 
     @property
-    def rivals(self) -> Path:
+    def generalisation(self) -> Path:
         """pairs.parquet, report.json"""
-        return self.root / "data" / "rivals"
+        return self.root / "data" / "generalisation"
 
     def model(self, name: str) -> Path:
         """model.safetensors, config.json, means.safetensors, history.jsonl, summary.json"""

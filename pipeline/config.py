@@ -254,7 +254,7 @@ class AblateConfig(Section):
     workers: PositiveInt
 
 
-class RivalsConfig(Section):
+class GeneralisationConfig(Section):
     """Second test sets, which tell a task's algorithm from rivals that do as well on its own pairs."""
 
     n_pairs: PositiveInt  # of each family, made from the task's test pairs
@@ -333,7 +333,7 @@ class Params(Section):
     models: Annotated[dict[str, ModelConfig], Field(min_length=1)]
     prune: PruneConfig
     ablate: AblateConfig
-    rivals: RivalsConfig
+    generalisation: GeneralisationConfig
     validate: ValidateConfig  # type: ignore[assignment]
     explain: ExplainConfig
     report: ReportConfig

@@ -100,7 +100,7 @@ def test_no_module_is_named_as_one_of_the_standard_library():
 
 
 def test_stage_flow_package_and_params_section_share_one_word(params):
-    stages = {"corpus", "tokenise", "tasks", "rivals", *STAGES}
+    stages = {"corpus", "tokenise", "tasks", "generalisation", *STAGES}
     assert all((ROOT / "flows" / f"{stage}.py").is_file() for stage in stages)
     assert stages <= set(type(params).model_fields)
     assert all((ROOT / "pipeline" / stage).is_dir() for stage in STAGES)

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from pipeline.ablate.bootstrap import interval
-from pipeline.ablate.conditions import Answers, Condition, Runner, accuracy
-from pipeline.ablate.controls import random_edges, random_nodes
 from pipeline.circuit import Circuit
+from pipeline.circuit.conditions import Ablator, Answers, Condition, accuracy
+from pipeline.circuit.random_circuits import random_edges, random_nodes
 from pipeline.config import AblateConfig
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
 from pipeline.model.scoring import calibrated, score
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
+from pipeline.stats import interval
 
 # Condition → under which name the losses of its random controls are reported.
 RANDOM_NAMES = {
@@ -38,17 +38,17 @@ def ablate_task(
     WrongModelError where the model is not the circuit's.
     """
     circuit.check_model(model)
-    runner = Runner(model, circuit.outside)
+    ablator = Ablator(model, circuit.outside)
     generator = torch.Generator().manual_seed(seed_of(seed, "ablate"))
     row = scored("unpruned", score(model, batch).cpu()[None], config, generator)
     some = batch.take(torch.arange(min(config.random_pairs, batch.n_pairs), device=batch.tokens.device))
     for condition in Condition:
-        answers = runner.answers(circuit, condition, batch)
+        answers = ablator.answers(circuit, condition, batch)
         if condition.keeps:
             row[f"{condition.value}_loss_uncalibrated"] = float(prompt_losses(answers).mean())
             answers = calibrated(answers, circuit.calibration)
         row |= scored(condition.value, answers, config, generator)
-        losses = random_losses(runner, circuit, condition, some, config.n_random, generator)
+        losses = random_losses(ablator, circuit, condition, some, config.n_random, generator)
         name = RANDOM_NAMES[condition]
         row |= {f"{name}_losses": losses, f"{name}_loss_median": median(losses)}
     return row
@@ -65,13 +65,13 @@ def scored(name: str, answers: Answers, config: AblateConfig, generator: torch.G
 
 
 def random_losses(
-    runner: Runner, circuit: Circuit, condition: Condition, batch: PairBatch, n: int, generator: torch.Generator
+    ablator: Ablator, circuit: Circuit, condition: Condition, batch: PairBatch, n: int, generator: torch.Generator
 ) -> list[float]:
     """Task losses of ``n`` random sets of the circuit's size under the same condition."""
     losses = []
     for _ in range(n):
         drawn = (
-            random_edges(circuit, runner.model, generator) if condition.of_edges else random_nodes(circuit, generator)
+            random_edges(circuit, ablator.model, generator) if condition.of_edges else random_nodes(circuit, generator)
         )
-        losses.append(float(prompt_losses(runner.answers(drawn, condition, batch)).mean()))
+        losses.append(float(prompt_losses(ablator.answers(drawn, condition, batch)).mean()))
     return losses

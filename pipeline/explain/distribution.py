@@ -14,7 +14,7 @@ from pipeline.config import ExplainConfig
 from pipeline.explain.labels import Labeller
 from pipeline.explain.places import Places
 from pipeline.explain.rounding import rounded, together
-from pipeline.model.ablation import record
+from pipeline.model.record import record
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
 

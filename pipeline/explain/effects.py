@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from pipeline.circuit import Circuit
+from pipeline.circuit.node_masks import NodeMasks
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.explain.prompts import shown
-from pipeline.model.held import Holder
 from pipeline.model.scoring import mean_loss
 from pipeline.model.transformer import Transformer
 
@@ -35,21 +35,21 @@ def ablated_losses(model: Transformer, circuit: Circuit, batch: PairBatch) -> di
     Uncalibrated: calibration is the circuit's. Mean over draws where there are several.
     """
     batch, nodes = batch.to(model.device), shown(circuit.nodes)
-    draws = [Holder(model, held) for held in circuit.outside.to(model.device).draws]
+    draws = [NodeMasks(model, ablated_to) for ablated_to in circuit.outside.to(model.device).draws]
     found: dict[Node, float] = {}
     for some in (nodes[i : i + AT_ONCE] for i in range(0, len(nodes), AT_ONCE)):
         masks = {key: torch.ones(len(some), n, device=model.device) for key, n in model.widths().items()}
         for copy, (key, index) in enumerate(some):
             masks[key][copy, index] = 0
-        answers = [without(model, batch, holder, masks, len(some)) for holder in draws]
+        answers = [without(model, batch, masking, masks, len(some)) for masking in draws]
         for copy, node in enumerate(some):
             found[node] = sum(mean_loss(drawn[copy]) for drawn in answers) / len(answers)
     return found
 
 
-def without(model: Transformer, batch: PairBatch, holder: Holder, masks: dict[str, Tensor], copies: int) -> Tensor:
+def without(model: Transformer, batch: PairBatch, masking: NodeMasks, masks: dict[str, Tensor], copies: int) -> Tensor:
     """Answer logits [copy, prompt, 2] with what each copy's mask leaves out held."""
-    logits = model(batch.tokens, at=batch.last, copies=copies, **holder(masks))
+    logits = model(batch.tokens, at=batch.last, copies=copies, **masking(masks))
     return torch.stack([answer_logits(part, batch) for part in logits.chunk(copies)]).cpu()
 
 

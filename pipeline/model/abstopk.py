@@ -1,8 +1,8 @@
 """AbsTopK: keep the k entries of largest magnitude of every row, zero the rest (METHOD §1).
 
 Ties are broken towards the lower index, so exactly k entries are kept. On a CPU a numba kernel searches for each row's
-threshold (pipeline.model.threshold), from the threshold of the row before; on a GPU a Triton kernel does
-(pipeline.model.abstopk_gpu).
+threshold (pipeline.kernels.threshold), from the threshold of the row before; on a GPU a Triton kernel does
+(pipeline.kernels.abstopk_gpu).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.model.simd import TILE, keep_by_bits, nonzero_bits
-from pipeline.model.threads import in_shares
-from pipeline.model.threshold import magnitudes, threshold
+from pipeline.kernels.simd import TILE, keep_by_bits, nonzero_bits
+from pipeline.kernels.threads import in_shares
+from pipeline.kernels.threshold import magnitudes, threshold
 
 SHARE = 1 << 16  # entries below which a second thread costs more than it gives
 
@@ -62,7 +62,7 @@ def select(x: Tensor, k: int, inplace: bool = False) -> tuple[Tensor, Tensor]:
     if x.device.type == "cpu":
         return select_bits(x, k, inplace)
     if x.device.type == "cuda":
-        from pipeline.model.abstopk_gpu import keep_topk  # needs Triton, which comes with torch for CUDA
+        from pipeline.kernels.abstopk_gpu import keep_topk  # needs Triton, which comes with torch for CUDA
 
         return keep_topk(x, k)
     keep = select_sorted(x, k)

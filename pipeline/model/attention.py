@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pipeline.model.attention_cpu import backward_heads, forward_heads
-from pipeline.model.threads import in_shares
+from pipeline.kernels.attention_cpu import backward_heads, forward_heads
+from pipeline.kernels.threads import in_shares
 
 ALIGNED = 8
 Heads = Float[Tensor, "batch pos width"]
@@ -30,30 +30,30 @@ def attend(
     sink: Float[Tensor, " head"] | None,
     n_head: int,
     at: Int[Tensor, "batch query"] | None,
-    fork: Int[Tensor, "batch 2"] | None = None,
+    branch: Int[Tensor, "batch 2"] | None = None,
 ) -> tuple[Heads, Mass]:
     """Values averaged over the past, heads side by side, and each head's total weight on real tokens (no sink: 1).
 
     Softmax and sums in float32, in which the result is given. With ``at``, q holds only the queries at some positions
-    of each sequence. With ``fork``, sequences branch: queries from its second position on do not see the tokens from
+    of each sequence. With ``branch``, sequences branch: queries from its second position on do not see the tokens from
     its first to its second one.
     """
     q, k, v = q.float(), k.float(), v.float()
     if q.device.type == "cpu" and at is None:
-        mixed, mass = CausalAttention.apply(q, k, v, sink, n_head, fork)
-        return mixed, mass
-    return attend_fused(q, k, v, sink, n_head, at, fork)
+        mixed, attention_mass = CausalAttention.apply(q, k, v, sink, n_head, branch)
+        return mixed, attention_mass
+    return attend_fused(q, k, v, sink, n_head, at, branch)
 
 
 def attend_fused(
-    q: Heads, k: Heads, v: Heads, sink: Tensor | None, n_head: int, at: Tensor | None, fork: Tensor | None = None
+    q: Heads, k: Heads, v: Heads, sink: Tensor | None, n_head: int, at: Tensor | None, branch: Tensor | None = None
 ) -> tuple[Heads, Mass]:
     """The same by torch's fused kernel, which knows no sink and returns no weights.
 
     Constant channels carry both through one call of it: queries have a 1 that meets the sink's logit in the sink's key,
     values a 1 whose average is the weight of real tokens. Zeros fill up to a multiple of ALIGNED channels, for a GPU.
     """
-    assert fork is None or at is not None, "only queries at given positions can be in a branch here"
+    assert branch is None or at is not None, "only queries at given positions can be in a branch here"
     q, k, v = (x.unflatten(-1, (n_head, -1)).transpose(1, 2) for x in (q, k, v))
     n_queries, d_head = q.shape[2:]
     scale, spare = d_head**-0.5, -(d_head + 1) % ALIGNED
@@ -62,20 +62,20 @@ def attend_fused(
     k = torch.cat([first, F.pad(k, (0, 1 + spare))], dim=2)  # [batch, head, 1 + pos, a multiple of ALIGNED]
     q = F.pad(F.pad(q, (0, 1, int(at is None), 0), value=1.0), (0, spare))
     v = F.pad(F.pad(v, (0, 1), value=1.0), (0, spare, 1, 0))
-    seen = None if at is None else seen_by(at, k.shape[2] - 1, fork)
+    seen = None if at is None else seen_by(at, k.shape[2] - 1, branch)
     with torch.autocast(q.device.type, enabled=False):
         mixed = F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None, scale=scale)[:, :, -n_queries:]
     return mixed[..., :d_head].transpose(1, 2).flatten(-2), mixed[..., d_head]
 
 
 def seen_by(
-    at: Int[Tensor, "batch query"], n_pos: int, fork: Int[Tensor, "batch 2"] | None
+    at: Int[Tensor, "batch query"], n_pos: int, branch: Int[Tensor, "batch 2"] | None
 ) -> Bool[Tensor, "batch 1 query 1+pos"]:
     """Which tokens, the sink before them, the queries at some positions see."""
     key = torch.arange(-1, n_pos, device=at.device)
     seen = key <= at[..., None]
-    if fork is not None:
-        start, end = fork[:, None, None].unbind(-1)
+    if branch is not None:
+        start, end = branch[:, None, None].unbind(-1)
         seen &= (at[..., None] < end) | (key < start) | (key >= end)
     return seen[:, None]
 
@@ -85,25 +85,35 @@ class CausalAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, n_head: int, fork: Tensor | None
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, n_head: int, branch: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        mixed, mass = torch.empty_like(q), torch.empty(len(q), n_head, q.shape[1])
-        log_total, logits = torch.empty_like(mass), _sink_logits(sink, n_head)
-        fork = torch.full((len(q), 2), q.shape[1]) if fork is None else fork
-        arrays = [x.detach().numpy() for x in (q, k, v, fork, logits, mixed, mass, log_total)]
+        mixed, attention_mass = torch.empty_like(q), torch.empty(len(q), n_head, q.shape[1])
+        log_total, logits = torch.empty_like(attention_mass), _sink_logits(sink, n_head)
+        branch = torch.full((len(q), 2), q.shape[1]) if branch is None else branch
+        arrays = [x.detach().numpy() for x in (q, k, v, branch, logits, mixed, attention_mass, log_total)]
         in_shares(lambda start, stop: forward_heads(start, stop, *arrays), len(q) * n_head)
-        ctx.save_for_backward(q, k, v, fork, mixed, mass, log_total)
+        ctx.save_for_backward(q, k, v, branch, mixed, attention_mass, log_total)
         ctx.has_sink = sink is not None
-        return mixed, mass
+        return mixed, attention_mass
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None, None]:
-        q, k, v, fork, mixed, mass, log_total = ctx.saved_tensors
-        dq, dk, dv, dsink = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), torch.empty(mass.shape[:2])
+        q, k, v, branch, mixed, attention_mass, log_total = ctx.saved_tensors
+        dq, dk, dv, dsink = (
+            torch.empty_like(q),
+            torch.empty_like(k),
+            torch.empty_like(v),
+            torch.empty(attention_mass.shape[:2]),
+        )
         g, g_mass = grads[0].contiguous(), grads[1].contiguous()
-        arrays = [x.detach().numpy() for x in (q, k, v, fork, mixed, mass, log_total, g, g_mass, dq, dk, dv, dsink)]
-        in_shares(lambda start, stop: backward_heads(start, stop, *arrays), mass.shape[0] * mass.shape[1])
+        arrays = [
+            x.detach().numpy()
+            for x in (q, k, v, branch, mixed, attention_mass, log_total, g, g_mass, dq, dk, dv, dsink)
+        ]
+        in_shares(
+            lambda start, stop: backward_heads(start, stop, *arrays), attention_mass.shape[0] * attention_mass.shape[1]
+        )
         return dq, dk, dv, dsink.sum(0) if ctx.has_sink else None, None, None
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.sparse import Nonzeros, fits, multiply, n_nonzero, outer
+from pipeline.kernels.sparse import Nonzeros, fits, multiply, n_nonzero, outer
 
 MOSTLY_ZERO = 0.5  # fraction of nonzeros in the gradient below which dW goes through them
 SAMPLE = 64  # rows of the gradient in which they are counted
@@ -40,9 +40,9 @@ class Linear(nn.Linear):
 
 
 def compressed(weight: Tensor) -> Any:
-    """The nonzeros of a weight: on a CPU, or for the kernel of a GPU (pipeline.model.sparse_gpu)."""
+    """The nonzeros of a weight: on a CPU, or for the kernel of a GPU (pipeline.kernels.sparse_gpu)."""
     if weight.is_cuda:
-        from pipeline.model import sparse_gpu  # needs Triton, which comes with torch for CUDA
+        from pipeline.kernels import sparse_gpu  # needs Triton, which comes with torch for CUDA
 
         return sparse_gpu.compress(weight), sparse_gpu.compress(weight.T)
     return Nonzeros.of(weight)
@@ -52,7 +52,7 @@ def sparse_product(x: Tensor, weight: Tensor, bias: Tensor | None, nonzeros: Any
     """x Wᵀ + b by the nonzeros that ``compressed`` gave, in the type that autocast asks for, else x's."""
     kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     if weight.is_cuda:
-        from pipeline.model import sparse_gpu
+        from pipeline.kernels import sparse_gpu
 
         return sparse_gpu.linear(x.to(kind), weight, bias, *nonzeros)
     x = x.to(kind if kind == torch.bfloat16 else torch.float32)

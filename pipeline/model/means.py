@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.model.ablation import record
+from pipeline.model.record import record
 from pipeline.model.transformer import Transformer
 
 

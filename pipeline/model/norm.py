@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.threads import in_shares
+from pipeline.kernels.threads import in_shares
 
 EPS = float(torch.finfo(torch.float32).eps)  # torch's own default
 ROWS = 256  # whose part of the gain's gradient is summed on its own, whatever the number of threads

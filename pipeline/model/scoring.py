@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
-from pipeline.model.prompts import Prompts
+from pipeline.model.layout import PackedPrompts
 from pipeline.model.transformer import Cuts, Intervene, Transformer, refuse_compiled
 
 CHUNK = 64  # prompts of one forward pass: few enough for the caches, enough that many begin alike
@@ -39,7 +39,7 @@ def answers_of(model: Transformer, batch: PairBatch, copies: int = 1, **changes:
     ``changes``: keyword arguments of ``Transformer.forward`` that treat all prompts alike: on a CPU they are packed.
     """
     if model.device.type == "cpu":  # where packing is worth it, and its sums have one order
-        logits = model(Prompts.of(batch.tokens, batch.last), copies=copies, **changes)
+        logits = model(PackedPrompts.of(batch.tokens, batch.last), copies=copies, **changes)
     else:
         logits = model(batch.tokens, at=batch.last, copies=copies, **changes)
     return answer_logits(logits, batch, copies)

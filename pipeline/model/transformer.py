@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from pipeline.config import ModelConfig
 from pipeline.model.abstopk import abs_topk
 from pipeline.model.attention import attend
+from pipeline.model.layout import Layout, PackedPrompts, PaddedPrompts
 from pipeline.model.linear import Linear
 from pipeline.model.norm import RMSNorm
-from pipeline.model.prompts import Laid, Padded, Prompts
 from pipeline.sites import SITES, Site, site_key, site_keys, split_site_key
 
 Intervene = Callable[[str, Tensor], Tensor]
@@ -37,30 +37,30 @@ class Cut:
     mean: Float[Tensor, " in"]
 
 
-# What takes a linear map's place: cut edges, or another way to compute such a map (pipeline.model.held) from its input
+# What takes a linear map's place: cut edges, or another way to compute such a map (pipeline.circuit.node_masks) from its input
 # and, behind attention, from each head's weight on real tokens.
 LinearCut = Cut | Callable[[nn.Linear, Tensor, Tensor | None], Tensor]
 Cuts = Mapping[str, LinearCut]
 
 
-def linear(layer: nn.Linear, x: Tensor, cut: LinearCut | None, mass: Tensor | None = None) -> Tensor:
+def linear(layer: nn.Linear, x: Tensor, cut: LinearCut | None, attention_mass: Tensor | None = None) -> Tensor:
     """``layer(x)`` with the cut edges fed by their source's mean.
 
-    ``mass`` [batch, head, pos] scales the means of a head's channels: attention's total weight on real tokens, below 1
+    ``attention_mass`` [batch, head, pos] scales the means of a head's channels: attention's total weight on real tokens, below 1
     with a sink (None: 1).
     """
     if cut is None:
         return layer(x)
     if not isinstance(cut, Cut):
-        return cut(layer, x, mass)
+        return cut(layer, x, attention_mass)
     live = F.linear(x, layer.weight * cut.keep, layer.bias)
-    held = cut.mean if mass is None else cut.mean * by_channel(mass, len(cut.mean))
-    return live + F.linear(held, layer.weight * (1 - cut.keep))
+    ablated_to = cut.mean if attention_mass is None else cut.mean * by_channel(attention_mass, len(cut.mean))
+    return live + F.linear(ablated_to, layer.weight * (1 - cut.keep))
 
 
-def by_channel(mass: Float[Tensor, "batch head pos"], width: int) -> Float[Tensor, "batch pos width"]:
+def by_channel(attention_mass: Float[Tensor, "batch head pos"], width: int) -> Float[Tensor, "batch pos width"]:
     """Each value channel's total weight on real tokens: what a constant value is multiplied by."""
-    return mass.transpose(1, 2).repeat_interleave(width // mass.shape[1], dim=-1)
+    return attention_mass.transpose(1, 2).repeat_interleave(width // attention_mass.shape[1], dim=-1)
 
 
 class CompiledModelError(TypeError):
@@ -85,10 +85,10 @@ class Attention(nn.Module):
         self.sink_logit = nn.Parameter(torch.zeros(config.n_head)) if config.sink else None
 
     def mix(
-        self, q: Tensor, k: Tensor, v: Tensor, at: Tensor | None = None, fork: Tensor | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, at: Tensor | None = None, branch: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Values averaged over the past [batch, pos, width], each head's total weight on them [batch, head, pos]."""
-        return attend(q, k, v, self.sink_logit, self.n_head, at, fork)
+        return attend(q, k, v, self.sink_logit, self.n_head, at, branch)
 
 
 class MLP(nn.Module):
@@ -111,45 +111,45 @@ class Block(nn.Module):
         self.ln_2 = RMSNorm(config.d_model)
         self.mlp = MLP(config)
 
-    def sparse(self, x: Tensor) -> Tensor:
+    def abs_topk(self, x: Tensor) -> Tensor:
         """AbsTopK at a site; its argument may be overwritten."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return abs_topk(x, int(self.afrac * x.shape[-1]), inplace=True)  # nobody else has seen x
 
-    def at(self, site: Site, x: Tensor, intervene: Intervene | None) -> Tensor:
+    def site(self, site: Site, x: Tensor, intervene: Intervene | None) -> Tensor:
         """The value at a site: AbsTopK, then whatever the intervention makes of it."""
-        x = self.sparse(x)
+        x = self.abs_topk(x)
         return x if intervene is None else intervene(site_key(self.layer, site), x)
 
-    def attend(self, h: Tensor, intervene: Intervene | None, cuts: Cuts, layout: Laid, last: bool) -> Tensor:
+    def attend(self, h: Tensor, intervene: Intervene | None, cuts: Cuts, layout: Layout, last: bool) -> Tensor:
         h = h if intervene is None else intervene(site_key(self.layer, Site.ATTN_IN), h)
         q, k, v = linear(self.attn.c_attn, h, cuts.get(f"{self.layer}.attn.c_attn")).chunk(3, dim=-1)
         q = layout.ends(q) if last else q
-        q, k = self.at(Site.ATTN_Q, q, intervene), self.at(Site.ATTN_K, k, intervene)
-        v = self.at(Site.ATTN_V, v, intervene)
-        mixed, mass = layout.attend(self.attn.mix, q, k, v, last)
-        out = linear(self.attn.c_proj, mixed, cuts.get(f"{self.layer}.attn.c_proj"), mass)
-        return self.at(Site.ATTN_OUT, out, intervene)
+        q, k = self.site(Site.ATTN_Q, q, intervene), self.site(Site.ATTN_K, k, intervene)
+        v = self.site(Site.ATTN_V, v, intervene)
+        mixed, attention_mass = layout.attend(self.attn.mix, q, k, v, last)
+        out = linear(self.attn.c_proj, mixed, cuts.get(f"{self.layer}.attn.c_proj"), attention_mass)
+        return self.site(Site.ATTN_OUT, out, intervene)
 
-    def think(self, x: Tensor, intervene: Intervene | None, cuts: Cuts) -> Tensor:
-        h = self.at(Site.MLP_IN, self.ln_2(x), intervene)
+    def mlp_out(self, x: Tensor, intervene: Intervene | None, cuts: Cuts) -> Tensor:
+        h = self.site(Site.MLP_IN, self.ln_2(x), intervene)
         h = F.gelu(linear(self.mlp.c_fc, h, cuts.get(f"{self.layer}.mlp.c_fc")))
-        h = self.at(Site.MLP_NEURON, h, intervene)
-        return self.at(Site.MLP_OUT, linear(self.mlp.c_proj, h, cuts.get(f"{self.layer}.mlp.c_proj")), intervene)
+        h = self.site(Site.MLP_NEURON, h, intervene)
+        return self.site(Site.MLP_OUT, linear(self.mlp.c_proj, h, cuts.get(f"{self.layer}.mlp.c_proj")), intervene)
 
     def forward(
-        self, x: Tensor, intervene: Intervene | None, cuts: Cuts, layout: Laid, last: bool = False, copies: int = 1
+        self, x: Tensor, intervene: Intervene | None, cuts: Cuts, layout: Layout, last: bool = False, copies: int = 1
     ) -> Tensor:
         """The residual stream after the layer; of the ``last``, only at the positions that the layout asks for.
 
         With ``copies``, the batch is that many times as long from the first intervention on.
         """
-        h = self.sparse(self.ln_1(x))
+        h = self.abs_topk(self.ln_1(x))
         if copies > 1:
             x, h = x.repeat(copies, 1, 1), h.repeat(copies, 1, 1)
         x = (layout.ends(x) if last else x) + self.attend(h, intervene, cuts, layout, last)
-        return x + self.think(x, intervene, cuts)
+        return x + self.mlp_out(x, intervene, cuts)
 
 
 class Transformer(nn.Module):
@@ -182,7 +182,7 @@ class Transformer(nn.Module):
         widths = dict.fromkeys(SITES, c.d_model) | heads | {Site.MLP_NEURON: c.d_mlp}
         return {key: widths[split_site_key(key)[1]] for key in site_keys(c.n_layer)}
 
-    def embed(self, layout: Laid) -> Float[Tensor, "batch pos d_model"]:
+    def embed(self, layout: Layout) -> Float[Tensor, "batch pos d_model"]:
         x = self.transformer["wte"](layout.tokens)
         if "wpe" in self.transformer:
             x = x + self.transformer["wpe"].weight[layout.positions]
@@ -190,7 +190,7 @@ class Transformer(nn.Module):
 
     def forward(
         self,
-        tokens: Int[Tensor, "batch pos"] | Prompts,
+        tokens: Int[Tensor, "batch pos"] | PackedPrompts,
         *,
         at: Int[Tensor, " batch"] | None = None,
         intervene: Intervene | None = None,
@@ -203,15 +203,15 @@ class Transformer(nn.Module):
         [batch, 1, width]. ``intervene(site_key, value)`` returns the value to use at each site; ``cuts`` maps
         ``"0.mlp.c_fc"`` and its like to the edges held at their mean. With ``copies``, the result is of the batch that
         many times over, for interventions that treat each copy differently: what comes before the first site is
-        computed once. ``Prompts`` (with ends, on a CPU) give logits [prompt, vocab] at these, their sites hold
+        computed once. ``PackedPrompts`` (with ends, on a CPU) give logits [prompt, vocab] at these, their sites hold
         [copy, row, width] and in the last layer [copy, prompt, width]. Raises ValueError for prompts longer than n_ctx.
         """
-        layout = tokens if isinstance(tokens, Prompts) else Padded(tokens, at)
+        layout = tokens if isinstance(tokens, PackedPrompts) else PaddedPrompts(tokens, at)
         if layout.n_positions > self.config.n_ctx:
             raise ValueError(
                 f"prompt of {layout.n_positions} tokens; this model reads at most n_ctx {self.config.n_ctx}"
             )
-        if isinstance(tokens, Prompts) and not tokens.last:
+        if isinstance(tokens, PackedPrompts) and not tokens.last:
             raise ValueError("packed prompts without ends; make them with the position asked for of each")
         x = self.embed(layout)
         for layer, block in enumerate(self.transformer["h"]):

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.model.transformer import Block, Transformer
-from pipeline.planted.layout import HEAD_SITES, Layout
+from pipeline.planted.layout import HEAD_SITES, ResidualLayout
 from pipeline.planted.recipe import Node, Recipe
 from pipeline.sites import EDGE_KINDS, Site
 
@@ -26,7 +26,7 @@ UNEMBED, BIGRAM = 0.25, 0.3  # standard deviations of weights, of nats
 BUSY = 8  # one in so many channels of a token's embedding is nonzero, besides the planted ones
 
 
-def fill(model: Transformer, recipe: Recipe, layout: Layout, generator: torch.Generator) -> None:
+def fill(model: Transformer, recipe: Recipe, layout: ResidualLayout, generator: torch.Generator) -> None:
     """Distractors in every parameter that is not planted."""
     for layer, block in enumerate(model.transformer["h"]):
         _fill_block(block, generator)
@@ -54,7 +54,7 @@ def _fill_block(block: Block, generator: torch.Generator) -> None:
     block.mlp.c_fc.bias.add_(QUIET)
 
 
-def _clear_block(block: Block, recipe: Recipe, layout: Layout, layer: int) -> None:
+def _clear_block(block: Block, recipe: Recipe, layout: ResidualLayout, layer: int) -> None:
     """No distractor writes a planted channel; planted nodes, their heads' queries and their keys are none."""
     channels = torch.tensor(list(layout.channels.values()))
     for part in (block.attn.c_proj, block.mlp.c_proj):
@@ -81,7 +81,7 @@ def reads(block: Block, node: Node) -> tuple[Tensor, Tensor]:
 
 
 def embedding(
-    recipe: Recipe, layout: Layout, d_model: int, generator: torch.Generator
+    recipe: Recipe, layout: ResidualLayout, d_model: int, generator: torch.Generator
 ) -> Float[Tensor, "vocab d_model"]:
     """Planted codes, and random entries elsewhere: every token, with its position's clock, has norm² ``d_model``."""
     others = [i for i in range(d_model) if i not in set(layout.channels.values())]

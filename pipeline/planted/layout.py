@@ -16,7 +16,7 @@ HEAD_SITES = (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)
 
 
 @dataclass(frozen=True)
-class Layout:
+class ResidualLayout:
     """``layers`` and ``heads``: one of each planted layer. ``channels``: name → index in the residual stream.
 
     ``inner``: query, key, value and neuron nodes → index at their site. ``tokens``: name → token.
@@ -48,7 +48,7 @@ class Layout:
         return {key: torch.tensor(sorted(pairs)) for key, pairs in found.items()}
 
 
-def draw_layout(recipe: Recipe, config: ModelConfig, generator: torch.Generator) -> Layout:
+def draw_layout(recipe: Recipe, config: ModelConfig, generator: torch.Generator) -> ResidualLayout:
     """A layout at random. A clock is read in the first layer, where all positions have one norm."""
 
     def order(n: int) -> list[int]:
@@ -60,7 +60,7 @@ def draw_layout(recipe: Recipe, config: ModelConfig, generator: torch.Generator)
     inner: dict[Node, int] = {}
     for part, head in enumerate(heads):
         inner |= _inner(recipe, part, head * config.d_head, order(config.d_head), order(config.d_mlp))
-    return Layout(
+    return ResidualLayout(
         layers=sorted((first + later)[: recipe.n_parts]),
         heads=heads,
         channels=dict(zip(recipe.channels, order(config.d_model), strict=False)),

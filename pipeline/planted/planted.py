@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.circuit.interventions import edge_weights
 from pipeline.config import ModelConfig
 from pipeline.data.pairs import PairBatch
-from pipeline.model.ablation import edge_weights
 from pipeline.model.means import node_means
 from pipeline.model.scoring import score
 from pipeline.model.transformer import Transformer
 from pipeline.planted.algorithm import RECIPES, Algorithm
 from pipeline.planted.distractors import fill, reads
-from pipeline.planted.layout import Layout, draw_layout
+from pipeline.planted.layout import ResidualLayout, draw_layout
 from pipeline.planted.recipe import N_CTX, Recipe, Wire
 from pipeline.seeds import seed_of
 from pipeline.sites import Site, edge_key
@@ -142,7 +142,7 @@ def check(algorithm: Algorithm, recipe: Recipe, config: ModelConfig, vocab_size:
         raise ValueError(f"vocab_size {vocab_size} is too small for {algorithm}; allowed: at least {needed}")
 
 
-def write(model: Transformer, recipe: Recipe, layout: Layout, generator: torch.Generator) -> None:
+def write(model: Transformer, recipe: Recipe, layout: ResidualLayout, generator: torch.Generator) -> None:
     """The planted weights and biases, half of the decoys with random signs, the clock, the answers."""
     for wire in recipe.wires:
         set_weight(model, layout, wire, wire.weight)
@@ -160,12 +160,12 @@ def write(model: Transformer, recipe: Recipe, layout: Layout, generator: torch.G
             model.lm_head.weight[layout.tokens[name], layout.channels[channel]] = value
 
 
-def set_weight(model: Transformer, layout: Layout, wire: Wire, weight: float) -> None:
+def set_weight(model: Transformer, layout: ResidualLayout, wire: Wire, weight: float) -> None:
     key = edge_key(layout.layers[wire.source.part], wire.kind)
     edge_weights(model, key)[layout.index(wire.target), layout.index(wire.source)] = weight
 
 
-def centre(model: Transformer, recipe: Recipe, layout: Layout, language: Language) -> None:
+def centre(model: Transformer, recipe: Recipe, layout: ResidualLayout, language: Language) -> None:
     """Biases that make the means of planted queries and writes 0, so that a held one neither looks nor says anything.
 
     Where a held write is 0, the norm after it has nothing to scale: no answer leaks through the length of the residual
@@ -182,7 +182,7 @@ def centre(model: Transformer, recipe: Recipe, layout: Layout, language: Languag
                     reads(model.transformer["h"][layer], node)[1][index] -= mean[index]
 
 
-def fit_answers(model: Transformer, recipe: Recipe, layout: Layout, language: Language) -> None:
+def fit_answers(model: Transformer, recipe: Recipe, layout: ResidualLayout, language: Language) -> None:
     """A shift between two answers that makes both sides' least sure pair as sure, and a gain for the loss FIT_LOSS."""
     right, wrong = score(model, language.batch("fit", FIT_PAIRS)).unbind(1)
     margin = right - wrong

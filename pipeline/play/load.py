@@ -15,7 +15,7 @@ from pipeline.model.device import pick_device
 from pipeline.model.transformer import Transformer
 from pipeline.play.examples import Examples
 from pipeline.play.session import Session
-from pipeline.prune.subject import description_of, root_of, tasks_for, tokenizer_of
+from pipeline.workspace import description_of, root_of, tasks_for, tokenizer_of
 
 
 def load_session(

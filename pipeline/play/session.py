@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pipeline.circuit import Circuit
+from pipeline.circuit.interventions import edge_weights
 from pipeline.data.tasks.encode import decode
 from pipeline.data.tokenizer import END_OF_TEXT, Tokenizer
-from pipeline.model.ablation import edge_weights
 from pipeline.model.transformer import Transformer
 from pipeline.play.examples import Examples
 from pipeline.play.switches import PlayError, Run, Switches, by_node, edge_names, node_names, run

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pipeline.circuit import Circuit
-from pipeline.model.ablation import edge_cuts, hold_at_means
-from pipeline.model.masked import Masked
+from pipeline.circuit.interventions import edge_cuts, mask_nodes
+from pipeline.circuit.masked import Masked
 from pipeline.model.transformer import Cuts, Intervene, Transformer
 from pipeline.sites import split_edge_key
 
@@ -94,30 +94,30 @@ class Switches:
 
     def in_model(self, model: Transformer) -> dict[str, Any]:
         """Keyword arguments of ``run``: the whole model is live, but for what is off."""
-        held = {key: value.to(model.device) for key, value in self.circuit.outside.first.items()}
-        masks = {key: torch.ones_like(held[key]) for key in self.circuit.nodes}
+        ablated_to = {key: value.to(model.device) for key, value in self.circuit.outside.first.items()}
+        masks = {key: torch.ones_like(ablated_to[key]) for key in self.circuit.nodes}
         for key, indices in self.circuit.nodes.items():
             masks[key][self._nodes(key, indices, off=True)] = 0
         edges = {key: self._edges(key, ends, off=True) for key, ends in self.circuit.edges.items()}
-        cuts = edge_cuts(model, edges, held, keep=False) if self.edges else None
-        return {"intervene": hold_at_means(masks, held), "cuts": cuts}
+        cuts = edge_cuts(model, edges, ablated_to, keep=False) if self.edges else None
+        return {"intervene": mask_nodes(masks, ablated_to), "cuts": cuts}
 
     def effects(self, model: Transformer, tokens: Tensor, at: int, *, alone: bool) -> Iterator[Tensor]:
         """Logits [node, vocab] after the token ``at`` with one more node off, each of the circuit's in turn, a part of
         them at a time; in the circuit ``alone`` or in the whole model. What is off already stays so."""
         names = node_names(self.circuit)
-        held = {key: value.to(model.device) for key, value in self.circuit.outside.first.items()}
+        ablated_to = {key: value.to(model.device) for key, value in self.circuit.outside.first.items()}
         fixed = self.in_circuit(model) if alone else self.in_model(model)
         text = tokens[None, : at + 1]
         for start in range(0, len(names), max(1, TOKENS // text.shape[1])):
             some = names[start : start + max(1, TOKENS // text.shape[1])]
-            masks = _each_off(some, held)
+            masks = _each_off(some, ablated_to)
             last = torch.tensor([at], device=model.device)
             with torch.no_grad():
                 yield model(
                     text,
                     at=last,
-                    intervene=_after(fixed["intervene"], hold_at_means(masks, held)),
+                    intervene=_after(fixed["intervene"], mask_nodes(masks, ablated_to)),
                     cuts=fixed["cuts"],
                     copies=len(some),
                 )
@@ -136,13 +136,13 @@ def by_node(circuit: Circuit, values: Mapping[str, Tensor]) -> Tensor:
     return torch.cat(parts, dim=-1) if parts else torch.empty(0)
 
 
-def _each_off(names: Sequence[str], held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _each_off(names: Sequence[str], ablated_to: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Site key → masks [node, 1, width]: the i-th lets all live but the i-th node."""
     masks: dict[str, Tensor] = {}
     for i, name in enumerate(names):
         key, _, index = name.rpartition(".")
         if key not in masks:
-            masks[key] = torch.ones(len(names), 1, len(held[key]), device=held[key].device)
+            masks[key] = torch.ones(len(names), 1, len(ablated_to[key]), device=ablated_to[key].device)
         masks[key][i, 0, int(index)] = 0
     return masks
 

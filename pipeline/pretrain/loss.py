@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.model.threads import in_shares
-from pipeline.pretrain.loss_cpu import fill_gradient, fill_log_totals
+from pipeline.kernels.loss_cpu import fill_gradient, fill_log_totals
+from pipeline.kernels.threads import in_shares
 
 ROWS = 2048  # at a time: few enough to spare memory, enough that starting on them costs nothing
 

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from pipeline.artifacts import read_json, whole_file, write_json
 from pipeline.config import ComputeConfig, ModelConfig
+from pipeline.kernels.sparse import fits
 from pipeline.model.linear import Linear
-from pipeline.model.sparse import fits
 from pipeline.model.transformer import Transformer
 
 DENSITIES = (0.25, 0.125, 0.0625, 0.03125, 0.015625)  # from which the highest that pays is taken

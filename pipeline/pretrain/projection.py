@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from pipeline.config import ModelConfig
-from pipeline.model.threads import in_shares
+from pipeline.kernels import projection_cpu
+from pipeline.kernels.projection_gpu import keep_largest
+from pipeline.kernels.threads import in_shares
 from pipeline.model.transformer import Transformer
-from pipeline.pretrain import projection_cpu
-from pipeline.pretrain.projection_gpu import keep_largest
 
 FORCED = np.float32(np.inf)
 

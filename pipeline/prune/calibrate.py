@@ -56,8 +56,8 @@ def _newton(margin: Any, steps: int, least: float, most: float) -> tuple[float, 
             h01 += curve * margin[i] * sign
             h11 += curve
         h00 += RIDGE
-        held = (scale <= least and g0 > 0) or (scale >= most and g0 < 0)
-        if held:
+        ablated_to = (scale <= least and g0 > 0) or (scale >= most and g0 < 0)
+        if ablated_to:
             d0, d1 = 0.0, g1 / h11
         else:
             det = h00 * h11 - h01 * h01 + RIDGE

@@ -19,16 +19,16 @@ import torch
 
 from pipeline.artifacts import whole_folder, write_json
 from pipeline.circuit import Circuit
+from pipeline.circuit.ablation_samples import ablation_values_for
+from pipeline.circuit.ablation_values import AblationValues
 from pipeline.config import ConfigError, Params, PruneConfig, parse_params
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.data.words import SPLITS
-from pipeline.model.held_at import Held
-from pipeline.model.samples import held_for
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
 from pipeline.prune.prune import Pruned, prune_task
-from pipeline.prune.subject import Subject, settings_for
 from pipeline.seeds import seed_of
+from pipeline.workspace import LoadedModel, settings_for
 
 CHANCE = math.log(2)  # nats: the loss of one who guesses between two answers
 MUCH = 0.5  # nats, from which on a higher target is no advice
@@ -47,7 +47,7 @@ def prune_checkpoint(
     seed: int | None = None,
     tokenizer: Path | str | None = None,
     tokens: Path | str | None = None,
-    tick: Callable[[str], None] = lambda what: None,
+    on_progress: Callable[[str], None] = lambda what: None,
     **changes: Any,
 ) -> Pruned:
     """The smallest circuit of a checkpoint for a task, and the row about it with its ``test_loss`` in nats.
@@ -57,7 +57,7 @@ def prune_checkpoint(
     ``params``: the settings, or their file (None: params.yaml of the model's workspace, else of the current folder);
     ``changes`` to their section prune, such as ``target_loss=0.1, budget=16, tie_qk=True, ablation="zero"`` (None: no
     change). ``seed``: of the search (None: the settings'); how pairs are split follows from the settings' seed alone.
-    ``tokenizer``, ``tokens``: folders (None: the model's own, else data/tokens of its workspace). ``tick``: told what
+    ``tokenizer``, ``tokens``: folders (None: the model's own, else data/tokens of its workspace). ``on_progress``: told what
     is being done.
 
     Raises UnsolvedError where the model does not reach the target loss on validation pairs, or no circuit does;
@@ -68,13 +68,13 @@ def prune_checkpoint(
     _check_free(out)
     settings = params if isinstance(params, Params) else settings_for(folder, None if params is None else Path(params))
     config = _changed(settings, {name: value for name, value in changes.items() if value is not None})
-    subject = Subject.load(folder, task, settings, None if tokenizer is None else Path(tokenizer))
-    _check_solved(subject, config, chosen=changes.get("target_loss") is not None)
+    loaded = LoadedModel.load(folder, task, settings, None if tokenizer is None else Path(tokenizer))
+    _check_solved(loaded, config, chosen=changes.get("target_loss") is not None)
     own_seed = settings.seed if seed is None else seed
-    purpose = seed_of(own_seed, "prune", subject.name, subject.task)
-    held = _held(subject, config, None if tokens is None else Path(tokens), seed_of(purpose, "draws"))
-    about = subject.about | {"seed": own_seed}
-    pruned = _searched(subject, held, config, purpose, about, out, tick)
+    purpose = seed_of(own_seed, "prune", loaded.name, loaded.task)
+    ablated_to = _held(loaded, config, None if tokens is None else Path(tokens), seed_of(purpose, "draws"))
+    about = loaded.about | {"seed": own_seed}
+    pruned = _searched(loaded, ablated_to, config, purpose, about, out, on_progress)
     if out is not None:
         save_pruned(pruned, out, about | {"settings": config.model_dump(mode="json")})
     return pruned
@@ -119,69 +119,69 @@ def _changed(settings: Params, changes: dict[str, Any]) -> PruneConfig:
     return config
 
 
-def _check_solved(subject: Subject, config: PruneConfig, *, chosen: bool) -> None:
+def _check_solved(loaded: LoadedModel, config: PruneConfig, *, chosen: bool) -> None:
     """Raises UnsolvedError where the whole model does not reach the target loss on validation pairs."""
-    target, loss = config.target_loss, mean_loss(score(subject.model, subject.batch("validation")))
+    target, loss = config.target_loss, mean_loss(score(loaded.model, loaded.batch("validation")))
     if loss <= target:
         return
     least = math.ceil(loss * 1000) / 1000
     if chosen and least < CHANCE:
         raise UnsolvedError(
-            f"target loss {target:g} is below the loss of {subject.name} itself, which is {loss:.4f} nats on the "
-            f"validation pairs of {subject.task}; allowed: at least {least:g}"
+            f"target loss {target:g} is below the loss of {loaded.name} itself, which is {loss:.4f} nats on the "
+            f"validation pairs of {loaded.task}; allowed: at least {least:g}"
         )
     mend = f"allow --target-loss {least:g}, or take" if least < MUCH else f"guessing has {CHANCE:.3f}; take"
     raise UnsolvedError(
-        f"{subject.name} cannot do {subject.task}: the whole model has a loss of {loss:.4f} nats on validation pairs, "
+        f"{loaded.name} cannot do {loaded.task}: the whole model has a loss of {loss:.4f} nats on validation pairs, "
         f"the target is {target:g}; {mend} a model trained longer or a task that it does"
     )
 
 
-def _held(subject: Subject, config: PruneConfig, tokens: Path | None, seed: int) -> Held:
+def _held(loaded: LoadedModel, config: PruneConfig, tokens: Path | None, seed: int) -> AblationValues:
     """What nodes outside the circuit are held at."""
-    return held_for(
+    return ablation_values_for(
         config.ablation,
-        model=subject.model,
-        means=subject.means,
-        tokens=subject.tokens if tokens is None else tokens,
-        tokenizer=subject.tokenizer,
+        model=loaded.model,
+        means=loaded.means,
+        tokens=loaded.tokens if tokens is None else tokens,
+        tokenizer=loaded.tokenizer,
         draws=config.draws,
         seed=seed,
     )
 
 
 def _searched(
-    subject: Subject,
-    held: Held,
+    loaded: LoadedModel,
+    ablated_to: AblationValues,
     config: PruneConfig,
     seed: int,
     about: dict[str, Any],
     out: Path | None,
-    tick: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> Pruned:
     """What ``prune_task`` finds, with the circuit's test loss. Raises UnsolvedError where it finds no circuit."""
-    batches = {split: subject.batch(split) for split in SPLITS}
+    batches = {split: loaded.batch(split) for split in SPLITS}
     trials = _trials_folder(out, config, about)
     pruned = prune_task(
-        model=subject.model,
-        means=subject.means,
-        held=held,
+        model=loaded.model,
+        means=loaded.means,
+        ablated_to=ablated_to,
         batches=batches,
         config=config,
         seed=seed,
         about=about,
         storage=trials,
-        tick=tick,
+        on_progress=on_progress,
     )
     if trials is not None:
         shutil.rmtree(trials, ignore_errors=True)
     if pruned.circuit is None:
         raise UnsolvedError(
-            f"no circuit of {subject.name} for {subject.task} has a loss of at most {config.target_loss:g} nats on "
+            f"no circuit of {loaded.name} for {loaded.task} has a loss of at most {config.target_loss:g} nats on "
             f"train and validation pairs, surely enough, with what is outside held by ablation "
             f"{config.ablation.value}; raise --target-loss or --budget ({config.budget}), or give more pairs"
         )
-    return replace(pruned, row=pruned.row | {"test_loss": circuit_loss(pruned.circuit, subject.model, batches["test"])})
+    return replace(pruned, row=pruned.row | {"test_loss": circuit_loss(pruned.circuit, loaded.model, batches["test"])})
 
 
 def _trials_folder(out: Path | None, config: PruneConfig, about: dict[str, Any]) -> Path | None:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.prune.judge import Edges, Judge, Nodes, Verdict
-from pipeline.prune.masks import EdgeLayout, Layout
+from pipeline.prune.evaluator import Edges, Evaluation, Evaluator, Nodes
+from pipeline.prune.masks import EdgeLayout, UnitLayout
 
 START = 8  # units: small circuits are cheap to run, and looking upwards ends at the first size that does
 TOLERANCE = 0.02  # of a large circuit's units, within which bisection stops
@@ -19,19 +19,19 @@ MORE_TOLERANCE = 0.5  # of what it grows by, within which bisection stops
 
 
 @dataclass(frozen=True)
-class Sketch:
+class Candidate:
     """A circuit in the making."""
 
     nodes: Nodes
     edges: Edges
-    loss: float  # nats; what it has to answer for (``Verdict.loss``)
+    loss: float  # nats; what it has to answer for (``Evaluation.loss``)
     validation_loss: float
     calibration: tuple[float, float]
     losses: Float[Tensor, " pair"]  # nats, of fit and validation pairs
 
     @classmethod
-    def of(cls, nodes: Nodes, edges: Edges, verdict: Verdict) -> Sketch:
-        return cls(nodes, edges, verdict.loss, verdict.validation_loss, verdict.calibration, verdict.losses)
+    def of(cls, nodes: Nodes, edges: Edges, evaluation: Evaluation) -> Candidate:
+        return cls(nodes, edges, evaluation.loss, evaluation.validation_loss, evaluation.calibration, evaluation.losses)
 
     @property
     def n_nodes(self) -> int:
@@ -46,25 +46,25 @@ class Sketch:
 class Ranking:
     """Units in order of need; runs the circuit of the first k, each k once."""
 
-    judge: Judge
-    layout: Layout | EdgeLayout
+    evaluator: Evaluator
+    layout: UnitLayout | EdgeLayout
     order: Float[Tensor, " unit"]
-    seen: dict[int, Sketch] = field(default_factory=dict)
-    checked: dict[int, Sketch] = field(default_factory=dict)  # with further pairs
+    seen: dict[int, Candidate] = field(default_factory=dict)
+    checked: dict[int, Candidate] = field(default_factory=dict)  # with further pairs
 
     def __post_init__(self) -> None:
         self.sequence = self.order.argsort(descending=True, stable=True)
 
-    def first(self, k: int) -> Sketch:
+    def first(self, k: int) -> Candidate:
         """The circuit of the first k units; ties to the lower unit."""
         if k not in self.seen:
             mask = torch.zeros_like(self.order)
             mask[self.sequence[:k]] = 1
-            nodes, edges = self.layout.circuit(mask, self.judge.frozen[0].model)
-            self.seen[k] = Sketch.of(nodes, edges, self.judge(nodes, edges))
+            nodes, edges = self.layout.circuit(mask, self.evaluator.frozen[0].model)
+            self.seen[k] = Candidate.of(nodes, edges, self.evaluator(nodes, edges))
         return self.seen[k]
 
-    def smallest(self, target: float, most: int | None = None) -> Sketch | None:
+    def smallest(self, target: float, most: int | None = None) -> Candidate | None:
         """The fewest first units, as bisection finds them, whose loss meets the target; None where none does.
 
         And then some more of them, where further pairs ask for more. ``most``: units that are tried (None: all).
@@ -81,7 +81,7 @@ class Ranking:
 
         Where none does, where to start, and −1.
         """
-        enough = min((k for k, sketch in self.seen.items() if k <= most and sketch.loss <= target), default=None)
+        enough = min((k for k, candidate in self.seen.items() if k <= most and candidate.loss <= target), default=None)
         if enough is None:
             return START, -1
         return enough, max((k for k in self.seen if k < enough), default=-1)
@@ -95,12 +95,14 @@ class Ranking:
         more = smallest_that(enough, start=int(STEP * k), most=most - k, tolerance=MORE_TOLERANCE)
         return None if more is None else k + more
 
-    def check(self, k: int) -> Sketch:
+    def check(self, k: int) -> Candidate:
         """The same as ``first``, by further pairs too."""
         if k not in self.checked:
-            sketch = self.first(k)
-            further = self.judge.further_loss(sketch.nodes, sketch.edges, sketch.calibration, sketch.losses)
-            self.checked[k] = replace(sketch, loss=max(sketch.loss, further))
+            candidate = self.first(k)
+            extra = self.evaluator.further_loss(
+                candidate.nodes, candidate.edges, candidate.calibration, candidate.losses
+            )
+            self.checked[k] = replace(candidate, loss=max(candidate.loss, extra))
         return self.checked[k]
 
 

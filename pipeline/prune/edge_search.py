@@ -16,16 +16,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.circuit.ablation_values import AblationValues, Values
+from pipeline.circuit.edge_linear import EdgeLinear, LiveMap
+from pipeline.circuit.interventions import SOURCES, in_matrix, node_masks
+from pipeline.circuit.node_masks import interpolating
 from pipeline.config import PruneConfig
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
-from pipeline.model.ablation import SOURCES, in_matrix, node_masks
-from pipeline.model.edge_linear import EdgeLinear, LiveMap
-from pipeline.model.held import holding
-from pipeline.model.held_at import Held, Values
 from pipeline.model.scoring import answers_of, calibrated
 from pipeline.model.transformer import Transformer
 from pipeline.prune.discretise import Ranking
-from pipeline.prune.judge import Edges, Judge, Nodes
+from pipeline.prune.evaluator import Edges, Evaluator, Nodes
 from pipeline.prune.masks import EdgeLayout
 from pipeline.prune.search import PASS, Maskable, search
 from pipeline.seeds import seed_of
@@ -44,8 +44,10 @@ class EdgeMasking(Maskable):
     layout: EdgeLayout
 
     @classmethod
-    def of(cls, model: Transformer, held: Held, nodes: Nodes, edges: Edges, tie_qk: bool = False) -> EdgeMasking:
-        return cls(model, held, EdgeLayout(nodes, edges, tie_qk))
+    def of(
+        cls, model: Transformer, ablated_to: AblationValues, nodes: Nodes, edges: Edges, tie_qk: bool = False
+    ) -> EdgeMasking:
+        return cls(model, ablated_to, EdgeLayout(nodes, edges, tie_qk))
 
     def losses(self, masks: Float[Tensor, "c edge"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " c"]:
         return torch.cat([self.run(batch, 1, **self.changes(mask, draw)) for mask in masks])
@@ -53,20 +55,20 @@ class EdgeMasking(Maskable):
     def changes(self, mask: Float[Tensor, " edge"], draw: int) -> dict[str, Any]:
         """Keyword arguments of ``Transformer.forward`` that leave the nodes live, and each edge as far as its mask."""
         cuts = {name: EdgeLinear(live, mask[places]) for name, (live, places) in self.maps[draw].items()}
-        return {"intervene": holding(self.kept, self.held.draws[draw]), "cuts": cuts}
+        return {"intervene": interpolating(self.kept, self.ablated_to.draws[draw]), "cuts": cuts}
 
     @cached_property
     def kept(self) -> dict[str, Float[Tensor, " width"]]:
         """Site key → 1 for the nodes, else 0."""
-        return node_masks(self.layout.nodes, self.held.first)
+        return node_masks(self.layout.nodes, self.ablated_to.first)
 
     @cached_property
     def maps(self) -> list[dict[str, tuple[LiveMap, Int[Tensor, " n"]]]]:
         """Of every draw: a linear map's name → its live edges, and their places in a mask."""
         names = [f"{layer}.{name}" for layer in range(self.model.config.n_layer) for name in SOURCES]
-        return [{name: self.map(name, held) for name in names} for held in self.held.draws]
+        return [{name: self.map(name, ablated_to) for name in names} for ablated_to in self.ablated_to.draws]
 
-    def map(self, name: str, held: Values) -> tuple[LiveMap, Int[Tensor, " n"]]:
+    def map(self, name: str, ablated_to: Values) -> tuple[LiveMap, Int[Tensor, " n"]]:
         layer, _, which = name.partition(".")
         part = self.model.transformer["h"][int(layer)].get_submodule(which)
         source, device = SOURCES[which], self.model.device
@@ -78,7 +80,7 @@ class EdgeMasking(Maskable):
         none = torch.zeros(0, dtype=torch.long, device=device)
         rows, columns = (torch.cat([none, *(end[i] for end in ends)]) for i in (0, 1))
         n_head = self.model.config.n_head if source is Site.ATTN_V else 1
-        live = LiveMap(part.weight, part.bias, held[site_key(int(layer), source)], rows, columns, n_head)
+        live = LiveMap(part.weight, part.bias, ablated_to[site_key(int(layer), source)], rows, columns, n_head)
         return live, torch.cat([none, *(places[key] for key in mine)])
 
 
@@ -86,7 +88,7 @@ def edge_worths(
     masking: EdgeMasking, pairs: PairBatch, weights: Float[Tensor, " pair"], calibration: tuple[float, float]
 ) -> Float[Tensor, " edge"]:
     """How much the weighted sum of the pairs' losses would rise without each edge, in nats, to first order."""
-    total, device, draws = torch.zeros(masking.layout.n_units), masking.model.device, masking.held.draws
+    total, device, draws = torch.zeros(masking.layout.n_units), masking.model.device, masking.ablated_to.draws
     for some in torch.arange(pairs.n_pairs).split(PASS):
         part, weight = pairs.take(some).to(device), weights[some].to(device) / len(draws)
         for draw in range(len(draws)):
@@ -98,10 +100,15 @@ def edge_worths(
 
 
 def edge_rankings(
-    masking: EdgeMasking, judge: Judge, train: PairBatch, config: PruneConfig, k_coefs: Sequence[float], seed: int
+    masking: EdgeMasking,
+    evaluator: Evaluator,
+    train: PairBatch,
+    config: PruneConfig,
+    k_coefs: Sequence[float],
+    seed: int,
 ) -> list[Ranking]:
     """Rankings of a circuit's edges, one for each of ``k_coefs``; the rest is the first centre's, but for ``RATE``."""
     trials = [config.centres[0].model_copy(update={"k_coef": k, "lr": RATE}) for k in k_coefs]
     seeds = [seed_of(seed, "edge noise", str(k)) for k in k_coefs]
     orders = search(masking, train, config, trials, seeds, seed_of(seed, "edge batches"))
-    return [Ranking(judge, masking.layout, order) for order in orders.values()]
+    return [Ranking(evaluator, masking.layout, order) for order in orders.values()]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.model.ablation import edge_weights
+from pipeline.circuit.interventions import edge_weights
 from pipeline.model.transformer import Transformer
 from pipeline.sites import edge_keys, site_key, split_edge_key
 

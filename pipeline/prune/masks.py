@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.circuit.graph import Parts, dead_ends, together
 from pipeline.model.transformer import Transformer
 from pipeline.prune.edges import induced_edges
-from pipeline.prune.graph import Parts, dead_ends, together
-from pipeline.prune.judge import Edges, Nodes
+from pipeline.prune.evaluator import Edges, Nodes
 from pipeline.sites import Site, site_key, split_site_key
 
 
@@ -34,7 +34,7 @@ class Heaviside(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class Layout:
+class UnitLayout:
     """Units of a mask, one after the other. A unit is a node; with ``tie_qk``, channel i of attn_q and of attn_k are
     one (the paper would tie them, METHOD §4)."""
 

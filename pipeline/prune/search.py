@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.node_masks import NodeMasks
 from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch, prompt_losses
-from pipeline.model.held import Holder
-from pipeline.model.held_at import Held
 from pipeline.model.scoring import answers_of
 from pipeline.model.transformer import Transformer
-from pipeline.prune.masks import EdgeLayout, Heaviside, Layout
+from pipeline.prune.masks import EdgeLayout, Heaviside, UnitLayout
 from pipeline.prune.side_by_side import side_by_side
 
 ADAM_EPS = 1e-8
@@ -39,8 +39,8 @@ class Maskable(ABC):
     """A frozen model, what its nodes are held at, and how masks over parts of it are laid out."""
 
     model: Transformer
-    held: Held
-    layout: Layout | EdgeLayout
+    ablated_to: AblationValues
+    layout: UnitLayout | EdgeLayout
 
     @abstractmethod
     def losses(self, masks: Float[Tensor, "c unit"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " c"]:
@@ -78,16 +78,16 @@ class Maskable(ABC):
 class Masking(Maskable):
     """Masks over all nodes."""
 
-    layout: Layout
-    holders: tuple[Holder, ...]
+    layout: UnitLayout
+    node_maskings: tuple[NodeMasks, ...]
 
     @classmethod
-    def of(cls, model: Transformer, held: Held, tie_qk: bool) -> Masking:
-        holders = tuple(Holder(model, draw) for draw in held.draws)
-        return cls(model, held, Layout(model.widths(), tie_qk), holders)
+    def of(cls, model: Transformer, ablated_to: AblationValues, tie_qk: bool) -> Masking:
+        node_maskings = tuple(NodeMasks(model, draw) for draw in ablated_to.draws)
+        return cls(model, ablated_to, UnitLayout(model.widths(), tie_qk), node_maskings)
 
     def losses(self, masks: Float[Tensor, "c unit"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " c"]:
-        return self.run(batch, len(masks), **self.holders[draw](self.layout.by_site(masks)))
+        return self.run(batch, len(masks), **self.node_maskings[draw](self.layout.by_site(masks)))
 
 
 class Candidates:
@@ -154,7 +154,7 @@ def search(
     for step, batch in zip(range(config.steps), batches(train, config.batch_pairs, generator), strict=False):
         tau = found.leaf()
         mask: Tensor = Heaviside.apply(tau, found.hyper["heaviside_temp"])
-        losses, slope = masking.slopes(mask, batch, draw_of(masking.held, generator))
+        losses, slope = masking.slopes(mask, batch, draw_of(masking.ablated_to, generator))
         (gradient,) = torch.autograd.grad(mask, tau, slope + found.hyper["k_coef"] * sizes)
         found.update(gradient, step)
         if watch is not None:
@@ -168,9 +168,9 @@ def search(
     }
 
 
-def draw_of(held: Held, generator: torch.Generator) -> int:
+def draw_of(ablated_to: AblationValues, generator: torch.Generator) -> int:
     """Which of the draws of resampled values a step uses."""
-    n = len(held.draws)
+    n = len(ablated_to.draws)
     return 0 if n == 1 else int(torch.randint(n, (), generator=generator))
 
 
@@ -197,9 +197,9 @@ def attribution(
     """
     total = torch.zeros_like(mask)
     for part in torch.arange(pairs.n_pairs).split(chunk):
-        for draw in range(len(masking.held.draws)):
+        for draw in range(len(masking.ablated_to.draws)):
             _, slope = masking.slopes(mask[None], pairs.take(part), draw)
-            total -= slope[0] * len(part) / pairs.n_pairs / len(masking.held.draws)
+            total -= slope[0] * len(part) / pairs.n_pairs / len(masking.ablated_to.draws)
     return total
 
 

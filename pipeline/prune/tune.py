@@ -23,8 +23,8 @@ from torch import Tensor
 
 from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch
-from pipeline.prune.discretise import START, Ranking, Sketch
-from pipeline.prune.judge import Judge
+from pipeline.prune.discretise import START, Candidate, Ranking
+from pipeline.prune.evaluator import Evaluator
 from pipeline.prune.search import Masking, search
 from pipeline.seeds import seed_of
 
@@ -55,7 +55,7 @@ class Tuner:
     """Trials of one model and task, with the rankings that this process made."""
 
     masking: Masking
-    judge: Judge
+    evaluator: Evaluator
     train: PairBatch
     config: PruneConfig
     seed: int
@@ -71,12 +71,12 @@ class Tuner:
         pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2, bootstrap_count=0)
         self.study = optuna.create_study(storage=kept, study_name="prune", load_if_exists=True, pruner=pruner)
 
-    def run(self, tick: Callable[[str], None]) -> None:
+    def run(self, on_progress: Callable[[str], None]) -> None:
         """All trials that are missing: centres, then ``budget`` of Optuna's; what an earlier run finished is kept."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self.study.tell(trial.number, state=TrialState.FAIL)  # a run that was killed
         while trials := self.next_trials():
-            tick(f"search {len(self.finished())}/{len(self.planned()) + self.config.budget}")
+            on_progress(f"search {len(self.finished())}/{len(self.planned()) + self.config.budget}")
             self.run_batch(trials)
 
     def finished(self) -> list[FrozenTrial]:
@@ -126,7 +126,7 @@ class Tuner:
         """Hold on to a trial's ranking, for a later process too."""
         if self.storage is not None:
             save_file({"order": order}, self.storage / f"order-{number}.safetensors")
-        self.rankings[number] = Ranking(self.judge, self.masking.layout, order)
+        self.rankings[number] = Ranking(self.evaluator, self.masking.layout, order)
 
     def most_units(self) -> int | None:
         """The first units of a ranking that are tried: a circuit of many more nodes than another trial's is none."""
@@ -135,7 +135,7 @@ class Tuner:
         ]
         return START + int(MANY_TIMES * min(found)) if found else None
 
-    def finish(self, trial: optuna.Trial, found: Sketch | None) -> None:
+    def finish(self, trial: optuna.Trial, found: Candidate | None) -> None:
         trial.set_user_attr("n_nodes", found.n_nodes if found else None)
         trial.set_user_attr("n_edges", found.n_edges if found else None)
         trial.set_user_attr("validation_loss", found.validation_loss if found else None)
@@ -173,7 +173,7 @@ class Tuner:
             if trial.value is not None and trial.value < NONE_FOUND:
                 if trial.number not in self.rankings and self.storage is not None:  # of an earlier process
                     order = load_file(self.storage / f"order-{trial.number}.safetensors")["order"]
-                    self.rankings[trial.number] = Ranking(self.judge, self.masking.layout, order)
+                    self.rankings[trial.number] = Ranking(self.evaluator, self.masking.layout, order)
                 yield trial, self.rankings[trial.number]
 
     def table(self) -> list[dict[str, Any]]:

@@ -134,9 +134,11 @@ def match_all(models: Sequence[Mapping[str, Any]], edges: Mapping[str, Mapping[s
         if model["kind"] != "sparse" or model["val_loss_nats"] is None:
             continue
         for task, count in edges[model["name"]].items():
-            rivals = [_point(other, edges[other["name"]][task]) for other in dense if task in edges[other["name"]]]
-            if rivals:
-                matches.append(match_loss(task, _point(model, count), rivals))
+            generalisation = [
+                _point(other, edges[other["name"]][task]) for other in dense if task in edges[other["name"]]
+            ]
+            if generalisation:
+                matches.append(match_loss(task, _point(model, count), generalisation))
     return matches
 
 

@@ -73,7 +73,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Layout:
+class GraphLayout:
     """Coordinates in pixels, y downwards: the forward pass goes upwards."""
 
     width: int
@@ -85,7 +85,7 @@ class Layout:
     pitch: float  # least distance between nodes of a row
 
 
-def lay_out(circuit: Circuit, d_head: int) -> Layout:
+def lay_out(circuit: Circuit, d_head: int) -> GraphLayout:
     """A place for every node of the circuit, equal for equal circuits. ``d_head``: channels of one head.
 
     The library's sweeps end in a local optimum, so there are several tries; the one with the fewest crossings is kept.
@@ -94,7 +94,7 @@ def lay_out(circuit: Circuit, d_head: int) -> Layout:
     return min(tries, key=lambda found: count_crossings(circuit, found))
 
 
-def _lay_out(circuit: Circuit, d_head: int, start: Start, most_rounds: int) -> Layout:
+def _lay_out(circuit: Circuit, d_head: int, start: Start, most_rounds: int) -> GraphLayout:
     links = _links(circuit)
     members = _members(circuit, d_head)
     channels, groups = order_ranks(links, members, _channels(circuit), start, most_rounds)
@@ -108,7 +108,7 @@ def _lay_out(circuit: Circuit, d_head: int, start: Start, most_rounds: int) -> L
     return _assemble(circuit, rows, x_of, placed, inner, pitch, d_head)
 
 
-def count_crossings(circuit: Circuit, layout: Layout) -> int:
+def count_crossings(circuit: Circuit, layout: GraphLayout) -> int:
     """Pairs of edges between the same two rows that cross."""
     gaps: dict[tuple[int, str], list[Spot]] = defaultdict(list)  # x at the start, x at the end
     for key, ends in circuit.edges.items():
@@ -132,7 +132,7 @@ def _assemble(
     inner: int,
     pitch: float,
     d_head: int,
-) -> Layout:
+) -> GraphLayout:
     """The layout from the x of everything: rows from the bottom to the top, boxes around heads."""
     n_gaps = max(rows[-1][0] - rows[0][0], 0) if rows else 0
     height = TOP + BOTTOM + ROW_HEIGHT * max(len(rows) - 1, 0) + LAYER_GAP * n_gaps
@@ -143,7 +143,7 @@ def _assemble(
         labels.append(Row(layer, label, y))
         spots |= {(key, index): (placed.get((key, index), x_of.get(index, 0.0)), y) for key, index in nodes}
     boxes = tuple(_boxes(_members(circuit, d_head), spots, pitch))
-    return Layout(LEFT + inner + RIGHT, height, tuple(labels), spots, x_of, boxes, pitch)
+    return GraphLayout(LEFT + inner + RIGHT, height, tuple(labels), spots, x_of, boxes, pitch)
 
 
 def _boxes(members: Mapping[GroupId, list[NodeId]], spots: Mapping[NodeId, Spot], pitch: float) -> Iterable[HeadBox]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.model.transformer import Transformer
-from pipeline.report.layout import RESIDUAL_SITES, Layout, NodeId, lay_out
+from pipeline.report.layout import RESIDUAL_SITES, GraphLayout, NodeId, lay_out
 from pipeline.sites import EDGE_KINDS, Site, site_key, split_edge_key, split_site_key
 
 READS = (Site.ATTN_IN, Site.MLP_IN)
@@ -119,7 +119,7 @@ def two_answers(batch: PairBatch | None) -> tuple[int, int] | None:
     return (first, second) if same else None
 
 
-def _nodes(circuit: Circuit, state: Mapping[str, Tensor], layout: Layout) -> dict[str, list[Any]]:
+def _nodes(circuit: Circuit, state: Mapping[str, Tensor], layout: GraphLayout) -> dict[str, list[Any]]:
     """Columns: number of the site, index, place, bias (0 where there is none), what it is held at when it is off."""
     sites = list(circuit.nodes)
     bias = biases(state, 1 + max((row.layer for row in layout.rows), default=-1))
@@ -147,7 +147,7 @@ def _edges(circuit: Circuit, state: Mapping[str, Tensor], number: Mapping[NodeId
     return columns
 
 
-def _heads(state: Mapping[str, Tensor], layout: Layout) -> list[list[Any]]:
+def _heads(state: Mapping[str, Tensor], layout: GraphLayout) -> list[list[Any]]:
     """Layer, head, left, right, y, and the logit of the head's sink (null: it has none)."""
     found: list[list[Any]] = []
     for box in layout.heads:
@@ -168,7 +168,7 @@ def _links(number: Mapping[NodeId, int]) -> list[list[int]]:
     return links
 
 
-def _streams(layout: Layout) -> list[list[int]]:
+def _streams(layout: GraphLayout) -> list[list[int]]:
     """Channel, x, lowest and highest y (as on the screen: upmost first) of its nodes."""
     return [
         [channel, round(layout.channels[channel]), round(min(ys)), round(max(ys))]
@@ -176,7 +176,7 @@ def _streams(layout: Layout) -> list[list[int]]:
     ]
 
 
-def _heights(layout: Layout, sites: Iterable[Site]) -> dict[int, list[float]]:
+def _heights(layout: GraphLayout, sites: Iterable[Site]) -> dict[int, list[float]]:
     """Residual channel → y of its nodes at the given sites."""
     heights: dict[int, list[float]] = {}
     for (key, index), (_, y) in layout.spots.items():
@@ -186,7 +186,7 @@ def _heights(layout: Layout, sites: Iterable[Site]) -> dict[int, list[float]]:
 
 
 def _inputs(
-    state: Mapping[str, Tensor], layout: Layout, batch: PairBatch | None, tokens: TokenTable
+    state: Mapping[str, Tensor], layout: GraphLayout, batch: PairBatch | None, tokens: TokenTable
 ) -> list[list[Any]]:
     """The embedding end: of each channel that is read, the tokens with its largest entries, the prompts' own first."""
     embedding = state["transformer.wte.weight"]
@@ -211,7 +211,7 @@ def _largest(values: Float[Tensor, " vocab"], first: Tensor | None = None) -> li
 
 
 def _outputs(
-    circuit: Circuit, state: Mapping[str, Tensor], layout: Layout, batch: PairBatch | None, tokens: TokenTable
+    circuit: Circuit, state: Mapping[str, Tensor], layout: GraphLayout, batch: PairBatch | None, tokens: TokenTable
 ) -> dict[str, Any]:
     """The unembedding end: of each channel that is written, what it adds to the first answer's logit minus the
     second's, or where the answers differ from pair to pair, the tokens that it moves most, as [token, value]."""

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from pipeline.artifacts import ArtifactError, Workspace
 from pipeline.circuit import Circuit
+from pipeline.circuit.ablation_samples import random_windows
+from pipeline.data.generalisation import GeneralisationSet
 from pipeline.data.pairs import PairBatch
-from pipeline.data.rivals import RivalSet
 from pipeline.data.shards import STATS_FILE, TokenStream
 from pipeline.data.words import SPLITS
-from pipeline.model.samples import random_windows
 from pipeline.model.transformer import Transformer
-from pipeline.prune.subject import Subject, root_of, settings_for
 from pipeline.seeds import seed_of
-from pipeline.validate.claim import Claim
+from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.validate import validate_circuit
+from pipeline.workspace import LoadedModel, root_of, settings_for
 
 WINDOWS = 128  # sequences of the pretraining distribution that values are drawn from
 
@@ -43,60 +43,60 @@ def validate_checkpoint(
     tokens: Path | str | None = None,
     controls: bool = True,
     workers: int = 1,
-    tick: Callable[[str], None] = lambda what: None,
+    on_progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """``validate_circuit`` of a circuit's folder, on the test pairs of its task.
 
     ``model``: a checkpoint's folder. ``task``: the name, or the file of pairs, that the circuit was made for (None: the
     name that the circuit says). ``params``, ``tokenizer``, ``tokens``: as ``prune_checkpoint``'s. ``controls``:
     whether the method's controls are run, which takes longest. ``workers``: as ``validate_circuit``'s. Second test sets
-    are used where the model's workspace has them for the task of that name (data/rivals). Raises OtherPairsError,
+    are used where the model's workspace has them for the task of that name (data/generalisation). Raises OtherPairsError,
     WrongModelError, ArtifactError, TaskError, ConfigError and CorpusTooSmallError.
     """
     folder, found = Path(model), Circuit.load(circuit)
     settings = settings_for(folder, None if params is None else Path(params))
     name = str(found.about.get("task")) if task is None else task
-    subject = Subject.load(folder, name, settings, None if tokenizer is None else Path(tokenizer))
-    found.check_model(subject.model)
-    known = found.about.get("task_hash", subject.about["task_hash"])
-    if known != subject.about["task_hash"]:
+    loaded = LoadedModel.load(folder, name, settings, None if tokenizer is None else Path(tokenizer))
+    found.check_model(loaded.model)
+    known = found.about.get("task_hash", loaded.about["task_hash"])
+    if known != loaded.about["task_hash"]:
         raise OtherPairsError(
-            f"{circuit}: made with pairs {known} of {found.about.get('task')}, not with {subject.about['task_hash']}; "
+            f"{circuit}: made with pairs {known} of {found.about.get('task')}, not with {loaded.about['task_hash']}; "
             "name the task or the file of pairs that it was made for (--task), and the same --params"
         )
-    claim = Claim(
-        model=subject.model,
+    tested = CircuitUnderTest(
+        model=loaded.model,
         circuit=found,
-        batches={split: subject.batch(split) for split in SPLITS},
-        windows=windows_of(_tokens_of(subject, tokens), subject.model, settings.seed),
+        batches={split: loaded.batch(split) for split in SPLITS},
+        windows=windows_of(_tokens_of(loaded, tokens), loaded.model, settings.seed),
         config=settings.validate,
-        seed=seed_of(settings.seed, "validate", subject.name, subject.task),
+        seed=seed_of(settings.seed, "validate", loaded.name, loaded.task),
         target=float(found.about.get("target_loss", settings.prune.target_loss)),
     )
     return validate_circuit(
-        claim,
-        rivals=rivals_of(Workspace(root_of(folder)), subject) if subject.task == str(name) else {},
+        tested,
+        generalisation=generalisation_of(Workspace(root_of(folder)), loaded) if loaded.task == str(name) else {},
         prune=settings.prune,
-        tokenizer=subject.words,
+        tokenizer=loaded.words,
         with_controls=controls,
         workers=workers,
-        tick=tick,
+        on_progress=on_progress,
     )
 
 
-def _tokens_of(subject: Subject, chosen: Path | str | None) -> Path:
+def _tokens_of(loaded: LoadedModel, chosen: Path | str | None) -> Path:
     """The folder of packed tokens. Raises ArtifactError where it is missing or in another tokenizer's tokens."""
-    folder = subject.tokens if chosen is None else Path(chosen)
+    folder = loaded.tokens if chosen is None else Path(chosen)
     if not (folder / STATS_FILE).is_file():
         raise ArtifactError(
-            f"{folder}/{STATS_FILE}: no such file; name the folder of the packed tokens that {subject.folder} was "
+            f"{folder}/{STATS_FILE}: no such file; name the folder of the packed tokens that {loaded.folder} was "
             "trained on (--tokens)"
         )
     stream = TokenStream.open(folder, "train")
-    if stream.tokenizer_hash != subject.tokenizer:
+    if stream.tokenizer_hash != loaded.tokenizer:
         raise ArtifactError(
-            f"{folder}: in the tokens of tokenizer {stream.tokenizer_hash}, but {subject.folder} was trained with "
-            f"{subject.tokenizer}; name the folder of the tokens that it was trained on (--tokens)"
+            f"{folder}: in the tokens of tokenizer {stream.tokenizer_hash}, but {loaded.folder} was trained with "
+            f"{loaded.tokenizer}; name the folder of the tokens that it was trained on (--tokens)"
         )
     return folder
 
@@ -107,17 +107,18 @@ def windows_of(tokens: Path, model: Transformer, seed: int) -> Int[Tensor, "wind
     return random_windows(stream, WINDOWS, model.config.n_ctx, seed_of(seed, "validate windows"))
 
 
-def rivals_of(workspace: Workspace, subject: Subject) -> dict[str, PairBatch]:
+def generalisation_of(workspace: Workspace, loaded: LoadedModel) -> dict[str, PairBatch]:
     """Family → second test set of the subject's task; none where the workspace has none for it.
 
     Raises ArtifactError where they are of other pairs than the subject's.
     """
-    if not (workspace.rivals / "report.json").is_file():
+    if not (workspace.generalisation / "report.json").is_file():
         return {}
-    rivals = RivalSet.load(workspace.rivals)
-    if rivals.tokenizer_hash != subject.tokenizer or subject.task not in rivals.names:
+    generalisation = GeneralisationSet.load(workspace.generalisation)
+    if generalisation.tokenizer_hash != loaded.tokenizer or loaded.task not in generalisation.names:
         return {}
-    rivals.check_tasks(subject.tasks, workspace.rivals)
+    generalisation.check_tasks(loaded.tasks, workspace.generalisation)
     return {
-        family: rivals.batch(subject.task, family).to(subject.model.device) for family in rivals.families(subject.task)
+        family: generalisation.batch(loaded.task, family).to(loaded.model.device)
+        for family in generalisation.families(loaded.task)
     }

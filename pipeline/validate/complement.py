@@ -15,16 +15,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.ablate.conditions import Condition, Runner
 from pipeline.circuit import Circuit
+from pipeline.circuit.ablation_values import AblationValues, Values
+from pipeline.circuit.conditions import Ablator, Condition
+from pipeline.circuit.interventions import mask_nodes
+from pipeline.circuit.masked import Masked
 from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch, answer_logits
-from pipeline.model.ablation import hold_at_means
-from pipeline.model.held_at import Held, Values
-from pipeline.model.masked import Masked
-from pipeline.model.prompts import pick
+from pipeline.model.layout import pick
 from pipeline.model.transformer import Intervene
-from pipeline.validate.claim import MARGIN, UNCALIBRATED, Answers, Claim, check, margins
+from pipeline.validate.circuit_under_test import MARGIN, UNCALIBRATED, Answers, CircuitUnderTest, check, margins
 from pipeline.validate.norms import frozen_norms
 from pipeline.validate.runs import few_edges, padded_answers, watched
 from pipeline.validate.subsets import subsets
@@ -35,7 +35,7 @@ FROZEN = "frozen_norms"
 MEASURED = "adversarial_edges"
 
 
-def complement(claim: Claim) -> dict[str, Any]:
+def complement(tested: CircuitUnderTest) -> dict[str, Any]:
     """Ablation → ``loss`` (calibrated, nats), ``loss_uncalibrated`` and ``faithfulness``, each an estimate.
 
     ``mean``, ``zero``, ``resample_places`` (all nodes as they are at one random place of the pretraining distribution),
@@ -47,26 +47,26 @@ def complement(claim: Claim) -> dict[str, Any]:
     each but for frozen norms, which are asked for under that ablation only.
     """
     found = {}
-    for name, held in kinds_of_held(claim).items():
-        found[name] = held_at(claim, held, claim.batches["test"] if name == made_for(claim) else claim.test)
-        found[f"{name}_{FROZEN}"] = with_frozen_norms(claim, held)
-    found["resample_examples"] = resample_examples(claim)
-    found |= {name: of_few(claim, answers) | more for name, (answers, more) in subsets(claim).items()}
-    return found | {"tests": [verdict(claim, name, row) for name, row in found.items() if asked_for(claim, name)]}
+    for name, ablated_to in kinds_of_held(tested).items():
+        found[name] = held_at(tested, ablated_to, tested.batches["test"] if name == made_for(tested) else tested.test)
+        found[f"{name}_{FROZEN}"] = with_frozen_norms(tested, ablated_to)
+    found["resample_examples"] = resample_examples(tested)
+    found |= {name: of_few(tested, answers) | more for name, (answers, more) in subsets(tested).items()}
+    return found | {"tests": [verdict(tested, name, row) for name, row in found.items() if asked_for(tested, name)]}
 
 
-def made_for(claim: Claim) -> str:
-    return claim.circuit.outside.kind.as_tested
+def made_for(tested: CircuitUnderTest) -> str:
+    return tested.circuit.outside.kind.as_tested
 
 
-def asked_for(claim: Claim, name: str) -> bool:
-    return not name.endswith(FROZEN) or name == f"{made_for(claim)}_{FROZEN}"
+def asked_for(tested: CircuitUnderTest, name: str) -> bool:
+    return not name.endswith(FROZEN) or name == f"{made_for(tested)}_{FROZEN}"
 
 
-def verdict(claim: Claim, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def verdict(tested: CircuitUnderTest, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """Whether the circuit still does the task: within MARGIN of its target, as it was made; otherwise nearer to the
     target than to chance. Of MEASURED nothing is asked."""
-    found, limit = row["loss"], claim.target + MARGIN if name == made_for(claim) else still(claim.target)
+    found, limit = row["loss"], tested.target + MARGIN if name == made_for(tested) else still(tested.target)
     says = f"loss {found['mean']:.3f} nats with all else at {name.replace('_', ' ')}"
     if "random" in row:
         says += f"; as many random nodes or edges kept: {row['random']['low']:.1f} to {row['random']['high']:.1f}"
@@ -79,18 +79,18 @@ def still(target: float) -> float:
     return (target + math.log(2)) / 2
 
 
-def kinds_of_held(claim: Claim) -> dict[str, Held]:
+def kinds_of_held(tested: CircuitUnderTest) -> dict[str, AblationValues]:
     """What the complement is held at, by the name of the ablation; as it was made, at what it was made with."""
-    generator = claim.generator("draws")
-    n = len(next(iter(claim.samples.values())))
-    places = torch.randperm(n, generator=generator)[: claim.config.draws]
-    mixed = [mixed_draw(claim.samples, generator) for _ in range(claim.config.draws)]
+    generator = tested.generator("draws")
+    n = len(next(iter(tested.samples.values())))
+    places = torch.randperm(n, generator=generator)[: tested.config.draws]
+    mixed = [mixed_draw(tested.samples, generator) for _ in range(tested.config.draws)]
     return {
-        "mean": Held.at_means(claim.circuit.means),
-        "zero": Held.at_zero(claim.circuit.means),
-        "resample_places": Held.resampled({key: values[places] for key, values in claim.samples.items()}),
-        "resample_nodes": Held(Ablation.RESAMPLE, tuple(mixed)),
-    } | {made_for(claim): claim.circuit.outside}
+        "mean": AblationValues.at_means(tested.circuit.means),
+        "zero": AblationValues.at_zero(tested.circuit.means),
+        "resample_places": AblationValues.resampled({key: values[places] for key, values in tested.samples.items()}),
+        "resample_nodes": AblationValues(Ablation.RESAMPLE, tuple(mixed)),
+    } | {made_for(tested): tested.circuit.outside}
 
 
 def mixed_draw(samples: Mapping[str, Float[Tensor, "draw width"]], generator: torch.Generator) -> Values:
@@ -101,39 +101,39 @@ def mixed_draw(samples: Mapping[str, Float[Tensor, "draw width"]], generator: to
     }
 
 
-def held_at(claim: Claim, held: Held, batch: PairBatch) -> dict[str, Any]:
+def held_at(tested: CircuitUnderTest, ablated_to: AblationValues, batch: PairBatch) -> dict[str, Any]:
     """The circuit alone on a batch, with all else held at the values of each draw."""
-    runner = Runner(claim.model, held)
-    answers = runner.answers(claim.circuit, Condition.CIRCUIT, batch)
-    nothing = runner.answers(claim.nothing, Condition.CIRCUIT, batch)
-    found = claim.faithfulness(margins(answers), margins(nothing), margins(claim.model_answers(batch)))
-    return summary(claim, answers) | {"faithfulness": found}
+    ablator = Ablator(tested.model, ablated_to)
+    answers = ablator.answers(tested.circuit, Condition.CIRCUIT, batch)
+    nothing = ablator.answers(tested.nothing, Condition.CIRCUIT, batch)
+    found = tested.faithfulness(margins(answers), margins(nothing), margins(tested.model_answers(batch)))
+    return summary(tested, answers) | {"faithfulness": found}
 
 
-def summary(claim: Claim, draws: Float[Tensor, "draw prompt 2"]) -> dict[str, Any]:
+def summary(tested: CircuitUnderTest, draws: Float[Tensor, "draw prompt 2"]) -> dict[str, Any]:
     """Loss with and without the circuit's calibration, over draws and pairs."""
-    losses = claim.losses(draws)
+    losses = tested.losses(draws)
     return {
-        "loss": claim.estimate(losses),
-        "loss_uncalibrated": claim.estimate(claim.losses(draws, UNCALIBRATED)),
+        "loss": tested.estimate(losses),
+        "loss_uncalibrated": tested.estimate(tested.losses(draws, UNCALIBRATED)),
         "worst_draw": float(losses.mean(1).max()),
         "n_draws": len(draws),
     }
 
 
-def with_frozen_norms(claim: Claim, held: Held) -> dict[str, Any]:
+def with_frozen_norms(tested: CircuitUnderTest, ablated_to: AblationValues) -> dict[str, Any]:
     """The circuit alone, and nothing alone, every norm with the scale that the unpruned model has at the same place."""
-    with frozen_norms(claim.model, claim.few):
+    with frozen_norms(tested.model, tested.few):
         circuit, nothing = (
-            torch.stack([masked_answers(claim, circuit, draw) for draw in held.draws])
-            for circuit in (claim.circuit, claim.nothing)
+            torch.stack([masked_answers(tested, circuit, draw) for draw in ablated_to.draws])
+            for circuit in (tested.circuit, tested.nothing)
         )
-    return of_few(claim, circuit, nothing)
+    return of_few(tested, circuit, nothing)
 
 
-def masked_answers(claim: Claim, circuit: Circuit, draw: Values) -> Answers:
+def masked_answers(tested: CircuitUnderTest, circuit: Circuit, draw: Values) -> Answers:
     """Answers to the few pairs of the masked model, in one pass over all of them."""
-    model, batch = claim.model, claim.few
+    model, batch = tested.model, tested.few
     masked = Masked(model, circuit.nodes, circuit.edges, draw)
     cuts = few_edges(model, masked.cuts)
     with torch.no_grad():
@@ -142,38 +142,40 @@ def masked_answers(claim: Claim, circuit: Circuit, draw: Values) -> Answers:
 
 
 @torch.no_grad()
-def resample_examples(claim: Claim) -> dict[str, Any]:
+def resample_examples(tested: CircuitUnderTest) -> dict[str, Any]:
     """All nodes outside as they are in another sequence of the pretraining distribution, at the same positions; another
     one for every prompt and draw."""
-    generator, batch = claim.generator("examples"), claim.few
-    kept = {key: mask.to(claim.model.device) for key, mask in claim.circuit.node_masks().items()}
+    generator, batch = tested.generator("examples"), tested.few
+    kept = {key: mask.to(tested.model.device) for key, mask in tested.circuit.node_masks().items()}
     nothing = {key: torch.zeros_like(mask) for key, mask in kept.items()}
     answers = []
-    for _ in range(claim.config.draws):
-        chosen = torch.randint(len(claim.windows), (len(batch.tokens),), generator=generator)
-        sequences = claim.windows[chosen, : batch.tokens.shape[1]].to(claim.model.device)
-        values = watched(claim.model, sequences, cuts=claim.whole)[1]
-        answers.append([given_outside(claim, masks, values) for masks in (kept, nothing)])
+    for _ in range(tested.config.draws):
+        chosen = torch.randint(len(tested.windows), (len(batch.tokens),), generator=generator)
+        sequences = tested.windows[chosen, : batch.tokens.shape[1]].to(tested.model.device)
+        values = watched(tested.model, sequences, cuts=tested.whole)[1]
+        answers.append([given_outside(tested, masks, values) for masks in (kept, nothing)])
     circuit, empty = (torch.stack(draws) for draws in zip(*answers, strict=True))
-    return of_few(claim, circuit, empty)
+    return of_few(tested, circuit, empty)
 
 
-def given_outside(claim: Claim, masks: Values, values: Mapping[str, Float[Tensor, "prompt pos width"]]) -> Answers:
+def given_outside(
+    tested: CircuitUnderTest, masks: Values, values: Mapping[str, Float[Tensor, "prompt pos width"]]
+) -> Answers:
     """Answers to the few pairs with values of other sequences in all nodes but the masked ones."""
-    batch = claim.few
+    batch = tested.few
 
     def intervene(key: str, x: Tensor) -> Tensor:
         other = values[key] if values[key].shape[1] == x.shape[1] else pick(values[key], batch.last)
-        kept: Intervene = hold_at_means(masks, {key: other})
+        kept: Intervene = mask_nodes(masks, {key: other})
         return kept(key, x)
 
-    return padded_answers(claim.model, batch, intervene, claim.whole)
+    return padded_answers(tested.model, batch, intervene, tested.whole)
 
 
 def of_few(
-    claim: Claim, draws: Sequence[Answers] | Tensor, nothing: Float[Tensor, "draw prompt 2"] | None = None
+    tested: CircuitUnderTest, draws: Sequence[Answers] | Tensor, nothing: Float[Tensor, "draw prompt 2"] | None = None
 ) -> dict[str, Any]:
     """``summary``, and faithfulness on the few pairs; ∅ is the model with all nodes held, unless it is given."""
-    answers, empty = torch.stack(list(draws)), claim.nothing_of_few if nothing is None else nothing
-    found = claim.faithfulness(margins(answers), margins(empty), margins(claim.model_of_few))
-    return summary(claim, answers) | {"faithfulness": found}
+    answers, empty = torch.stack(list(draws)), tested.nothing_of_few if nothing is None else nothing
+    found = tested.faithfulness(margins(answers), margins(empty), margins(tested.model_of_few))
+    return summary(tested, answers) | {"faithfulness": found}

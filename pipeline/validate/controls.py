@@ -18,15 +18,15 @@ from pipeline.data.pairs import PairBatch
 from pipeline.model.initial import new_model
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
-from pipeline.validate.claim import Claim, check
+from pipeline.validate.circuit_under_test import CircuitUnderTest, check
 from pipeline.validate.searching import Batches, case_of, one_trial
 from pipeline.validate.sections import Section
 
-Subject = Callable[[], tuple[Transformer, Batches]]
+LoadedModel = Callable[[], tuple[Transformer, Batches]]
 NEVER = 0.1  # of the vocabulary, the least likely tokens, count as those that never follow
 
 
-def controls(claim: Claim, prune: PruneConfig) -> dict[str, Any]:
+def controls(tested: CircuitUnderTest, prune: PruneConfig) -> dict[str, Any]:
     """Control → the circuit that the method finds: ``met``, sizes, losses; and ``ratio_edges`` to the true task's.
 
     Where none meets the target (``met`` false), the one of least loss that was seen, and no ratio.
@@ -40,14 +40,14 @@ def controls(claim: Claim, prune: PruneConfig) -> dict[str, Any]:
     n = 1: each is one draw of a model or of labels and one trial of the search, ``seed``'s. The trial is of the first
     centre, for the true task too, which the circuit itself was tuned for: nothing here is tuned for any of the five.
     """
-    return control_section(claim, prune)()
+    return control_section(tested, prune)()
 
 
-def control_section(claim: Claim, prune: PruneConfig) -> Section:
+def control_section(tested: CircuitUnderTest, prune: PruneConfig) -> Section:
     """``controls``, a part a control."""
-    seed = seed_of(claim.seed, "controls")
-    known = subjects(claim, seed)
-    parts = [partial(one_subject, claim, subject, prune, seed) for subject in known.values()]
+    seed = seed_of(tested.seed, "controls")
+    known = subjects(tested, seed)
+    parts = [partial(one_subject, tested, loaded, prune, seed) for loaded in known.values()]
     return Section(parts, lambda rows: compared(dict(zip(known, rows, strict=True))))
 
 
@@ -59,14 +59,14 @@ def compared(found: dict[str, Any]) -> dict[str, Any]:
     return found | {"tests": [verdict(name, row, true) for name, row in found.items() if name != "true"]}
 
 
-def subjects(claim: Claim, seed: int) -> dict[str, Subject]:
+def subjects(tested: CircuitUnderTest, seed: int) -> dict[str, LoadedModel]:
     """Control → what makes the model and the pairs in which a circuit is searched for."""
     return {
-        "true": lambda: (claim.model, claim.batches),
-        "random_weights": lambda: (random_weights(claim.model, seed), claim.batches),
-        "shuffled_weights": lambda: (shuffled_weights(claim.model, seed), claim.batches),
-        "shuffled_labels": lambda: (claim.model, shuffled_labels(claim.batches, seed)),
-        "nonsense": lambda: (claim.model, nonsense(claim, seed)),
+        "true": lambda: (tested.model, tested.batches),
+        "random_weights": lambda: (random_weights(tested.model, seed), tested.batches),
+        "shuffled_weights": lambda: (shuffled_weights(tested.model, seed), tested.batches),
+        "shuffled_labels": lambda: (tested.model, shuffled_labels(tested.batches, seed)),
+        "nonsense": lambda: (tested.model, nonsense(tested, seed)),
     }
 
 
@@ -83,15 +83,17 @@ def verdict(name: str, row: Mapping[str, Any], true: Mapping[str, Any]) -> dict[
     )
 
 
-def one_subject(claim: Claim, subject: Subject, prune: PruneConfig, seed: int) -> dict[str, Any]:
-    return one_control(claim, *subject(), prune, seed)
+def one_subject(tested: CircuitUnderTest, loaded: LoadedModel, prune: PruneConfig, seed: int) -> dict[str, Any]:
+    return one_control(tested, *loaded(), prune, seed)
 
 
-def one_control(claim: Claim, model: Transformer, batches: Batches, prune: PruneConfig, seed: int) -> dict[str, Any]:
+def one_control(
+    tested: CircuitUnderTest, model: Transformer, batches: Batches, prune: PruneConfig, seed: int
+) -> dict[str, Any]:
     """What one trial of the first centre finds in a model for the pairs."""
-    case = case_of(claim, model, batches, prune, seed)
-    found = one_trial(case, prune.centres[0], "control")
-    return found.row(claim, case, batches["test"]) | {"seed": seed}
+    problem = case_of(tested, model, batches, prune, seed)
+    found = one_trial(problem, prune.centres[0], "control")
+    return found.row(tested, problem, batches["test"]) | {"seed": seed}
 
 
 @torch.no_grad()
@@ -132,13 +134,13 @@ def half_swapped(batch: PairBatch, seed: int) -> PairBatch:
     return PairBatch(batch.tokens, batch.last, torch.where(swap[:, None], batch.answers.flip(1), batch.answers))
 
 
-def nonsense(claim: Claim, seed: int) -> dict[str, PairBatch]:
+def nonsense(tested: CircuitUnderTest, seed: int) -> dict[str, PairBatch]:
     """The same prompts; one token is right after every first side, another after every second, and neither follows."""
-    first, second = never_follow(claim.model, claim.batches["train"], seed)
-    one = torch.tensor([[first, second], [second, first]], device=claim.model.device)
+    first, second = never_follow(tested.model, tested.batches["train"], seed)
+    one = torch.tensor([[first, second], [second, first]], device=tested.model.device)
     return {
         split: PairBatch(batch.tokens, batch.last, one.repeat(batch.n_pairs, 1))
-        for split, batch in claim.batches.items()
+        for split, batch in tested.batches.items()
     }
 
 

@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ablate.conditions import Condition
-from pipeline.ablate.controls import nonzero_edges
 from pipeline.circuit import Circuit
+from pipeline.circuit.conditions import Condition
+from pipeline.circuit.random_circuits import nonzero_edges
 from pipeline.model.transformer import Transformer
-from pipeline.prune.masks import Layout
+from pipeline.prune.masks import UnitLayout
 from pipeline.sites import edge_keys, site_key, split_edge_key
-from pipeline.validate.claim import Claim, central, margins, resampled_means, rows
+from pipeline.validate.circuit_under_test import CircuitUnderTest, central, margins, resampled_means, rows
 from pipeline.validate.necessity import nodes_by_need
 
 SMALLEST = 0.001  # of the model's edges: MIB's smallest circuit
@@ -29,42 +29,44 @@ NO_INTERVALS = {"cpr_interval": None, "cmd_interval": None}
 Margins = Float[Tensor, "draw pair"]
 
 
-def faithfulness_curve(claim: Claim) -> dict[str, Any]:
+def faithfulness_curve(tested: CircuitUnderTest) -> dict[str, Any]:
     """f of circuits made of the first nodes in order of need and all edges between them, CPR = ∫ f dk,
     CMD = ∫ |1 − f| dk, and f of the circuit itself.
 
     On all test pairs and the circuit's draws. All intervals are 95 %, of one set of bootstrap resamples over pairs, and
     over draws where there are several. Where the model's margin is nothing's, f, CPR, CMD and their intervals are None.
     """
-    nothing, model = run(claim, claim.nothing, Condition.NODES_ONLY), margins(claim.of_model)
+    nothing, model = run(tested, tested.nothing, Condition.NODES_ONLY), margins(tested.of_model)
     found = {(0.0, 0): nothing}
-    found |= {(k, n): run(claim, circuit, Condition.NODES_ONLY) for k, n, circuit in nested(claim)}
-    found[1.0, sum(claim.model.widths().values())] = model.expand_as(nothing)
-    curve = [{"k": k, "n_nodes": n, **point(claim, m, nothing, model)} for (k, n), m in found.items()]
-    own = run(claim, claim.circuit, Condition.CIRCUIT)
+    found |= {(k, n): run(tested, circuit, Condition.NODES_ONLY) for k, n, circuit in nested(tested)}
+    found[1.0, sum(tested.model.widths().values())] = model.expand_as(nothing)
+    curve = [{"k": k, "n_nodes": n, **point(tested, m, nothing, model)} for (k, n), m in found.items()]
+    own = run(tested, tested.circuit, Condition.CIRCUIT)
     return {
-        "n_pairs": claim.test.n_pairs,
+        "n_pairs": tested.test.n_pairs,
         "n_draws": len(nothing),
         "m_nothing": curve[0]["m"],
         "m_model": curve[-1]["m"],
-        "circuit": {"k": claim.circuit.n_edges / n_edges(claim.model), **point(claim, own, nothing, model)},
+        "circuit": {"k": tested.circuit.n_edges / n_edges(tested.model), **point(tested, own, nothing, model)},
         "curve": curve,
         "k_scale": "linear",
         **areas([point["k"] for point in curve], [point["f"] for point in curve]),
         **(
-            NO_INTERVALS if curve[-1]["f"] is None else areas_intervals(claim, [k for k, _ in found], [*found.values()])
+            NO_INTERVALS
+            if curve[-1]["f"] is None
+            else areas_intervals(tested, [k for k, _ in found], [*found.values()])
         ),
     }
 
 
-def run(claim: Claim, circuit: Circuit, condition: Condition) -> Margins:
+def run(tested: CircuitUnderTest, circuit: Circuit, condition: Condition) -> Margins:
     """Each draw's and test pair's margin, uncalibrated."""
-    return margins(claim.runner.answers(circuit, condition, claim.test))
+    return margins(tested.ablator.answers(circuit, condition, tested.test))
 
 
-def point(claim: Claim, own: Margins, nothing: Margins, model: Float[Tensor, " pair"]) -> dict[str, Any]:
+def point(tested: CircuitUnderTest, own: Margins, nothing: Margins, model: Float[Tensor, " pair"]) -> dict[str, Any]:
     """``m`` and ``f``, exactly 0 for nothing and 1 for the model, with intervals ``m_interval`` and ``interval``."""
-    m, f = claim.estimate(own), claim.faithfulness(own, nothing, model)
+    m, f = tested.estimate(own), tested.faithfulness(own, nothing, model)
     return {"m": m["mean"], "m_interval": m["interval"], "f": f["mean"], "interval": f["interval"]}
 
 
@@ -84,30 +86,32 @@ def integrals(
     return torch.trapezoid(f, k), torch.trapezoid((1 - f).abs(), k)
 
 
-def areas_intervals(claim: Claim, ks: Sequence[float], found: Sequence[Margins]) -> dict[str, list[float] | None]:
+def areas_intervals(
+    tested: CircuitUnderTest, ks: Sequence[float], found: Sequence[Margins]
+) -> dict[str, list[float] | None]:
     """``cpr_interval`` and ``cmd_interval``: the areas of every resample, the same pairs and draws at all points.
 
     ``found``: margins of all points, nothing's first and the model's last. |1 − f| is convex, so that noise adds to it:
     CMD's interval may lie a little above CMD.
     """
-    above = torch.stack([resampled(claim, m - found[0]) for m in found], dim=1)  # [resample, point]
+    above = torch.stack([resampled(tested, m - found[0]) for m in found], dim=1)  # [resample, point]
     cpr, cmd = integrals(torch.tensor(ks, dtype=torch.float64), above / above[:, -1:])
     return {"cpr_interval": central(cpr), "cmd_interval": central(cmd)}
 
 
-def resampled(claim: Claim, values: Margins) -> Float[Tensor, " resample"]:
-    """Means over the resamples that ``Claim.faithfulness`` takes."""
-    return resampled_means(rows(values), claim.config.n_bootstrap, claim.generator("faithfulness"))
+def resampled(tested: CircuitUnderTest, values: Margins) -> Float[Tensor, " resample"]:
+    """Means over the resamples that ``CircuitUnderTest.faithfulness`` takes."""
+    return resampled_means(rows(values), tested.config.n_bootstrap, tested.generator("faithfulness"))
 
 
-def nested(claim: Claim) -> list[tuple[float, int, Circuit]]:
+def nested(tested: CircuitUnderTest) -> list[tuple[float, int, Circuit]]:
     """Fraction of edges, number of nodes, and circuit, of the fewest first nodes that have each wanted fraction.
 
     Nodes in the order of ``necessity``: the circuit's by their certificate, the rest as the search had them.
     """
-    layout, sequence = Layout(claim.model.widths()), nodes_by_need(claim)
-    whole_from = nodes_needed(claim.model, layout, sequence)
-    n, points = len(whole_from), claim.config.points
+    layout, sequence = UnitLayout(tested.model.widths()), nodes_by_need(tested)
+    whole_from = nodes_needed(tested.model, layout, sequence)
+    n, points = len(whole_from), tested.config.points
     found = {}
     for i in range(points - 1):  # the last point is the model
         wanted = max(1, round(n * SMALLEST ** (1 - i / (points - 1))))
@@ -115,11 +119,11 @@ def nested(claim: Claim) -> list[tuple[float, int, Circuit]]:
         mask = torch.zeros(len(sequence))
         mask[sequence[:size]] = 1
         k = int(torch.searchsorted(whole_from, size, right=True)) / n
-        found[k] = (k, size, replace(claim.circuit, nodes=layout.nodes(mask), edges={}))
+        found[k] = (k, size, replace(tested.circuit, nodes=layout.nodes(mask), edges={}))
     return [found[k] for k in sorted(found) if k < 1]
 
 
-def nodes_needed(model: Transformer, layout: Layout, sequence: Int[Tensor, " node"]) -> Int[Tensor, " edge"]:
+def nodes_needed(model: Transformer, layout: UnitLayout, sequence: Int[Tensor, " node"]) -> Int[Tensor, " edge"]:
     """How many first nodes it takes to have both ends of each edge of the model, ascending."""
     place = torch.empty_like(sequence)
     place[sequence] = torch.arange(1, len(sequence) + 1)

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ablate.bootstrap import interval
 from pipeline.model.transformer import Intervene, Transformer, refuse_compiled
-from pipeline.validate.claim import Claim, check
+from pipeline.stats import interval
+from pipeline.validate.circuit_under_test import CircuitUnderTest, check
 from pipeline.validate.runs import Runs, padded_answers, reaches
 
 MOST_SINGLE = 64  # nodes that are binarised alone, a pass of the model each; of a larger circuit, as many at random
@@ -61,7 +61,7 @@ class Step:
 
 
 @torch.no_grad()
-def features(claim: Claim) -> dict[str, Any]:
+def features(tested: CircuitUnderTest) -> dict[str, Any]:
     """Losses in nats of the circuit with its nodes binarised, together and one at a time, on the first test pairs.
 
     Steps are fitted on the circuit's own values, over the first train pairs, at the positions that can reach the answer
@@ -69,26 +69,26 @@ def features(claim: Claim) -> dict[str, Any]:
     pair. ``late_binarised``: only the ``n_late`` nodes that matter at the answer position alone; the others carry which
     token is where, and two values are few for that.
     """
-    steps, runs, kept = fitted(claim), Runs(claim, claim.few), claim.circuit.nodes
-    late = {key: indices for key, indices in kept.items() if not reaches(claim.circuit, key)}
-    before, after = claim.losses(runs.circuit[0]), losses_with(runs, steps, kept)
+    steps, runs, kept = fitted(tested), Runs(tested, tested.few), tested.circuit.nodes
+    late = {key: indices for key, indices in kept.items() if not reaches(tested.circuit, key)}
+    before, after = tested.losses(runs.circuit[0]), losses_with(runs, steps, kept)
     return {
-        "circuit": claim.estimate(before),
-        "binarised": claim.estimate(after),
-        "added": claim.estimate(after - before),
-        "late_binarised": claim.estimate(losses_with(runs, steps, late)),
+        "circuit": tested.estimate(before),
+        "binarised": tested.estimate(after),
+        "added": tested.estimate(after - before),
+        "late_binarised": tested.estimate(losses_with(runs, steps, late)),
         "n_late": sum(map(len, late.values())),
         "single": singles(runs, steps, float(before.mean())),
-        "tests": [check("binarisation", None, float(after.mean()), claim.target, SAYS)],
+        "tests": [check("binarisation", None, float(after.mean()), tested.target, SAYS)],
     }
 
 
-def fitted(claim: Claim) -> dict[str, Step]:
+def fitted(tested: CircuitUnderTest) -> dict[str, Step]:
     """Site key → the step functions of its kept nodes, from train pairs."""
-    runs = Runs(claim, claim.first("train"))
+    runs = Runs(tested, tested.first("train"))
     return {
         key: Step.fit(runs.circuit[1][key][runs.matters(key)][:, kept.to(runs.batch.tokens.device)])
-        for key, kept in claim.circuit.nodes.items()
+        for key, kept in tested.circuit.nodes.items()
         if len(kept)
     }
 
@@ -97,8 +97,8 @@ def losses_with(
     runs: Runs, steps: Mapping[str, Step], nodes: Mapping[str, Int[Tensor, " n"]]
 ) -> Float[Tensor, " pair"]:
     """Losses of the circuit with some of its nodes binarised."""
-    intervene = binarising(steps, runs.claim.circuit.nodes, nodes, runs.masked.intervene)
-    return runs.claim.losses(padded_answers(runs.claim.model, runs.batch, intervene, runs.cuts))
+    intervene = binarising(steps, runs.tested.circuit.nodes, nodes, runs.masked.intervene)
+    return runs.tested.losses(padded_answers(runs.tested.model, runs.batch, intervene, runs.cuts))
 
 
 def binarising(
@@ -123,22 +123,22 @@ def binarising(
 def singles(runs: Runs, steps: Mapping[str, Step], before: float) -> dict[str, Any]:
     """Every node binarised alone: its ``loss`` (an estimate), what the step ``left`` of its variance, the ``n`` that
     were tried, and how many of them do no harm. Of more than ``MOST_SINGLE`` nodes, as many at random."""
-    claim = runs.claim
+    tested = runs.tested
     every = [
         (key, place, int(index))
-        for key, kept in claim.circuit.nodes.items()
+        for key, kept in tested.circuit.nodes.items()
         for place, index in enumerate(kept.tolist())
     ]
-    some = torch.randperm(len(every), generator=claim.generator("features"))[:MOST_SINGLE].sort().values
+    some = torch.randperm(len(every), generator=tested.generator("features"))[:MOST_SINGLE].sort().values
     of_each: list[dict[str, Any]] = []
     for key, place, index in (every[i] for i in some.tolist()):
-        loss = claim.estimate(losses_with(runs, steps, {key: torch.tensor([index])}))
+        loss = tested.estimate(losses_with(runs, steps, {key: torch.tensor([index])}))
         step = steps[key]
         two = [float(step.low[place]), float(step.high[place])]
         of_each.append({"node": f"{key}.{index}", "loss": loss, "values": two, "left": float(step.left[place])})
     return {
         "n": len(of_each),
-        "n_under_target": sum(node["loss"]["mean"] <= claim.target for node in of_each),
+        "n_under_target": sum(node["loss"]["mean"] <= tested.target for node in of_each),
         "n_harmless": sum(node["loss"]["mean"] <= before + HARMLESS for node in of_each),
         "of_each": of_each,
     }

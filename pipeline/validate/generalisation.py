@@ -5,33 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.ablate.conditions import Condition, accuracy
+from pipeline.circuit.conditions import Condition, accuracy
 from pipeline.data.pairs import PairBatch
 from pipeline.model.scoring import score
-from pipeline.validate.claim import UNCALIBRATED, Claim, check
+from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest, check
 from pipeline.validate.complement import still
 
 
-def generalisation(claim: Claim, rivals: Mapping[str, PairBatch]) -> dict[str, Any]:
+def follows(tested: CircuitUnderTest, generalisation: Mapping[str, PairBatch]) -> dict[str, Any]:
     """Family of inputs → ``model`` and ``circuit``: loss in nats (estimates) and accuracy.
 
-    ``rivals``: other names, longer contexts, distractors, other surroundings, natural code; the families that the task
+    ``generalisation``: other names, longer contexts, distractors, other surroundings, natural code; the families that the task
     has. ``tests``: where the model still does the task, its circuit has to.
     """
-    found = {family: one_family(claim, batch) for family, batch in rivals.items()}
-    tests = [verdict(family, row, still(claim.target)) for family, row in found.items()]
+    found = {family: one_family(tested, batch) for family, batch in generalisation.items()}
+    tests = [verdict(family, row, still(tested.target)) for family, row in found.items()]
     if not found:
         tests = [check("generalises", None, None, None, "the task has no second test set")]
     return {"families": found, "tests": tests}
 
 
-def one_family(claim: Claim, batch: PairBatch) -> dict[str, Any]:
+def one_family(tested: CircuitUnderTest, batch: PairBatch) -> dict[str, Any]:
     """Losses of the unpruned model (without calibration) and of the circuit (with its own)."""
-    of_model = score(claim.model, batch).cpu()
-    of_circuit = claim.runner.answers(claim.circuit, Condition.CIRCUIT, batch)
+    of_model = score(tested.model, batch).cpu()
+    of_circuit = tested.ablator.answers(tested.circuit, Condition.CIRCUIT, batch)
     return {
-        "model": claim.estimate(claim.losses(of_model, UNCALIBRATED)) | {"accuracy": accuracy(of_model)},
-        "circuit": claim.estimate(claim.losses(of_circuit)) | {"accuracy": accuracy(of_circuit)},
+        "model": tested.estimate(tested.losses(of_model, UNCALIBRATED)) | {"accuracy": accuracy(of_model)},
+        "circuit": tested.estimate(tested.losses(of_circuit)) | {"accuracy": accuracy(of_circuit)},
     }
 
 

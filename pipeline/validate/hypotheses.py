@@ -18,9 +18,17 @@ from jaxtyping import Float, Int
 from scipy.stats import binom
 from torch import Tensor
 
-from pipeline.ablate.conditions import Condition
+from pipeline.circuit.conditions import Condition
 from pipeline.model.scoring import calibrated
-from pipeline.validate.claim import MARGIN, UNCALIBRATED, Claim, check, margins, resampled_means, rows
+from pipeline.validate.circuit_under_test import (
+    MARGIN,
+    UNCALIBRATED,
+    CircuitUnderTest,
+    check,
+    margins,
+    resampled_means,
+    rows,
+)
 from pipeline.validate.minimality import minimality
 
 EPSILON = 0.1  # Shi et al.: how far from 1/2 the chance of doing better than the model may be
@@ -29,11 +37,11 @@ SILENT = 1e-2  # of the model's mean margin: a score without the circuit that is
 Scores = Float[Tensor, " n"]  # of pairs, or of prompts
 
 
-def hypotheses(claim: Claim) -> dict[str, Any]:
+def hypotheses(tested: CircuitUnderTest) -> dict[str, Any]:
     """The three tests and their checks at ``alpha``: ``p`` of equivalence at most that, ``p_corrected`` of the others
     above it. p None: the circuit has no parts to be tested."""
-    alpha, same = claim.config.alpha, equivalence(claim)
-    ideal = {"independence": independence(claim), "minimality": minimality(claim)}
+    alpha, same = tested.config.alpha, equivalence(tested)
+    ideal = {"independence": independence(tested), "minimality": minimality(tested)}
     corrected = holm({name: test["p"] for name, test in ideal.items() if test["p"] is not None})
     for name, test in ideal.items():
         test["p_corrected"] = corrected.get(name)
@@ -79,7 +87,7 @@ def of_minimality(test: Mapping[str, Any]) -> str:
     return f"matter no more than random additions: {found}; not shown to matter more: {unproven}"
 
 
-def equivalence(claim: Claim) -> dict[str, Any]:
+def equivalence(tested: CircuitUnderTest) -> dict[str, Any]:
     """Null hypothesis: the circuit's loss, calibrated, differs from the model's by ``delta`` or more, on average.
 
     ``delta`` in nats is the target and MARGIN: all that is claimed of unseen pairs, where the model may lose nothing. A
@@ -90,22 +98,22 @@ def equivalence(claim: Claim) -> dict[str, Any]:
     ``margins_calibrated`` are Shi et al.'s test, of which pairs' margins are larger than the model's; it is reported
     only, as it refutes circuits that are known to be true: the final norm scales up what a circuit alone writes.
     """
-    answers = claim.runner.answers(claim.circuit, Condition.CIRCUIT, claim.test)
-    more = claim.losses(answers) - claim.losses(claim.of_model, UNCALIBRATED)  # [draw, pair]
-    means = resampled_means(rows(more), claim.config.n_bootstrap, claim.generator("bootstrap"))  # as ``estimate``'s
-    delta, alpha = claim.target + MARGIN, claim.config.alpha
-    scaled = calibrated(answers, claim.circuit.calibration)
+    answers = tested.ablator.answers(tested.circuit, Condition.CIRCUIT, tested.test)
+    more = tested.losses(answers) - tested.losses(tested.of_model, UNCALIBRATED)  # [draw, pair]
+    means = resampled_means(rows(more), tested.config.n_bootstrap, tested.generator("bootstrap"))  # as ``estimate``'s
+    delta, alpha = tested.target + MARGIN, tested.config.alpha
+    scaled = calibrated(answers, tested.circuit.calibration)
     return {
         "p": tost(means, delta),
-        "p_at_target": tost(means, claim.target),
+        "p_at_target": tost(means, tested.target),
         "delta": delta,
         "interval": means.quantile(torch.tensor([alpha, 1 - alpha], dtype=torch.float64)).tolist(),
-        "difference": claim.estimate(more),
-        "apart": claim.estimate(more.abs()),
+        "difference": tested.estimate(more),
+        "apart": tested.estimate(more.abs()),
         "n_pairs": more.shape[-1],
         "epsilon": EPSILON,
-        "margins": sign_test(margins(answers).mean(0) - margins(claim.of_model)),
-        "margins_calibrated": sign_test(margins(scaled).mean(0) - margins(claim.of_model)),
+        "margins": sign_test(margins(answers).mean(0) - margins(tested.of_model)),
+        "margins_calibrated": sign_test(margins(scaled).mean(0) - margins(tested.of_model)),
     }
 
 
@@ -136,7 +144,7 @@ def sign_test(better: Scores) -> dict[str, Any]:
     }
 
 
-def independence(claim: Claim) -> dict[str, Any]:
+def independence(tested: CircuitUnderTest) -> dict[str, Any]:
     """Null hypothesis: what the model says of a prompt, with the circuit's nodes held, is independent of what it says.
 
     A score is half of what a prompt's answers differ by more than those of its pair's other prompt: the pair's margin
@@ -145,15 +153,15 @@ def independence(claim: Claim) -> dict[str, Any]:
     says with any circuit held, is left out. ``spread``: the root mean square of the score without the circuit, as a
     share of the model's mean margin; up to SILENT, nothing is left to depend, and p is 1. ``rest``: its mean margin.
     """
-    rest = margins(claim.runner.answers(claim.circuit, Condition.ABLATED_NODES, claim.test)).mean(0)
-    model = margins(claim.of_model)
+    rest = margins(tested.ablator.answers(tested.circuit, Condition.ABLATED_NODES, tested.test)).mean(0)
+    model = margins(tested.of_model)
     spread = float(rest.square().mean().sqrt()) / float(model.abs().mean())
     found: dict[str, Any] = {"n_pairs": len(model), "spread": spread, "rest": float(rest.mean()), "hsic": 0.0, "p": 1.0}
-    if not claim.circuit.n_nodes:
+    if not tested.circuit.n_nodes:
         return found | {"p": None}
     if spread <= SILENT:
         return found
-    orders = orders_of_pairs(len(model), claim.config.permutations, claim.generator("independence"))
+    orders = orders_of_pairs(len(model), tested.config.permutations, tested.generator("independence"))
     hsic, p = hsic_test(torch.cat([model, -model]), torch.cat([rest, -rest]), orders)
     return found | {"hsic": hsic, "p": p}
 

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.model.prompts import pick
+from pipeline.model.layout import pick
 from pipeline.model.transformer import Intervene
 from pipeline.sites import Site, site_key, site_keys
-from pipeline.validate.claim import MARGIN, UNCALIBRATED, Claim, check
+from pipeline.validate.circuit_under_test import MARGIN, UNCALIBRATED, CircuitUnderTest, check
 from pipeline.validate.patterns import heads
 from pipeline.validate.runs import Runs, Values, padded_answers, reaches, real
 
@@ -36,16 +36,16 @@ Nodes = Mapping[str, Int[Tensor, " n"]]
 
 
 @torch.no_grad()
-def mechanism(claim: Claim) -> dict[str, Any]:
+def mechanism(tested: CircuitUnderTest) -> dict[str, Any]:
     """Divergence of kept heads, values of kept nodes, losses after interchange, on the first test pairs; the verdict.
 
     Losses, divergences and entropies are in nats, each an estimate over pairs. The embedding's read cannot differ from
     the model's: it is left out of the summaries of nodes, and not swapped alone. What is outside is held at the first
     draw.
     """
-    runs = Runs(claim, claim.few)
+    runs = Runs(tested, tested.few)
     looks, values, swapped = heads(runs), nodes(runs), interchange(runs)
-    tests = [attention_test(claim, looks), *values_tests(values), *interchange_tests(claim, swapped)]
+    tests = [attention_test(tested, looks), *values_tests(values), *interchange_tests(tested, swapped)]
     return {"heads": looks, "nodes": values, "interchange": swapped, "tests": tests}
 
 
@@ -57,7 +57,7 @@ def nodes(runs: Runs) -> dict[str, Any]:
     """
     of_each = []
     for key, kept in in_order(runs).items():
-        where = "everywhere" if reaches(runs.claim.circuit, key) else "answer"
+        where = "everywhere" if reaches(runs.tested.circuit, key) else "answer"
         places = {"": runs.matters(key), "_everywhere": real(runs.batch)}
         own, other = (values[key][..., kept.to(values[key].device)] for _, values in (runs.circuit, runs.model))
         found = {
@@ -78,8 +78,8 @@ def nodes(runs: Runs) -> dict[str, Any]:
 
 def in_order(runs: Runs) -> Nodes:
     """The circuit's nodes, sites in the order of the forward pass; sites without any are absent."""
-    kept = runs.claim.circuit.nodes
-    keys = site_keys(runs.claim.model.config.n_layer)
+    kept = runs.tested.circuit.nodes
+    keys = site_keys(runs.tested.model.config.n_layer)
     return {key: kept[key] for key in keys if len(kept.get(key, ()))}
 
 
@@ -123,12 +123,12 @@ def interchange(runs: Runs) -> dict[str, Any]:
     """
     kept = in_order(runs)
     before = {
-        "circuit_before": runs.claim.losses(runs.circuit[0]),
-        "model_before": runs.claim.losses(runs.model[0], UNCALIBRATED),
+        "circuit_before": runs.tested.losses(runs.circuit[0]),
+        "model_before": runs.tested.losses(runs.model[0], UNCALIBRATED),
     }
     sites = {key: swaps(runs, {key: indices}) for key, indices in kept.items() if key != FIRST}
     return {
-        **{name: runs.claim.estimate(value) for name, value in before.items()},
+        **{name: runs.tested.estimate(value) for name, value in before.items()},
         **swaps(runs, kept),
         "sites": sites,
     }
@@ -136,13 +136,13 @@ def interchange(runs: Runs) -> dict[str, Any]:
 
 def swaps(runs: Runs, swapped: Nodes) -> dict[str, Any]:
     """Loss of the circuit with the model's values in some nodes, and of the model with the circuit's in the same."""
-    claim = runs.claim
+    tested = runs.tested
     into_circuit = given(swapped, runs.model[1], runs.batch.last, runs.masked.intervene)
     into_model = given(swapped, runs.circuit[1], runs.batch.last, lambda _, x: x)
     return {
-        "circuit": claim.estimate(claim.losses(padded_answers(claim.model, runs.batch, into_circuit, runs.cuts))),
-        "model": claim.estimate(
-            claim.losses(padded_answers(claim.model, runs.batch, into_model, claim.whole), UNCALIBRATED)
+        "circuit": tested.estimate(tested.losses(padded_answers(tested.model, runs.batch, into_circuit, runs.cuts))),
+        "model": tested.estimate(
+            tested.losses(padded_answers(tested.model, runs.batch, into_model, tested.whole), UNCALIBRATED)
         ),
     }
 
@@ -160,12 +160,12 @@ def given(swapped: Nodes, values: Values, last: Int[Tensor, " prompt"], before: 
     return intervene
 
 
-def attention_test(claim: Claim, heads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def attention_test(tested: CircuitUnderTest, heads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Whether every kept head looks where it does in the model, at the positions that matter: where its query does."""
     found = []
     for head in heads:
         query = site_key(int(head["head"].partition(".")[0]), Site.ATTN_Q)
-        everywhere = reaches(claim.circuit, query)
+        everywhere = reaches(tested.circuit, query)
         found.append(head["divergence_everywhere" if everywhere else "divergence"]["mean"])
     if not found:
         return check("attention", None, None, MOST_DIVERGENCE, "no head is kept")
@@ -192,16 +192,16 @@ def values_tests(nodes: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def interchange_tests(claim: Claim, swapped: Mapping[str, Any]) -> list[dict[str, Any]]:
+def interchange_tests(tested: CircuitUnderTest, swapped: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Whether circuit and model go on doing the task with each other's values in the circuit's nodes.
 
     Up to MARGIN above what the same pairs lost before, or above the target where that is more.
     A circuit in which the right values come too late passes the first, since what the model writes is the answer; the
     second shows it.
     """
-    limits = {of: max(claim.target, swapped[f"{of}_before"]["mean"]) + MARGIN for of in ("circuit", "model")}
+    limits = {of: max(tested.target, swapped[f"{of}_before"]["mean"]) + MARGIN for of in ("circuit", "model")}
     names = {"circuit": "interchange", "model": "interchange_into_model"}
-    if not claim.circuit.n_nodes:
+    if not tested.circuit.n_nodes:
         return [check(name, None, None, limits[of], "no node is kept") for of, name in names.items()]
     found = []
     for of, name in names.items():

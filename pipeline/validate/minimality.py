@@ -19,13 +19,13 @@ from jaxtyping import Float
 from scipy.stats import binom, false_discovery_control
 from torch import Tensor
 
-from pipeline.ablate.controls import nonzero_edges
-from pipeline.model.compact import Compact, Trace
-from pipeline.model.prompts import Prompts
+from pipeline.circuit.compact import Compact, Trace
+from pipeline.circuit.graph import Edge, Item, Node, Parts, by_key, ends, half_of, leads, reads, sites_of
+from pipeline.circuit.random_circuits import nonzero_edges
+from pipeline.model.layout import PackedPrompts
 from pipeline.model.transformer import Transformer
-from pipeline.prune.graph import Edge, Item, Node, Parts, by_key, ends, half_of, leads, reads, sites_of
 from pipeline.sites import Site, edge_keys, site_key, split_site_key
-from pipeline.validate.claim import Claim, margins
+from pipeline.validate.circuit_under_test import CircuitUnderTest, margins
 
 QUANTILE = 0.9  # q* of Shi et al.
 REFERENCES = 100  # random additions of each kind, as in Shi et al.; p of a part that matters less than all: 1e-100
@@ -35,7 +35,7 @@ MOST_OF_LARGE = 25  # parts, and additions, of a circuit so large
 TRIES = 50  # draws for an addition that is not in the circuit
 
 
-def minimality(claim: Claim) -> dict[str, Any]:
+def minimality(tested: CircuitUnderTest) -> dict[str, Any]:
     """``p``, Bonferroni-corrected over all parts tested, and for ``nodes`` and ``edges`` what was found of each kind.
 
     ``p`` None: nothing to test. Each kind: ``n``, ``n_tested``, ``parts`` (name, ``delta`` in logits, ``p`` and
@@ -43,13 +43,13 @@ def minimality(claim: Claim) -> dict[str, Any]:
     Bonferroni at ``alpha``), ``n_not_shown_needed`` (the burden of proof turned round: those that Benjamini–Hochberg at
     ``alpha`` does not find to matter more than additions do).
     """
-    knockouts = Knockouts(claim)
+    knockouts = Knockouts(tested)
     kinds = {"nodes": knockouts.nodes(), "edges": knockouts.edges()}
     n = sum(len(found["parts"]) for found in kinds.values())
     p = [part["p"] for found in kinds.values() for part in found["parts"]]
     for found in kinds.values():
-        correct(found, n, claim.config.alpha)
-    return {"p": min(1.0, n * min(p)) if p else None, "quantile": QUANTILE, "n_pairs": claim.few.n_pairs} | kinds
+        correct(found, n, tested.config.alpha)
+    return {"p": min(1.0, n * min(p)) if p else None, "quantile": QUANTILE, "n_pairs": tested.few.n_pairs} | kinds
 
 
 def correct(found: dict[str, Any], n: int, alpha: float) -> None:
@@ -73,14 +73,14 @@ class Ran:
 class Knockouts:
     """Runs a circuit without single parts and with random additions; only what changed is computed again."""
 
-    def __init__(self, claim: Claim) -> None:
-        self.claim, self.batch = claim, claim.few.to(torch.device("cpu"))
-        self.prompts = Prompts.of(self.batch.tokens, self.batch.last)
-        parts = Parts(claim.circuit.nodes, claim.circuit.edges)
-        self.draw = random.Random(int(torch.randint(2**31, (1,), generator=claim.generator("minimality"))))
-        compacts = [Compact(frozen, parts.nodes, parts.edges) for frozen in claim.runner.frozen]
+    def __init__(self, tested: CircuitUnderTest) -> None:
+        self.tested, self.batch = tested, tested.few.to(torch.device("cpu"))
+        self.prompts = PackedPrompts.of(self.batch.tokens, self.batch.last)
+        parts = Parts(tested.circuit.nodes, tested.circuit.edges)
+        self.draw = random.Random(int(torch.randint(2**31, (1,), generator=tested.generator("minimality"))))
+        compacts = [Compact(frozen, parts.nodes, parts.edges) for frozen in tested.ablator.frozen]
         self.whole = self.run(parts, compacts, [Trace() for _ in compacts], 0)
-        self.additions = Additions(claim.runner.frozen[0].model, parts, self.draw)
+        self.additions = Additions(tested.ablator.frozen[0].model, parts, self.draw)
         large = parts.n_edges > LARGE
         self.most, self.n_references = (MOST_OF_LARGE, MOST_OF_LARGE) if large else (MOST, REFERENCES)
 

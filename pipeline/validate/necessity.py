@@ -17,14 +17,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ablate.conditions import Condition
-from pipeline.ablate.controls import ends
 from pipeline.circuit import Circuit
+from pipeline.circuit.conditions import Condition
+from pipeline.circuit.graph import Edge, by_key
+from pipeline.circuit.random_circuits import ends
 from pipeline.data.pairs import of_pairs, prompt_losses
 from pipeline.prune.edges import induced_edges
-from pipeline.prune.graph import Edge, by_key
-from pipeline.prune.masks import Layout
-from pipeline.validate.claim import UNCALIBRATED, Claim, check
+from pipeline.prune.masks import UnitLayout
+from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest, check
 
 # A model that tells the two prompts of a pair nothing apart loses at least ln 2 on the pair, whatever it prefers
 # (softplus is convex). So a smaller loss proves that what is left still knows; a rounding's worth is allowed.
@@ -36,49 +36,51 @@ ON_THE_WAY = 0.25  # of the random sets, at sizes other than the circuit's, whic
 LIMIT = CHANCE - SLACK
 
 
-def necessity(claim: Claim) -> dict[str, Any]:
-    """Two curves of task loss (nats, uncalibrated, of ``claim.few``) over what is removed, and their checks.
+def necessity(tested: CircuitUnderTest) -> dict[str, Any]:
+    """Two curves of task loss (nats, uncalibrated, of ``tested.few``) over what is removed, and their checks.
 
     ``nodes`` and ``edges`` each: ``n``, how many the circuit has; ``curve``, by size; ``n_to_chance``, the smallest
     size on the curve whose loss reaches ``limit`` (None: no size does).
     """
-    nodes = curve(claim, Condition.ABLATED_NODES, node_sets(claim), claim.circuit.n_nodes)
-    edges = curve(claim, Condition.ABLATED_EDGES, edge_sets(claim), claim.circuit.n_edges)
+    nodes = curve(tested, Condition.ABLATED_NODES, node_sets(tested), tested.circuit.n_nodes)
+    edges = curve(tested, Condition.ABLATED_EDGES, edge_sets(tested), tested.circuit.n_edges)
     return {
-        "n_pairs": claim.few.n_pairs,
+        "n_pairs": tested.few.n_pairs,
         "limit": LIMIT,
-        "model_loss": claim.estimate(claim.losses(claim.model_of_few, UNCALIBRATED)),
+        "model_loss": tested.estimate(tested.losses(tested.model_of_few, UNCALIBRATED)),
         "nodes": nodes,
         "edges": edges,
         "tests": [verdict("nodes", nodes), verdict("edges", edges)],
     }
 
 
-def curve(claim: Claim, condition: Condition, sets: Iterable[Circuit], n: int) -> dict[str, Any]:
+def curve(tested: CircuitUnderTest, condition: Condition, sets: Iterable[Circuit], n: int) -> dict[str, Any]:
     """The loss without each set, beside that without random ones."""
-    generator = claim.generator(f"necessity {condition.value}")
-    points = [point(claim, condition, removed, generator) for removed in sets]
+    generator = tested.generator(f"necessity {condition.value}")
+    points = [point(tested, condition, removed, generator) for removed in sets]
     reached = [p["size"] for p in points if p["loss"]["mean"] >= LIMIT]
     return {"n": n, "curve": points, "n_to_chance": min(reached, default=None)}
 
 
-def point(claim: Claim, condition: Condition, removed: Circuit, generator: torch.Generator) -> dict[str, Any]:
+def point(
+    tested: CircuitUnderTest, condition: Condition, removed: Circuit, generator: torch.Generator
+) -> dict[str, Any]:
     """``size``, ``loss`` (an estimate) without the set, and ``random``: of random sets, their size (smaller where a
     site or kind has not so many other parts), median, range and losses."""
     size, draw = size_of(removed, condition), random_edges if condition.of_edges else random_nodes
-    whole = size == size_of(claim.circuit, condition)
-    n = claim.config.n_random if whole else max(1, round(ON_THE_WAY * claim.config.n_random))
-    sets = [draw(claim, removed, generator) for _ in range(n)]
-    rivals = [float(losses(claim, condition, rival).mean()) for rival in sets]
+    whole = size == size_of(tested.circuit, condition)
+    n = tested.config.n_random if whole else max(1, round(ON_THE_WAY * tested.config.n_random))
+    sets = [draw(tested, removed, generator) for _ in range(n)]
+    generalisation = [float(losses(tested, condition, competitor).mean()) for competitor in sets]
     return {
         "size": size,
-        "loss": claim.estimate(losses(claim, condition, removed)),
+        "loss": tested.estimate(losses(tested, condition, removed)),
         "random": {
             "size": size_of(sets[0], condition),
-            "median": median(rivals),
-            "low": min(rivals),
-            "high": max(rivals),
-            "losses": rivals,
+            "median": median(generalisation),
+            "low": min(generalisation),
+            "high": max(generalisation),
+            "losses": generalisation,
         },
     }
 
@@ -87,24 +89,24 @@ def size_of(circuit: Circuit, condition: Condition) -> int:
     return circuit.n_edges if condition.of_edges else circuit.n_nodes
 
 
-def losses(claim: Claim, condition: Condition, removed: Circuit) -> Float[Tensor, "draw pair"]:
+def losses(tested: CircuitUnderTest, condition: Condition, removed: Circuit) -> Float[Tensor, "draw pair"]:
     """Each pair's loss without a set, of every draw: mean over prompts."""
     if condition is Condition.ABLATED_NODES:  # as all other nodes alone, which is the same and spares a third of time
         nodes = {key: (mask == 0).nonzero().flatten() for key, mask in removed.node_masks().items()}
         removed, condition = replace(removed, nodes=nodes, edges={}), Condition.NODES_ONLY
-    return of_pairs(prompt_losses(claim.runner.answers(removed, condition, claim.few)))
+    return of_pairs(prompt_losses(tested.ablator.answers(removed, condition, tested.few)))
 
 
-def random_nodes(claim: Claim, like: Circuit, generator: torch.Generator) -> Circuit:
+def random_nodes(tested: CircuitUnderTest, like: Circuit, generator: torch.Generator) -> Circuit:
     """As many nodes at each site, none of them the circuit's; fewer where a site has not so many."""
-    inside = claim.circuit.node_masks()
+    inside = tested.circuit.node_masks()
     pools = {key: (inside[key] == 0).nonzero().flatten() for key in like.nodes}
     return replace(like, nodes=some_of(pools, like.nodes, generator), edges={})
 
 
-def random_edges(claim: Claim, like: Circuit, generator: torch.Generator) -> Circuit:
+def random_edges(tested: CircuitUnderTest, like: Circuit, generator: torch.Generator) -> Circuit:
     """As many edges of each kind, none of them the circuit's; fewer where the model has not so many."""
-    edges = some_of({key: claim.other_edges[key] for key in like.edges}, like.edges, generator)
+    edges = some_of({key: tested.other_edges[key] for key in like.edges}, like.edges, generator)
     return replace(like, nodes=ends(edges), edges=edges)
 
 
@@ -115,38 +117,38 @@ def some_of(
     return {key: pool[torch.randperm(len(pool), generator=generator)[: len(like[key])]] for key, pool in pools.items()}
 
 
-def node_sets(claim: Claim) -> list[Circuit]:
+def node_sets(tested: CircuitUnderTest) -> list[Circuit]:
     """The first nodes in order of need, without edges: some of the circuit's, all of them, and more."""
-    n, sequence = claim.circuit.n_nodes, nodes_by_need(claim)
-    sizes = [*grid(n, claim.config.points), *(times * n for times in BEYOND if n and times * n <= len(sequence))]
-    return [first_nodes(claim, sequence, size) for size in sizes]
+    n, sequence = tested.circuit.n_nodes, nodes_by_need(tested)
+    sizes = [*grid(n, tested.config.points), *(times * n for times in BEYOND if n and times * n <= len(sequence))]
+    return [first_nodes(tested, sequence, size) for size in sizes]
 
 
-def edge_sets(claim: Claim) -> list[Circuit]:
+def edge_sets(tested: CircuitUnderTest) -> list[Circuit]:
     """The circuit's first edges in order of need; then all edges between more nodes than the circuit's."""
-    circuit, every = claim.circuit, edges_by_need(claim.circuit)
-    subsets = [by_key(every[:size]) for size in grid(len(every), claim.config.points)]
-    sequence = nodes_by_need(claim)
+    circuit, every = tested.circuit, edges_by_need(tested.circuit)
+    subsets = [by_key(every[:size]) for size in grid(len(every), tested.config.points)]
+    sequence = nodes_by_need(tested)
     for times in BEYOND if every else ():
         if times * circuit.n_nodes <= len(sequence):
-            more = first_nodes(claim, sequence, times * circuit.n_nodes)
-            subsets.append(induced_edges(claim.model, more.node_masks()))
+            more = first_nodes(tested, sequence, times * circuit.n_nodes)
+            subsets.append(induced_edges(tested.model, more.node_masks()))
     return [replace(circuit, nodes=ends(edges), edges=edges) for edges in subsets]
 
 
-def first_nodes(claim: Claim, sequence: Int[Tensor, " node"], size: int) -> Circuit:
+def first_nodes(tested: CircuitUnderTest, sequence: Int[Tensor, " node"], size: int) -> Circuit:
     """The first nodes of a sequence over all nodes of the model, without edges."""
     mask = torch.zeros(len(sequence))
     mask[sequence[:size]] = 1
-    return replace(claim.circuit, nodes=Layout(claim.model.widths()).nodes(mask), edges={})
+    return replace(tested.circuit, nodes=UnitLayout(tested.model.widths()).nodes(mask), edges={})
 
 
-def nodes_by_need(claim: Claim) -> Int[Tensor, " node"]:
-    """All nodes of the model, as numbered by ``Layout``: the circuit's by their certificate's loss, then the rest.
+def nodes_by_need(tested: CircuitUnderTest) -> Int[Tensor, " node"]:
+    """All nodes of the model, as numbered by ``UnitLayout``: the circuit's by their certificate's loss, then the rest.
 
     Where nothing else tells two nodes apart, the search's order does.
     """
-    layout, circuit = Layout(claim.model.widths()), claim.circuit
+    layout, circuit = UnitLayout(tested.model.widths()), tested.circuit
     need = circuit.node_masks()
     for key, losses in (circuit.certificate or {}).get("nodes", {}).items():
         need[key][circuit.nodes[key]] += torch.tensor(losses)  # a loss is not negative: still before the rest

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.data.pairs import of_pairs
 from pipeline.sites import Site, site_key
-from pipeline.validate.claim import Claim
+from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.runs import Runs, real
 
 Patterns = Float[Tensor, "batch head query key"]  # rows sum to 1
@@ -57,20 +57,20 @@ def heads(runs: Runs) -> list[dict[str, Any]]:
     (random places), the circuit's pattern and the held one are those of the first.
     """
     found = []
-    for layer in range(runs.claim.model.config.n_layer):
-        measured = apart(runs, layer) if (channels := kept_channels(runs.claim, layer)) else {}
+    for layer in range(runs.tested.model.config.n_layer):
+        measured = apart(runs, layer) if (channels := kept_channels(runs.tested, layer)) else {}
         for head, kept in channels.items():
-            per_pair = {name: runs.claim.estimate(of_pairs(value[:, head])) for name, value in measured.items()}
+            per_pair = {name: runs.tested.estimate(of_pairs(value[:, head])) for name, value in measured.items()}
             found.append({"head": f"{layer}.{head}", "channels": kept, **per_pair})
     return found
 
 
-def kept_channels(claim: Claim, layer: int) -> dict[int, dict[str, list[int]]]:
+def kept_channels(tested: CircuitUnderTest, layer: int) -> dict[int, dict[str, list[int]]]:
     """Head → ``q``, ``k``, ``v`` → kept channels, numbered within the layer; heads without any are absent."""
     found: dict[int, dict[str, list[int]]] = {}
     for site in (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V):
-        for index in claim.circuit.nodes.get(site_key(layer, site), torch.tensor([])).tolist():
-            kept = found.setdefault(index // claim.model.config.d_head, {"q": [], "k": [], "v": []})
+        for index in tested.circuit.nodes.get(site_key(layer, site), torch.tensor([])).tolist():
+            kept = found.setdefault(index // tested.model.config.d_head, {"q": [], "k": [], "v": []})
             kept[site.value[-1]].append(index)
     return dict(sorted(found.items()))
 
@@ -80,13 +80,13 @@ def apart(runs: Runs, layer: int) -> dict[str, Float[Tensor, "prompt head"]]:
     place, last = real(runs.batch), runs.batch.last
     rows = torch.arange(len(last), device=last.device)
     every = torch.arange(place.shape[1], device=place.device).expand(place.shape)
-    attention = runs.claim.model.transformer["h"][layer].attn
-    outside = runs.claim.circuit.outside.to(place.device).first
+    attention = runs.tested.model.transformer["h"][layer].attn
+    outside = runs.tested.circuit.outside.to(place.device).first
     q, k = site_key(layer, Site.ATTN_Q), site_key(layer, Site.ATTN_K)
-    held = {key: outside[key].expand(*place.shape, -1) for key in (q, k)}
+    ablated_to = {key: outside[key].expand(*place.shape, -1) for key in (q, k)}
     model, circuit, constant = (
         patterns(values[q], values[k], attention.sink_logit, attention.n_head, every)
-        for values in (runs.model[1], runs.circuit[1], held)
+        for values in (runs.model[1], runs.circuit[1], ablated_to)
     )
     moved = divergence(model, circuit) * place[:, None]
     ends = [look[rows, :, last] for look in (model, constant)]

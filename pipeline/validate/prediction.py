@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.ablate.conditions import Condition
+from pipeline.circuit.conditions import Condition
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.model.scoring import calibrated
 from pipeline.seeds import seed_of
-from pipeline.validate.claim import Claim, central, check, resampled_means, rows
+from pipeline.validate.circuit_under_test import CircuitUnderTest, central, check, resampled_means, rows
 from pipeline.validate.prediction_node import (
     Reading,
     Values,
@@ -54,67 +54,67 @@ class Seen:
     nodes: dict[str, Sides]
 
 
-def prediction(claim: Claim, tokenizer: Tokenizer) -> dict[str, Any]:
+def prediction(tested: CircuitUnderTest, tokenizer: Tokenizer) -> dict[str, Any]:
     """The model's and the node's answers at every point, the two effects, how often they agree; JSON-ready.
 
     Only for bracket_counting, whose second answer is the nested one; other tasks get a check that was not made.
     """
-    if claim.circuit.about.get("task") != TASK:
+    if tested.circuit.about.get("task") != TASK:
         return _untested(f"failures are predicted of {TASK} only")
-    seed, n_ctx = seed_of(claim.seed, "validate", "prediction"), claim.model.config.n_ctx
-    points = manipulated(claim.test, tokenizer, n_ctx=n_ctx, n_pairs=claim.config.few_pairs, seed=seed)
+    seed, n_ctx = seed_of(tested.seed, "validate", "prediction"), tested.model.config.n_ctx
+    points = manipulated(tested.test, tokenizer, n_ctx=n_ctx, n_pairs=tested.config.few_pairs, seed=seed)
     if not points:
-        return _untested(f"fewer than {claim.config.few_pairs} pairs fit into n_ctx {n_ctx} in this vocabulary")
-    return measure(claim, points, nested=int(claim.test.answers[1, 0])) | {"examples": example(points, tokenizer)}
+        return _untested(f"fewer than {tested.config.few_pairs} pairs fit into n_ctx {n_ctx} in this vocabulary")
+    return measure(tested, points, nested=int(tested.test.answers[1, 0])) | {"examples": example(points, tokenizer)}
 
 
-def measure(claim: Claim, points: Points, *, nested: int) -> dict[str, Any]:
+def measure(tested: CircuitUnderTest, points: Points, *, nested: int) -> dict[str, Any]:
     """The same for prompts that are there: ``nested`` is the token that closes a nested list.
 
     Row i of every point comes from one pair, which is what is resampled for intervals.
     """
-    found, null = _fitted(claim, nested)
+    found, null = _fitted(tested, nested)
     if not found:
         return _untested("no node of the circuit varies at the position that answers")
-    seen = {point: _see(claim, batch, [*found, *chain(*null)], nested) for point, batch in points.items()}
-    agreement = _agreement(claim, seen, found[0]) | {"null": _null(claim, seen, found[0], null)}
+    seen = {point: _see(tested, batch, [*found, *chain(*null)], nested) for point, batch in points.items()}
+    agreement = _agreement(tested, seen, found[0]) | {"null": _null(tested, seen, found[0], null)}
     return {
         "node": _described(found[0]),
         "pairs": next(iter(points.values())).n_pairs,
         "lengths": sorted({point.length for point in points}),
         "comments": list(dict.fromkeys(point.comment for point in points)),
-        "points": [_point(claim, point, at, found[0]) for point, at in seen.items()],
-        "effects": _effects(claim, seen, found[0]),
+        "points": [_point(tested, point, at, found[0]) for point, at in seen.items()],
+        "effects": _effects(tested, seen, found[0]),
         **agreement,
-        "circuit_agreement": claim.estimate(_per_pair((_all(seen, "model") > 0) == (_all(seen, "circuit") > 0.5))),
-        "sites": [_described(reading) | _agreement(claim, seen, reading) for reading in found],
+        "circuit_agreement": tested.estimate(_per_pair((_all(seen, "model") > 0) == (_all(seen, "circuit") > 0.5))),
+        "sites": [_described(reading) | _agreement(tested, seen, reading) for reading in found],
         "tests": [_verdict(agreement, found[0])],
     }
 
 
-def _fitted(claim: Claim, nested: int) -> tuple[list[Reading], list[list[Reading]]]:
+def _fitted(tested: CircuitUnderTest, nested: int) -> tuple[list[Reading], list[list[Reading]]]:
     """Readings of the circuit's nodes, the best first, and of random sets of other nodes of that one's site.
 
     Of a set, by the same rule: its best node on train, none where no node separates anything. A set has as many nodes
     as the circuit has at the site, and is drawn among those that are not constant.
     """
-    nodes, train = answering_nodes(claim.circuit), claim.batches["train"]
+    nodes, train = answering_nodes(tested.circuit), tested.batches["train"]
     closes = (train.answers[:, 0] == nested).cpu()
-    found = readings(nodes, watch(claim.model, train, nodes)[1], closes)
+    found = readings(nodes, watch(tested.model, train, nodes)[1], closes)
     if not found:
         return [], []
     key = found[0].key
-    outside = others(claim.model, key, nodes[key])
-    values = watch(claim.model, train, {key: outside})[1][key]
-    generator = claim.generator("prediction")
-    sets = random_sets(values, size=len(nodes[key]), n=claim.config.n_random, generator=generator)
+    outside = others(tested.model, key, nodes[key])
+    values = watch(tested.model, train, {key: outside})[1][key]
+    generator = tested.generator("prediction")
+    sets = random_sets(values, size=len(nodes[key]), n=tested.config.n_random, generator=generator)
     return found, [readings({key: outside[some]}, {key: values[:, some]}, closes) for some in sets]
 
 
-def _see(claim: Claim, batch: PairBatch, found: list[Reading], nested: int) -> Seen:
+def _see(tested: CircuitUnderTest, batch: PairBatch, found: list[Reading], nested: int) -> Seen:
     """Model, circuit and nodes on the prompts of one point."""
     nodes = {key: torch.tensor([r.index for r in found if r.key == key]) for key in {r.key for r in found}}
-    answers, values = watch(claim.model, batch.to(claim.model.device), nodes)
+    answers, values = watch(tested.model, batch.to(tested.model.device), nodes)
     closes = (batch.answers[:, 0] == nested).cpu()
     order = closes.view(-1, 2).int().argsort(1)  # the flat list first
 
@@ -124,29 +124,29 @@ def _see(claim: Claim, batch: PairBatch, found: list[Reading], nested: int) -> S
     def towards_nested(logits: Tensor) -> Tensor:
         return (logits[..., 0] - logits[..., 1]) * (2 * closes.float() - 1)
 
-    draws = claim.runner.answers(claim.circuit, Condition.CIRCUIT, batch)
-    alone = towards_nested(calibrated(draws, claim.circuit.calibration)).sigmoid()
+    draws = tested.ablator.answers(tested.circuit, Condition.CIRCUIT, batch)
+    alone = towards_nested(calibrated(draws, tested.circuit.calibration)).sigmoid()
     columns = {f"{key}.{i}": values[key][:, at] for key in nodes for at, i in enumerate(nodes[key].tolist())}
     named = {name: sides(column) for name, column in columns.items()}
     return Seen(sides(towards_nested(answers)), sides(alone.mean(0)), named)
 
 
-def _point(claim: Claim, point: Point, at: Seen, reading: Reading) -> dict[str, Any]:
+def _point(tested: CircuitUnderTest, point: Point, at: Seen, reading: Reading) -> dict[str, Any]:
     """Means and intervals over pairs, for flat and for nested lists; ``p`` is the probability of the nested answer."""
     sides = {
         side: {
-            "model_p": claim.estimate(at.model[:, i].sigmoid()),
-            "circuit_p": claim.estimate(at.circuit[:, i]),
-            "node": claim.estimate(at.nodes[reading.name][:, i]),
+            "model_p": tested.estimate(at.model[:, i].sigmoid()),
+            "circuit_p": tested.estimate(at.circuit[:, i]),
+            "node": tested.estimate(at.nodes[reading.name][:, i]),
         }
         for i, side in enumerate(SIDES)
     }
     says = {"model_accuracy": at.model > 0, "circuit_accuracy": at.circuit > 0.5}
-    right = {name: claim.estimate(_per_pair(nested == torch.tensor([False, True]))) for name, nested in says.items()}
+    right = {name: tested.estimate(_per_pair(nested == torch.tensor([False, True]))) for name, nested in says.items()}
     return {"comment": point.comment, "length": point.length, **sides, **right}
 
 
-def _effects(claim: Claim, seen: dict[Point, Seen], reading: Reading) -> dict[str, Any]:
+def _effects(tested: CircuitUnderTest, seen: dict[Point, Seen], reading: Reading) -> dict[str, Any]:
     """What the manipulations change, pair by pair: in the probability of the nested answer, and in the node.
 
     ``dilution``: the longest list against the shortest, no comment. Each other comment: against the plain one, over all
@@ -158,7 +158,7 @@ def _effects(claim: Claim, seen: dict[Point, Seen], reading: Reading) -> dict[st
         node = {point: reading.scaled(seen[point].nodes[reading.name]) for point in more + less}
         changes = {"model_p": _mean(p, more) - _mean(p, less), "node": _mean(node, more) - _mean(node, less)}
         return {
-            side: {name: claim.estimate(change[:, i]) for name, change in changes.items()}
+            side: {name: tested.estimate(change[:, i]) for name, change in changes.items()}
             for i, side in enumerate(SIDES)
         }
 
@@ -174,7 +174,7 @@ def _mean(values: dict[Point, Sides], points: list[Point]) -> Sides:
     return torch.stack([values[point] for point in points]).mean(0)
 
 
-def _agreement(claim: Claim, seen: dict[Point, Seen], reading: Reading) -> dict[str, Any]:
+def _agreement(tested: CircuitUnderTest, seen: dict[Point, Seen], reading: Reading) -> dict[str, Any]:
     """How often the node says what the model says, over all prompts of all points, against what is known without it.
 
     ``base_rate``: agreement of the best of the guesses that need no circuit: that the model is right, or that it
@@ -194,14 +194,14 @@ def _agreement(claim: Claim, seen: dict[Point, Seen], reading: Reading) -> dict[
     agree, base = _per_pair(model == node), _per_pair(guesses[guess])
     wrong = model != truth
     return {
-        "agreement": claim.estimate(agree),
-        "base_rate": claim.estimate(base),
+        "agreement": tested.estimate(agree),
+        "base_rate": tested.estimate(base),
         "base_guess": guess,
         "point_rate": float(model.float().mean(0).sub(0.5).abs().add(0.5).mean()),
-        "gain": claim.estimate(agree - base),
-        "model_accuracy": claim.estimate(_per_pair(~wrong)),
-        "foreseen": _rate(claim, node != truth, wrong),
-        "false_alarms": _rate(claim, node != truth, ~wrong),
+        "gain": tested.estimate(agree - base),
+        "model_accuracy": tested.estimate(_per_pair(~wrong)),
+        "foreseen": _rate(tested, node != truth, wrong),
+        "false_alarms": _rate(tested, node != truth, ~wrong),
         "correlation": correlation(values.flatten(), logits.flatten()),
         "correlation_within": {
             side: correlation(values[..., i].flatten(), logits[..., i].flatten()) for i, side in enumerate(SIDES)
@@ -210,7 +210,9 @@ def _agreement(claim: Claim, seen: dict[Point, Seen], reading: Reading) -> dict[
     }
 
 
-def _null(claim: Claim, seen: dict[Point, Seen], reading: Reading, sets: Sequence[Sequence[Reading]]) -> dict[str, Any]:
+def _null(
+    tested: CircuitUnderTest, seen: dict[Point, Seen], reading: Reading, sets: Sequence[Sequence[Reading]]
+) -> dict[str, Any]:
     """Agreement with the model of the ``n`` random sets of ``n_nodes``: ``median`` and ``max`` of those that separate
     anything on train (None: none does), and how many of them are ``as_good`` as the node.
 
@@ -227,7 +229,7 @@ def _null(claim: Claim, seen: dict[Point, Seen], reading: Reading, sets: Sequenc
     as_good = sum(other >= agreement(reading) for other in found)
     return {
         "n": len(sets),
-        "n_nodes": len(answering_nodes(claim.circuit)[reading.key]),
+        "n_nodes": len(answering_nodes(tested.circuit)[reading.key]),
         "median": median(found) if found else None,
         "max": max(found, default=None),
         "as_good": as_good,
@@ -243,7 +245,7 @@ def _per_pair(hits: Tensor) -> Values:
     return hits.float().flatten(1).mean(1)
 
 
-def _rate(claim: Claim, hits: Tensor, among: Tensor) -> dict[str, Any] | None:
+def _rate(tested: CircuitUnderTest, hits: Tensor, among: Tensor) -> dict[str, Any] | None:
     """Fraction of hits among some of the prompts, with its interval over pairs, and ``n``, how many prompts these are.
 
     None where there are none; resamples without any are left out.
@@ -251,7 +253,7 @@ def _rate(claim: Claim, hits: Tensor, among: Tensor) -> dict[str, Any] | None:
     if not among.any():
         return None
     parts = (rows(_per_pair(part)) for part in (hits & among, among))
-    hit, had = (resampled_means(part, claim.config.n_bootstrap, claim.generator("bootstrap")) for part in parts)
+    hit, had = (resampled_means(part, tested.config.n_bootstrap, tested.generator("bootstrap")) for part in parts)
     ends = central((hit / had)[had > 0])
     return {"mean": float(hits[among].float().mean()), "interval": ends, "n": int(among.sum())}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch, answer_logits
-from pipeline.model.prompts import pick
+from pipeline.model.layout import pick
 from pipeline.model.scoring import CHUNK
 from pipeline.model.transformer import Transformer, refuse_compiled
 from pipeline.sites import Site, split_site_key

@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pipeline.ablate.cuts import computed_by
 from pipeline.circuit import Circuit
+from pipeline.circuit.cut_linear import computed_by
+from pipeline.circuit.masked import Masked
 from pipeline.data.pairs import PairBatch, answer_logits
-from pipeline.model.masked import Masked
-from pipeline.model.prompts import pick
+from pipeline.model.layout import pick
 from pipeline.model.transformer import Cut, Cuts, Intervene, LinearCut, Transformer
 from pipeline.sites import Site, split_site_key
-from pipeline.validate.claim import Answers, Claim
+from pipeline.validate.circuit_under_test import Answers, CircuitUnderTest
 
 Values = Mapping[str, Float[Tensor, "prompt pos width"]]
 
@@ -63,7 +63,7 @@ class FewEdges:
         self.live = (layer.weight * cut.keep)[self.targets][:, self.sources]
         self.constant = layer.bias + (layer.weight * (1 - cut.keep)) @ cut.mean
 
-    def __call__(self, layer: nn.Linear, x: Tensor, mass: Tensor | None = None) -> Tensor:
+    def __call__(self, layer: nn.Linear, x: Tensor, attention_mass: Tensor | None = None) -> Tensor:
         y = self.constant.expand(*x.shape[:-1], -1).contiguous()
         return y.index_add_(-1, self.targets, x[..., self.sources] @ self.live.T)
 
@@ -98,27 +98,27 @@ def reaches(circuit: Circuit, key: str) -> bool:
 class Runs:
     """The model's run and the circuit's on a batch; what is outside is held at the circuit's first draw."""
 
-    claim: Claim
+    tested: CircuitUnderTest
     batch: PairBatch
 
     @cached_property
     def masked(self) -> Masked:
-        return self.claim.circuit(self.claim.model)
+        return self.tested.circuit(self.tested.model)
 
     @cached_property
     def cuts(self) -> Cuts:
-        return few_edges(self.claim.model, self.masked.cuts)
+        return few_edges(self.tested.model, self.masked.cuts)
 
     @cached_property
     def model(self) -> tuple[Answers, Values]:
-        return recorded(self.claim.model, self.batch, cuts=self.claim.whole)
+        return recorded(self.tested.model, self.batch, cuts=self.tested.whole)
 
     @cached_property
     def circuit(self) -> tuple[Answers, Values]:
-        return recorded(self.claim.model, self.batch, self.masked.intervene, self.cuts)
+        return recorded(self.tested.model, self.batch, self.masked.intervene, self.cuts)
 
     def matters(self, key: str) -> Bool[Tensor, "prompt pos"]:
         """The positions at which a site's values can reach the answer through the circuit."""
-        if reaches(self.claim.circuit, key):
+        if reaches(self.tested.circuit, key):
             return real(self.batch)
         return torch.arange(self.batch.tokens.shape[1], device=self.batch.last.device) == self.batch.last[:, None]

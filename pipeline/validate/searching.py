@@ -13,18 +13,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ablate.conditions import score_compact
+from pipeline.circuit.ablation_samples import node_samples
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.conditions import score_compact
 from pipeline.config import Ablation, Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch
-from pipeline.model.held_at import Held
 from pipeline.model.means import node_means
-from pipeline.model.samples import node_samples
 from pipeline.model.transformer import Transformer
-from pipeline.prune.discretise import Ranking, Sketch
-from pipeline.prune.prune import Case, make_case
+from pipeline.prune.discretise import Candidate, Ranking
+from pipeline.prune.prune import PruneProblem, make_problem
 from pipeline.prune.search import search
 from pipeline.seeds import seed_of
-from pipeline.validate.claim import Claim, first_of
+from pipeline.validate.circuit_under_test import CircuitUnderTest, first_of
 
 Batches = Mapping[str, PairBatch]
 
@@ -33,41 +33,43 @@ Batches = Mapping[str, PairBatch]
 class Found:
     """The discretised circuit of a trial, or that of least loss where none meets the target."""
 
-    sketch: Sketch
+    candidate: Candidate
     met: bool
 
-    def answers(self, case: Case, batch: PairBatch) -> Float[Tensor, "draw prompt 2"]:
+    def answers(self, problem: PruneProblem, batch: PairBatch) -> Float[Tensor, "draw prompt 2"]:
         """Logits of the two answers, uncalibrated, for every draw of what is outside."""
-        compacts = case.judge.compacts(self.sketch.nodes, self.sketch.edges)
+        compacts = problem.evaluator.compacts(self.candidate.nodes, self.candidate.edges)
         return torch.stack([score_compact(compact, batch) for compact in compacts])
 
-    def row(self, claim: Claim, case: Case, test: PairBatch) -> dict[str, Any]:
+    def row(self, tested: CircuitUnderTest, problem: PruneProblem, test: PairBatch) -> dict[str, Any]:
         """Size, and loss in nats on the judge's pairs and on the first ``pairs`` test pairs, with its 95 % interval."""
-        answers = self.answers(case, first_of(test, claim.config.pairs))
-        loss = claim.estimate(torch.stack([claim.losses(draw, self.sketch.calibration) for draw in answers]))
+        answers = self.answers(problem, first_of(test, tested.config.pairs))
+        loss = tested.estimate(torch.stack([tested.losses(draw, self.candidate.calibration) for draw in answers]))
         return {
-            "met": self.met, "n_nodes": self.sketch.n_nodes, "n_edges": self.sketch.n_edges,
-            "validation_loss": self.sketch.validation_loss,
+            "met": self.met, "n_nodes": self.candidate.n_nodes, "n_edges": self.candidate.n_edges,
+            "validation_loss": self.candidate.validation_loss,
             "test_loss": loss["mean"], "test_loss_interval": loss["interval"], "n_pairs": loss["n"],
         }  # fmt: skip
 
 
-def case_of(claim: Claim, model: Transformer, batches: Batches, prune: PruneConfig, seed: int) -> Case:
+def case_of(
+    tested: CircuitUnderTest, model: Transformer, batches: Batches, prune: PruneConfig, seed: int
+) -> PruneProblem:
     """A search in a model for pairs: at the claim's target, all else held as the circuit's is."""
-    return make_case(
-        model, held_as(claim, model), batches, prune.model_copy(update={"target_loss": claim.target}), seed
+    return make_problem(
+        model, held_as(tested, model), batches, prune.model_copy(update={"target_loss": tested.target}), seed
     )
 
 
-def held_as(claim: Claim, model: Transformer) -> Held:
+def held_as(tested: CircuitUnderTest, model: Transformer) -> AblationValues:
     """The kind of ablation that the circuit was made with, and as many draws, by the model's own values."""
-    own = claim.circuit.outside
-    if model is claim.model or own.kind is Ablation.ZERO:
+    own = tested.circuit.outside
+    if model is tested.model or own.kind is Ablation.ZERO:
         return own
     if own.kind is Ablation.RESAMPLE:
-        seed = seed_of(claim.seed, "validate", "resampled")
-        return Held.resampled(node_samples(model, [claim.windows], len(own.draws), seed))
-    return Held.at_means(means_of(model, claim.windows))
+        seed = seed_of(tested.seed, "validate", "resampled")
+        return AblationValues.resampled(node_samples(model, [tested.windows], len(own.draws), seed))
+    return AblationValues.at_means(means_of(model, tested.windows))
 
 
 def means_of(model: Transformer, windows: Int[Tensor, "window pos"]) -> dict[str, Float[Tensor, " width"]]:
@@ -75,15 +77,15 @@ def means_of(model: Transformer, windows: Int[Tensor, "window pos"]) -> dict[str
     return {key: mean.to(model.device) for key, mean in node_means(model, [windows]).items()}
 
 
-def one_trial(case: Case, known: Hyperparameters, purpose: str) -> Found:
+def one_trial(problem: PruneProblem, known: Hyperparameters, purpose: str) -> Found:
     """The circuit of one set of hyperparameters. Initial noise and order of batches are each purpose's own."""
-    noise, batches = (seed_of(case.seed, purpose, what) for what in ("noise", "batches"))
-    order = search(case.masking, case.train, case.config, [known], [noise], batches)[0]
-    return best_of(Ranking(case.judge, case.masking.layout, order), case.config.target_loss)
+    noise, batches = (seed_of(problem.seed, purpose, what) for what in ("noise", "batches"))
+    order = search(problem.masking, problem.train, problem.config, [known], [noise], batches)[0]
+    return best_of(Ranking(problem.evaluator, problem.masking.layout, order), problem.config.target_loss)
 
 
 def best_of(ranking: Ranking, target: float) -> Found:
     """The smallest circuit of a ranking that meets the target, else the one of least loss that was seen."""
-    if (sketch := ranking.smallest(target)) is not None:
-        return Found(sketch, True)
-    return Found(min(ranking.seen.values(), key=lambda sketch: (sketch.loss, sketch.n_edges)), False)
+    if (candidate := ranking.smallest(target)) is not None:
+        return Found(candidate, True)
+    return Found(min(ranking.seen.values(), key=lambda candidate: (candidate.loss, candidate.n_edges)), False)

@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.prune.discretise import Ranking
-from pipeline.prune.prune import Case
-from pipeline.validate.claim import Claim, check
+from pipeline.prune.prune import PruneProblem
+from pipeline.validate.circuit_under_test import CircuitUnderTest, check
 from pipeline.validate.searching import Found, best_of, case_of, one_trial
 from pipeline.validate.sections import Section
 
@@ -21,7 +21,7 @@ WHAT = "after discretisation, before minimisation; noise and batches differ"
 OWN = "the circuit's"  # the seed whose search is not done again
 
 
-def stability(claim: Claim, prune: PruneConfig) -> dict[str, Any]:
+def stability(tested: CircuitUnderTest, prune: PruneConfig) -> dict[str, Any]:
     """Circuits of ``seeds`` seeds: sizes, test losses, and how much they overlap.
 
     The first seed is the one that the circuit was searched for with: the file has the order that this search gave its
@@ -32,19 +32,21 @@ def stability(claim: Claim, prune: PruneConfig) -> dict[str, Any]:
     ``recovered_edges``: the share of the circuit's own, minimised, that each other seed's circuit has. No limit: two
     circuits can both be right.
     """
-    return stability_section(claim, prune)()
+    return stability_section(tested, prune)()
 
 
-def stability_section(claim: Claim, prune: PruneConfig) -> Section:
+def stability_section(tested: CircuitUnderTest, prune: PruneConfig) -> Section:
     """``stability``, a part a seed."""
-    known = claim.circuit.about.get("hyperparameters")
-    if claim.config.seeds < 2 or known is None:
+    known = tested.circuit.about.get("hyperparameters")
+    if tested.config.seeds < 2 or known is None:
         why = "fewer than two seeds are asked for" if known else "the circuit does not say how it was searched for"
         return Section.of(lambda: {"n_seeds": 0, "tests": [untested(why)]})
-    case = cache(lambda: case_of(claim, claim.model, claim.batches, prune, claim.seed))
+    problem = cache(lambda: case_of(tested, tested.model, tested.batches, prune, tested.seed))
     hyperparameters = Hyperparameters.model_validate(dict(known))
-    others = [partial(one_seed, claim, case, hyperparameters, f"stability {i}") for i in range(1, claim.config.seeds)]
-    return Section([partial(own_seed, claim, case), *others], lambda found: compared(claim, found))
+    others = [
+        partial(one_seed, tested, problem, hyperparameters, f"stability {i}") for i in range(1, tested.config.seeds)
+    ]
+    return Section([partial(own_seed, tested, problem), *others], lambda found: compared(tested, found))
 
 
 @dataclass(frozen=True)
@@ -56,35 +58,37 @@ class Seed:
     edges: Items
 
 
-def own_seed(claim: Claim, case: Callable[[], Case]) -> Seed:
+def own_seed(tested: CircuitUnderTest, problem: Callable[[], PruneProblem]) -> Seed:
     """The circuit's own search, as its file has it."""
-    layout = case().masking.layout
-    order = layout.flat(claim.circuit.order) / layout.sizes
-    return as_seed(claim, case(), best_of(Ranking(case().judge, layout, order), claim.target), OWN)
+    layout = problem().masking.layout
+    order = layout.flat(tested.circuit.order) / layout.sizes
+    return as_seed(tested, problem(), best_of(Ranking(problem().evaluator, layout, order), tested.target), OWN)
 
 
-def one_seed(claim: Claim, case: Callable[[], Case], hyperparameters: Hyperparameters, purpose: str) -> Seed:
-    return as_seed(claim, case(), one_trial(case(), hyperparameters, purpose), purpose)
+def one_seed(
+    tested: CircuitUnderTest, problem: Callable[[], PruneProblem], hyperparameters: Hyperparameters, purpose: str
+) -> Seed:
+    return as_seed(tested, problem(), one_trial(problem(), hyperparameters, purpose), purpose)
 
 
-def as_seed(claim: Claim, case: Case, found: Found, name: str) -> Seed:
-    row = {"seed": name} | found.row(claim, case, claim.test)
-    return Seed(row, items(found.sketch.nodes), items(found.sketch.edges))
+def as_seed(tested: CircuitUnderTest, problem: PruneProblem, found: Found, name: str) -> Seed:
+    row = {"seed": name} | found.row(tested, problem, tested.test)
+    return Seed(row, items(found.candidate.nodes), items(found.candidate.edges))
 
 
-def compared(claim: Claim, found: Sequence[Seed]) -> dict[str, Any]:
+def compared(tested: CircuitUnderTest, found: Sequence[Seed]) -> dict[str, Any]:
     """All circuits; spread of the sizes, and overlaps, of those that meet the target."""
     met = [seed for seed in found if seed.row["met"]]
     return {"n_seeds": len(found), "n_met": len(met), "circuits": [seed.row for seed in found]} | (
-        overlapping(claim, met)
+        overlapping(tested, met)
         if len(met) > 1
         else {"tests": [untested(f"{len(met)} of {len(found)} seeds find a circuit that meets the target")]}
     )
 
 
-def overlapping(claim: Claim, met: Sequence[Seed]) -> dict[str, Any]:
+def overlapping(tested: CircuitUnderTest, met: Sequence[Seed]) -> dict[str, Any]:
     nodes, edges = [one.nodes for one in met], [one.edges for one in met]
-    own_nodes, own_edges = items(claim.circuit.nodes), items(claim.circuit.edges)
+    own_nodes, own_edges = items(tested.circuit.nodes), items(tested.circuit.edges)
     overlaps = spread([jaccard(a, b) for a, b in combinations(edges, 2)])
     others = [seed for seed in met if seed.row["seed"] != OWN]
     says = f"circuits of two of {len(met)} seeds share {100 * overlaps['median']:.0f} % of their edges (median), {WHAT}"

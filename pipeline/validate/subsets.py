@@ -15,16 +15,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.ablate.controls import random_edges, random_nodes
-from pipeline.ablate.cuts import live_edges
 from pipeline.circuit import Circuit
+from pipeline.circuit.ablation_values import Values
+from pipeline.circuit.cut_linear import live_edges
+from pipeline.circuit.interventions import SOURCES, edge_cuts, mask_nodes
+from pipeline.circuit.random_circuits import random_edges, random_nodes
 from pipeline.data.pairs import PairBatch, prompt_losses
-from pipeline.model.ablation import SOURCES, edge_cuts, hold_at_means
-from pipeline.model.held_at import Values
 from pipeline.model.scoring import answers_of, calibrated
 from pipeline.model.transformer import Cut
 from pipeline.sites import site_key
-from pipeline.validate.claim import Answers, Claim
+from pipeline.validate.circuit_under_test import Answers, CircuitUnderTest
 
 STEP = 0.25  # of the adversary, in how alive a part is
 RIVALS = 2  # random sets, as large as the circuit, that the same adversary attacks
@@ -35,36 +35,36 @@ Masks = Mapping[str, Tensor]
 class Parts:
     """Nodes or edges of a claim's model: which are the circuit's, and how to run it with each part so alive."""
 
-    claim: Claim
+    tested: CircuitUnderTest
     kept: Callable[[Circuit], Masks]  # 1 for a circuit's parts
-    run: Callable[[Claim, Masks, PairBatch, Values], Tensor]
+    run: Callable[[CircuitUnderTest, Masks, PairBatch, Values], Tensor]
     random: Callable[[torch.Generator], Circuit]  # as many parts of each kind
 
 
-def nodes_of(claim: Claim) -> Parts:
+def nodes_of(tested: CircuitUnderTest) -> Parts:
     def kept(circuit: Circuit) -> Masks:
-        return {key: mask.to(claim.model.device) for key, mask in circuit.node_masks().items()}
+        return {key: mask.to(tested.model.device) for key, mask in circuit.node_masks().items()}
 
-    return Parts(claim, kept, run_nodes, lambda generator: random_nodes(claim.circuit, generator))
+    return Parts(tested, kept, run_nodes, lambda generator: random_nodes(tested.circuit, generator))
 
 
-def edges_of(claim: Claim) -> Parts:
+def edges_of(tested: CircuitUnderTest) -> Parts:
     def kept(circuit: Circuit) -> Masks:
-        cuts = edge_cuts(claim.model, circuit.edges, claim.runner.held.first, keep=True)
+        cuts = edge_cuts(tested.model, circuit.edges, tested.ablator.ablated_to.first, keep=True)
         return {key: cut.keep for key, cut in cuts.items()}
 
-    return Parts(claim, kept, run_edges, lambda generator: random_edges(claim.circuit, claim.model, generator))
+    return Parts(tested, kept, run_edges, lambda generator: random_edges(tested.circuit, tested.model, generator))
 
 
-def run_nodes(claim: Claim, alive: Masks, batch: PairBatch, held: Values) -> Tensor:
+def run_nodes(tested: CircuitUnderTest, alive: Masks, batch: PairBatch, ablated_to: Values) -> Tensor:
     """Answer logits [prompt, 2] with every node at m·x + (1 − m)·held."""
-    return answers_of(claim.model, batch, intervene=hold_at_means(alive, held), cuts=claim.whole)
+    return answers_of(tested.model, batch, intervene=mask_nodes(alive, ablated_to), cuts=tested.whole)
 
 
-def run_edges(claim: Claim, alive: Masks, batch: PairBatch, held: Values) -> Tensor:
+def run_edges(tested: CircuitUnderTest, alive: Masks, batch: PairBatch, ablated_to: Values) -> Tensor:
     """The same with every edge carrying m·x + (1 − m)·held of its source; nodes are live."""
-    cuts = {key: Cut(mask, held[source_of(key)]) for key, mask in alive.items()}
-    return answers_of(claim.model, batch, cuts=live_edges(claim.model, cuts))
+    cuts = {key: Cut(mask, ablated_to[source_of(key)]) for key, mask in alive.items()}
+    return answers_of(tested.model, batch, cuts=live_edges(tested.model, cuts))
 
 
 def source_of(key: str) -> str:
@@ -73,38 +73,38 @@ def source_of(key: str) -> str:
     return site_key(int(layer), SOURCES[name])
 
 
-def subsets(claim: Claim) -> dict[str, tuple[list[Answers], dict[str, Any]]]:
-    """Name → answers to ``claim.few``, one a draw, and what else is known of them.
+def subsets(tested: CircuitUnderTest) -> dict[str, tuple[list[Answers], dict[str, Any]]]:
+    """Name → answers to ``tested.few``, one a draw, and what else is known of them.
 
     ``random_subset`` and ``random_edges``: one u a node or edge and draw, over ``draws``. ``adversarial_subset`` and
     ``adversarial_edges``: the worst of all steps; ``random``: losses in nats of RIVALS random sets of as many parts
     kept, each attacked by an adversary of its own.
     """
     found: dict[str, tuple[list[Answers], dict[str, Any]]] = {}
-    for name, parts in {"subset": nodes_of(claim), "edges": edges_of(claim)}.items():
-        generator = claim.generator(f"random {name}")
+    for name, parts in {"subset": nodes_of(tested), "edges": edges_of(tested)}.items():
+        generator = tested.generator(f"random {name}")
         found[f"random_{name}"] = random_subset(parts, generator), {}
-        rivals = [attacked_loss(parts, parts.random(generator)) for _ in range(RIVALS)]
-        more = {"low": min(rivals), "high": max(rivals), "losses": rivals}
-        found[f"adversarial_{name}"] = [attacked(parts, claim.circuit)], {"random": more}
+        generalisation = [attacked_loss(parts, parts.random(generator)) for _ in range(RIVALS)]
+        more = {"low": min(generalisation), "high": max(generalisation), "losses": generalisation}
+        found[f"adversarial_{name}"] = [attacked(parts, tested.circuit)], {"random": more}
     return found
 
 
 @torch.no_grad()
 def random_subset(parts: Parts, generator: torch.Generator) -> list[Answers]:
     """Answers over draws of u; draws of held values take turns."""
-    claim, kept, answers = parts.claim, parts.kept(parts.claim.circuit), []
-    held = claim.runner.held.draws
-    for draw in range(claim.config.draws):
+    tested, kept, answers = parts.tested, parts.kept(parts.tested.circuit), []
+    ablated_to = tested.ablator.ablated_to.draws
+    for draw in range(tested.config.draws):
         uniform = {key: torch.rand(g.shape, generator=generator).to(g.device) for key, g in kept.items()}
         alive = {key: g + (1 - g) * uniform[key] for key, g in kept.items()}
-        answers.append(parts.run(claim, alive, claim.few, held[draw % len(held)]).cpu())
+        answers.append(parts.run(tested, alive, tested.few, ablated_to[draw % len(ablated_to)]).cpu())
     return answers
 
 
 def attacked_loss(parts: Parts, circuit: Circuit) -> float:
     """Loss in nats, with the claim's calibration, of another circuit attacked."""
-    return float(parts.claim.losses(attacked(parts, circuit)).mean())
+    return float(parts.tested.losses(attacked(parts, circuit)).mean())
 
 
 def attacked(parts: Parts, circuit: Circuit) -> Answers:
@@ -113,26 +113,28 @@ def attacked(parts: Parts, circuit: Circuit) -> Answers:
     Projected gradient ascent on the loss with the claim's calibration, from held (0), by steps of the gradient's sign;
     the step with the worst train loss counts. Held values: the first draw.
     """
-    claim, kept = parts.claim, parts.kept(circuit)
-    train, held = claim.first("train"), claim.runner.held.first
+    tested, kept = parts.tested, parts.kept(circuit)
+    train, ablated_to = tested.first("train"), tested.ablator.ablated_to.first
     alive = {key: torch.zeros_like(g) for key, g in kept.items()}
     worst, chosen = -float("inf"), alive
-    for _ in range(claim.config.adversary_steps + 1):
+    for _ in range(tested.config.adversary_steps + 1):
         loss, slopes = ascent(parts, kept, alive, train)
         if loss > worst:
             worst, chosen = loss, alive
         alive = {key: (u + STEP * slopes[key].sign()).clamp(0, 1) for key, u in alive.items()}
     with torch.no_grad():
-        return parts.run(claim, {key: g + (1 - g) * chosen[key] for key, g in kept.items()}, claim.few, held).cpu()
+        return parts.run(
+            tested, {key: g + (1 - g) * chosen[key] for key, g in kept.items()}, tested.few, ablated_to
+        ).cpu()
 
 
 def ascent(parts: Parts, kept: Masks, alive: Masks, batch: PairBatch) -> tuple[float, Masks]:
     """Loss in nats with parts outside as alive as given, and its slope in that, 0 in the circuit."""
-    claim = parts.claim
+    tested = parts.tested
     leaves = {key: u.clone().requires_grad_(True) for key, u in alive.items()}
     masks = {key: kept[key] + (1 - kept[key]) * leaf for key, leaf in leaves.items()}
-    answers = parts.run(claim, masks, batch, claim.runner.held.first)
-    loss = prompt_losses(calibrated(answers, claim.circuit.calibration)).mean()
+    answers = parts.run(tested, masks, batch, tested.ablator.ablated_to.first)
+    loss = prompt_losses(calibrated(answers, tested.circuit.calibration)).mean()
     slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     found: dict[str, Float[Tensor, ...]] = {}
     for (key, leaf), slope in zip(leaves.items(), slopes, strict=True):

@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from pipeline.ablate import ablate_task
-from pipeline.ablate.bootstrap import interval
-from pipeline.ablate.conditions import Condition, Runner, accuracy
-from pipeline.ablate.controls import nonzero_edges, random_edges, random_nodes
 from pipeline.circuit import Circuit, WrongModelError
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.conditions import Ablator, Condition, accuracy
+from pipeline.circuit.interventions import mask_nodes
+from pipeline.circuit.random_circuits import nonzero_edges, random_edges, random_nodes
 from pipeline.data.pairs import PairBatch, of_pairs
-from pipeline.model.ablation import hold_at_means, record
-from pipeline.model.held_at import Held
+from pipeline.model.record import record
 from pipeline.model.scoring import mean_loss, score
 from pipeline.prune.edges import induced_edges
+from pipeline.stats import interval
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def circuit_of(model, batch, frac, **changes):
 
 
 def answers(model, circuit, condition, batch):
-    return Runner(model, circuit.outside).answers(circuit, condition, batch)
+    return Ablator(model, circuit.outside).answers(circuit, condition, batch)
 
 
 def masked(model, circuit, batch, draw=0):
@@ -54,7 +55,9 @@ def masked(model, circuit, batch, draw=0):
 def resampled(model, batch):
     """A circuit of random nodes without some of their edges, all else held at values of three other prompts."""
     _, values = record(model, batch.tokens[:3])
-    circuit = circuit_of(model, batch, 0.5, held=Held.resampled({key: value[:, 2] for key, value in values.items()}))
+    circuit = circuit_of(
+        model, batch, 0.5, ablated_to=AblationValues.resampled({key: value[:, 2] for key, value in values.items()})
+    )
     return replace(circuit, edges={key: pairs[::2] for key, pairs in circuit.edges.items()}, calibration=(2.0, 0.5))
 
 
@@ -79,12 +82,12 @@ def test_a_node_without_edges_has_its_own_constant_value_in_the_circuit_and_in_i
     model = tiny_model(sink=True, afrac=1.0)
     circuit = circuit_of(model, batch, -1)
     alone = replace(circuit, nodes={"1.mlp_out": torch.tensor([5])})
-    _, values = record(model, batch.tokens[:1], hold_at_means(circuit.node_masks(), circuit.means))
+    _, values = record(model, batch.tokens[:1], mask_nodes(circuit.node_masks(), circuit.means))
     block = model.transformer["h"][1].mlp
     value = float(block.c_proj.bias[5] + block.c_proj.weight[5] @ values["1.mlp_neuron"][0, 0])
-    held = replace(circuit, means=dict(circuit.means) | {"1.mlp_out": circuit.means["1.mlp_out"].clone()})
-    held.means["1.mlp_out"][5] = value
-    expected = answers(model, held, Condition.CIRCUIT, batch)
+    ablated_to = replace(circuit, means=dict(circuit.means) | {"1.mlp_out": circuit.means["1.mlp_out"].clone()})
+    ablated_to.means["1.mlp_out"][5] = value
+    expected = answers(model, ablated_to, Condition.CIRCUIT, batch)
     assert not torch.allclose(expected, answers(model, circuit, Condition.CIRCUIT, batch), atol=1e-3)
     for condition in (Condition.CIRCUIT, Condition.NODES_ONLY):
         torch.testing.assert_close(answers(model, alone, condition, batch), expected, rtol=1e-4, atol=1e-4)
@@ -124,13 +127,13 @@ def test_losses_are_means_over_draws_with_and_without_calibration(model, batch, 
     for name, calibration in (("circuit_loss_uncalibrated", (1.0, 0.0)), ("circuit_loss", (2.0, 0.5))):
         losses = [mean_loss(part, calibration) for part in drawn]
         assert row[name] == pytest.approx(sum(losses) / 3, rel=1e-3) and max(losses) - min(losses) > 1e-3
-    one = replace(resampled, held=Held(resampled.held.kind, resampled.held.draws[:1]))
+    one = replace(resampled, ablated_to=AblationValues(resampled.ablated_to.kind, resampled.ablated_to.draws[:1]))
     assert ablate_task(model=model, circuit=one, batch=batch, config=brief(params), seed=1) != row
 
 
 def test_a_circuit_held_at_zero_is_tested_at_zero(model, batch):
     circuit = circuit_of(model, batch, 0.4)
-    zero = replace(circuit, held=Held.at_zero(circuit.means))
+    zero = replace(circuit, ablated_to=AblationValues.at_zero(circuit.means))
     by_hand = replace(circuit, means={key: torch.zeros_like(mean) for key, mean in circuit.means.items()})
     for condition in Condition:
         assert torch.equal(answers(model, zero, condition, batch), answers(model, by_hand, condition, batch))

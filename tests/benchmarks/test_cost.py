@@ -49,8 +49,8 @@ def as_on_a_gpu(monkeypatch):
     """As anywhere but on a CPU: attention by plain products, which torch counts and whose tensors it holds; masks of a
     byte an entry."""
 
-    def attend(q, k, v, sink, n_head, at, fork):
-        return attend_fused(q.float(), k.float(), v.float(), sink, n_head, at, fork)
+    def attend(q, k, v, sink, n_head, at, branch):
+        return attend_fused(q.float(), k.float(), v.float(), sink, n_head, at, branch)
 
     monkeypatch.setattr(transformer, "attend", attend)
     monkeypatch.setattr(abstopk, "packed", lambda keep: keep)
@@ -108,17 +108,17 @@ def test_parameters_gradients_and_moments_take_the_bytes_of_the_real_tensors(job
 def kept_bytes(one):
     """Bytes of all distinct tensors but parameters that autograd holds between forward and backward."""
     model = new_model(one.config, one.vocab, seed=0, bigram=None)
-    held = {}  # the tensors themselves, so that no storage takes the place of another
+    ablated_to = {}  # the tensors themselves, so that no storage takes the place of another
 
     def keep(x):
-        held[x.untyped_storage()._cdata] = x
+        ablated_to[x.untyped_storage()._cdata] = x
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         logits = model(torch.randint(one.vocab, (BATCH, one.config.n_ctx)))
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     assert logits.requires_grad
-    return sum(x.untyped_storage().nbytes() for storage, x in held.items() if storage not in own)
+    return sum(x.untyped_storage().nbytes() for storage, x in ablated_to.items() if storage not in own)
 
 
 @pytest.mark.parametrize("shape", [{}, {"sink": True, **SPARSE}], ids=str)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.circuit import Circuit
+from pipeline.circuit.masked import Masked
 from pipeline.data.pairs import answer_logits
 from pipeline.explain import assembled, explain_circuit, explain_nodes
 from pipeline.explain.distribution import extremes, node_values, of_node
@@ -16,9 +17,8 @@ from pipeline.explain.explain import first
 from pipeline.explain.heads import kept_heads, patterns
 from pipeline.explain.places import Places
 from pipeline.explain.rounding import rounded, together
-from pipeline.model.ablation import record
 from pipeline.model.initial import new_model
-from pipeline.model.masked import Masked
+from pipeline.model.record import record
 from pipeline.model.scoring import mean_loss, score
 from pipeline.planted import Algorithm, plant
 

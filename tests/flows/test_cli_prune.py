@@ -23,7 +23,7 @@ from pipeline.model.initial import new_model
 from pipeline.model.scoring import mean_loss, score
 from pipeline.prune import checkpoint
 from pipeline.prune.checkpoint import UnsolvedError, circuit_loss, prune_checkpoint
-from pipeline.prune.subject import Subject
+from pipeline.workspace import LoadedModel
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -103,9 +103,9 @@ def test_the_command_shows_sizes_and_losses_and_gives_the_same_circuit(pruned, o
 @pytest.mark.parametrize("kind", ["zero", "resample"])
 def test_what_is_outside_can_be_held_at_something_else(study, kind):
     found = prune_checkpoint(study / "models/tiny", study / TASK, ablation=kind, target_loss=0.4)
-    held = found.circuit.outside
-    assert held.kind is Ablation(kind) and len(held.draws) == (2 if kind == "resample" else 1)
-    assert all(not value.any() for value in held.first.values()) == (kind == "zero")
+    ablated_to = found.circuit.outside
+    assert ablated_to.kind is Ablation(kind) and len(ablated_to.draws) == (2 if kind == "resample" else 1)
+    assert all(not value.any() for value in ablated_to.first.values()) == (kind == "zero")
 
 
 def test_masks_of_queries_and_keys_can_be_tied(study):
@@ -151,7 +151,7 @@ def test_a_model_folder_may_hold_its_own_tokenizer_and_lie_anywhere(own, monkeyp
     shutil.copytree(own / "models/tiny", folder)
     TOKENIZER.save(folder)
     params = load_params(own / "params.yaml")
-    assert Subject.load(folder, own / TASK, params, None).tokenizer == TOKENIZER.hash
+    assert LoadedModel.load(folder, own / TASK, params, None).tokenizer == TOKENIZER.hash
 
 
 def test_a_task_by_name_is_made_in_the_models_tokens(study):
@@ -162,10 +162,10 @@ def test_a_task_by_name_is_made_in_the_models_tokens(study):
     folder.mkdir()
     save_model(model, folder, {"tokenizer": TOKENIZER.hash})
     save_means({key: torch.zeros(width) for key, width in model.widths().items()}, folder)
-    subject = Subject.load(folder, "single_double_quote", params, None)
-    assert subject.name == "longer" and subject.batch("train").n_pairs == 8
+    loaded = LoadedModel.load(folder, "single_double_quote", params, None)
+    assert loaded.name == "longer" and loaded.batch("train").n_pairs == 8
     pairs = generate("single_double_quote", "test", 8, params.seed)
-    assert TOKENIZER.decode(subject.batch("test").tokens[0, 1:].tolist()).startswith(pairs[0].a.prompt)
+    assert TOKENIZER.decode(loaded.batch("test").tokens[0, 1:].tolist()).startswith(pairs[0].a.prompt)
     with pytest.raises(UnsolvedError, match=r"longer cannot do single_double_quote: the whole model has a loss of"):
         prune_checkpoint(folder, "single_double_quote", params=params)
 
@@ -237,7 +237,7 @@ def test_a_task_that_these_tokens_cannot_express_is_refused(study):
     params = load_params(study / "params.yaml")
     assert find_task("class_init").varied
     with pytest.raises(ValueError, match=r"class_init is not expressible in this vocabulary: 0% of its pairs"):
-        Subject.load(study / "models/tiny", "class_init", params, None).batch("train")
+        LoadedModel.load(study / "models/tiny", "class_init", params, None).batch("train")
 
 
 def test_a_wrong_pair_is_refused_with_its_place(own, refused):

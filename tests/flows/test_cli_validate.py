@@ -14,10 +14,10 @@ import yaml
 from closing import TASK, TOKENIZER, run
 
 from pipeline.artifacts import ArtifactError, Workspace, read_json, write_json
-from pipeline.data.rivals.rivalset import SCHEMA
-from pipeline.prune.subject import Subject, settings_for
+from pipeline.data.generalisation.generalisation_set import SCHEMA
 from pipeline.validate import checkpoint, validate_checkpoint
-from pipeline.validate.checkpoint import OtherPairsError, rivals_of
+from pipeline.validate.checkpoint import OtherPairsError, generalisation_of
+from pipeline.workspace import LoadedModel, settings_for
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_other_pairs_than_the_circuit_s_are_refused(own):
 
 def asked(monkeypatch, *arguments, **changes):
     """What ``validate_circuit`` is asked for, not done."""
-    monkeypatch.setattr(checkpoint, "validate_circuit", lambda claim, **others: {"claim": claim, **others})
+    monkeypatch.setattr(checkpoint, "validate_circuit", lambda tested, **others: {"claim": tested, **others})
     return validate_checkpoint(*arguments, **changes)
 
 
@@ -105,19 +105,19 @@ def test_tokens_that_are_missing_or_of_another_tokenizer_are_refused_in_one_line
 
 
 def test_second_test_sets_of_other_pairs_than_the_subject_s_are_refused(own):
-    subject = Subject.load(own / "models/tiny", own / TASK, settings_for(own / "models/tiny"), None)
+    loaded = LoadedModel.load(own / "models/tiny", own / TASK, settings_for(own / "models/tiny"), None)
     place = Workspace(own)
-    assert rivals_of(place, subject) == {}
-    place.rivals.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist([], schema=SCHEMA), place.rivals / "pairs.parquet")
-    for made, refused in ((subject.about["task_hash"], False), ("earlier", True)):
+    assert generalisation_of(place, loaded) == {}
+    place.generalisation.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([], schema=SCHEMA), place.generalisation / "pairs.parquet")
+    for made, refused in ((loaded.about["task_hash"], False), ("earlier", True)):
         tasks = {"closing": {"hash": made, "families": {}}}
-        write_json(place.rivals / "report.json", {"tokenizer": TOKENIZER.hash, "tasks": tasks})
+        write_json(place.generalisation / "report.json", {"tokenizer": TOKENIZER.hash, "tasks": tasks})
         if refused:
             with pytest.raises(ArtifactError, match=r"made from pairs earlier of closing, not from .*; run dvc repro$"):
-                rivals_of(place, subject)
+                generalisation_of(place, loaded)
         else:
-            assert rivals_of(place, subject) == {}
+            assert generalisation_of(place, loaded) == {}
 
 
 def test_what_is_missing_is_refused_in_one_line(own, monkeypatch, capsys):

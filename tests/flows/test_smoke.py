@@ -31,9 +31,9 @@ OF_A_CIRCUIT = TASK_FIELDS - {"expressible", "unpruned_loss", "solved"}
 
 def test_the_workspace_is_the_project_without_anything_made_from_it(tmp_path):
     workspace = smoke.make_workspace(ROOT, tmp_path / "w")
-    held = {path.name for path in workspace.root.iterdir()}
-    assert {"dvc.yaml", "pipeline", "flows", "profiles", "requirements.lock", ".dvc"} <= held
-    assert not held & {"data", "models", "circuits", "ablations", "results", "dvc.lock", ".git", ".venv", ".mlflow"}
+    there = {path.name for path in workspace.root.iterdir()}
+    assert {"dvc.yaml", "pipeline", "flows", "profiles", "requirements.lock", ".dvc"} <= there
+    assert not there & {"data", "models", "circuits", "ablations", "results", "dvc.lock", ".git", ".venv", ".mlflow"}
     params = load_params(workspace.params)
     assert params.profile == "smoke" and list(params.models) == ["dense_d64", "sparse_d96"]
 

@@ -24,22 +24,22 @@ def test_values_and_gradients_equal_those_of_the_fused_kernel(n_pos, d_head, sin
     results = []
     for how in (attend, attend_fused):
         leaves = [x.clone().requires_grad_() for x in (q, k, v, *([logit] if sink else []))]
-        mixed, mass = how(*leaves[:3], leaves[3] if sink else None, 3, None)
-        ((mixed * g).sum() + (mass * g_mass).sum()).backward()
-        results.append([mixed.detach(), mass.detach(), *(x.grad for x in leaves)])
+        mixed, attention_mass = how(*leaves[:3], leaves[3] if sink else None, 3, None)
+        ((mixed * g).sum() + (attention_mass * g_mass).sum()).backward()
+        results.append([mixed.detach(), attention_mass.detach(), *(x.grad for x in leaves)])
     for ours, theirs in zip(*results, strict=True):  # sums of up to 130 products of order 1
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_two_tokens_worked_out_by_hand():
     q, k, v = torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[1.0], [3.0]]]), torch.tensor([[[10.0], [20.0]]])
-    mixed, mass = attend(q, k, v, torch.tensor([1.0]), 1, None)
+    mixed, attention_mass = attend(q, k, v, torch.tensor([1.0]), 1, None)
     e = torch.exp
     first = e(torch.tensor(0.0)) / (e(torch.tensor(0.0)) + e(torch.tensor(1.0)))  # scores 0 and the sink's 1
     scores = e(torch.tensor([2.0, 6.0, 1.0]))
     second = scores[:2] / scores.sum()
     torch.testing.assert_close(mixed.flatten(), torch.stack([10 * first, second @ torch.tensor([10.0, 20.0])]))
-    torch.testing.assert_close(mass.flatten(), torch.stack([first, second.sum()]))
+    torch.testing.assert_close(attention_mass.flatten(), torch.stack([first, second.sum()]))
 
 
 def test_what_comes_later_does_not_change_what_is_before_by_a_bit():
@@ -51,8 +51,8 @@ def test_what_comes_later_does_not_change_what_is_before_by_a_bit():
 
 def test_scores_too_large_for_exp_stay_finite():
     q, k, v, *_ = inputs(1, 66, 1, 16, sink=False)
-    mixed, mass = attend(1e3 * q, 1e3 * k, v, None, 1, None)
-    assert torch.isfinite(mixed).all() and torch.equal(mass, torch.ones_like(mass))
+    mixed, attention_mass = attend(1e3 * q, 1e3 * k, v, None, 1, None)
+    assert torch.isfinite(mixed).all() and torch.equal(attention_mass, torch.ones_like(attention_mass))
 
 
 def test_one_query_per_prompt_sees_what_that_position_sees():
@@ -67,16 +67,16 @@ def test_one_query_per_prompt_sees_what_that_position_sees():
 @pytest.mark.parametrize(("start", "end", "n_pos"), [(2, 5, 9), (0, 40, 70), (50, 66, 130), (7, 7, 20)])
 def test_a_branch_does_not_see_the_other_one(start, end, n_pos, sink):
     q, k, v, logit, g, _ = inputs(2, n_pos, 3, 8, sink)
-    fork, everywhere = torch.tensor([[start, end], [n_pos, n_pos]]), torch.arange(n_pos).expand(2, -1)
+    branch, everywhere = torch.tensor([[start, end], [n_pos, n_pos]]), torch.arange(n_pos).expand(2, -1)
     results = []
     for at in (None, everywhere):  # the CPU's kernel, and torch's with all that is hidden written out
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-        mixed, mass = attend(*leaves, logit, 3, at, fork)
+        mixed, attention_mass = attend(*leaves, logit, 3, at, branch)
         (mixed * g).sum().backward()
-        results.append([mixed.detach(), mass.detach(), *(x.grad for x in leaves)])
+        results.append([mixed.detach(), attention_mass.detach(), *(x.grad for x in leaves)])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     alone = [torch.cat([x[:1, :start], x[:1, end:]], dim=1) for x in (q, k, v)]  # the second branch by itself
-    mixed, mass = attend(*alone, logit, 3, None)
+    mixed, attention_mass = attend(*alone, logit, 3, None)
     torch.testing.assert_close(results[0][0][:1, end:], mixed[:, start:], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(results[0][1][:1, :, end:], mass[:, :, start:], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(results[0][1][:1, :, end:], attention_mass[:, :, start:], rtol=1e-5, atol=1e-5)

@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.circuit.interventions import edge_cuts, mask_nodes
 from pipeline.data.pairs import PairBatch
-from pipeline.model.ablation import edge_cuts, hold_at_means, record
+from pipeline.model.record import record
 from pipeline.model.scoring import score
 from pipeline.model.transformer import CompiledModelError
 from pipeline.sites import EDGE_KINDS, SITES, edge_key, site_key, site_keys
@@ -96,7 +97,7 @@ def test_all_ones_mask_equals_the_base_model(tiny_model):
     _, values = record(model, TOKENS)
     ones = {key: torch.ones(value.shape[-1]) for key, value in values.items()}
     means = {key: torch.randn(value.shape[-1]) for key, value in values.items()}
-    assert torch.equal(model(TOKENS, intervene=hold_at_means(ones, means)), model(TOKENS))
+    assert torch.equal(model(TOKENS, intervene=mask_nodes(ones, means)), model(TOKENS))
 
 
 @pytest.mark.parametrize("source", ["attn_in", "attn_v", "mlp_in", "mlp_neuron"])
@@ -113,7 +114,7 @@ def test_cutting_every_edge_that_leaves_a_node_equals_ablating_it(tiny_model, so
     masks = {f"1.{source}": torch.ones_like(means[f"1.{source}"])}
     masks[f"1.{source}"][node] = 0
     cut = model(TOKENS, cuts=edge_cuts(model, edges, means, keep=False))
-    ablated = model(TOKENS, intervene=hold_at_means(masks, means))
+    ablated = model(TOKENS, intervene=mask_nodes(masks, means))
     torch.testing.assert_close(cut, ablated, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(cut, model(TOKENS), atol=1e-4)
 

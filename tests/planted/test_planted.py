@@ -9,11 +9,11 @@ from functools import cache
 import pytest
 import torch
 
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.compact import Compact, Frozen
+from pipeline.circuit.interventions import edge_cuts, edge_weights, mask_nodes
+from pipeline.circuit.masked import Masked
 from pipeline.data.pairs import answer_logits
-from pipeline.model.ablation import edge_cuts, edge_weights, hold_at_means
-from pipeline.model.compact import Compact, Frozen
-from pipeline.model.held_at import Held
-from pipeline.model.masked import Masked
 from pipeline.model.scoring import mean_loss, score
 from pipeline.planted import Algorithm, Planted, plant
 from pipeline.prune import prune_task
@@ -129,7 +129,7 @@ def test_each_node_and_each_edge_is_needed_with_all_others_there(algorithm, seed
     for key, indices in it.nodes.items():
         for i in indices.tolist():
             masks = node_mask(it, (key, i), 1.0, generator)
-            assert best_loss(score(it.model, batch, intervene=hold_at_means(masks, it.means))) > NEEDED
+            assert best_loss(score(it.model, batch, intervene=mask_nodes(masks, it.means))) > NEEDED
     for key, pairs in it.edges.items():
         for i in range(len(pairs)):
             cuts = edge_cuts(it.model, {key: pairs[i : i + 1]}, it.means, keep=False)
@@ -147,7 +147,7 @@ def test_whatever_else_is_kept_the_planted_nodes_decide(algorithm, afrac):
         generator, keep_frac = torch.Generator().manual_seed(draw), random.Random(draw).random()
         for missing in (None, nodes[draw % len(nodes)]):
             masks = node_mask(it, missing, keep_frac, generator)
-            answers = score(it.model, batch, intervene=hold_at_means(masks, it.means))
+            answers = score(it.model, batch, intervene=mask_nodes(masks, it.means))
             assert mean_loss(answers) < SUFFICIENT if missing is None else best_loss(answers) > NEEDED
 
 
@@ -181,8 +181,8 @@ def test_the_rest_of_the_model_matters_for_other_inputs(algorithm):
     masks = {key: torch.zeros_like(mean) for key, mean in it.means.items()}
     for key, indices in it.nodes.items():
         masks[key][indices] = 1
-    held = it.model(tokens, intervene=hold_at_means(masks, it.means))
-    assert (held - it.model(tokens)).abs().mean() > 0.3  # nats
+    ablated_to = it.model(tokens, intervene=mask_nodes(masks, it.means))
+    assert (ablated_to - it.model(tokens)).abs().mean() > 0.3  # nats
     values = recorded(it, it.batch("test", N_PAIRS).tokens)
     assert all((value.std((0, 1)) > 0).all() for key, value in values.items() if key.endswith("mlp_neuron"))
 
@@ -257,7 +257,7 @@ def test_pruning_returns_exactly_what_was_planted(params, algorithm, d_model, se
     circuit = prune_task(
         model=it.model,
         means=it.means,
-        held=Held.at_means(it.means),
+        ablated_to=AblationValues.at_means(it.means),
         batches={split: it.batch(split, n) for split, n in sizes.items()},
         config=config.model_copy(update={"baselines": [], "curve_losses": [TARGET], "target_loss": TARGET}),
         seed=seed,

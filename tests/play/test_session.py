@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.interventions import edge_weights
 from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
-from pipeline.model.ablation import edge_weights, record
-from pipeline.model.held_at import Held
+from pipeline.model.record import record
 from pipeline.model.scoring import calibrated, score
 from pipeline.play.session import Inside, Session
 from pipeline.play.switches import PlayError, Switches, edge_names, node_names, run
@@ -149,7 +150,7 @@ def test_a_long_text_keeps_its_end_and_says_what_is_left_out(session, model):
 
 def test_a_resampled_circuit_plays_with_its_first_draw(session, circuit):
     draws = {key: torch.stack([mean + 1, mean]) for key, mean in circuit.means.items()}
-    resampled = replace(circuit, held=Held.resampled(draws))
+    resampled = replace(circuit, ablated_to=AblationValues.resampled(draws))
     other = replace(session, circuits={"closing": resampled})
     assert other.describe("closing")["ablation"] == Ablation.RESAMPLE.value
     off = other.run(TEXT, "closing", node_names(circuit))

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from pipeline.model.ablation import record
+from pipeline.model.record import record
 from pipeline.pretrain.optimizer import SparseAdam
 from pipeline.pretrain.step import next_token_loss, recompute_blocks, train_step
 

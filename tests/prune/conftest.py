@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.data.pairs import PairBatch
-from pipeline.model.ablation import record
+from pipeline.model.record import record
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def pairs():
 
 
 @pytest.fixture
-def case(tiny_model, pairs):
+def problem(tiny_model, pairs):
     model = tiny_model(sink=True, afrac=0.5)
     _, values = record(model, pairs.tokens)
     return model, {key: value.mean((0, 1)) for key, value in values.items()}

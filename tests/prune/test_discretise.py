@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.prune.discretise import Ranking, Sketch
+from pipeline.prune.discretise import Candidate, Ranking
 
 
 class Known(Ranking):
@@ -17,13 +17,13 @@ class Known(Ranking):
 
     def first(self, k):
         edges = {"0.mlp_in->mlp_neuron": torch.zeros(k, 2)}
-        self.seen[k] = Sketch({}, edges, 1 - k / 1000, 0.0, (1.0, 0.0), torch.zeros(1))
+        self.seen[k] = Candidate({}, edges, 1 - k / 1000, 0.0, (1.0, 0.0), torch.zeros(1))
         return self.seen[k]
 
     def check(self, k):
         self.n_checks += 1
-        sketch = self.first(k)
-        return Sketch(sketch.nodes, sketch.edges, sketch.loss + self.apart, 0.0, (1.0, 0.0), torch.zeros(1))
+        candidate = self.first(k)
+        return Candidate(candidate.nodes, candidate.edges, candidate.loss + self.apart, 0.0, (1.0, 0.0), torch.zeros(1))
 
 
 @pytest.mark.parametrize(("apart", "least"), [(0.0, 500), (0.01, 510), (0.1, 600), (0.45, 950)])

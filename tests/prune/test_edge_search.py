@@ -7,37 +7,37 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.edge_linear import EdgeLinear, LiveMap
+from pipeline.circuit.graph import Parts, dead_ends
+from pipeline.circuit.interventions import edge_cuts, mask_nodes
 from pipeline.data.pairs import prompt_losses
-from pipeline.model.ablation import edge_cuts, hold_at_means
-from pipeline.model.edge_linear import EdgeLinear, LiveMap
-from pipeline.model.held_at import Held
 from pipeline.prune.edge_search import EdgeMasking, edge_rankings
 from pipeline.prune.edges import induced_edges
-from pipeline.prune.graph import Parts, dead_ends
-from pipeline.prune.prune import make_case
+from pipeline.prune.prune import make_problem
 from pipeline.sites import split_edge_key
 
 
 @pytest.mark.parametrize("mass", [True, False])
 @pytest.mark.parametrize(("n_out", "n_in"), [(128, 64), (24, 16)])  # shapes that the sparse kernels take, and not
-def test_a_mask_takes_from_an_edge_what_the_held_value_takes_the_place_for(n_out, n_in, mass):
+def test_a_mask_takes_from_an_edge_what_the_held_value_takes_the_place_for(n_out, n_in, attention_mass):
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(n_out, n_in, generator=generator), torch.randn(n_out, generator=generator)
-    held, x = torch.randn(n_in, generator=generator), torch.randn(3, 5, n_in, generator=generator)
+    ablated_to, x = torch.randn(n_in, generator=generator), torch.randn(3, 5, n_in, generator=generator)
     target, source = (torch.rand(n_out, n_in, generator=generator) < 0.2).nonzero().T
-    on_real = torch.rand(3, 4, 5, generator=generator) if mass else None
-    grown = on_real.transpose(1, 2).repeat_interleave(n_in // 4, -1) if mass else torch.ones(3, 5, n_in)
+    on_real = torch.rand(3, 4, 5, generator=generator) if attention_mass else None
+    grown = on_real.transpose(1, 2).repeat_interleave(n_in // 4, -1) if attention_mass else torch.ones(3, 5, n_in)
     start, g = torch.rand(len(target), generator=generator), torch.randn(3, 5, n_out, generator=generator)
     found = []
     for ours in (True, False):
-        leaves = [v.clone().requires_grad_(True) for v in (x, start, *([on_real] if mass else []))]
+        leaves = [v.clone().requires_grad_(True) for v in (x, start, *([on_real] if attention_mass else []))]
         if ours:
-            live = LiveMap(weight, bias, held, target, source, 4 if mass else 1)
-            y = EdgeLinear(live, leaves[1])(None, leaves[0], leaves[2] if mass else None)
+            live = LiveMap(weight, bias, ablated_to, target, source, 4 if attention_mass else 1)
+            y = EdgeLinear(live, leaves[1])(None, leaves[0], leaves[2] if attention_mass else None)
         else:
-            grown = leaves[2].transpose(1, 2).repeat_interleave(n_in // 4, -1) if mass else grown
+            grown = leaves[2].transpose(1, 2).repeat_interleave(n_in // 4, -1) if attention_mass else grown
             full = torch.zeros_like(weight).index_put((target, source), leaves[1])
-            y = leaves[0] @ (weight * full).T + (held * grown) @ (weight * (1 - full)).T + bias
+            y = leaves[0] @ (weight * full).T + (ablated_to * grown) @ (weight * (1 - full)).T + bias
         found.append([y.detach(), *torch.autograd.grad((y * g).sum(), leaves)])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -47,17 +47,17 @@ def test_a_mask_takes_from_an_edge_what_the_held_value_takes_the_place_for(n_out
 def test_the_loss_of_masked_edges_is_that_of_the_model_with_these_edges(tiny_model, pairs, sink, afrac):
     model = tiny_model(sink=sink, afrac=afrac)
     generator = torch.Generator().manual_seed(0)
-    held = {key: torch.randn(width, generator=generator) for key, width in model.widths().items()}
-    kept = {key: (torch.rand(len(value), generator=generator) < 0.7).float() for key, value in held.items()}
+    ablated_to = {key: torch.randn(width, generator=generator) for key, width in model.widths().items()}
+    kept = {key: (torch.rand(len(value), generator=generator) < 0.7).float() for key, value in ablated_to.items()}
     edges = induced_edges(model, kept)
     nodes = {key: mask.nonzero().flatten() for key, mask in kept.items()}
-    masking = EdgeMasking.of(model, Held.at_means(held), nodes, edges)
+    masking = EdgeMasking.of(model, AblationValues.at_means(ablated_to), nodes, edges)
     masks = (torch.rand(2, masking.layout.n_units, generator=generator) < 0.6).float()
     losses, slopes = masking.slopes(masks, pairs)
     for mask, loss, slope in zip(masks, losses, slopes, strict=True):
-        cuts = edge_cuts(model, masking.layout.circuit(mask, model)[1], held, keep=True)
+        cuts = edge_cuts(model, masking.layout.circuit(mask, model)[1], ablated_to, keep=True)
         cuts = {name: replace(cut, keep=cut.keep.requires_grad_(True)) for name, cut in cuts.items()}
-        logits = model(pairs.tokens, at=pairs.last, intervene=hold_at_means(kept, held), cuts=cuts)
+        logits = model(pairs.tokens, at=pairs.last, intervene=mask_nodes(kept, ablated_to), cuts=cuts)
         expected = prompt_losses(logits.gather(-1, pairs.answers)).mean()
         gradients = dict(zip(cuts, torch.autograd.grad(expected, [cut.keep for cut in cuts.values()]), strict=True))
         assert float(loss) == pytest.approx(float(expected.detach()), abs=1e-5)
@@ -72,14 +72,14 @@ def test_the_loss_of_masked_edges_is_that_of_the_model_with_these_edges(tiny_mod
 def test_few_of_the_edges_between_all_nodes_do_the_task(able, pairs, params):
     model, means = able
     config = params.prune.model_copy(update={"batch_pairs": 8})
-    case = make_case(model, Held.at_means(means), {"train": pairs, "validation": pairs}, config, 0)
+    problem = make_problem(model, AblationValues.at_means(means), {"train": pairs, "validation": pairs}, config, 0)
     masks = {key: torch.ones_like(mean) for key, mean in means.items()}
     nodes = {key: mask.nonzero().flatten() for key, mask in masks.items()}
-    masking = EdgeMasking.of(model, case.masking.held, nodes, induced_edges(model, masks))
+    masking = EdgeMasking.of(model, problem.masking.ablated_to, nodes, induced_edges(model, masks))
     n = masking.layout.n_units
-    rankings = edge_rankings(masking, case.judge, pairs, config, (3e-4, 1e-3), 0)
+    rankings = edge_rankings(masking, problem.evaluator, pairs, config, (3e-4, 1e-3), 0)
     found = [ranking.smallest(0.1) for ranking in rankings]
-    assert min(sketch.n_edges for sketch in found if sketch) < n / 20
-    assert not any(dead_ends(Parts(sketch.nodes, sketch.edges)) for sketch in found if sketch)
-    again = edge_rankings(masking, case.judge, pairs, config, (3e-4, 1e-3), 0)
+    assert min(candidate.n_edges for candidate in found if candidate) < n / 20
+    assert not any(dead_ends(Parts(candidate.nodes, candidate.edges)) for candidate in found if candidate)
+    again = edge_rankings(masking, problem.evaluator, pairs, config, (3e-4, 1e-3), 0)
     assert all(torch.equal(one.order, two.order) for one, two in zip(rankings, again, strict=True))

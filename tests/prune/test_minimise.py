@@ -7,13 +7,13 @@ import threading
 import pytest
 import torch
 
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.graph import Parts, dead_ends
 from pipeline.data.pairs import PairBatch
-from pipeline.model.held_at import Held
-from pipeline.prune.discretise import Ranking, Sketch
-from pipeline.prune.graph import Parts, dead_ends
-from pipeline.prune.judge import Judge, at_most
-from pipeline.prune.minimise import Minimiser, Trail, minimal
-from pipeline.prune.prune import make_case, smallest, where_to_start
+from pipeline.prune.discretise import Candidate, Ranking
+from pipeline.prune.evaluator import Evaluator, at_most
+from pipeline.prune.minimise import Minimiser, RemovalPath, minimal
+from pipeline.prune.prune import make_problem, smallest, where_to_start
 from pipeline.prune.search import of_like_length
 from pipeline.prune.side_by_side import side_by_side
 
@@ -27,50 +27,52 @@ def task(able, pairs, params):
     """A case of a model that does the task, and the ranking of its units by a learned mask's attribution."""
     model, means = able
     config = params.prune.model_copy(update={"batch_pairs": 8})
-    case = make_case(model, Held.at_means(means), {"train": pairs, "validation": pairs}, config, 0)
-    order = -case.masking.slopes(torch.ones(1, case.masking.layout.n_units), pairs)[1][0]
-    return case, Ranking(case.judge, case.masking.layout, order)
+    problem = make_problem(model, AblationValues.at_means(means), {"train": pairs, "validation": pairs}, config, 0)
+    order = -problem.masking.slopes(torch.ones(1, problem.masking.layout.n_units), pairs)[1][0]
+    return problem, Ranking(problem.evaluator, problem.masking.layout, order)
 
 
-def of_few_edges(case, ranking):
+def of_few_edges(problem, ranking):
     """A circuit that a trail can start from."""
-    return smallest(learned.smallest(0.02) for learned in case.edge_rankings(ranking.smallest(0.02)))
+    return smallest(learned.smallest(0.02) for learned in problem.edge_rankings(ranking.smallest(0.02)))
 
 
 def test_a_trail_loses_parts_and_never_gains_any_and_gives_the_smallest_circuit_of_each_target(task):
-    case, ranking = task
-    trail = Trail(case.judge, case.judge.smaller(0.5), of_few_edges(case, ranking), 0.5, case.worth, False)
-    before, after = trail.circuits, trail.circuits[1:]
+    problem, ranking = task
+    removal_path = RemovalPath(
+        problem.evaluator, problem.evaluator.smaller(0.5), of_few_edges(problem, ranking), 0.5, problem.worth, False
+    )
+    before, after = removal_path.circuits, removal_path.circuits[1:]
     assert len(after) > 3
     for b, a in zip(before, after, strict=False):
         assert set(b.list_nodes()) >= set(a.list_nodes()) and set(b.list_edges()) >= set(a.list_edges())
-    losses = [trail.at(place).loss for place in range(len(before))]
+    losses = [removal_path.at(place).loss for place in range(len(before))]
     for target in (0.1, 0.3):
-        found = trail.smallest(target)
+        found = removal_path.smallest(target)
         assert found.loss <= target < max(losses[losses.index(found.loss) + 1 :], default=1.0)
 
 
 def test_what_costs_more_than_the_price_stays(task):
-    case, ranking = task
+    problem, ranking = task
     start = ranking.smallest(0.02)
-    found = Minimiser(case.judge, Parts(start.nodes, start.edges), 10.0, False)
-    before = found.verdict.loss
+    found = Minimiser(problem.evaluator, Parts(start.nodes, start.edges), 10.0, False)
+    before = found.evaluation.loss
     needed = max(found.parts.list_nodes(), key=lambda node: found.without([node])[1].loss)
-    assert not found.drop([needed], price=1e-6) and needed in found.parts
-    assert found.drop([needed]) and needed not in found.parts and found.verdict.loss > before
+    assert not found.drop([needed], cost=1e-6) and needed in found.parts
+    assert found.drop([needed]) and needed not in found.parts and found.evaluation.loss > before
 
 
 def test_further_pairs_are_run_where_the_others_meet_the_target_and_have_to_meet_it_too(task, pairs):
-    case, ranking = task
+    problem, ranking = task
     start = ranking.smallest(0.02)
     wrong = PairBatch(pairs.tokens, pairs.last, pairs.answers.flip(1))  # on which no circuit of the task does well
-    judge = Judge(case.judge.frozen, pairs, pairs, steps=16, most_scale=3.0, further=wrong)
-    assert judge(start.nodes, start.edges).further_loss is None
-    asked = judge(start.nodes, start.edges, target=0.1)
+    evaluator = Evaluator(problem.evaluator.frozen, pairs, pairs, steps=16, most_scale=3.0, extra=wrong)
+    assert evaluator(start.nodes, start.edges).further_loss is None
+    asked = evaluator(start.nodes, start.edges, target=0.1)
     assert asked.validation_loss <= 0.1 < 1.0 < asked.further_loss == asked.loss
-    found = Minimiser(judge, Parts(start.nodes, start.edges), 0.1, False)
+    found = Minimiser(evaluator, Parts(start.nodes, start.edges), 0.1, False)
     assert not any(found.drop([node]) for node in found.parts.list_nodes()[:8])
-    assert Ranking(judge, ranking.layout, ranking.order).smallest(0.1) is None
+    assert Ranking(evaluator, ranking.layout, ranking.order).smallest(0.1) is None
 
 
 def test_what_few_pairs_make_up_is_not_trusted_to_stay_so_small_on_others():
@@ -84,32 +86,34 @@ def test_what_few_pairs_make_up_is_not_trusted_to_stay_so_small_on_others():
 
 
 def test_a_circuit_whose_loss_might_be_much_larger_on_new_pairs_has_to_be_better(task, pairs):
-    case, ranking = task
+    problem, ranking = task
     start = ranking.smallest(0.02)
-    judge = Judge(case.judge.frozen, pairs, pairs, steps=16, most_scale=3.0, further=pairs)
-    asked = judge(start.nodes, start.edges, target=0.1)
+    evaluator = Evaluator(problem.evaluator.frozen, pairs, pairs, steps=16, most_scale=3.0, extra=pairs)
+    asked = evaluator(start.nodes, start.edges, target=0.1)
     losses = torch.cat([asked.losses, asked.losses[: pairs.n_pairs]])
-    further = max(float(asked.losses[: pairs.n_pairs].mean()), at_most(losses))
-    assert asked.further_loss == pytest.approx(further, abs=1e-5)
+    extra = max(float(asked.losses[: pairs.n_pairs].mean()), at_most(losses))
+    assert asked.further_loss == pytest.approx(extra, abs=1e-5)
     changed, halves = Parts(start.nodes, start.edges).without([Parts(start.nodes, start.edges).list_nodes()[0]])
-    again = judge.changed(asked, halves, changed.nodes, changed.edges, 10.0)  # from what running further pairs left
-    assert again.further_loss == pytest.approx(judge(changed.nodes, changed.edges, 10.0).further_loss, abs=1e-5)
+    again = evaluator.changed(asked, halves, changed.nodes, changed.edges, 10.0)  # from what running further pairs left
+    assert again.further_loss == pytest.approx(evaluator(changed.nodes, changed.edges, 10.0).further_loss, abs=1e-5)
 
 
 def test_what_is_left_is_minimal_and_the_certificate_tells_what_each_removal_would_cost(task):
-    case, ranking = task
-    trail = Trail(case.judge, case.judge.smaller(0.5), of_few_edges(case, ranking), 0.5, case.worth, False)
-    sketch, certificate = minimal(case.judge, trail.smallest(0.1), 0.1, False, case.prices)
-    assert certificate["loss"] == sketch.loss <= 0.1
-    left = Parts(sketch.nodes, sketch.edges)
-    for key, indices in sketch.nodes.items():
+    problem, ranking = task
+    removal_path = RemovalPath(
+        problem.evaluator, problem.evaluator.smaller(0.5), of_few_edges(problem, ranking), 0.5, problem.worth, False
+    )
+    candidate, certificate = minimal(problem.evaluator, removal_path.smallest(0.1), 0.1, False, problem.costs)
+    assert certificate["loss"] == candidate.loss <= 0.1
+    left = Parts(candidate.nodes, candidate.edges)
+    for key, indices in candidate.nodes.items():
         for i, loss in zip(indices.tolist(), certificate["nodes"][key], strict=True):
             less, _ = left.without([(key, i)])
-            assert loss == pytest.approx(case.judge(less.nodes, less.edges).loss, abs=1e-5) and loss > 0.1
-    for key, ends in sketch.edges.items():
+            assert loss == pytest.approx(problem.evaluator(less.nodes, less.edges).loss, abs=1e-5) and loss > 0.1
+    for key, ends in candidate.edges.items():
         for (s, t), loss in zip(ends.tolist(), certificate["edges"][key], strict=True):
             less, _ = left.without([(key, s, t)])
-            assert loss == pytest.approx(case.judge(less.nodes, less.edges).loss, abs=1e-5) and loss > 0.1
+            assert loss == pytest.approx(problem.evaluator(less.nodes, less.edges).loss, abs=1e-5) and loss > 0.1
 
 
 def test_dead_ends_are_nodes_that_nothing_reaches_or_that_reach_nothing():
@@ -132,10 +136,10 @@ def test_a_node_goes_with_its_edges_and_an_edge_alone():
 
 
 def test_a_trail_starts_at_the_strictest_target_that_needs_no_huge_circuit():
-    def sketch(n):
-        return Sketch({}, {"0.mlp_in->mlp_neuron": torch.zeros(n, 2)}, 0.0, 0.0, (1.0, 0.0), torch.zeros(1))
+    def candidate(n):
+        return Candidate({}, {"0.mlp_in->mlp_neuron": torch.zeros(n, 2)}, 0.0, 0.0, (1.0, 0.0), torch.zeros(1))
 
-    sizes = {0.01: None, 0.03: sketch(500), 0.06: sketch(300), 0.15: sketch(100), 0.5: sketch(10)}
+    sizes = {0.01: None, 0.03: candidate(500), 0.06: candidate(300), 0.15: candidate(100), 0.5: candidate(10)}
     assert where_to_start(sizes, 0.15).n_edges == where_to_start(sizes, 0.15, 200).n_edges == 300
     assert where_to_start(sizes, 0.15, 100).n_edges == 100
     with pytest.raises(ValueError, match="no circuit reaches a loss of 0.01"):
@@ -144,16 +148,16 @@ def test_a_trail_starts_at_the_strictest_target_that_needs_no_huge_circuit():
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_slopes_are_the_gradients_of_the_losses_on_any_number_of_threads(task, pairs, n):
-    case, _ = task
-    masks = (torch.rand((n, case.masking.layout.n_units), generator=torch.Generator().manual_seed(n)) < 0.7).float()
+    problem, _ = task
+    masks = (torch.rand((n, problem.masking.layout.n_units), generator=torch.Generator().manual_seed(n)) < 0.7).float()
     leaf = masks.clone().requires_grad_(True)
-    losses = case.masking.losses(leaf, pairs)
+    losses = problem.masking.losses(leaf, pairs)
     (slopes,) = torch.autograd.grad(losses.sum(), leaf)
     found, threads = [], torch.get_num_threads()
     try:
         for n_threads in (1, 2):
             torch.set_num_threads(n_threads)
-            found.append(case.masking.slopes(masks, pairs))
+            found.append(problem.masking.slopes(masks, pairs))
             assert torch.get_num_threads() == n_threads
     finally:
         torch.set_num_threads(threads)

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from pipeline.circuit import Circuit
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.interventions import mask_nodes
+from pipeline.circuit.node_masks import NodeMasks
 from pipeline.data.pairs import answer_logits, prompt_losses
-from pipeline.model.ablation import hold_at_means
-from pipeline.model.held import Holder
-from pipeline.model.held_at import Held
 from pipeline.model.scoring import calibrated, mean_loss, score
 from pipeline.prune import prune_task
 from pipeline.prune.baselines import baseline_order
 from pipeline.prune.calibrate import calibrate
 from pipeline.prune.discretise import smallest_that
 from pipeline.prune.edges import induced_edges
-from pipeline.prune.masks import Heaviside, Layout
+from pipeline.prune.masks import Heaviside, UnitLayout
 from pipeline.prune.search import Candidates, Masking, attribution, rank, search
 
 
@@ -31,16 +31,16 @@ def test_heaviside_steps_at_zero_and_its_gradient_is_the_sigmoid_s():
     assert tau.grad.tolist() == pytest.approx(expected)
 
 
-def test_flat_values_come_back_by_site(case):
-    model, means = case
-    layout = Layout(model.widths())
+def test_flat_values_come_back_by_site(problem):
+    model, means = problem
+    layout = UnitLayout(model.widths())
     again = layout.by_site(layout.flat(means))
     assert list(again) == list(means) and all(torch.equal(again[key], means[key]) for key in means)
 
 
-def test_tied_queries_and_keys_are_one_unit_of_two_nodes(case):
-    model, means = case
-    layout, tied = Layout(model.widths()), Layout(model.widths(), tie_qk=True)
+def test_tied_queries_and_keys_are_one_unit_of_two_nodes(problem):
+    model, means = problem
+    layout, tied = UnitLayout(model.widths()), UnitLayout(model.widths(), tie_qk=True)
     assert layout.n_units - tied.n_units == 2 * len(means["0.attn_q"])
     assert tied.sizes.sum() == layout.n_units and tied.sizes.max() == 2
     mask = (torch.rand(tied.n_units, generator=torch.Generator().manual_seed(0)) < 0.3).float()
@@ -58,23 +58,23 @@ def test_candidates_in_one_batch_have_the_logits_and_gradients_of_each_alone(tin
             if parameter.ndim == 2:
                 parameter.mul_((torch.rand(parameter.shape, generator=generator) < density).float())
     widths = model.widths()
-    held = {key: 0.1 * torch.randn(width, generator=generator) for key, width in widths.items()}
+    ablated_to = {key: 0.1 * torch.randn(width, generator=generator) for key, width in widths.items()}
     flat = (torch.rand((3, sum(widths.values())), generator=generator) < kept).float()
     weights = torch.randn((len(pairs.tokens), 24), generator=generator)
-    layout, many = Layout(widths), flat.clone().requires_grad_(True)
-    logits = model(pairs.tokens, at=pairs.last, copies=3, **Holder(model, held)(layout.by_site(many)))
+    layout, many = UnitLayout(widths), flat.clone().requires_grad_(True)
+    logits = model(pairs.tokens, at=pairs.last, copies=3, **NodeMasks(model, ablated_to)(layout.by_site(many)))
     (logits.view(3, *weights.shape) * weights).sum().backward()
     for i, part in enumerate(logits.view(3, *weights.shape)):
         alone = flat[i].clone().requires_grad_(True)
-        plain = model(pairs.tokens, at=pairs.last, intervene=hold_at_means(layout.by_site(alone), held))
+        plain = model(pairs.tokens, at=pairs.last, intervene=mask_nodes(layout.by_site(alone), ablated_to))
         torch.testing.assert_close(part, plain, rtol=1e-4, atol=1e-4)
         (plain * weights).sum().backward()
         torch.testing.assert_close(many.grad[i], alone.grad, rtol=1e-3, atol=2e-3)
 
 
-def test_attribution_is_the_first_order_rise_of_the_loss_without_a_node(case, pairs):
-    model, means = case
-    masking = Masking.of(model, Held.at_means(means), tie_qk=False)
+def test_attribution_is_the_first_order_rise_of_the_loss_without_a_node(problem, pairs):
+    model, means = problem
+    masking = Masking.of(model, AblationValues.at_means(means), tie_qk=False)
     ones = torch.ones(masking.layout.n_units)
     attributed = attribution(masking, ones, pairs)
     node, step = int(attributed.abs().argmax()), 1e-2
@@ -87,7 +87,7 @@ def test_attribution_is_the_first_order_rise_of_the_loss_without_a_node(case, pa
 def masked_loss(masking, mask, pairs):
     """The task loss under one mask, by the plain definition."""
     masks = masking.layout.by_site(mask)
-    logits = masking.model(pairs.tokens, at=pairs.last, intervene=hold_at_means(masks, masking.held.first))
+    logits = masking.model(pairs.tokens, at=pairs.last, intervene=mask_nodes(masks, masking.ablated_to.first))
     return float(prompt_losses(answer_logits(logits, pairs)).mean())
 
 
@@ -172,8 +172,8 @@ def test_calibration_stops_at_its_bound_and_turns_no_answer_round():
     assert calibrate(-right, 16, 10.0)[0] >= 0
 
 
-def test_one_neuron_reading_one_channel_and_writing_one_is_three_nodes_and_two_edges(case):
-    model, means = case
+def test_one_neuron_reading_one_channel_and_writing_one_is_three_nodes_and_two_edges(problem):
+    model, means = problem
     masks = {key: torch.zeros_like(mean) for key, mean in means.items()}
     masks["1.mlp_in"][3] = masks["1.mlp_neuron"][17] = masks["1.mlp_out"][5] = 1
     edges = induced_edges(model, masks)
@@ -183,8 +183,8 @@ def test_one_neuron_reading_one_channel_and_writing_one_is_three_nodes_and_two_e
     }
 
 
-def test_a_zero_weight_is_no_edge_and_q_k_v_have_their_own_rows(case):
-    model, means = case
+def test_a_zero_weight_is_no_edge_and_q_k_v_have_their_own_rows(problem):
+    model, means = problem
     masks = {key: torch.zeros_like(mean) for key, mean in means.items()}
     masks["0.attn_in"][2] = masks["0.attn_q"][1] = masks["0.attn_v"][4] = masks["0.attn_out"][0] = 1
     c_attn, c_proj = model.transformer["h"][0].attn.c_attn, model.transformer["h"][0].attn.c_proj
@@ -193,22 +193,22 @@ def test_a_zero_weight_is_no_edge_and_q_k_v_have_their_own_rows(case):
     assert set(induced_edges(model, masks)) == {"0.attn_in->attn_v", "0.attn_v->attn_out"}
 
 
-def test_everything_kept_gives_every_nonzero_weight_as_an_edge(case):
-    model, means = case
+def test_everything_kept_gives_every_nonzero_weight_as_an_edge(problem):
+    model, means = problem
     edges = induced_edges(model, {key: torch.ones_like(mean) for key, mean in means.items()})
     blocks = (p for name, p in model.named_parameters() if ".h." in name and name.endswith("weight") and p.ndim == 2)
     assert sum(map(len, edges.values())) == sum(int(torch.count_nonzero(p)) for p in blocks)
 
 
-def test_the_loss_at_an_all_ones_mask_is_the_model_s(case, pairs):
-    model, means = case
-    masking = Masking.of(model, Held.at_means(means), tie_qk=False)
+def test_the_loss_at_an_all_ones_mask_is_the_model_s(problem, pairs):
+    model, means = problem
+    masking = Masking.of(model, AblationValues.at_means(means), tie_qk=False)
     (loss,) = masking.losses(torch.ones(1, masking.layout.n_units), pairs)
     assert float(loss) == pytest.approx(mean_loss(score(model, pairs)), rel=1e-5)
 
 
-def test_a_task_that_the_model_cannot_do_has_no_circuit(case, pairs, params):
-    model, means = case
+def test_a_task_that_the_model_cannot_do_has_no_circuit(problem, pairs, params):
+    model, means = problem
     config = params.prune.model_copy(update={"steps": 2, "batch_pairs": 4})
     batches = {"train": pairs, "validation": pairs, "test": pairs}
     pruned = prune_task(model=model, means=means, batches=batches, config=config, seed=0, about={})
@@ -251,7 +251,9 @@ def test_a_circuit_is_smaller_than_the_model_meets_the_target_and_repeats_bit_fo
 
 def test_a_circuit_comes_back_from_its_folder_and_runs_the_same(able, pairs, params, tmp_path):
     model, _ = able
-    circuit = pruned(able, pairs, fast(params.prune, ablation="zero"), held=Held.at_zero(able[1])).circuit
+    circuit = pruned(
+        able, pairs, fast(params.prune, ablation="zero"), ablated_to=AblationValues.at_zero(able[1])
+    ).circuit
     circuit.save(tmp_path / "circuit")
     again = Circuit.load(tmp_path / "circuit")
     assert again.certificate == circuit.certificate and again.outside.kind == "zero"
@@ -283,7 +285,7 @@ def test_no_single_node_and_no_single_edge_of_a_circuit_can_go(able, pairs, para
 
 
 def circuit_of(circuit, nodes, edges):
-    return Circuit(nodes, edges, circuit.means, circuit.order, circuit.held, circuit.calibration)
+    return Circuit(nodes, edges, circuit.means, circuit.order, circuit.ablated_to, circuit.calibration)
 
 
 def without_node(edges, key, index):
@@ -311,7 +313,7 @@ def test_resampled_values_are_an_option(able, pairs, params):
     generator = torch.Generator().manual_seed(0)
     samples = {key: mean + 0.1 * torch.randn((3, len(mean)), generator=generator) for key, mean in means.items()}
     config = fast(params.prune, ablation="resample", draws=3)
-    found = pruned(able, pairs, config, held=Held.resampled(samples))
+    found = pruned(able, pairs, config, ablated_to=AblationValues.resampled(samples))
     losses = [
         mean_loss(
             answer_logits(found.circuit(model, draw)(pairs.tokens, at=pairs.last), pairs), found.circuit.calibration
@@ -334,14 +336,14 @@ def test_optuna_s_trials_are_seeded_and_go_on_where_they_were_interrupted(able, 
             raise KilledError
 
     with pytest.raises(KilledError):
-        pruned(able, pairs, fast(params.prune, budget=6, at_once=3), storage=tmp_path / "cut", tick=kill)
+        pruned(able, pairs, fast(params.prune, budget=6, at_once=3), storage=tmp_path / "cut", on_progress=kill)
     resumed = pruned(able, pairs, fast(params.prune, budget=6, at_once=3), storage=tmp_path / "cut")
     assert resumed.trials == whole.trials and resumed.row == whole.row
 
 
 def test_every_baseline_ranks_every_unit(able, pairs, params):
     model, means = able
-    masking = Masking.of(model, Held.at_means(means), tie_qk=False)
+    masking = Masking.of(model, AblationValues.at_means(means), tie_qk=False)
     for kind in params.prune.baselines:
         order = baseline_order(kind, masking, pairs, 0, 4)
         assert order.shape == (masking.layout.n_units,) and bool(order.isfinite().all())
@@ -349,7 +351,7 @@ def test_every_baseline_ranks_every_unit(able, pairs, params):
 
 def test_the_search_keeps_tau_within_its_clamp(able, pairs, params):
     model, means = able
-    masking = Masking.of(model, Held.at_means(means), tie_qk=False)
+    masking = Masking.of(model, AblationValues.at_means(means), tie_qk=False)
     config = params.prune.model_copy(update={"steps": 20, "batch_pairs": 4})
     orders = search(masking, pairs, config, [config.centres[0].model_copy(update={"lr": 0.5})], [0], 0)
     assert -2 <= orders[0].min() and orders[0].max() <= 2

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.circuit import Circuit
 from pipeline.model.transformer import Transformer
-from pipeline.report.layout import Layout, count_crossings, lay_out, spread
+from pipeline.report.layout import GraphLayout, count_crossings, lay_out, spread
 from pipeline.sites import split_edge_key
 
 D_HEAD = 4
@@ -30,7 +30,7 @@ def big(tiny_model: Callable[..., Transformer], make_circuit: Callable[..., Circ
     return make_circuit(tiny_model(d_model=32, d_head=8), 0.4, 0)
 
 
-def crossings(circuit: Circuit, layout: Layout) -> int:
+def crossings(circuit: Circuit, layout: GraphLayout) -> int:
     """Pairs of edges between the same two rows that cross, counted one by one."""
     found = 0
     rows: dict[tuple[float, float], list[tuple[float, float]]] = {}

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from pipeline.circuit import Circuit
+from pipeline.circuit.masked import Masked
 from pipeline.data.pairs import answer_logits
-from pipeline.model.masked import Masked
 from pipeline.planted import Algorithm, Planted, plant
 from pipeline.prune.calibrate import calibrate
-from pipeline.validate.claim import Claim
+from pipeline.validate.circuit_under_test import CircuitUnderTest
 
 TARGET = 0.15
 SPLITS = {"train": 48, "validation": 48, "test": 48}
@@ -44,12 +44,12 @@ def circuit_of() -> Callable[..., Circuit]:
 
 
 @pytest.fixture
-def claim_of(settings) -> Callable[..., Claim]:
+def claim_of(settings) -> Callable[..., CircuitUnderTest]:
     """``claim_of(planted)``: that the planted circuit does the task; with ``circuit``, that another one does."""
 
-    def build(planted: Planted, circuit: Circuit | None = None) -> Claim:
+    def build(planted: Planted, circuit: Circuit | None = None) -> CircuitUnderTest:
         batches = {split: planted.batch(split, n) for split, n in SPLITS.items()}
-        return Claim(
+        return CircuitUnderTest(
             planted.model, circuit or make_circuit(planted), batches, planted.corpus(2048), settings, 0, TARGET
         )
 

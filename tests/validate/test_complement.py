@@ -7,15 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.ablate.conditions import Condition, Runner
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.conditions import Ablator, Condition
+from pipeline.circuit.interventions import edge_cuts, mask_nodes
+from pipeline.circuit.masked import Masked
 from pipeline.config import Ablation
 from pipeline.data.pairs import answer_logits
-from pipeline.model.ablation import edge_cuts, hold_at_means, record
-from pipeline.model.held_at import Held
-from pipeline.model.masked import Masked
 from pipeline.model.norm import RMSNorm
+from pipeline.model.record import record
 from pipeline.model.scoring import score
-from pipeline.validate.claim import MARGIN, margins
+from pipeline.validate.circuit_under_test import MARGIN, margins
 from pipeline.validate.complement import complement, given_outside, kinds_of_held, mixed_draw, still
 from pipeline.validate.norms import frozen_norms
 from pipeline.validate.subsets import ascent, attacked_loss, edges_of, nodes_of, run_nodes, subsets
@@ -39,68 +40,68 @@ def test_a_circuit_with_an_edge_missing_does_not(claim_of, circuit_of, quote):
 
 
 def test_the_circuit_with_all_else_held_is_the_masked_model(claim_of, quote):
-    claim = claim_of(quote)
-    for held in kinds_of_held(claim).values():
-        answers = Runner(claim.model, held).answers(claim.circuit, Condition.CIRCUIT, claim.test)
-        for draw, found in zip(held.draws, answers, strict=True):
-            masked = Masked(claim.model, claim.circuit.nodes, claim.circuit.edges, draw)
-            expected = answer_logits(masked(claim.test.tokens, at=claim.test.last), claim.test)
+    tested = claim_of(quote)
+    for ablated_to in kinds_of_held(tested).values():
+        answers = Ablator(tested.model, ablated_to).answers(tested.circuit, Condition.CIRCUIT, tested.test)
+        for draw, found in zip(ablated_to.draws, answers, strict=True):
+            masked = Masked(tested.model, tested.circuit.nodes, tested.circuit.edges, draw)
+            expected = answer_logits(masked(tested.test.tokens, at=tested.test.last), tested.test)
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_values_of_places_belong_together_and_mixed_ones_do_not(claim_of, quote):
-    claim = claim_of(quote)
-    kinds = kinds_of_held(claim)
+    tested = claim_of(quote)
+    kinds = kinds_of_held(tested)
     key = "0.mlp_neuron"
-    rows = {tuple(row.tolist()) for row in claim.samples[key]}
+    rows = {tuple(row.tolist()) for row in tested.samples[key]}
     assert all(tuple(draw[key].tolist()) in rows for draw in kinds["resample_places"].draws)
     assert not any(tuple(draw[key].tolist()) in rows for draw in kinds["resample_nodes"].draws)
-    one = mixed_draw(claim.samples, torch.Generator().manual_seed(0))[key]
-    assert all(value in claim.samples[key][:, i] for i, value in enumerate(one))
+    one = mixed_draw(tested.samples, torch.Generator().manual_seed(0))[key]
+    assert all(value in tested.samples[key][:, i] for i, value in enumerate(one))
 
 
 def test_partly_alive_is_the_model_at_one_and_its_nodes_alone_at_the_circuit_s_mask(claim_of, induction):
-    claim = claim_of(induction)
-    masks = claim.circuit.node_masks()
+    tested = claim_of(induction)
+    masks = tested.circuit.node_masks()
     everything = {key: torch.ones_like(mask) for key, mask in masks.items()}
-    whole = run_nodes(claim, everything, claim.few, claim.circuit.means)
-    torch.testing.assert_close(whole, score(claim.model, claim.few))  # zero weights are left out: rounding differs
-    alone = score(claim.model, claim.few, intervene=hold_at_means(masks, claim.circuit.means))
-    torch.testing.assert_close(run_nodes(claim, masks, claim.few, claim.circuit.means), alone)
+    whole = run_nodes(tested, everything, tested.few, tested.circuit.means)
+    torch.testing.assert_close(whole, score(tested.model, tested.few))  # zero weights are left out: rounding differs
+    alone = score(tested.model, tested.few, intervene=mask_nodes(masks, tested.circuit.means))
+    torch.testing.assert_close(run_nodes(tested, masks, tested.few, tested.circuit.means), alone)
 
 
 def test_all_edges_alive_are_the_model_and_none_cuts_every_one(claim_of, induction):
-    claim = claim_of(induction)
-    parts, held = edges_of(claim), claim.circuit.means
-    ones = {key: torch.ones_like(keep) for key, keep in parts.kept(claim.circuit).items()}
-    assert torch.allclose(parts.run(claim, ones, claim.few, held), score(claim.model, claim.few), atol=1e-5)
-    cuts = edge_cuts(claim.model, claim.circuit.edges, held, keep=True)
-    only = answer_logits(claim.model(claim.few.tokens, at=claim.few.last, cuts=cuts), claim.few)
-    torch.testing.assert_close(parts.run(claim, parts.kept(claim.circuit), claim.few, held), only)
+    tested = claim_of(induction)
+    parts, ablated_to = edges_of(tested), tested.circuit.means
+    ones = {key: torch.ones_like(keep) for key, keep in parts.kept(tested.circuit).items()}
+    assert torch.allclose(parts.run(tested, ones, tested.few, ablated_to), score(tested.model, tested.few), atol=1e-5)
+    cuts = edge_cuts(tested.model, tested.circuit.edges, ablated_to, keep=True)
+    only = answer_logits(tested.model(tested.few.tokens, at=tested.few.last, cuts=cuts), tested.few)
+    torch.testing.assert_close(parts.run(tested, parts.kept(tested.circuit), tested.few, ablated_to), only)
 
 
 @pytest.mark.parametrize("kind", [nodes_of, edges_of])
 def test_the_adversary_goes_uphill_outside_the_circuit_only(claim_of, induction, kind):
-    claim = claim_of(induction)
-    parts = kind(claim)
-    kept = parts.kept(claim.circuit)
+    tested = claim_of(induction)
+    parts = kind(tested)
+    kept = parts.kept(tested.circuit)
     half = {key: torch.full_like(mask, 0.5) for key, mask in kept.items()}
-    loss, slope = ascent(parts, kept, half, claim.few)
+    loss, slope = ascent(parts, kept, half, tested.few)
     assert all(bool((slope[key][mask == 1] == 0).all()) for key, mask in kept.items())
     norm = sum(float(part.square().sum()) for part in slope.values()) ** 0.5
     step = 1e-3 / norm
-    uphill, _ = ascent(parts, kept, {key: half[key] + step * slope[key] for key in half}, claim.few)
+    uphill, _ = ascent(parts, kept, {key: half[key] + step * slope[key] for key in half}, tested.few)
     assert uphill - loss == pytest.approx(step * norm**2, rel=0.1)
 
 
 def test_the_adversary_learns_on_train_pairs_and_beats_chance_there(claim_of, circuit_of, quote):
     """A circuit that lacks a node gives way to it; the planted one does not. Both are scored on test pairs."""
-    claim = claim_of(quote)
-    assert attacked_loss(nodes_of(claim), claim.circuit) <= still(claim.target)
-    nothing = attacked_loss(nodes_of(claim), claim.nothing)
-    assert nothing > still(claim.target)
-    other = replace(claim, batches=claim.batches | {"train": claim.batches["test"].take(torch.arange(4))})
-    assert attacked_loss(nodes_of(other), claim.nothing) != nothing
+    tested = claim_of(quote)
+    assert attacked_loss(nodes_of(tested), tested.circuit) <= still(tested.target)
+    nothing = attacked_loss(nodes_of(tested), tested.nothing)
+    assert nothing > still(tested.target)
+    other = replace(tested, batches=tested.batches | {"train": tested.batches["test"].take(torch.arange(4))})
+    assert attacked_loss(nodes_of(other), tested.nothing) != nothing
 
 
 def broken_by(claim_of, circuit_of, planted):
@@ -123,73 +124,77 @@ def test_missing_nodes_fail_where_nodes_alone_are_held(claim_of, circuit_of, quo
 
 def test_a_calibration_that_turns_the_model_round_fails_with_parts_alive(claim_of, circuit_of, quote):
     """Parts that are alive bring the model's own answer back, so a circuit that says the opposite is found out."""
-    claim = claim_of(quote, replace(circuit_of(quote), calibration=(-1.0, 0.0)))
+    tested = claim_of(quote, replace(circuit_of(quote), calibration=(-1.0, 0.0)))
     for name in ("random_subset", "random_edges"):
-        assert float(claim.losses(torch.stack(subsets(claim)[name][0])).mean()) > still(claim.target)
+        assert float(tested.losses(torch.stack(subsets(tested)[name][0])).mean()) > still(tested.target)
 
 
 def test_losses_of_draws_are_calibrated_each(claim_of, circuit_of, quote):
-    claim = claim_of(quote, replace(circuit_of(quote), calibration=(0.5, 1.5)))
+    tested = claim_of(quote, replace(circuit_of(quote), calibration=(0.5, 1.5)))
     draws = torch.randn(3, 48, 2, generator=torch.Generator().manual_seed(0))
-    each = torch.stack([claim.losses(draw) for draw in draws])
-    assert claim.losses(draws).shape == (3, 24) and torch.allclose(claim.losses(draws), each)
+    each = torch.stack([tested.losses(draw) for draw in draws])
+    assert tested.losses(draws).shape == (3, 24) and torch.allclose(tested.losses(draws), each)
     first, second = 0.5 * draws[0, 0] + torch.tensor([1.5, 0]), 0.5 * draws[0, 1] + torch.tensor([0, 1.5])
     expected = sum(torch.nn.functional.softplus(x[1] - x[0]) for x in (first, second)) / 2
     assert float(each[0, 0]) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_draws_that_differ_make_the_interval_wider(claim_of, quote):
-    claim = claim_of(quote)
+    tested = claim_of(quote)
     same = torch.full((2, 48), 0.5)
     apart = torch.stack([torch.zeros(48), torch.ones(48)])
-    assert claim.estimate(same)["interval"] == pytest.approx([0.5, 0.5])
-    low, high = claim.estimate(apart)["interval"]
-    assert claim.estimate(apart)["mean"] == 0.5 and (low, high) == pytest.approx((0.0, 1.0))
+    assert tested.estimate(same)["interval"] == pytest.approx([0.5, 0.5])
+    low, high = tested.estimate(apart)["interval"]
+    assert tested.estimate(apart)["mean"] == 0.5 and (low, high) == pytest.approx((0.0, 1.0))
 
 
 def test_a_circuit_made_at_zero_is_asked_for_its_target_there(claim_of, circuit_of, quote):
     circuit = circuit_of(quote)
-    claim = claim_of(quote, replace(circuit, held=Held.at_zero(circuit.means)))
-    limits = {test["name"]: test["limit"] for test in complement(claim)["tests"]}
-    assert limits["sufficient_zero"] == claim.target + MARGIN and limits["sufficient_mean"] == still(claim.target)
+    tested = claim_of(quote, replace(circuit, ablated_to=AblationValues.at_zero(circuit.means)))
+    limits = {test["name"]: test["limit"] for test in complement(tested)["tests"]}
+    assert limits["sufficient_zero"] == tested.target + MARGIN and limits["sufficient_mean"] == still(tested.target)
     assert "sufficient_zero_frozen_norms" in limits
-    drawn = Held.resampled({key: value[:3] for key, value in claim.samples.items()})
-    resampled = claim_of(quote, replace(circuit, held=drawn))
+    drawn = AblationValues.resampled({key: value[:3] for key, value in tested.samples.items()})
+    resampled = claim_of(quote, replace(circuit, ablated_to=drawn))
     assert kinds_of_held(resampled)["resample_places"] is drawn and drawn.kind is Ablation.RESAMPLE
 
 
 def test_other_sequences_values_are_given_position_by_position(claim_of, quote):
-    claim = claim_of(quote)
-    nothing = {key: torch.zeros_like(mask) for key, mask in claim.circuit.node_masks().items()}
-    values = record(claim.model, claim.few.tokens)[1]
-    whole = given_outside(claim, nothing, values)
-    assert torch.allclose(whole, score(claim.model, claim.few), atol=1e-4)
+    tested = claim_of(quote)
+    nothing = {key: torch.zeros_like(mask) for key, mask in tested.circuit.node_masks().items()}
+    values = record(tested.model, tested.few.tokens)[1]
+    whole = given_outside(tested, nothing, values)
+    assert torch.allclose(whole, score(tested.model, tested.few), atol=1e-4)
 
 
 def test_frozen_norms_use_the_scales_of_the_unchanged_model(claim_of, induction):
     """At the circuit of all nodes nothing changes; a scaled embedding no longer shows."""
-    claim = claim_of(induction)
-    batch, model = claim.few, claim.model
+    tested = claim_of(induction)
+    batch, model = tested.few, tested.model
     plain = model(batch.tokens, at=batch.last)
     with frozen_norms(model, batch):
         torch.testing.assert_close(model(batch.tokens, at=batch.last), plain, rtol=1e-5, atol=1e-5)
-        held = hold_at_means({key: torch.zeros_like(m) for key, m in claim.circuit.means.items()}, claim.circuit.means)
-        frozen = model(batch.tokens, at=batch.last, intervene=held)
-    assert not torch.allclose(frozen, model(batch.tokens, at=batch.last, intervene=held), atol=1e-3)
+        ablated_to = mask_nodes(
+            {key: torch.zeros_like(m) for key, m in tested.circuit.means.items()}, tested.circuit.means
+        )
+        frozen = model(batch.tokens, at=batch.last, intervene=ablated_to)
+    assert not torch.allclose(frozen, model(batch.tokens, at=batch.last, intervene=ablated_to), atol=1e-3)
     assert not any(module._forward_hooks for module in model.modules() if isinstance(module, RMSNorm))
 
 
 def test_faithfulness_is_one_for_the_model_and_zero_for_nothing(claim_of, quote):
-    claim = claim_of(quote)
-    whole = margins(claim.of_model)
+    tested = claim_of(quote)
+    whole = margins(tested.of_model)
     empty = torch.zeros_like(whole)
-    assert claim.faithfulness(whole, empty, whole)["mean"] == 1
-    assert claim.faithfulness(empty, empty, whole)["mean"] == 0
+    assert tested.faithfulness(whole, empty, whole)["mean"] == 1
+    assert tested.faithfulness(empty, empty, whole)["mean"] == 0
 
 
 def test_what_still_counts_as_done_lies_between_target_and_chance(claim_of, quote):
     assert 0.15 < still(0.15) < 0.693
-    claim = replace(claim_of(quote), target=0.3)
-    limits = {test["name"]: test["limit"] for test in complement(claim)["tests"]}
+    tested = replace(claim_of(quote), target=0.3)
+    limits = {test["name"]: test["limit"] for test in complement(tested)["tests"]}
     assert limits["sufficient_mean"] == 0.3 + MARGIN and limits["sufficient_zero"] == still(0.3)
-    assert set(subsets(claim)) == {f"{how}_{what}" for how in ("random", "adversarial") for what in ("subset", "edges")}
+    assert set(subsets(tested)) == {
+        f"{how}_{what}" for how in ("random", "adversarial") for what in ("subset", "edges")
+    }

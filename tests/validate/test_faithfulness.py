@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
-from pipeline.ablate.controls import nonzero_edges
+from pipeline.circuit.random_circuits import nonzero_edges
 from pipeline.prune.edges import induced_edges
 from pipeline.prune.masks import Layout
 from pipeline.sites import edge_keys
-from pipeline.validate.claim import ratio
+from pipeline.validate.circuit_under_test import ratio
 from pipeline.validate.faithfulness import (
     SMALLEST,
     areas,
@@ -61,22 +61,22 @@ def test_areas_by_hand():
 
 def test_f_means_nothing_where_the_model_says_nothing(quote, claim_of, circuit_of, monkeypatch):
     assert ratio(0.5, 1e-5) is None and ratio(1.0, 2.0) == 0.5
-    claim = claim_of(quote, circuit_of(quote, {}, {}))
-    monkeypatch.setitem(vars(claim), "of_model", torch.zeros(2 * claim.test.n_pairs, 2))  # as cached: it says nothing
-    found = faithfulness_curve(claim)
+    tested = claim_of(quote, circuit_of(quote, {}, {}))
+    monkeypatch.setitem(vars(tested), "of_model", torch.zeros(2 * tested.test.n_pairs, 2))  # as cached: it says nothing
+    found = faithfulness_curve(tested)
     assert found["m_nothing"] == found["m_model"] == 0 and {p["f"] for p in found["curve"]} == {None}
     assert [found[name] for name in ("cpr", "cmd", "cpr_interval", "cmd_interval")] == [None] * 4
 
 
 def test_two_draws_that_differ_make_intervals_wider_than_one(quote, claim_of):
-    claim = claim_of(quote)
+    tested = claim_of(quote)
     nothing, model = torch.zeros(1, 40), torch.linspace(3, 5, 40)
     own = model[None] * 0.7
 
     def widths(draws):
-        two = point(claim, draws, nothing.expand_as(draws), model)
+        two = point(tested, draws, nothing.expand_as(draws), model)
         found = [nothing.expand_as(draws), draws, model.expand_as(draws)]
-        ends = areas_intervals(claim, [0.0, 0.5, 1.0], found)
+        ends = areas_intervals(tested, [0.0, 0.5, 1.0], found)
         return two["f"], [high - low for low, high in (two["interval"], ends["cpr_interval"], ends["cmd_interval"])]
 
     f, narrow = widths(own)
@@ -86,18 +86,18 @@ def test_two_draws_that_differ_make_intervals_wider_than_one(quote, claim_of):
 
 
 def test_areas_of_resamples_by_hand_where_every_pair_is_the_same(quote, claim_of):
-    claim = claim_of(quote)
+    tested = claim_of(quote)
     found = [torch.full((2, 9), m) for m in (1.0, 5.0, 3.0)]  # f: 0, 2, 1, as above
-    ends = areas_intervals(claim, [0.0, 0.5, 1.0], found)
+    ends = areas_intervals(tested, [0.0, 0.5, 1.0], found)
     assert ends == {"cpr_interval": pytest.approx([1.25, 1.25]), "cmd_interval": pytest.approx([0.75, 0.75])}
 
 
 def test_circuits_are_nested_and_have_the_edges_they_say(induction, claim_of):
-    claim = claim_of(induction)
+    tested = claim_of(induction)
     n = n_edges(induction.model)
     assert n == sum(len(nonzero_edges(induction.model, key)) for key in edge_keys(2))
     before = set()
-    circuits, sequence, layout = nested(claim), nodes_by_need(claim), Layout(induction.model.widths())
+    circuits, sequence, layout = nested(tested), nodes_by_need(tested), Layout(induction.model.widths())
     assert circuits[0][0] >= SMALLEST and len(circuits) > 3
     for k, n_nodes, circuit in circuits:
         edges = induced_edges(induction.model, circuit.node_masks())

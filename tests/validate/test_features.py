@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.model.prompts import Padded
+from pipeline.model.layout import PaddedPrompts
 from pipeline.model.scoring import score
 from pipeline.validate import features as features_module
 from pipeline.validate.features import Step, binarising, excess_kurtosis, features, fitted, residual_kurtosis
@@ -50,10 +50,10 @@ def test_two_levels_are_kept_as_they_are():
 
 
 def test_steps_are_fitted_on_train_pairs_where_values_matter(quote, claim_of):
-    claim = claim_of(quote)
-    steps = fitted(claim)
-    train = claim.batches["train"].take(torch.arange(claim.config.few_pairs))
-    values = Runs(claim, train).circuit[1]
+    tested = claim_of(quote)
+    steps = fitted(tested)
+    train = tested.batches["train"].take(torch.arange(tested.config.few_pairs))
+    values = Runs(tested, train).circuit[1]
     for key, kept in quote.nodes.items():
         ends = torch.stack([values[key][row, last] for row, last in enumerate(train.last)])
         everywhere = torch.cat([values[key][row, : last + 1] for row, last in enumerate(train.last)])
@@ -63,26 +63,26 @@ def test_steps_are_fitted_on_train_pairs_where_values_matter(quote, claim_of):
 
 
 def test_losses_are_those_of_a_loop_over_prompts_without_padding(quote, claim_of):
-    claim = claim_of(quote)
-    steps, masked = fitted(claim), claim.circuit(quote.model)
+    tested = claim_of(quote)
+    steps, masked = fitted(tested), tested.circuit(quote.model)
     key, kept = next(iter(quote.nodes.items()))
 
     def losses(nodes):
         intervene = binarising(steps, quote.nodes, nodes, masked.intervene)
-        return float(claim.losses(score(quote.model, claim.few, intervene=intervene, cuts=masked.cuts)).mean())
+        return float(tested.losses(score(quote.model, tested.few, intervene=intervene, cuts=masked.cuts)).mean())
 
-    found = features(claim)
+    found = features(tested)
     assert found["binarised"]["mean"] == pytest.approx(losses(quote.nodes), abs=1e-4)
     single = next(node for node in found["single"]["of_each"] if node["node"] == f"{key}.{int(kept[0])}")
     assert single["loss"]["mean"] == pytest.approx(losses({key: kept[:1]}), abs=1e-4)
     low, high = single["loss"]["interval"]
-    assert low <= single["loss"]["mean"] <= high and single["loss"]["n"] == claim.few.n_pairs
+    assert low <= single["loss"]["mean"] <= high and single["loss"]["n"] == tested.few.n_pairs
     assert found["circuit"]["mean"] == pytest.approx(losses({}), abs=1e-4)
 
 
 def test_binarising_one_node_leaves_the_others(quote, claim_of):
-    claim = claim_of(quote)
-    steps, runs = fitted(claim), Runs(claim, claim.few)
+    tested = claim_of(quote)
+    steps, runs = fitted(tested), Runs(tested, tested.few)
     key, kept = max(quote.nodes.items(), key=lambda item: len(item[1]))
     x = runs.circuit[1][key]
     changed = binarising(steps, quote.nodes, {key: kept[1:2]}, lambda _, value: value)(key, x)
@@ -90,7 +90,7 @@ def test_binarising_one_node_leaves_the_others(quote, claim_of):
     others[kept[1]] = False
     assert torch.equal(changed[..., others], x[..., others])
     two = {float(steps[key].low[1]), float(steps[key].high[1])}
-    assert set(changed[real(claim.few)][:, kept[1]].unique().tolist()) <= two
+    assert set(changed[real(tested.few)][:, kept[1]].unique().tolist()) <= two
 
 
 @pytest.mark.parametrize("name", ["quote", "induction"])
@@ -133,7 +133,7 @@ def test_kurtosis_of_a_model_is_that_of_its_stream_before_the_last_norm(tiny_mod
     """Embedding plus everything that the layers write, token by token."""
     model = tiny_model()
     tokens = torch.randint(0, 24, (6, 9), generator=torch.Generator().manual_seed(2))
-    stream = model.embed(Padded(tokens, None))
+    stream = model.embed(PaddedPrompts(tokens, None))
 
     def add(key, x):
         nonlocal stream

@@ -10,12 +10,12 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from pipeline.model.ablation import edge_weights
-from pipeline.model.held_at import Held
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.graph import Parts, dead_ends
+from pipeline.circuit.interventions import edge_weights
 from pipeline.planted import Algorithm, plant
 from pipeline.prune.edges import induced_edges
-from pipeline.prune.graph import Parts, dead_ends
-from pipeline.validate.claim import MARGIN
+from pipeline.validate.circuit_under_test import MARGIN
 from pipeline.validate.faithfulness import faithfulness_curve
 from pipeline.validate.hypotheses import (
     EPSILON,
@@ -73,14 +73,14 @@ def test_a_planted_circuit_passes_every_test(algorithm, seed, claim_of):
 @pytest.mark.parametrize("fixture", ["quote", "induction"])
 def test_ten_nodes_too_many_are_not_minimal(fixture, edges, request, claim_of, circuit_of):
     planted = request.getfixturevalue(fixture)
-    claim = claim_of(planted, with_more_nodes(planted, circuit_of, 10, edges))
-    found = minimality(claim)
+    tested = claim_of(planted, with_more_nodes(planted, circuit_of, 10, edges))
+    found = minimality(tested)
     assert found["p"] < 1e-6
     needed = {f"{key}.{i}" for key, indices in planted.nodes.items() for i in indices.tolist()}
     shown = {part["name"] for part in found["nodes"]["parts"] if part["p"] < 1e-6}
     assert len(shown) >= 7 and not shown & needed  # others are by chance as large as additions are
     assert found["nodes"]["n_not_needed"] >= 7 and found["nodes"]["n_not_shown_needed"] <= 10
-    says = next(test["says"] for test in hypotheses(claim)["tests"] if test["name"] == "minimality")
+    says = next(test["says"] for test in hypotheses(tested)["tests"] if test["name"] == "minimality")
     n, unproven, tested = (found["nodes"][name] for name in ("n_not_needed", "n_not_shown_needed", "n_tested"))
     assert f"no more than random additions: {n} of {tested} nodes" in says
     assert f"not shown to matter more: {unproven} of {tested} nodes" in says
@@ -97,12 +97,12 @@ def test_a_circuit_without_one_of_its_edges_is_not_equivalent(algorithm, claim_o
 
 def test_what_a_circuit_may_lose_is_its_target_and_what_is_allowed_of_unseen_pairs(quote, claim_of, circuit_of):
     """The same loss above the model's is shown to be equivalent or not, by the target that the circuit was made for."""
-    claim = claim_of(quote, replace(circuit_of(quote), calibration=(0.3, 0.0)))
-    loss = equivalence(claim)["difference"]["mean"]
+    tested = claim_of(quote, replace(circuit_of(quote), calibration=(0.3, 0.0)))
+    loss = equivalence(tested)["difference"]["mean"]
     assert loss > 0.1
     outcomes = []
     for target in (loss + 0.02, loss - 0.01, loss - MARGIN - 0.01):
-        found = equivalence(replace(claim, target=target))
+        found = equivalence(replace(tested, target=target))
         assert found["delta"] == target + MARGIN
         outcomes.append((found["p"] < 0.05, found["p_at_target"] < 0.05))
     assert outcomes == [(True, True), (True, False), (False, False)]
@@ -136,8 +136,8 @@ def test_half_of_a_circuit_is_not_all_that_knows_the_answer(bit, induction, clai
 
 
 def test_without_a_circuit_that_does_nothing_the_model_says_what_it_said(induction, claim_of, circuit_of):
-    claim = claim_of(induction)
-    other = random_nodes(claim, claim.circuit, torch.Generator().manual_seed(0))
+    tested = claim_of(induction)
+    other = random_nodes(tested, tested.circuit, torch.Generator().manual_seed(0))
     found = independence(claim_of(induction, circuit_of(induction, other.nodes, {})))
     assert found["spread"] > 0.01 and found["p"] == pytest.approx(1 / 301)
 
@@ -152,7 +152,7 @@ def test_every_draw_of_held_values_counts(section, quote, claim_of, circuit_of):
     """Two draws of the same values are one; and what is random is the same again."""
     draws = {key: mean.expand(2, -1) for key, mean in quote.means.items()}
     once = section(claim_of(quote))
-    twice = section(claim_of(quote, replace(circuit_of(quote), held=Held.resampled(draws))))
+    twice = section(claim_of(quote, replace(circuit_of(quote), ablated_to=AblationValues.resampled(draws))))
     assert numbers(twice) == pytest.approx(numbers(once), rel=1e-4, abs=1e-6)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.model.ablation import record
-from pipeline.model.held_at import Held
-from pipeline.model.masked import Masked
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.masked import Masked
+from pipeline.model.record import record
 from pipeline.sites import Site, edge_keys, site_key, split_edge_key, split_site_key
 from pipeline.validate.mechanism import attention_test, compared, given, interchange, mechanism, nodes
 from pipeline.validate.runs import FewEdges, Runs, few_edges, reaches, recorded
@@ -123,17 +123,17 @@ def test_a_model_given_its_own_values_is_itself_and_a_circuit_too(quote, claim_o
         (runs.model[1], lambda _, x: x, None, runs.model[0]),
         (runs.circuit[1], runs.masked.intervene, runs.cuts, runs.circuit[0]),
     ):
-        intervene = given(runs.claim.circuit.nodes, values, runs.batch.last, before)
+        intervene = given(runs.tested.circuit.nodes, values, runs.batch.last, before)
         found = recorded(quote.model, runs.batch, intervene, cuts)[0]
         assert torch.equal(found, wanted)
 
 
 def test_swapped_values_are_those_of_a_slow_loop(quote, claim_of):
     """Prompt by prompt, all positions, the kept nodes of one site overwritten one by one."""
-    claim = claim_of(quote)
-    runs = Runs(claim, claim.few)
+    tested = claim_of(quote)
+    runs = Runs(tested, tested.few)
     key, kept = next((k, i) for k, i in quote.nodes.items() if k.endswith("attn_v"))
-    masked = claim.circuit(quote.model)
+    masked = tested.circuit(quote.model)
     slow = torch.empty(len(runs.batch.tokens), 2)
     for row, (tokens, last) in enumerate(zip(runs.batch.tokens, runs.batch.last.tolist(), strict=True)):
         prompt = tokens[None, : last + 1]
@@ -148,7 +148,7 @@ def test_swapped_values_are_those_of_a_slow_loop(quote, claim_of):
 
         slow[row] = quote.model(prompt, intervene=swap, cuts=masked.cuts)[0, -1, runs.batch.answers[row]]
     found = interchange(runs)["sites"][key]["circuit"]["mean"]
-    assert found == pytest.approx(float(claim.losses(slow).mean()), abs=1e-5)
+    assert found == pytest.approx(float(tested.losses(slow).mean()), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["quote", "induction"])
@@ -195,9 +195,9 @@ def test_a_circuit_without_a_node_is_not_tested(quote, claim_of, circuit_of):
 
 
 def test_nodes_are_those_of_the_first_draw_and_the_verdict_leaves_out_the_embedding(quote, claim_of, circuit_of):
-    held = Held.resampled({key: torch.stack([mean, mean + 1]) for key, mean in quote.means.items()})
-    claims = claim_of(quote), claim_of(quote, replace(circuit_of(quote), held=held))
-    at_means, at_first = (nodes(Runs(claim, claim.few)) for claim in claims)
+    ablated_to = AblationValues.resampled({key: torch.stack([mean, mean + 1]) for key, mean in quote.means.items()})
+    claims = claim_of(quote), claim_of(quote, replace(circuit_of(quote), ablated_to=ablated_to))
+    at_means, at_first = (nodes(Runs(tested, tested.few)) for tested in claims)
     assert at_means == at_first
     n_read = len(quote.nodes.get("0.attn_in", ()))
     constant = sum(node["fvu"] is None for node in at_means["of_each"] if not node["node"].startswith("0.attn_in"))
@@ -210,16 +210,16 @@ def test_heads_from_the_last_carrying_layer_on_are_judged_at_the_answer_and_earl
     def head(name, at_answer, everywhere):
         return {"head": name, "divergence": {"mean": at_answer}, "divergence_everywhere": {"mean": everywhere}}
 
-    claim = claim_of(induction)  # keys and values in both layers
-    assert attention_test(claim, [head("0.1", 0.6, 0.01), head("1.0", 0.02, 0.6)])["value"] == 0.02
-    refuted = attention_test(claim, [head("0.1", 0.0, 0.3), head("1.0", 0.02, 0.0)])
+    tested = claim_of(induction)  # keys and values in both layers
+    assert attention_test(tested, [head("0.1", 0.6, 0.01), head("1.0", 0.02, 0.6)])["value"] == 0.02
+    refuted = attention_test(tested, [head("0.1", 0.0, 0.3), head("1.0", 0.02, 0.0)])
     assert refuted["value"] == 0.3 and not refuted["passed"]
     nodes = {key: kept for key, kept in induction.nodes.items() if key not in ("1.attn_k", "1.attn_v")}
-    claim = claim_of(induction, circuit_of(induction, nodes, {}))  # layer 1 has queries only: it moves nothing
-    assert attention_test(claim, [head("0.1", 0.01, 0.6), head("1.0", 0.02, 0.6)])["value"] == 0.02
+    tested = claim_of(induction, circuit_of(induction, nodes, {}))  # layer 1 has queries only: it moves nothing
+    assert attention_test(tested, [head("0.1", 0.01, 0.6), head("1.0", 0.02, 0.6)])["value"] == 0.02
 
 
 def test_sites_are_swapped_one_by_one_but_for_the_embeddings_read(induction, claim_of):
-    claim = claim_of(induction)
-    swapped = interchange(Runs(claim, claim.few))["sites"]
+    tested = claim_of(induction)
+    swapped = interchange(Runs(tested, tested.few))["sites"]
     assert set(swapped) == set(induction.nodes) - {"0.attn_in"} and "0.attn_in" in induction.nodes

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.ablate.conditions import Condition
+from pipeline.circuit.conditions import Condition
 from pipeline.data.pairs import of_pairs, prompt_losses
 from pipeline.validate.necessity import (
     BEYOND,
@@ -59,12 +59,12 @@ def test_an_empty_circuit_is_not_tested(quote, claim_of, circuit_of):
 
 
 def test_the_loss_without_nodes_is_that_of_ablation(induction, claim_of):
-    claim = claim_of(induction)
-    some = first_nodes(claim, nodes_by_need(claim), 3)
-    for removed in (claim.circuit, some):
-        answers = claim.runner.answers(removed, Condition.ABLATED_NODES, claim.few)
+    tested = claim_of(induction)
+    some = first_nodes(tested, nodes_by_need(tested), 3)
+    for removed in (tested.circuit, some):
+        answers = tested.ablator.answers(removed, Condition.ABLATED_NODES, tested.few)
         assert torch.allclose(
-            losses(claim, Condition.ABLATED_NODES, removed), of_pairs(prompt_losses(answers).mean(0)), atol=1e-5
+            losses(tested, Condition.ABLATED_NODES, removed), of_pairs(prompt_losses(answers).mean(0)), atol=1e-5
         )
 
 
@@ -72,32 +72,32 @@ def test_the_most_needed_parts_go_first(quote, claim_of, circuit_of):
     circuit = circuit_of(quote)
     nodes = {key: torch.rand(len(indices)).tolist() for key, indices in circuit.nodes.items()}
     edges = {key: torch.rand(len(pairs)).tolist() for key, pairs in circuit.edges.items()}
-    claim = claim_of(quote, replace(circuit, certificate={"nodes": nodes, "edges": edges}))
-    sizes = [removed.n_nodes for removed in node_sets(claim)]
+    tested = claim_of(quote, replace(circuit, certificate={"nodes": nodes, "edges": edges}))
+    sizes = [removed.n_nodes for removed in node_sets(tested)]
     assert sizes[0] == 1 and circuit.n_nodes in sizes and sizes[-2:] == [times * circuit.n_nodes for times in BEYOND]
-    first = node_sets(claim)[0].nodes
+    first = node_sets(tested)[0].nodes
     worst = max(nodes, key=lambda key: max(nodes[key]))
     assert first[worst].tolist() == [int(circuit.nodes[worst][torch.tensor(nodes[worst]).argmax()])]
-    whole = next(removed for removed in node_sets(claim) if removed.n_nodes == circuit.n_nodes)
+    whole = next(removed for removed in node_sets(tested) if removed.n_nodes == circuit.n_nodes)
     assert {key: rows.tolist() for key, rows in whole.nodes.items()} == {k: v.tolist() for k, v in quote.nodes.items()}
-    ordered = edges_by_need(claim.circuit)
+    ordered = edges_by_need(tested.circuit)
     losses_in_order = [edges[key][circuit.edges[key].tolist().index([s, t])] for key, s, t in ordered]
     assert losses_in_order == sorted(losses_in_order, reverse=True)
-    assert {removed.n_edges for removed in edge_sets(claim)} >= set(grid(circuit.n_edges, 8))
+    assert {removed.n_edges for removed in edge_sets(tested)} >= set(grid(circuit.n_edges, 8))
 
 
 def test_random_sets_are_as_large_and_of_other_parts(induction, claim_of):
-    claim = claim_of(induction)
+    tested = claim_of(induction)
     generator = torch.Generator().manual_seed(0)
-    nodes = random_nodes(claim, claim.circuit, generator).nodes
-    edges = random_edges(claim, claim.circuit, generator).edges
+    nodes = random_nodes(tested, tested.circuit, generator).nodes
+    edges = random_edges(tested, tested.circuit, generator).edges
     for drawn, own in ((nodes, induction.nodes), (edges, induction.edges)):
         assert {key: len(rows) for key, rows in drawn.items()} == {key: len(rows) for key, rows in own.items()}
         for key, rows in drawn.items():
             inside, found = ([str(row) for row in values.tolist()] for values in (own[key], rows))
             assert not set(inside) & set(found) and len(set(found)) == len(found)
-    everything = replace(claim.circuit, nodes={"0.attn_in": torch.arange(64)})
-    assert len(random_nodes(claim, everything, generator).nodes["0.attn_in"]) == 60
+    everything = replace(tested.circuit, nodes={"0.attn_in": torch.arange(64)})
+    assert len(random_nodes(tested, everything, generator).nodes["0.attn_in"]) == 60
 
 
 def test_a_model_that_tells_nothing_apart_loses_at_least_ln_2():

@@ -21,9 +21,9 @@ def test_values_mixed_by_the_patterns_are_what_attention_gives(sink):
     look = patterns(q, k, logit, 3, torch.arange(9).expand(2, 9))
     real = look[..., 1:] if sink else look
     mixed = (real @ v.double().unflatten(-1, (3, 4)).transpose(1, 2)).transpose(1, 2).flatten(-2)
-    expected, mass = attend(q, k, v, logit, 3, None)
+    expected, attention_mass = attend(q, k, v, logit, 3, None)
     torch.testing.assert_close(mixed.float(), expected)
-    torch.testing.assert_close(real.sum(-1).float(), mass)
+    torch.testing.assert_close(real.sum(-1).float(), attention_mass)
     torch.testing.assert_close(look.sum(-1), torch.ones(2, 3, 9, dtype=torch.float64))
 
 

@@ -13,7 +13,7 @@ from pipeline.config import TasksConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks import TaskSet, encode_tasks, generate
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.model.ablation import record
+from pipeline.model.record import record
 from pipeline.model.scoring import score
 from pipeline.planted import Algorithm, Planted, plant
 from pipeline.report.prediction_figure import prediction_svg
@@ -264,8 +264,8 @@ def test_nothing_is_claimed_where_the_model_never_fails(claim_of, lists):
 def test_a_circuit_without_a_node_that_answers_predicts_nothing(claim_of, lists):
     circuit = claim_of(lists).circuit
     values = {key: nodes for key, nodes in circuit.nodes.items() if key.endswith("attn_v")}
-    claim = claim_of(lists, replace(circuit, nodes=values, edges={}))
-    found = measure(claim, {Point("none", 12): changed(lists)}, nested=lists.language.tokens["close nested"])
+    tested = claim_of(lists, replace(circuit, nodes=values, edges={}))
+    found = measure(tested, {Point("none", 12): changed(lists)}, nested=lists.language.tokens["close nested"])
     assert found["tests"][0]["passed"] is None
     assert "no node" in found["tests"][0]["says"]
 

@@ -7,19 +7,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.ablate.conditions import score_compact
 from pipeline.circuit import Circuit
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.compact import Compact
+from pipeline.circuit.conditions import score_compact
 from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
-from pipeline.model.compact import Compact
-from pipeline.model.held_at import Held
 from pipeline.model.means import node_means
 from pipeline.model.scoring import mean_loss
 from pipeline.prune.discretise import Ranking
 from pipeline.prune.masks import Layout
 from pipeline.validate import controls as module
 from pipeline.validate import searching
-from pipeline.validate.claim import Claim
+from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.controls import (
     NEVER,
     controls,
@@ -42,10 +42,10 @@ def fast(params):
     return params.prune.model_copy(update={"steps": 60, "batch_pairs": 8, "centres": [centre]})
 
 
-def known(claim, fast):
+def known(tested, fast):
     """The claim, with a circuit that says how it was searched for."""
-    about = dict(claim.circuit.about) | {"hyperparameters": fast.centres[0].model_dump()}
-    return replace(claim, circuit=replace(claim.circuit, about=about))
+    about = dict(tested.circuit.about) | {"hyperparameters": fast.centres[0].model_dump()}
+    return replace(tested, circuit=replace(tested.circuit, about=about))
 
 
 def test_seeds_find_the_planted_circuit_again(claim_of, quote, fast):
@@ -87,23 +87,23 @@ def test_the_first_seed_is_the_circuits_own_search_and_recovers_nothing_by_that(
     def nothing_of_it(masking, train, config, trials, seeds, seed):
         return {0: -masking.layout.flat(quote_order)}
 
-    claim = known(claim_of(quote), fast)
-    quote_order = claim.circuit.order
+    tested = known(claim_of(quote), fast)
+    quote_order = tested.circuit.order
     monkeypatch.setattr(searching, "search", nothing_of_it)
-    found = stability(claim, fast)
+    found = stability(tested, fast)
     own = found["circuits"][0]
     ranking = Ranking(
-        case_of(claim, claim.model, claim.batches, fast, claim.seed).judge,
-        Layout(claim.model.widths()),
-        Layout(claim.model.widths()).flat(quote_order),
+        case_of(tested, tested.model, tested.batches, fast, tested.seed).evaluator,
+        Layout(tested.model.widths()),
+        Layout(tested.model.widths()).flat(quote_order),
     )
-    assert own["n_nodes"] == ranking.smallest(claim.target).n_nodes == min(row["n_nodes"] for row in found["circuits"])
+    assert own["n_nodes"] == ranking.smallest(tested.target).n_nodes == min(row["n_nodes"] for row in found["circuits"])
     assert own["n_nodes"] < found["circuits"][1]["n_nodes"]
 
 
 def test_seeds_without_a_circuit_are_not_compared(claim_of, quote, fast):
-    claim = known(claim_of(quote), fast)
-    found = stability(replace(claim, batches=shuffled_labels(claim.batches, 0)), fast)
+    tested = known(claim_of(quote), fast)
+    found = stability(replace(tested, batches=shuffled_labels(tested.batches, 0)), fast)
     [test] = found["tests"]
     assert found["n_met"] == 0 and len(found["circuits"]) == 5 and "jaccard_edges" not in found
     assert (test["passed"], test["value"]) == (None, None) and test["says"].startswith("0 of 5")
@@ -118,19 +118,19 @@ def test_controls_find_nothing_where_there_is_nothing(claim_of, quote, fast):
 
 
 def test_a_trial_finds_the_true_circuit_with_a_loss_in_its_interval(claim_of, quote, fast):
-    claim = claim_of(quote)
-    case = case_of(claim, quote.model, claim.batches, fast, 0)
-    found = one_trial(case, fast.centres[0], "here")
-    row = found.row(claim, case, claim.batches["test"])
-    assert found.met and items(quote.nodes) <= items(found.sketch.nodes)
+    tested = claim_of(quote)
+    problem = case_of(tested, quote.model, tested.batches, fast, 0)
+    found = one_trial(problem, fast.centres[0], "here")
+    row = found.row(tested, problem, tested.batches["test"])
+    assert found.met and items(quote.nodes) <= items(found.candidate.nodes)
     assert row["test_loss_interval"][0] <= row["test_loss"] <= row["test_loss_interval"][1] and row["n_pairs"] == 48
-    few = replace(claim, config=claim.config.model_copy(update={"pairs": 7}))
-    assert found.row(few, case, claim.batches["test"])["n_pairs"] == 7
+    few = replace(tested, config=tested.config.model_copy(update={"pairs": 7}))
+    assert found.row(few, problem, tested.batches["test"])["n_pairs"] == 7
 
 
 def test_a_control_that_is_the_true_model_fails(claim_of, quote, fast, monkeypatch):
     monkeypatch.setattr(module, "random_weights", lambda model, seed: model)
-    monkeypatch.setattr(module, "nonsense", lambda claim, seed: claim.batches)
+    monkeypatch.setattr(module, "nonsense", lambda tested, seed: tested.batches)
     found = controls(claim_of(quote), fast)
     outcomes = {test["name"]: test["passed"] for test in found["tests"]}
     assert not outcomes["control_random_weights"] and not outcomes["control_nonsense"]
@@ -138,8 +138,8 @@ def test_a_control_that_is_the_true_model_fails(claim_of, quote, fast, monkeypat
 
 
 def test_without_a_circuit_of_the_true_task_controls_are_not_tested(claim_of, quote, fast):
-    claim = claim_of(quote)
-    found = controls(replace(claim, batches=shuffled_labels(claim.batches, 0)), fast)
+    tested = claim_of(quote)
+    found = controls(replace(tested, batches=shuffled_labels(tested.batches, 0)), fast)
     assert not found["true"]["met"] and found["true"]["ratio_edges"] is None
     assert {(test["passed"], test["value"]) for test in found["tests"]} == {(None, None)}
     assert all("true task's circuit misses the target" in test["says"] for test in found["tests"])
@@ -157,40 +157,40 @@ def random_claim(model, settings, n_pairs):
     means = node_means(model, [windows])
     circuit = Circuit({}, {}, means, {key: torch.zeros_like(mean) for key, mean in means.items()})
     batches = {"train": pairs(n_pairs), "validation": pairs(32), "test": pairs(32)}
-    return Claim(model, circuit, batches, windows, settings, 0, 0.3)
+    return CircuitUnderTest(model, circuit, batches, windows, settings, 0, 0.3)
 
 
 @pytest.mark.parametrize(("n_pairs", "learnt"), [(2, True), (64, False)])
 def test_shuffled_labels_of_few_pairs_can_be_learnt_by_heart_and_of_many_not(
     tiny_model, settings, fast, n_pairs, learnt
 ):
-    claim = random_claim(tiny_model(), settings, n_pairs)
-    row = one_control(claim, claim.model, shuffled_labels(claim.batches, 0), fast, 0)
+    tested = random_claim(tiny_model(), settings, n_pairs)
+    row = one_control(tested, tested.model, shuffled_labels(tested.batches, 0), fast, 0)
     assert row["met"] == learnt and row["test_loss"] > 0.5
     assert verdict("shuffled_labels", row, {"met": True, "n_edges": 10**6})["passed"] != learnt
 
 
 def test_what_is_held_is_of_the_circuits_kind_with_the_models_own_values(claim_of, quote):
-    claim, other = claim_of(quote), shuffled_weights(quote.model, 0)
-    means, samples = claim.circuit.means, {key: values[:3] for key, values in claim.samples.items()}
-    for own in (Held.at_means(means), Held.at_zero(means), Held.resampled(samples)):
-        of_kind = replace(claim, circuit=replace(claim.circuit, held=own))
-        held = held_as(of_kind, other)
-        assert held_as(of_kind, claim.model) is own
-        assert (held.kind, len(held.draws)) == (own.kind, len(own.draws))
-        same = all(torch.equal(value, own.first[key]) for key, value in held.first.items())
-        assert held.first.keys() == own.first.keys() and same == (own.kind is Ablation.ZERO)
+    tested, other = claim_of(quote), shuffled_weights(quote.model, 0)
+    means, samples = tested.circuit.means, {key: values[:3] for key, values in tested.samples.items()}
+    for own in (AblationValues.at_means(means), AblationValues.at_zero(means), AblationValues.resampled(samples)):
+        of_kind = replace(tested, circuit=replace(tested.circuit, ablated_to=own))
+        ablated_to = held_as(of_kind, other)
+        assert held_as(of_kind, tested.model) is own
+        assert (ablated_to.kind, len(ablated_to.draws)) == (own.kind, len(own.draws))
+        same = all(torch.equal(value, own.first[key]) for key, value in ablated_to.first.items())
+        assert ablated_to.first.keys() == own.first.keys() and same == (own.kind is Ablation.ZERO)
 
 
 def test_a_loss_is_the_mean_over_all_draws_of_what_is_held(claim_of, quote, fast):
-    claim = claim_of(quote)
-    draws = Held.resampled({key: values[:3] for key, values in claim.samples.items()})
-    claim = replace(claim, circuit=replace(claim.circuit, held=draws))
-    case = case_of(claim, claim.model, claim.batches, fast, 0)
-    found = one_trial(case, fast.centres[0], "here")
-    parts = [Compact(frozen, found.sketch.nodes, found.sketch.edges) for frozen in case.judge.frozen]
-    losses = [mean_loss(score_compact(part, claim.test), found.sketch.calibration) for part in parts]
-    row = found.row(claim, case, claim.batches["test"])
+    tested = claim_of(quote)
+    draws = AblationValues.resampled({key: values[:3] for key, values in tested.samples.items()})
+    tested = replace(tested, circuit=replace(tested.circuit, ablated_to=draws))
+    problem = case_of(tested, tested.model, tested.batches, fast, 0)
+    found = one_trial(problem, fast.centres[0], "here")
+    parts = [Compact(frozen, found.candidate.nodes, found.candidate.edges) for frozen in problem.evaluator.frozen]
+    losses = [mean_loss(score_compact(part, tested.test), found.candidate.calibration) for part in parts]
+    row = found.row(tested, problem, tested.batches["test"])
     assert len({round(loss, 6) for loss in losses}) == 3
     assert row["test_loss"] == pytest.approx(sum(losses) / 3, abs=1e-5)
 
@@ -226,10 +226,10 @@ def test_shuffled_labels_swap_both_sides_of_half_the_pairs(claim_of, quote):
 
 
 def test_nonsense_answers_never_follow_and_differ_by_side(claim_of, quote):
-    claim = claim_of(quote)
-    batch = nonsense(claim, 0)["test"]
+    tested = claim_of(quote)
+    batch = nonsense(tested, 0)["test"]
     first, second = batch.answers[0].tolist()
-    likely = quote.model(claim.batches["train"].tokens, at=claim.batches["train"].last).softmax(-1).amax(0)
+    likely = quote.model(tested.batches["train"].tokens, at=tested.batches["train"].last).softmax(-1).amax(0)
     assert first != second
     assert all(int((likely < likely[token]).sum()) < NEVER * len(likely) for token in (first, second))
     assert torch.equal(batch.answers, torch.tensor([[first, second], [second, first]]).repeat(batch.n_pairs, 1))

@@ -10,7 +10,7 @@ import torch
 from pipeline.circuit import WrongModelError
 from pipeline.planted import Algorithm, plant
 from pipeline.validate import validate_circuit
-from pipeline.validate.claim import check
+from pipeline.validate.circuit_under_test import check
 from pipeline.validate.verdict import verdict
 
 
@@ -19,10 +19,10 @@ def validated(claim_of, params):
     """``validated(planted, circuit)``: what all tests find, but for searches."""
 
     def run(planted, circuit=None):
-        claim = claim_of(planted, circuit)
-        claim = replace(claim, config=claim.config.model_copy(update={"seeds": 0}))
-        rivals = {"other": planted.batch("other", 32)}
-        return validate_circuit(claim, rivals=rivals, prune=params.prune, with_controls=False)
+        tested = claim_of(planted, circuit)
+        tested = replace(tested, config=tested.config.model_copy(update={"seeds": 0}))
+        generalisation = {"other": planted.batch("other", 32)}
+        return validate_circuit(tested, generalisation=generalisation, prune=params.prune, with_controls=False)
 
     return run
 

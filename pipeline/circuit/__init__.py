@@ -1,0 +1,5 @@
+"""What a circuit is, and the two ways to run one: the definition (``Masked``) and the compact executor."""
+
+from pipeline.circuit.circuit import Circuit, WrongModelError
+
+__all__ = ["Circuit", "WrongModelError"]

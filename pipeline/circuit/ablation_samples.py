@@ -1,0 +1,85 @@
+"""Values of all nodes at random places of the pretraining distribution, and what nodes are held at, by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.artifacts import ArtifactError
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.config import Ablation
+from pipeline.data.batches import CorpusTooSmallError
+from pipeline.data.shards import TokenStream
+from pipeline.model.record import record
+from pipeline.model.transformer import Transformer
+from pipeline.seeds import seed_of
+
+
+def ablation_values_for(
+    kind: Ablation,
+    *,
+    model: Transformer,
+    means: Mapping[str, Float[Tensor, " width"]],
+    tokens: Path,
+    tokenizer: str | None,
+    draws: int,
+    seed: int,
+) -> AblationValues:
+    """What nodes outside a circuit are held at, on the means' device.
+
+    ``tokens``, the folder of packed tokens, is read for resampling only: ``draws`` random places of the training split,
+    over which the means were taken too. Raises ArtifactError where the tokens are missing or not those of
+    ``tokenizer`` (its hash), CorpusTooSmallError where they are fewer than one window.
+    """
+    if kind is Ablation.MEAN:
+        return AblationValues.at_means(means)
+    if kind is Ablation.ZERO:
+        return AblationValues.at_zero(means)
+    stream = TokenStream.open(tokens, "train")
+    if stream.tokenizer_hash != tokenizer:
+        raise ArtifactError(
+            f"{tokens}: in the tokens of tokenizer {stream.tokenizer_hash}, but the model was trained with {tokenizer};"
+            " name the folder of the tokens that it was trained on"
+        )
+    samples = node_samples(model, [random_windows(stream, draws, model.config.n_ctx, seed)], draws, seed)
+    return AblationValues.resampled({key: value.to(means[key].device) for key, value in samples.items()})
+
+
+def random_windows(stream: TokenStream, n: int, n_ctx: int, seed: int) -> Int[Tensor, "n n_ctx"]:
+    """Windows that begin anywhere in a stream. Raises CorpusTooSmallError where not one fits."""
+    n_starts = stream.n_tokens - n_ctx
+    if n_starts < 1:
+        raise CorpusTooSmallError(
+            f"the {stream.split} stream has {stream.n_tokens} tokens; resampling needs one window of {n_ctx + 1}; "
+            "name a folder of more tokens, or choose another kind of ablation"
+        )
+    starts = np.random.default_rng(seed_of(seed, "windows")).integers(n_starts, size=n)
+    return stream.window(starts, n_ctx)[:, :-1]
+
+
+@torch.no_grad()
+def node_samples(
+    model: Transformer, batches: Iterable[Int[Tensor, "batch pos"]], n: int, seed: int
+) -> dict[str, Float[Tensor, "n width"]]:
+    """Site key → values of all nodes at ``n`` different random places of the batches, the same places at every site.
+
+    Every position of every batch is as likely as any other. Raises ValueError where the batches have fewer.
+    """
+    windows = [window for batch in batches for window in batch]
+    ends = torch.tensor([len(window) for window in windows], dtype=torch.long).cumsum(0)
+    n_tokens = sum(map(len, windows))
+    if n > n_tokens:
+        raise ValueError(f"{n} draws of resampled values wanted, the batches have {n_tokens} tokens; give more")
+    chosen = torch.randperm(n_tokens, generator=torch.Generator().manual_seed(seed))[:n]
+    samples: dict[str, list[Tensor]] = {}
+    for place, index in zip(chosen.tolist(), torch.searchsorted(ends, chosen, right=True).tolist(), strict=True):
+        position = place - (int(ends[index]) - len(windows[index]))
+        upto = windows[index][None, : position + 1]  # what comes after is not seen
+        for key, value in record(model, upto.to(model.device))[1].items():
+            samples.setdefault(key, []).append(value[0, position].float().cpu())
+    return {key: torch.stack(values) for key, values in samples.items()}

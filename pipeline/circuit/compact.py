@@ -1,0 +1,195 @@
+"""A circuit computed by itself: only its nodes and edges, everything else folded into constants (METHOD §5).
+
+What a circuit's run is: nodes outside it are held, and every edge outside it carries its source's held value. Then a
+node outside reads constants only, so in AbsTopK it is a rival of known size: a node of the circuit passes where fewer
+than k others are larger. The residual stream is the embedding, a constant, and a few columns. This is the masked
+model's result up to rounding, at a price that falls with the circuit's size; it runs on a CPU.
+
+The exception is attention with a sink: what a held value channel writes is scaled by its head's weight on real tokens.
+That weight follows from the position alone but in heads with a query or key channel in the circuit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.circuit.compact_attention import Attention, Mixed
+from pipeline.circuit.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, columns
+from pipeline.kernels.compact_cpu import read_rows
+from pipeline.kernels.threads import in_shares
+from pipeline.model.layout import PackedPrompts
+from pipeline.sites import Site
+
+__all__ = ["Compact", "Frozen", "Trace"]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The residual stream: the embedding plus ``constant`` [d_model], plus ``delta`` [row, column] in ``columns``."""
+
+    constant: Tensor
+    columns: Tensor
+    delta: Tensor
+
+    def plus(self, constant: Tensor, columns: Tensor, delta: Tensor | None) -> Stream:
+        columns = torch.cat([self.columns, columns])
+        delta = self.delta if delta is None else torch.cat([self.delta, delta], dim=1)
+        return Stream(self.constant + constant, columns, delta)
+
+
+@dataclass
+class Trace:
+    """What a run left behind: the stream before every half layer and after the last, what each half read, and what
+    each attention mixed."""
+
+    streams: list[Stream] = field(default_factory=list)
+    reads: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    mixes: dict[int, Mixed] = field(default_factory=dict)
+
+    def until(self, half: int) -> Trace:
+        """A trace of its own of what came before a half layer, for a run that goes on from there."""
+        reads = {index: read for index, read in self.reads.items() if index <= half}
+        return Trace(
+            self.streams[: half + 1], reads, {index: mix for index, mix in self.mixes.items() if index <= half}
+        )
+
+
+class MLP:
+    """The MLP of a layer, as far as a circuit needs it."""
+
+    def __init__(
+        self, frozen: Frozen, layer: int, nodes: Nodes, edges: Edges, inner: Map | None = None, out: Map | None = None
+    ) -> None:
+        """``inner``, ``out``: maps of another circuit, used again where they are the same."""
+        kinds = KINDS[Site.MLP_IN, Site.MLP_NEURON], KINDS[Site.MLP_NEURON, Site.MLP_OUT]
+        self.inner = Map.renewed(inner, frozen, layer, kinds[0], nodes, edges, gelu=True)
+        self.out = Map.renewed(out, frozen, layer, kinds[1], nodes, edges)
+        self.reads = self.inner.sources if len(self.writes) else NONE
+        self.gain = frozen.block(layer).ln_2.weight.detach()
+        self.read_k = frozen.k(Site.MLP_IN)
+
+    @property
+    def maps(self) -> tuple[Map, ...]:
+        return self.inner, self.out
+
+    @property
+    def writes(self) -> Tensor:
+        return self.out.targets
+
+    @property
+    def at_held(self) -> Tensor:
+        return self.out.at_held
+
+    def __call__(self, h: Float[Tensor, "row read"]) -> Float[Tensor, "row write"]:
+        inner = self.inner(h)
+        return self.out(columns(inner, self.inner.targets, self.out.sources))
+
+
+Half = Attention | MLP
+
+
+def half(frozen: Frozen, index: int, nodes: Nodes, edges: Edges, before: Half | None = None) -> Half:
+    """The index-th half layer: attention of layer 0, its MLP, attention of layer 1, and so on.
+
+    Maps of ``before``, the same half layer of another circuit, are used again where they are the same.
+    """
+    return (Attention, MLP)[index % 2](frozen, index // 2, nodes, edges, *(before.maps if before else ()))
+
+
+class Compact:
+    """A circuit ready to be run: ``compact(tokens)`` are the masked model's logits, up to rounding."""
+
+    def __init__(self, frozen: Frozen, nodes: Nodes, edges: Edges) -> None:
+        self.frozen = frozen
+        self.halves = [half(frozen, index, nodes, edges) for index in range(2 * frozen.config.n_layer)]
+
+    def replaced(self, halves: Collection[int], nodes: Nodes, edges: Edges) -> Compact:
+        """The same for a circuit that differs from this one in some half layers only."""
+        other = copy.copy(self)
+        other.halves = [
+            half(self.frozen, index, nodes, edges, same) if index in halves else same
+            for index, same in enumerate(self.halves)
+        ]
+        return other
+
+    @torch.no_grad()
+    def __call__(self, tokens: Int[Tensor, "prompt pos"], *, at: Int[Tensor, " prompt"] | None = None) -> Tensor:
+        """Logits [prompt, pos, vocab], or [prompt, vocab] at one position of each; as ``Transformer.forward``'s."""
+        prompts = PackedPrompts.of(tokens.cpu(), None if at is None else at.cpu())
+        x, token = self.finish(self.run(prompts, Trace(), 0), prompts)
+        model = self.frozen.model
+        logits = F.embedding(token, model.bigram_table) + model.lm_head(x)
+        return logits if at is not None else logits[prompts.index]
+
+    @torch.no_grad()
+    def answers(self, prompts: PackedPrompts, answers: Int[Tensor, "prompt 2"], trace: Trace, first: int = 0) -> Tensor:
+        """Logits of two answers a prompt [prompt, 2], from the ``first`` half layer on, whose past is in ``trace``."""
+        x, token = self.finish(self.run(prompts, trace, first), prompts)
+        model = self.frozen.model
+        return (model.lm_head.weight[answers] @ x[:, :, None])[..., 0] + model.bigram_table[token[:, None], answers]
+
+    def run(self, prompts: PackedPrompts, trace: Trace, first: int) -> Stream:
+        """The residual stream after the last layer; ``trace`` is filled from the ``first`` half on."""
+        if first == 0 and not trace.streams:
+            width = self.frozen.config.d_model
+            trace.streams = [Stream(torch.zeros(width), NONE, torch.zeros(len(prompts.token), 0))]
+        del trace.streams[first + 1 :]
+        for index in range(first, len(self.halves)):
+            trace.streams.append(self.step(index, prompts, trace, index == first))
+        return trace.streams[-1]
+
+    def step(self, index: int, prompts: PackedPrompts, trace: Trace, known: bool) -> Stream:
+        """The stream after a half layer. ``known``: the stream before it is the one that the trace's read is of."""
+        part, stream = self.halves[index], trace.streams[index]
+        last_layer = index >= len(self.halves) - 2 and prompts.last
+        mixing = index % 2 == 0
+        delta = None
+        if len(part.writes):
+            if not known:
+                trace.reads.pop(index, None)
+                trace.mixes.pop(index, None)
+            h = self.read(index, part, stream, prompts.rows(last_layer and not mixing), trace)
+            if isinstance(part, Attention):
+                trace.mixes[index] = mix = part.mix(h, prompts, last_layer, trace.mixes.get(index))
+                delta = part(mix, prompts, last_layer)
+            else:
+                delta = part(h)
+        if last_layer and mixing:
+            stream = Stream(stream.constant, stream.columns, stream.delta[prompts.end])
+        return stream.plus(part.at_held, part.writes, delta)
+
+    def read(
+        self, index: int, part: Half, stream: Stream, rows: tuple[Tensor, Tensor], trace: Trace
+    ) -> Float[Tensor, "row read"]:
+        """What the half layer reads, after its norm and AbsTopK; from the trace where that has it."""
+        wanted = part.reads
+        if index in trace.reads:
+            known, values = trace.reads[index]
+            if bool(torch.isin(wanted, known).all()):
+                return columns(values, known, wanted)
+        token, position = rows
+        out = torch.empty(len(token), len(wanted))
+        if out.numel():
+            arrays = (token.numpy(), position.numpy(), self.frozen.tables)
+            past = (stream.constant.numpy(), stream.columns.numpy(), stream.delta.numpy())
+            site = (part.gain.numpy(), part.read_k, wanted.numpy())
+            in_shares(lambda a, b: read_rows(a, b, *arrays, past, site, out.numpy()), len(out), least=LEAST)
+        trace.reads[index] = (wanted, out)
+        return out
+
+    def finish(self, stream: Stream, prompts: PackedPrompts) -> tuple[Tensor, Tensor]:
+        """The final norm of the stream at the rows of the last layer [row, d_model], and their tokens."""
+        token, position = prompts.rows(prompts.last)
+        model = self.frozen.model.transformer
+        x = F.embedding(token, model["wte"].weight) + stream.constant
+        if "wpe" in model:
+            x = x + model["wpe"].weight[position]
+        x.index_add_(1, stream.columns, stream.delta)
+        return model["ln_f"](x), token

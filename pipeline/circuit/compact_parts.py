@@ -1,0 +1,138 @@
+"""What the compact executor is built of: a frozen model's constants, a map between a few nodes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pipeline.kernels.compact_cpu import compete
+from pipeline.kernels.threads import in_shares
+from pipeline.model.transformer import Block, Transformer
+from pipeline.sites import EDGE_KINDS, EdgeKind, Site, edge_key, site_key
+
+Nodes = Mapping[str, Int[Tensor, " n"]]
+Edges = Mapping[str, Int[Tensor, "n 2"]]
+NONE = torch.zeros(0, dtype=torch.long)
+NO_ENDS = NONE.view(0, 2)
+KINDS = {(kind.source, kind.target): kind for kind in EDGE_KINDS}
+LEAST = 64  # rows worth a thread
+
+
+class Frozen:
+    """A model and the values its nodes are held at: what all of its circuits share. On a CPU, in float32."""
+
+    def __init__(self, model: Transformer, ablated_to: Mapping[str, Float[Tensor, " width"]]) -> None:
+        self.model = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
+        self.config = model.config
+        self.ablated_to = {key: value.float().cpu() for key, value in ablated_to.items()}
+        parts = self.model.transformer
+        wte = parts["wte"].weight.detach()
+        wpe = parts["wpe"].weight.detach() if "wpe" in parts else torch.zeros(model.config.n_ctx, wte.shape[1])
+        self.tables = (wte.numpy(), wpe.numpy())
+        self._made: dict[str, Tensor] = {}
+
+    def block(self, layer: int) -> Block:
+        block: Block = self.model.transformer["h"][layer]
+        return block
+
+    def weight(self, layer: int, kind: EdgeKind) -> Float[Tensor, "target source"]:
+        return self.once(f"{edge_key(layer, kind)} weight", lambda: self._rows(layer, kind, "weight"))
+
+    def _rows(self, layer: int, kind: EdgeKind, name: str) -> Tensor:
+        values: Tensor = getattr(self.block(layer).get_submodule(kind.weight), name).detach()
+        return values[kind.rows(len(values))]
+
+    def once(self, key: str, make: Callable[[], Tensor]) -> Tensor:
+        """What ``make`` gave the first time that it was asked for by this key; it may not be changed."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def constants(self, layer: int, kind: EdgeKind) -> Float[Tensor, " target"]:
+        """What every target would be if all it read were held."""
+        source = self.ablated_to[site_key(layer, kind.source)]
+        return self.once(
+            f"{edge_key(layer, kind)} constants",
+            lambda: self._rows(layer, kind, "bias") + self.weight(layer, kind) @ source,
+        )
+
+    def k(self, site: Site) -> int:
+        return int(self.config.afrac * self.width(site))
+
+    def width(self, site: Site) -> int:
+        return len(self.ablated_to[site_key(0, site)])
+
+
+def columns(x: Float[Tensor, "row known"], known: Tensor, wanted: Tensor) -> Float[Tensor, "row wanted"]:
+    """The wanted columns of ``x``, whose columns are those known; both ascending, all that is wanted is known."""
+    return x if len(wanted) == len(known) else x.index_select(1, torch.searchsorted(known, wanted))
+
+
+class Map:
+    """One linear map between the nodes of a circuit, and AbsTopK at the site that it writes."""
+
+    def __init__(self, frozen: Frozen, layer: int, kind: EdgeKind, nodes: Nodes, edges: Edges, gelu: bool = False):
+        self.targets = nodes.get(site_key(layer, kind.target), NONE)
+        self.pairs = pairs = edges.get(edge_key(layer, kind), NO_ENDS)
+        self.sources = pairs[:, 0].unique()
+        self.weight = torch.zeros(len(self.targets), len(self.sources))
+        source, target = pairs.T.contiguous()
+        row, column = torch.searchsorted(self.targets, target), torch.searchsorted(self.sources, source)
+        self.weight[row, column] = frozen.weight(layer, kind)[target, source]
+        self.full, self.k, self.gelu = frozen.constants(layer, kind), frozen.k(kind.target), gelu
+        self.ablated_to = frozen.ablated_to[site_key(layer, kind.target)]
+        ablated_to = frozen.ablated_to[site_key(layer, kind.source)][self.sources]
+        self.constant = self.full[self.targets] - self.weight @ ablated_to
+        self.at_held = self.ablated_to.clone()
+        self.at_held[self.targets] = 0
+
+    @classmethod
+    def renewed(
+        cls, before: Map | None, frozen: Frozen, layer: int, kind: EdgeKind, nodes: Nodes, edges: Edges,
+        gelu: bool = False,
+    ) -> Map:  # fmt: skip
+        """The map, which is the one of ``before`` where its nodes and edges are the very same tensors."""
+        now = nodes.get(site_key(layer, kind.target), NONE), edges.get(edge_key(layer, kind), NO_ENDS)
+        same = before is not None and before.targets is now[0] and before.pairs is now[1]
+        return before if before is not None and same else cls(frozen, layer, kind, nodes, edges, gelu)
+
+    @cached_property
+    def competitors(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the site's other nodes: magnitudes, ascending, their indices; and the site with zeros at this map's."""
+        values = F.gelu(self.full) if self.gelu else self.full
+        others = torch.ones(len(values), dtype=torch.bool)
+        others[self.targets] = False
+        indices = others.nonzero().flatten()
+        magnitude, order = values[indices].abs().sort()
+        site = values.clone()
+        site[self.targets] = 0
+        return magnitude.numpy(), indices[order].numpy(), site.numpy()
+
+    def __call__(self, x: Float[Tensor, "row source"], constant: Tensor | None = None) -> Float[Tensor, "row target"]:
+        y = torch.addmm(self.constant if constant is None else constant, x, self.weight.T)
+        return self.chosen(F.gelu(y) if self.gelu else y)
+
+    def some(
+        self, h: Float[Tensor, "row known"], known: Tensor, wanted: Bool[Tensor, " target"]
+    ) -> Float[Tensor, "row target"]:
+        """Some of the targets, the others zero, from the sources among the ``known`` columns of h; without AbsTopK."""
+        weight = self.weight[wanted]
+        used = (weight != 0).any(0)
+        y = torch.zeros(len(h), len(self.targets))
+        x = columns(h, known, self.sources[used])
+        y[:, wanted] = torch.addmm(self.constant[wanted], x, weight[:, used].T)
+        return y
+
+    def chosen(self, y: Float[Tensor, "row target"]) -> Float[Tensor, "row target"]:
+        """AbsTopK's choice among all nodes of the site."""
+        if self.k < len(self.full) and y.numel():
+            values, nodes, competitors = y.numpy(), self.targets.numpy(), self.competitors
+            in_shares(lambda a, b: compete(a, b, values, nodes, competitors, self.k), len(y), least=LEAST)
+        return y

@@ -1,0 +1,103 @@
+"""The ways in which ablate runs a model: a circuit alone, by the compact executor, or a circuit removed (METHOD §6)."""
+
+from __future__ import annotations
+
+import copy
+from enum import Enum
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.circuit import Circuit
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.compact import Compact, Frozen, Trace
+from pipeline.circuit.cut_linear import live_edges
+from pipeline.circuit.interventions import edge_cuts, mask_nodes
+from pipeline.circuit.node_masks import NodeMasks
+from pipeline.data.pairs import PairBatch
+from pipeline.model.layout import PackedPrompts
+from pipeline.model.scoring import CHUNK, score
+from pipeline.model.transformer import Transformer
+
+Answers = Float[Tensor, "draw prompt 2"]  # logits of the right and the wrong answer
+
+
+class Condition(Enum):
+    """What is left of the model. Values are the names under which losses are reported.
+
+    What is not left is held: a node, or the source of an edge, has its held value in place of its own. A circuit that
+    has all edges between its nodes is the same by CIRCUIT and by NODES_ONLY but for one thing: which nodes AbsTopK
+    keeps. Nodes outside the circuit compete for a place before they are held, with the constants that cut inputs give
+    them in the first case, and with their live values in the second. Without AbsTopK the two are equal.
+    """
+
+    CIRCUIT = "circuit"  # the circuit alone: all other nodes are held, and all other edges
+    NODES_ONLY = "nodes_only"  # its nodes alone, with all edges between live nodes; all other nodes are held
+    ABLATED_NODES = "ablated_nodes"  # everything but the circuit's nodes, which are held
+    ABLATED_EDGES = "ablated_edges"  # everything but the circuit's edges, which carry their source's held value
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the circuit is what remains (a test of sufficiency), or what is removed (of necessity)."""
+        return self in (Condition.CIRCUIT, Condition.NODES_ONLY)
+
+    @property
+    def of_edges(self) -> bool:
+        """Whether edges decide what is left: random controls are then random edges and their ends."""
+        return self in (Condition.CIRCUIT, Condition.ABLATED_EDGES)
+
+
+class Ablator:
+    """A frozen model and what is held at what, ready to be run under any condition, once for every draw."""
+
+    def __init__(self, model: Transformer, ablated_to: AblationValues) -> None:
+        self.model, self.ablated_to = model, ablated_to.to(model.device)
+
+    @cached_property
+    def frozen(self) -> list[Frozen]:
+        """What the compact circuits of each draw share."""
+        on_cpu = self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu()
+        return [Frozen(on_cpu, draw) for draw in self.ablated_to.draws]
+
+    @cached_property
+    def node_maskings(self) -> list[NodeMasks]:
+        """What runs of many nodes share, of each draw."""
+        return [NodeMasks(self.model, draw) for draw in self.ablated_to.draws]
+
+    def answers(self, circuit: Circuit, condition: Condition, batch: PairBatch) -> Answers:
+        """Logits of the two answers with the circuit kept or removed, uncalibrated, one copy a draw."""
+        if condition is Condition.CIRCUIT:
+            compacts = (Compact(frozen, circuit.nodes, circuit.edges) for frozen in self.frozen)
+            return torch.stack([score_compact(compact, batch) for compact in compacts])
+        return torch.stack([self._scored(circuit, condition, batch, draw) for draw in self.node_maskings])
+
+    def _scored(
+        self, circuit: Circuit, condition: Condition, batch: PairBatch, masking: NodeMasks
+    ) -> Float[Tensor, "prompt 2"]:
+        """The logits under a condition that leaves too much of the model for the compact executor to gain by."""
+        if condition is Condition.ABLATED_EDGES:
+            cuts = edge_cuts(self.model, circuit.edges, masking.ablated_to, keep=False)
+            return score(self.model, batch, cuts=live_edges(self.model, cuts)).cpu()
+        masks = {key: mask.to(self.model.device) for key, mask in circuit.node_masks().items()}
+        if condition is Condition.NODES_ONLY:
+            return score(self.model, batch, **masking(masks)).cpu()
+        removed = {key: 1 - mask for key, mask in masks.items()}
+        return score(self.model, batch, intervene=mask_nodes(removed, masking.ablated_to)).cpu()
+
+
+def score_compact(compact: Compact, batch: PairBatch) -> Float[Tensor, "prompt 2"]:
+    """``scoring.score`` of a compact circuit: logits of the two answers in the batch's order, computed in chunks."""
+    batch = batch.to(torch.device("cpu"))
+    scored = torch.empty(batch.answers.shape)
+    for rows in batch.last.argsort(stable=True).split(CHUNK):
+        last = batch.last[rows]
+        prompts = PackedPrompts.of(batch.tokens[rows, : int(last.max()) + 1], last)
+        scored[rows] = compact.answers(prompts, batch.answers[rows], Trace())
+    return scored
+
+
+def accuracy(answers: Float[Tensor, "*draw prompt 2"]) -> float:
+    """Fraction of prompts whose right answer has the larger logit; a tie is wrong."""
+    return float((answers[..., 0] > answers[..., 1]).float().mean())

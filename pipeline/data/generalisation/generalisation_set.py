@@ -1,0 +1,148 @@
+"""The second test sets of a study, read back."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pyarrow import ArrowException
+
+from pipeline.artifacts import ArtifactError, read_json
+from pipeline.data.pairs import PairBatch
+from pipeline.data.tasks import TaskError, TaskSet
+
+PAIRS_FILE = "pairs.parquet"
+REPORT_FILE = "report.json"
+NATURAL = "natural"  # the family that is mined, not made
+
+# Right and wrong answer of each prompt: in real code, the two prompts of a pair have nothing else in common.
+SCHEMA = pa.schema(
+    [("task", pa.string()), ("family", pa.string()), ("index", pa.int32())]
+    + [(f"{side}_{text}", pa.string()) for side in "ab" for text in ("prompt", "answer")]
+    + [(f"{side}_tokens", pa.list_(pa.int32())) for side in "ab"]
+    + [(f"{side}_{token}_token", pa.int32()) for side in "ab" for token in ("right", "wrong")]
+)
+
+
+@dataclass(frozen=True)
+class GeneralisationSet:
+    """Second test sets by task and family, and the report about them. Make one with ``load``."""
+
+    report: dict[str, Any]
+    rows: dict[tuple[str, str], list[dict[str, Any]]]  # by task and family, in the file's order
+
+    @classmethod
+    def load(cls, folder: Path) -> GeneralisationSet:
+        """What ``make_generalisation_sets`` wrote. Raises ArtifactError where it is missing, damaged or incomplete."""
+        report = read_json(folder / REPORT_FILE)
+        if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):
+            raise ArtifactError(
+                f"{folder / REPORT_FILE}: has no tasks; run the stage generalisation again (dvc repro generalisation)"
+            )
+        rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in _read_rows(folder / PAIRS_FILE):
+            rows.setdefault((row["task"], row["family"]), []).append(row)
+        loaded = cls(report, rows)
+        loaded._check_complete(folder)
+        return loaded
+
+    def _check_complete(self, folder: Path) -> None:
+        expected = {
+            (task, family): about["n_pairs"]
+            for task, entry in self.report["tasks"].items()
+            for family, about in entry["families"].items()
+        }
+        for task, family in [*expected, *self.rows]:
+            n_pairs, wanted = len(self.rows.get((task, family), [])), expected.get((task, family), 0)
+            if n_pairs != wanted:
+                raise ArtifactError(
+                    f"{folder}: {n_pairs} pairs of {task}, {family}, its report says {wanted}; run generalisation again"
+                )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every task."""
+        return tuple(self.report["tasks"])
+
+    @property
+    def all_families(self) -> tuple[str, ...]:
+        """Every family that some task has or lacks."""
+        return tuple(dict.fromkeys(family for task in self.names for family in self._about(task)))
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """The tokenizer whose tokens these are."""
+        return str(self.report["tokenizer"])
+
+    def check_tasks(self, tasks: TaskSet, folder: Path) -> None:
+        """Raises ArtifactError where these are not second test sets of the tasks that they share a name with."""
+        for task in (task for task in self.names if task in tasks.names):
+            made, now = self.report["tasks"][task].get("hash"), tasks.hash(task)
+            if made != now:
+                raise ArtifactError(
+                    f"{folder}: made from pairs {made} of {task}, not from {now} as data/tasks has them; run dvc repro"
+                )
+
+    def families(self, task: str) -> tuple[str, ...]:
+        """The second test sets that a task has, ``natural`` last. Raises TaskError for an unknown task."""
+        return tuple(family for family in self._about(task) if self.reason(task, family) is None)
+
+    def reason(self, task: str, family: str) -> str | None:
+        """Why a task has not this family, None where it has. Raises TaskError for unknown names."""
+        about = self._about(task)
+        if family not in about:
+            raise TaskError(f"unknown family {family!r} of task {task}; allowed: {', '.join(about)}")
+        reason = about[family]["reason"]
+        return None if reason is None else str(reason)
+
+    def batch(self, task: str, family: str) -> PairBatch:
+        """All pairs of a family. Raises TaskError for unknown names, and where the task has not this family."""
+        if reason := self.reason(task, family):
+            raise TaskError(f"task {task} has no second test set {family}: {reason}")
+        return _batch(self.rows[task, family])
+
+    def hash(self, task: str) -> str:
+        """The identity of a task's second test sets: every prompt and answer of every family, in tokens."""
+        digest = hashlib.sha256(task.encode())
+        for family in self.families(task):
+            for row in self.rows[task, family]:
+                digest.update(repr([row[key] for key in SCHEMA.names]).encode())
+        return digest.hexdigest()[:16]
+
+    def _about(self, task: str) -> dict[str, Any]:
+        if task not in self.report["tasks"]:
+            raise TaskError(f"unknown task {task!r}; allowed: {', '.join(self.names)}")
+        return dict(self.report["tasks"][task]["families"])
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet file of second test sets."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro generalisation)")
+    try:
+        table = pq.read_table(path)
+    except (ArrowException, OSError) as error:
+        raise ArtifactError(f"{path}: damaged ({error}); delete it and run generalisation again") from error
+    if not table.schema.equals(SCHEMA):
+        raise ArtifactError(
+            f"{path}: columns {', '.join(table.schema.names)}, not those of second test sets; run generalisation again"
+        )
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _batch(rows: list[dict[str, Any]]) -> PairBatch:
+    """Pairs as tensors: prompts a and b of each pair in neighbouring rows, padded on the right with the first token."""
+    tokens = [row[f"{side}_tokens"] for row in rows for side in "ab"]
+    answers = [[row[f"{side}_right_token"], row[f"{side}_wrong_token"]] for row in rows for side in "ab"]
+    longest = max(map(len, tokens))
+    return PairBatch(
+        tokens=torch.tensor([part + part[:1] * (longest - len(part)) for part in tokens], dtype=torch.long),
+        last=torch.tensor([len(part) - 1 for part in tokens], dtype=torch.long),
+        answers=torch.tensor(answers, dtype=torch.long),
+    )

@@ -1,0 +1,22 @@
+"""The values at the sites of a model, recorded in one forward pass."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.model.transformer import Intervene, Transformer, refuse_compiled
+
+
+def record(
+    model: Transformer, tokens: Int[Tensor, "batch pos"], intervene: Intervene | None = None
+) -> tuple[Float[Tensor, "batch pos vocab"], dict[str, Float[Tensor, "batch pos width"]]]:
+    """Logits, and the value at every site as the rest of the model saw it. Raises CompiledModelError."""
+    refuse_compiled(model)
+    values: dict[str, Tensor] = {}
+
+    def keep(key: str, x: Tensor) -> Tensor:
+        values[key] = x if intervene is None else intervene(key, x)
+        return values[key]
+
+    return model(tokens, intervene=keep), values
