@@ -15,14 +15,15 @@ SOURCES = sorted(
 LIBRARY = [path for path in SOURCES if path.is_relative_to(ROOT / "pipeline")]
 
 STAGES = {"pretrain", "prune", "ablate", "validate", "explain", "report"}
-BASE = {"config", "refusal", "sites", "artifacts", "seeds"}
-MIDDLE = {"data", "model"}
+BASE = {"config", "refusal", "sites", "artifacts", "seeds", "stats"}
+MODEL = BASE | {"kernels", "data", "model"}
+CIRCUIT = MODEL | {"circuit"}
 # part → the parts of pipeline that it may import besides itself
-ALLOWED = {part: set(BASE) for part in BASE}
-ALLOWED |= {part: BASE | MIDDLE for part in MIDDLE | {"circuit", "planted"}}
-ALLOWED |= {part: BASE | MIDDLE | {"circuit"} for part in STAGES}
+ALLOWED = {part: set(BASE) for part in BASE | {"kernels"}}
+ALLOWED |= {"data": BASE | {"model"}, "model": MODEL, "circuit": CIRCUIT, "workspace": CIRCUIT, "planted": CIRCUIT}
+ALLOWED |= {part: CIRCUIT | {"workspace"} for part in STAGES}
 ALLOWED["validate"] |= {"prune", "ablate"}  # it prunes its controls, and goes on from the simple ablations
-ALLOWED["play"] = BASE | MIDDLE | {"circuit", "prune", "explain", "report"}  # no stage: shows what they make
+ALLOWED["play"] = CIRCUIT | {"prune", "explain", "report", "workspace"}  # no stage: shows what they make
 ORCHESTRATION = {"prefect", "mlflow", "dvc", "flows"}
 
 

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from pipeline.circuit.compact_parts import Edges, Nodes
 from pipeline.circuit.interventions import edge_codes
-from pipeline.prune.evaluator import Edges, Nodes
 from pipeline.sites import Site, site_key, split_edge_key, split_site_key
 
 Node = tuple[str, int]  # site key, index

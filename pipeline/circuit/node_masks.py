@@ -78,8 +78,8 @@ def is_sparse(weight: Tensor) -> bool:
 
 
 class MaskedLinear:
-    """``layer(x)`` for x [candidate · batch, pos, in] whose channels outside ``sources`` [candidate, in] are ``ablated_to``,
-    and whose targets outside ``targets`` [candidate, out] need no gradient."""
+    """``layer(x)`` for x [candidate · batch, pos, in] whose channels outside ``sources`` [candidate, in] are
+    ``ablated_to``, and whose targets outside ``targets`` [candidate, out] need no gradient."""
 
     def __init__(
         self, part: nn.Linear, ablated_to: Tensor, sources: Bool[Tensor, "c in"], targets: Bool[Tensor, "c out"],

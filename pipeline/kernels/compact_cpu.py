@@ -11,9 +11,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from pipeline.kernels.simd import BITS, TILE, add_rows, exp2_differences
+from pipeline.kernels.simd import BITS, EPS, TILE, add_rows, exp2_differences
 from pipeline.kernels.threshold import magnitudes, threshold
-from pipeline.model.norm import EPS
 
 COUNTED = 2  # wanted entries up to which each is ranked by itself; above, the threshold of the whole site is sought
 FEW = 12  # live nodes up to which each is ranked among constant rivals; above, likewise
@@ -137,13 +136,13 @@ def _compete_few(start: int, stop: int, values: Any, nodes: Any, constants: Any,
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def write_rows(
-    start: int, stop: int, position: Any, by_position: Any, attention_mass: Any, by_head: Any, nodes: Any, k: int, every: bool,
-    out: Any,
+    start: int, stop: int, position: Any, by_position: Any, attention_mass: Any, by_head: Any, nodes: Any, k: int,
+    every: bool, out: Any,
 ) -> None:  # fmt: skip
     """Add to ``out`` [row, node] what held value channels write, then zero what AbsTopK would of the whole site.
 
-    That is ``by_position[position]`` plus each varying head's ``attention_mass`` times what it writes for a mass of 1. Without
-    ``every``, both are given for the nodes alone, and AbsTopK is off.
+    That is ``by_position[position]`` plus each varying head's ``attention_mass`` times what it writes for a mass of 1.
+    Without ``every``, both are given for the nodes alone, and AbsTopK is off.
     """
     width = by_position.shape[1]
     site, magnitude, guess = np.empty(width, np.float32), np.empty(width, np.int32), np.int64(0)
@@ -178,7 +177,7 @@ def mix_heads(
     start: int, stop: int, layout: Any, last: bool, scores: Any, pairs: Any, sink: Any, v: Any, of_head: Any, todo: Any,
     mixed: Any, attention_mass: Any,
 ) -> None:  # fmt: skip
-    """Attention of a range of prompts: ``mixed`` [query, value channel] and each head's ``attention_mass`` on real tokens.
+    """Attention of a range of prompts: ``mixed`` [query, value channel] and each head's ``attention_mass``.
 
     ``layout``: prompts' rows, and the positions from which on, and up to which, they are a prompt's own. ``last``: each
     prompt has one query, at its end; else every row is one, that its own prompt takes care of. ``scores``: what query

@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 
 TILE = 64  # numbers summed side by side: eight registers of AVX2, four of AVX-512
 BLOCK = 8  # rows and columns of a block that is transposed at once
+EPS = float(np.finfo(np.float32).eps)  # what RMSNorm adds to the mean square: torch's own default
 
 BITS = np.float32(np.log2(np.e))  # in a nat
 ROUNDER = 1.5 * 2**23  # a float32 with no room for a fraction: what is added to it is rounded to whole numbers

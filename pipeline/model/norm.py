@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.kernels.simd import EPS
 from pipeline.kernels.threads import in_shares
 
-EPS = float(torch.finfo(torch.float32).eps)  # torch's own default
 ROWS = 256  # whose part of the gain's gradient is summed on its own, whatever the number of threads
 
 

@@ -37,8 +37,8 @@ class Cut:
     mean: Float[Tensor, " in"]
 
 
-# What takes a linear map's place: cut edges, or another way to compute such a map (pipeline.circuit.node_masks) from its input
-# and, behind attention, from each head's weight on real tokens.
+# What takes a linear map's place: cut edges, or another way to compute such a map (pipeline.circuit.node_masks) from its
+# input and, behind attention, from each head's weight on real tokens.
 LinearCut = Cut | Callable[[nn.Linear, Tensor, Tensor | None], Tensor]
 Cuts = Mapping[str, LinearCut]
 
@@ -46,8 +46,8 @@ Cuts = Mapping[str, LinearCut]
 def linear(layer: nn.Linear, x: Tensor, cut: LinearCut | None, attention_mass: Tensor | None = None) -> Tensor:
     """``layer(x)`` with the cut edges fed by their source's mean.
 
-    ``attention_mass`` [batch, head, pos] scales the means of a head's channels: attention's total weight on real tokens, below 1
-    with a sink (None: 1).
+    ``attention_mass`` [batch, head, pos] scales the means of a head's channels: attention's total weight on real
+    tokens, below 1 with a sink (None: 1).
     """
     if cut is None:
         return layer(x)

@@ -57,8 +57,8 @@ def prune_checkpoint(
     ``params``: the settings, or their file (None: params.yaml of the model's workspace, else of the current folder);
     ``changes`` to their section prune, such as ``target_loss=0.1, budget=16, tie_qk=True, ablation="zero"`` (None: no
     change). ``seed``: of the search (None: the settings'); how pairs are split follows from the settings' seed alone.
-    ``tokenizer``, ``tokens``: folders (None: the model's own, else data/tokens of its workspace). ``on_progress``: told what
-    is being done.
+    ``tokenizer``, ``tokens``: folders (None: the model's own, else data/tokens of its workspace). ``on_progress``: told
+    what is being done.
 
     Raises UnsolvedError where the model does not reach the target loss on validation pairs, or no circuit does;
     ConfigError, PairsFileError, TaskError, ArtifactError and FileExistsError for input that cannot be used. With a

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.prune.evaluator import Edges, Evaluation, Evaluator, Nodes
+from pipeline.circuit.compact_parts import Edges, Nodes
+from pipeline.prune.evaluator import Evaluation, Evaluator
 from pipeline.prune.masks import EdgeLayout, UnitLayout
 
 START = 8  # units: small circuits are cheap to run, and looking upwards ends at the first size that does

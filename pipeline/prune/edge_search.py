@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.circuit.ablation_values import AblationValues, Values
+from pipeline.circuit.compact_parts import Edges, Nodes
 from pipeline.circuit.edge_linear import EdgeLinear, LiveMap
 from pipeline.circuit.interventions import SOURCES, in_matrix, node_masks
 from pipeline.circuit.node_masks import interpolating
@@ -25,7 +26,7 @@ from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
 from pipeline.model.scoring import answers_of, calibrated
 from pipeline.model.transformer import Transformer
 from pipeline.prune.discretise import Ranking
-from pipeline.prune.evaluator import Edges, Evaluator, Nodes
+from pipeline.prune.evaluator import Evaluator
 from pipeline.prune.masks import EdgeLayout
 from pipeline.prune.search import PASS, Maskable, search
 from pipeline.seeds import seed_of

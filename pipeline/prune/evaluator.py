@@ -9,21 +9,20 @@ has to be nearly sure that over as many new ones it meets the target too.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.circuit.compact import Compact, Frozen, Trace
+from pipeline.circuit.compact_parts import Edges, Nodes
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
 from pipeline.model.layout import PackedPrompts
 from pipeline.model.scoring import calibrated
 from pipeline.prune.calibrate import calibrate
 
-Nodes = Mapping[str, Int[Tensor, " n"]]
-Edges = Mapping[str, Int[Tensor, "n 2"]]
 SURE = 2.33  # standard deviations of what is normal, that it exceeds once in a hundred times
 
 

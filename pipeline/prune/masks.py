@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.circuit.compact_parts import Edges, Nodes
 from pipeline.circuit.graph import Parts, dead_ends, together
 from pipeline.model.transformer import Transformer
 from pipeline.prune.edges import induced_edges
-from pipeline.prune.evaluator import Edges, Nodes
 from pipeline.sites import Site, site_key, split_site_key
 
 

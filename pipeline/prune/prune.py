@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues, Values
 from pipeline.circuit.compact import Frozen
+from pipeline.circuit.compact_parts import Edges, Nodes
 from pipeline.circuit.graph import Item, Parts, ends
 from pipeline.config import PruneConfig
 from pipeline.data.pairs import PairBatch
@@ -24,7 +25,7 @@ from pipeline.model.transformer import Transformer
 from pipeline.prune.baselines import baseline_order
 from pipeline.prune.discretise import Candidate, Ranking
 from pipeline.prune.edge_search import K_COEFS, EdgeMasking, edge_rankings, edge_worths
-from pipeline.prune.evaluator import Edges, Evaluator, Nodes
+from pipeline.prune.evaluator import Evaluator
 from pipeline.prune.minimise import RemovalCosts, RemovalPath, minimal
 from pipeline.prune.search import Masking
 from pipeline.prune.tune import Tuner
@@ -111,8 +112,8 @@ def prune_task(
 ) -> Pruned:
     """The smallest circuit for a task at ``config.target_loss``, or none where the model does not do the task unpruned.
 
-    ``batches`` has the train, validation and test pairs; test pairs are only reported on, never chosen by. ``ablated_to``:
-    what everything outside the circuit is held at (None: ``means``). ``about`` (model, task, hashes) goes into the
+    ``batches`` has the train, validation and test pairs; test pairs are only reported on, never chosen by.
+    ``ablated_to``: what everything outside the circuit is held at (None: ``means``). ``about`` (model, task, hashes) goes into the
     circuit. ``storage``: a folder in which an interrupted search goes on. ``on_progress`` is told what is being done.
     """
     row = empty_row() | {
@@ -137,7 +138,8 @@ def prune_task(
     candidate, certificate = path[config.target_loss]
     assert candidate is not None
     about = dict(about) | {
-        "target_loss": config.target_loss, "validation_loss": candidate.validation_loss, "hyperparameters": trial.params,
+        "target_loss": config.target_loss, "validation_loss": candidate.validation_loss,
+        "hyperparameters": trial.params,
     }  # fmt: skip
     circuit = as_circuit(candidate, ranking, problem, means, about, certificate)
     row |= sizes(candidate) | {

@@ -50,8 +50,8 @@ def validate_checkpoint(
     ``model``: a checkpoint's folder. ``task``: the name, or the file of pairs, that the circuit was made for (None: the
     name that the circuit says). ``params``, ``tokenizer``, ``tokens``: as ``prune_checkpoint``'s. ``controls``:
     whether the method's controls are run, which takes longest. ``workers``: as ``validate_circuit``'s. Second test sets
-    are used where the model's workspace has them for the task of that name (data/generalisation). Raises OtherPairsError,
-    WrongModelError, ArtifactError, TaskError, ConfigError and CorpusTooSmallError.
+    are used where the model's workspace has them for the task of that name (data/generalisation). Raises
+    OtherPairsError, WrongModelError, ArtifactError, TaskError, ConfigError and CorpusTooSmallError.
     """
     folder, found = Path(model), Circuit.load(circuit)
     settings = settings_for(folder, None if params is None else Path(params))

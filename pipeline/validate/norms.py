@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pipeline.data.pairs import PairBatch
-from pipeline.model.norm import EPS, RMSNorm
+from pipeline.kernels.simd import EPS
+from pipeline.model.norm import RMSNorm
 from pipeline.model.transformer import Transformer
 
 Hook = Callable[[RMSNorm, tuple[Tensor, ...], Tensor], Any]

@@ -18,7 +18,7 @@ from pipeline.prune.prune import make_problem
 from pipeline.sites import split_edge_key
 
 
-@pytest.mark.parametrize("mass", [True, False])
+@pytest.mark.parametrize("attention_mass", [True, False])
 @pytest.mark.parametrize(("n_out", "n_in"), [(128, 64), (24, 16)])  # shapes that the sparse kernels take, and not
 def test_a_mask_takes_from_an_edge_what_the_held_value_takes_the_place_for(n_out, n_in, attention_mass):
     generator = torch.Generator().manual_seed(0)

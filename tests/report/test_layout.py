@@ -135,7 +135,7 @@ print(lay_out(Circuit(nodes, ends, {}, {}), 4))
         ).stdout
         for seed in ("1", "2")
     }
-    assert len(found) == 1 and found.pop().startswith("Layout(")
+    assert len(found) == 1 and found.pop().startswith("GraphLayout(")
 
 
 def test_nothing_and_nodes_without_edges_can_be_laid_out() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.circuit.random_circuits import nonzero_edges
 from pipeline.prune.edges import induced_edges
-from pipeline.prune.masks import Layout
+from pipeline.prune.masks import UnitLayout
 from pipeline.sites import edge_keys
 from pipeline.validate.circuit_under_test import ratio
 from pipeline.validate.faithfulness import (
@@ -97,7 +97,7 @@ def test_circuits_are_nested_and_have_the_edges_they_say(induction, claim_of):
     n = n_edges(induction.model)
     assert n == sum(len(nonzero_edges(induction.model, key)) for key in edge_keys(2))
     before = set()
-    circuits, sequence, layout = nested(tested), nodes_by_need(tested), Layout(induction.model.widths())
+    circuits, sequence, layout = nested(tested), nodes_by_need(tested), UnitLayout(induction.model.widths())
     assert circuits[0][0] >= SMALLEST and len(circuits) > 3
     for k, n_nodes, circuit in circuits:
         edges = induced_edges(induction.model, circuit.node_masks())
@@ -110,7 +110,7 @@ def test_circuits_are_nested_and_have_the_edges_they_say(induction, claim_of):
 
 
 def test_an_edge_needs_the_later_of_its_ends(induction):
-    layout = Layout(induction.model.widths())
+    layout = UnitLayout(induction.model.widths())
     needed = nodes_needed(induction.model, layout, torch.arange(layout.n_units))
     assert needed.tolist() == sorted(needed.tolist()) and len(needed) == n_edges(induction.model)
     assert int(needed[-1]) == layout.n_units and int(needed[0]) > 64  # edges go from the first site to later ones

@@ -16,7 +16,7 @@ from pipeline.data.pairs import PairBatch
 from pipeline.model.means import node_means
 from pipeline.model.scoring import mean_loss
 from pipeline.prune.discretise import Ranking
-from pipeline.prune.masks import Layout
+from pipeline.prune.masks import UnitLayout
 from pipeline.validate import controls as module
 from pipeline.validate import searching
 from pipeline.validate.circuit_under_test import CircuitUnderTest
@@ -94,8 +94,8 @@ def test_the_first_seed_is_the_circuits_own_search_and_recovers_nothing_by_that(
     own = found["circuits"][0]
     ranking = Ranking(
         case_of(tested, tested.model, tested.batches, fast, tested.seed).evaluator,
-        Layout(tested.model.widths()),
-        Layout(tested.model.widths()).flat(quote_order),
+        UnitLayout(tested.model.widths()),
+        UnitLayout(tested.model.widths()).flat(quote_order),
     )
     assert own["n_nodes"] == ranking.smallest(tested.target).n_nodes == min(row["n_nodes"] for row in found["circuits"])
     assert own["n_nodes"] < found["circuits"][1]["n_nodes"]
