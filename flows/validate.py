@@ -24,12 +24,13 @@ from pipeline.seeds import seed_of
 from pipeline.validate import CircuitUnderTest, residual_kurtosis, validate_circuit, windows_of
 
 CODE = ("validate", "ablate", "prune", "model", "kernels", "circuit", "data/pairs.py", "data/generalisation",
-        "data/shards.py", "data/tasks", "data/tokenizer.py", "data/words.py", "seeds.py", "sites.py", "stats.py")  # fmt: skip
+        "data/shards.py", "data/tasks", "data/tokenizer.py", "data/words.py", "seeds.py", "sites.py",
+        "stats.py")  # fmt: skip
 
 
 @stage_flow()
 def validate(model: str) -> None:
-    """Write validations/<model>.json from models/<model>, circuits/<model>, data/tasks, data/generalisation, data/tokens."""
+    """Write validations/<model>.json from the model, its circuits, data/tasks, data/generalisation and data/tokens."""
     workspace, params = load_study()
     check_controls(params.validate)
     tasks = units.checked_tasks(workspace, model)

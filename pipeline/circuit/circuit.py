@@ -37,11 +37,11 @@ class WrongModelError(ValueError):
 class Circuit:
     """Kept nodes and edges of a model.
 
-    ``nodes``: site key → kept indices, ascending; sites without kept nodes are absent. ``edges``: edge key →
-    [n_edges, 2] (source index, target index), sorted; absent where empty. ``means``: site key → mean of *every* node of
-    the site over the pretraining distribution. ``order``: site key → how needed the search found every node, the
-    larger the more. ``ablated_to``: what everything outside is ablated to (None: the means).
-    ``calibration``: (scale, shift) of the two answer logits. ``about``: model, task, model_hash, task_hash, target_loss, validation_loss and what else
+    ``nodes``: site key → kept indices, ascending; sites without kept nodes are absent. ``edges``: edge key → [n_edges,
+    2] (source index, target index), sorted; absent where empty. ``means``: site key → mean of *every* node of the site
+    over the pretraining distribution. ``order``: site key → how needed the search found every node, the larger the
+    more. ``ablated_to``: what everything outside is ablated to (None: the means). ``calibration``: (scale, shift) of
+    the two answer logits. ``about``: model, task, model_hash, task_hash, target_loss, validation_loss and what else
     identifies it. ``certificate``: what loss it has to answer for after each single removal
     (``pipeline.prune.minimise``); or None.
     """

@@ -41,7 +41,7 @@ def forward_heads(
     attention_mass: Any,
     log_total: Any,
 ) -> None:
-    """Fill ``mixed``, ``attention_mass``, ``log_total`` for heads ``first … last`` of all, counted sequence by sequence.
+    """Fill ``mixed``, ``attention_mass``, ``log_total`` for heads ``first … last``, counted sequence by sequence.
 
     ``branch`` [batch, 2]: from its second token on, queries do not see those from the first to the second.
     """

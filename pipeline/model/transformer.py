@@ -37,8 +37,8 @@ class Cut:
     mean: Float[Tensor, " in"]
 
 
-# What takes a linear map's place: cut edges, or another way to compute such a map (pipeline.circuit.node_masks) from its
-# input and, behind attention, from each head's weight on real tokens.
+# What takes a linear map's place: cut edges, or another way to compute such a map (pipeline.circuit.node_masks) from
+# its input and, behind attention, from each head's weight on real tokens.
 LinearCut = Cut | Callable[[nn.Linear, Tensor, Tensor | None], Tensor]
 Cuts = Mapping[str, LinearCut]
 

@@ -113,8 +113,9 @@ def prune_task(
     """The smallest circuit for a task at ``config.target_loss``, or none where the model does not do the task unpruned.
 
     ``batches`` has the train, validation and test pairs; test pairs are only reported on, never chosen by.
-    ``ablated_to``: what everything outside the circuit is held at (None: ``means``). ``about`` (model, task, hashes) goes into the
-    circuit. ``storage``: a folder in which an interrupted search goes on. ``on_progress`` is told what is being done.
+    ``ablated_to``: what everything outside the circuit is held at (None: ``means``). ``about`` (model, task, hashes)
+    goes into the circuit. ``storage``: a folder in which an interrupted search goes on. ``on_progress`` is told what is
+    being done.
     """
     row = empty_row() | {
         "unpruned_loss": mean_loss(score(model, batches["test"])),

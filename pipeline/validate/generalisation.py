@@ -15,8 +15,8 @@ from pipeline.validate.complement import still
 def follows(tested: CircuitUnderTest, generalisation: Mapping[str, PairBatch]) -> dict[str, Any]:
     """Family of inputs → ``model`` and ``circuit``: loss in nats (estimates) and accuracy.
 
-    ``generalisation``: other names, longer contexts, distractors, other surroundings, natural code; the families that the
-    task has. ``tests``: where the model still does the task, its circuit has to.
+    ``generalisation``: other names, longer contexts, distractors, other surroundings, natural code; the families that
+    the task has. ``tests``: where the model still does the task, its circuit has to.
     """
     found = {family: one_family(tested, batch) for family, batch in generalisation.items()}
     tests = [verdict(family, row, still(tested.target)) for family, row in found.items()]

@@ -39,11 +39,11 @@ def validate_circuit(
     """Section → what it found, ``verdict`` and ``seconds`` of each section; ready for JSON. An empty circuit, of a task
     that the bigram table does, has nothing to be tested: no section but those two.
 
-    ``generalisation``: family → second test set. ``prune``: the settings by which stability's and the controls' circuits
-    are searched for. ``tokenizer``: for the predictions about bracket_counting, None leaves them out. ``with_controls``:
-    the method's controls are as many searches as there are controls. ``workers``: processes that share the work, if
-    the model is on a CPU of a system that can fork; what is found is the same for any number. Raises WrongModelError
-    where the model is not the circuit's.
+    ``generalisation``: family → second test set. ``prune``: the settings by which stability's and the controls'
+    circuits are searched for. ``tokenizer``: for the predictions about bracket_counting, None leaves them out.
+    ``with_controls``: the method's controls are as many searches as there are controls. ``workers``: processes that
+    share the work, if the model is on a CPU of a system that can fork; what is found is the same for any number. Raises
+    WrongModelError where the model is not the circuit's.
     """
     tested.circuit.check_model(tested.model)
     tests = {
