@@ -69,6 +69,11 @@ class Workspace:
         return self.root / "explanations" / f"{name}.json"
 
     @property
+    def example(self) -> Path:
+        """A small workspace of its own: one model and its circuits, committed for a first look."""
+        return self.root / "example"
+
+    @property
     def results(self) -> Path:
         """summary.json, index.html, frontier.svg, …"""
         return self.root / "results"

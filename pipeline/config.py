@@ -307,6 +307,7 @@ class ReportConfig(Section):
 
     n_bootstrap: Annotated[int, Field(ge=100)]
     example_pairs: PositiveInt
+    example_model: str  # that example/ ships with its circuits
 
 
 class TrackingConfig(Section):

@@ -21,6 +21,7 @@ CIRCUIT = MODEL | {"circuit"}
 # part → the parts of pipeline that it may import besides itself
 ALLOWED = {part: set(BASE) for part in BASE | {"kernels"}}
 ALLOWED |= {"data": BASE | {"model"}, "model": MODEL, "circuit": CIRCUIT, "workspace": CIRCUIT, "planted": CIRCUIT}
+ALLOWED["example"] = CIRCUIT | {"prune", "workspace"}  # evaluates circuits again on a rounded model
 ALLOWED |= {part: CIRCUIT | {"workspace"} for part in STAGES}
 ALLOWED["validate"] |= {"prune", "ablate"}  # it prunes its controls, and goes on from the simple ablations
 ALLOWED["play"] = CIRCUIT | {"prune", "explain", "report", "workspace"}  # no stage: shows what they make

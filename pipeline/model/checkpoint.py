@@ -13,16 +13,20 @@ from torch import Tensor
 
 from pipeline.artifacts import ArtifactError, file_hash, read_json, write_json
 from pipeline.config import ModelConfig
+from pipeline.model.packed import packed, unpacked
 from pipeline.model.transformer import Transformer
 from pipeline.sites import site_keys
 
 FORMAT = 1
 
 
-def save_model(model: Transformer, folder: Path, extra: dict[str, Any]) -> None:
-    """Write parameters and configuration into an existing folder. ``extra`` goes into config.json."""
+def save_model(model: Transformer, folder: Path, extra: dict[str, Any], *, small: bool = False) -> None:
+    """Write parameters and configuration into an existing folder. ``extra`` goes into config.json.
+
+    ``small``: in float16 and without the zeros of sparse matrices (``pipeline.model.packed``), for a repository.
+    """
     tensors = {name: p.detach().float().cpu().contiguous() for name, p in model.named_parameters()}
-    save_file(tensors, folder / "model.safetensors")
+    save_file(packed(tensors) if small else tensors, folder / "model.safetensors")
     config = {"format": FORMAT, "model": model.config.model_dump(), "vocab_size": model.vocab_size, **extra}
     write_json(folder / "config.json", config)
 
@@ -39,8 +43,9 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
     tensors = _read(folder / "model.safetensors")
     try:
         model = Transformer(ModelConfig.model_validate(described["model"]), described["vocab_size"])
-        model.load_state_dict(tensors, strict=True)
-    except (ValidationError, KeyError, RuntimeError) as error:
+        shapes = {name: p.shape for name, p in model.named_parameters()}
+        model.load_state_dict(unpacked(tensors, shapes), strict=True)
+    except (ValidationError, KeyError, RuntimeError, IndexError) as error:
         raise ArtifactError(f"{folder}: not a checkpoint of this project: {error}; run pretrain again") from error
     model.checkpoint = model_hash(folder)
     return model.requires_grad_(False).eval().to(device)
