@@ -15,6 +15,8 @@ from pipeline.model.transformer import Cut, Cuts, LinearCut, Transformer
 class LiveEdges:
     """What a ``Cut`` computes, through the live edges alone; equal up to rounding, and differentiable in ``keep``."""
 
+    position_free = True
+
     def __init__(self, layer: nn.Linear, cut: Cut) -> None:
         self.weight = layer.weight * cut.keep
         self.constant = layer.bias + (layer.weight * (1 - cut.keep)) @ cut.mean

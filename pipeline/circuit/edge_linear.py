@@ -56,6 +56,7 @@ class LiveMap:
 class EdgeLinear:
     """``layer(x)`` with a mask on each live edge, for ``Transformer.forward``'s cuts; differentiable in x and mask."""
 
+    position_free = True
     map: LiveMap
     mask: Float[Tensor, " edge"]
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.model.transformer import Cut, Intervene, Transformer
+from pipeline.model.transformer import Cut, Intervene, Transformer, position_free
 from pipeline.sites import EDGE_KINDS, site_key, split_edge_key
 
 SOURCES = {kind.weight: kind.source for kind in EDGE_KINDS}  # matrix → the site that it reads
@@ -43,7 +43,7 @@ def mask_nodes(masks: Values, means: Values) -> Intervene:
         mask = masks[key].to(x.dtype)
         return mask * x + (1 - mask) * means[key].to(x.dtype)
 
-    return intervene
+    return position_free(intervene) if all(mask.ndim == 1 for mask in masks.values()) else intervene
 
 
 def edge_weights(model: Transformer, key: str) -> Float[Tensor, "target source"]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pipeline.circuit.interventions import SOURCES
 from pipeline.kernels.sparse import Nonzeros, Rows, fits, multiply, n_nonzero
 from pipeline.kernels.threads import in_shares
-from pipeline.model.transformer import Intervene, LinearCut, Transformer
+from pipeline.model.transformer import Intervene, LinearCut, Transformer, position_free
 from pipeline.sites import EDGE_KINDS, site_key
 
 HELD = ("attn.c_attn", "mlp.c_fc", "mlp.c_proj")  # not attention's c_proj: with a sink it reads no constants
@@ -80,6 +80,8 @@ def is_sparse(weight: Tensor) -> bool:
 class MaskedLinear:
     """``layer(x)`` for x [candidate · batch, pos, in] whose channels outside ``sources`` [candidate, in] are
     ``ablated_to``, and whose targets outside ``targets`` [candidate, out] need no gradient."""
+
+    position_free = True
 
     def __init__(
         self, part: nn.Linear, ablated_to: Tensor, sources: Bool[Tensor, "c in"], targets: Bool[Tensor, "c out"],
@@ -182,7 +184,7 @@ def interpolating(masks: Masks, ablated_to: Values) -> Intervene:
         y: Tensor = _Interpolate.apply(x, mask.to(x.dtype), ablated_to[key].to(x.dtype))
         return y
 
-    return intervene
+    return position_free(intervene)
 
 
 class _Interpolate(torch.autograd.Function):

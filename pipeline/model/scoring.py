@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
-from pipeline.model.layout import PackedPrompts
-from pipeline.model.transformer import Cuts, Intervene, Transformer, refuse_compiled
+from pipeline.model.layout import PackedPrompts, pick
+from pipeline.model.transformer import Cuts, Intervene, Transformer, is_position_free, refuse_compiled
 
 CHUNK = 64  # prompts of one forward pass: few enough for the caches, enough that many begin alike
 
@@ -21,7 +21,7 @@ def score(
 ) -> Float[Tensor, "prompt 2"]:
     """Logits of the right and the wrong answer of every prompt, in the batch's order, computed in chunks.
 
-    Raises CompiledModelError.
+    ``intervene`` sees [prompt, pos, width] of a chunk, sorted by length; see ``answers_of``. Raises CompiledModelError.
     """
     refuse_compiled(model)
     scored = torch.empty(batch.answers.shape, device=model.device)
@@ -36,9 +36,13 @@ def score(
 def answers_of(model: Transformer, batch: PairBatch, copies: int = 1, **changes: Any) -> Float[Tensor, "c*prompt 2"]:
     """Logits of the right and the wrong answer by one pass over a batch, for every copy of it one after the other.
 
-    ``changes``: keyword arguments of ``Transformer.forward`` that treat all prompts alike: on a CPU they are packed.
+    ``changes``: ``intervene`` and ``cuts`` of ``Transformer.forward``. Where one of them is not marked as
+    ``position_free``, sites hold [copy · prompt, pos, width], padded, on every device. Else prompts are packed on a
+    CPU.
     """
-    if model.device.type == "cpu":  # where packing is worth it, and its sums have one order
+    if not is_position_free(changes.get("intervene"), changes.get("cuts")):
+        logits = pick(model(batch.tokens, copies=copies, **changes), batch.last.repeat(copies))[:, 0]
+    elif model.device.type == "cpu":  # where packing is worth it, and its sums have one order
         logits = model(PackedPrompts.of(batch.tokens, batch.last), copies=copies, **changes)
     else:
         logits = model(batch.tokens, at=batch.last, copies=copies, **changes)

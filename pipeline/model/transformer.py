@@ -33,6 +33,7 @@ class Cut:
     ``keep`` is 1 where the edge is live and 0 where it is cut; ``mean`` is the source site's mean.
     """
 
+    position_free = True
     keep: Float[Tensor, "out in"]
     mean: Float[Tensor, " in"]
 
@@ -61,6 +62,18 @@ def linear(layer: nn.Linear, x: Tensor, cut: LinearCut | None, attention_mass: T
 def by_channel(attention_mass: Float[Tensor, "batch head pos"], width: int) -> Float[Tensor, "batch pos width"]:
     """Each value channel's total weight on real tokens: what a constant value is multiplied by."""
     return attention_mass.transpose(1, 2).repeat_interleave(width // attention_mass.shape[1], dim=-1)
+
+
+def position_free(intervene: Intervene) -> Intervene:
+    """Mark an intervention that does the same at every position of every prompt: prompts may be packed for it."""
+    intervene.position_free = True  # type: ignore[attr-defined]
+    return intervene
+
+
+def is_position_free(intervene: Intervene | None, cuts: Cuts | None) -> bool:
+    """Whether a changed run may be packed; an intervention or a cut that is not marked sees [prompt, pos, width]."""
+    changes = [*([intervene] if intervene else []), *(cuts or {}).values()]
+    return all(getattr(change, "position_free", False) for change in changes)
 
 
 class CompiledModelError(TypeError):

@@ -58,6 +58,8 @@ def padded_answers(model: Transformer, batch: PairBatch, intervene: Intervene, c
 class FewEdges:
     """What a ``Cut`` of almost all edges computes, by the live ones alone; equal up to rounding."""
 
+    position_free = True
+
     def __init__(self, layer: nn.Linear, cut: Cut) -> None:
         self.sources, self.targets = (cut.keep.any(dim).nonzero().flatten() for dim in (0, 1))
         self.live = (layer.weight * cut.keep)[self.targets][:, self.sources]
