@@ -1,4 +1,4 @@
-"""Stage ablate: how sufficient and how necessary each circuit of one model is, on test pairs (METHOD §6)."""
+"""Stage ablate: how sufficient and how necessary each circuit of one model is, on test pairs (§6)."""
 
 from __future__ import annotations
 

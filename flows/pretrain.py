@@ -1,4 +1,4 @@
-"""Stage pretrain: train one model; its curves go to MLflow as they come (METHOD §2)."""
+"""Stage pretrain: train one model; its curves go to MLflow as they come (§2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage prune: the smallest circuit of every task that one model does (METHOD §4), each task a unit of its own."""
+"""Stage prune: the smallest circuit of every task that one model does (§4), each task a unit of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage validate: attempts to refute each circuit of one model, on test pairs (METHOD §6)."""
+"""Stage validate: attempts to refute each circuit of one model, on test pairs (§6)."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class HuggingFaceSource(Section):
 
 
 class IdiomsSource(Section):
-    """Generated simple, repetitive Python: the counterpart of the paper's simple component (METHOD §2)."""
+    """Generated simple, repetitive Python: the counterpart of the paper's simple component (§2)."""
 
     kind: Literal["idioms"]
     weight: Annotated[float, Field(gt=0, le=0.5)]  # real code keeps at least half
@@ -117,7 +117,7 @@ class TasksConfig(Section):
 
 
 class ModelConfig(Section):
-    """One model of the study: its shape, its sparsity, and what it is trained with (METHOD §1 and §2)."""
+    """One model of the study: its shape, its sparsity, and what it is trained with (§1 and §2)."""
 
     n_layer: PositiveInt
     d_model: PositiveInt
@@ -154,7 +154,7 @@ class ModelConfig(Section):
 
 
 class PretrainConfig(Section):
-    """What all models share in training (METHOD §2)."""
+    """What all models share in training (§2)."""
 
     batch: PositiveInt  # sequences of n_ctx tokens a step, all processes together
     accumulate: PositiveInt  # parts of a process' share of them that pass one after the other, to spare memory
@@ -191,7 +191,7 @@ class PretrainConfig(Section):
 
 
 class Ablation(StrEnum):
-    """What a node outside a circuit is held at (METHOD §4, §6): one number a node, the same at all positions."""
+    """What a node outside a circuit is held at (§4, §6): one number a node, the same at all positions."""
 
     MEAN = "mean"  # its average over the pretraining distribution
     ZERO = "zero"
@@ -225,7 +225,7 @@ class Hyperparameters(Section):
 
 
 class PruneConfig(Section):
-    """The search for a circuit (METHOD §4)."""
+    """The search for a circuit (§4)."""
 
     target_loss: Annotated[float, Field(gt=0)]  # nats, two-way, on train and validation pairs
     curve_losses: list[Annotated[float, Field(gt=0)]]  # targets of the loss-against-size curve
@@ -246,7 +246,7 @@ class PruneConfig(Section):
 
 
 class AblateConfig(Section):
-    """The tests of a circuit on pairs it was not made from (METHOD §6)."""
+    """The tests of a circuit on pairs it was not made from (§6)."""
 
     n_random: Annotated[int, Field(ge=1)]  # random sets of the circuit's size per site
     random_pairs: PositiveInt  # of the test pairs, on which the random sets are scored
@@ -262,7 +262,7 @@ class GeneralisationConfig(Section):
 
 
 class ValidateConfig(Section):
-    """The tests that try to refute a circuit (METHOD §6), all on test pairs."""
+    """The tests that try to refute a circuit (§6), all on test pairs."""
 
     pairs: PositiveInt  # of the test pairs, the first so many, in all tests
     few_pairs: PositiveInt  # of these, in tests that run the whole model again and again

@@ -1,6 +1,6 @@
 """Every place of the transformer where a node can live, and every weight that can be an edge, named once.
 
-A *site* is a location inside a layer (METHOD §1). A *site key* is layer and site, ``"3.mlp_neuron"``. A *node* is a
+A *site* is a location inside a layer (§1). A *site key* is layer and site, ``"3.mlp_neuron"``. A *node* is a
 site key and an index, ``"3.mlp_neuron.1249"``. An *edge key* is layer, source site and target site,
 ``"3.mlp_in->mlp_neuron"``. AbsTopK, masks, means, ablations, exports and pictures all use these names.
 """
@@ -26,7 +26,7 @@ class Site(StrEnum):
 
 SITES = tuple(Site)
 
-# Site → name of the released circuits' hook for it (CHECKPOINT_FORMAT.md).
+# Site → name of the released circuits' hook for it (docs/checkpoint_format.md).
 RELEASED_HOOKS = {
     Site.ATTN_IN: "attn.act_in",
     Site.ATTN_Q: "attn.q",

@@ -1,4 +1,4 @@
-"""Is a circuit sufficient, is it necessary, by nodes and by edges, on pairs never seen before (METHOD §6)."""
+"""Is a circuit sufficient, is it necessary, by nodes and by edges, on pairs never seen before (§6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A circuit: the nodes and edges of one model that do one task, with all that is needed to run them (METHOD §5).
+"""A circuit: the nodes and edges of one model that do one task, with all that is needed to run them (§5).
 
 ``Circuit.load(path)`` reads one, ``circuit(model)`` is the model with everything else held, ``circuit.compact(model)``
 the same computed by the circuit's nodes alone. Saved as ``circuit.json`` (which nodes and edges, by name; what they

@@ -1,4 +1,4 @@
-"""A circuit computed by itself: only its nodes and edges, everything else folded into constants (METHOD §5).
+"""A circuit computed by itself: only its nodes and edges, everything else folded into constants (§5).
 
 What a circuit's run is: nodes outside it are held, and every edge outside it carries its source's held value. Then a
 node outside reads constants only, so in AbsTopK it is a rival of known size: a node of the circuit passes where fewer

@@ -1,4 +1,4 @@
-"""The attention of a layer, as far as a circuit needs it (METHOD §1, §5).
+"""The attention of a layer, as far as a circuit needs it (§1, §5).
 
 With a sink, what a held value channel writes is scaled by its head's weight on real tokens. That weight follows from
 the position alone, but in heads with a query or key channel in the circuit.

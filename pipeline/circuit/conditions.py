@@ -1,4 +1,4 @@
-"""The ways in which ablate runs a model: a circuit alone, by the compact executor, or a circuit removed (METHOD §6)."""
+"""The ways in which ablate runs a model: a circuit alone, by the compact executor, or a circuit removed (§6)."""
 
 from __future__ import annotations
 

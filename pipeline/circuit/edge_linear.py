@@ -1,4 +1,4 @@
-"""A linear map of which a few edges are live, each with a mask of its own, through which gradients flow (METHOD §5).
+"""A linear map of which a few edges are live, each with a mask of its own, through which gradients flow (§5).
 
 What a mask takes of an edge's value, the source's held value takes its place for; all other edges are held. Only the
 live edges are multiplied, forward and back, where the sparse kernels fit, and a mask's gradient is one product of two

@@ -1,4 +1,4 @@
-"""Interventions on nodes and edges: nodes ablated, edges cut (METHOD §4 and §5)."""
+"""Interventions on nodes and edges: nodes ablated, edges cut (§4 and §5)."""
 
 from __future__ import annotations
 

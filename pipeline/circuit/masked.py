@@ -1,4 +1,4 @@
-"""The model with only some nodes and edges live: the definition that the compact executor has to equal (METHOD §5)."""
+"""The model with only some nodes and edges live: the definition that the compact executor has to equal (§5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many masks in one forward pass, at the price of what they keep (METHOD §4).
+"""Many masks in one forward pass, at the price of what they keep (§4).
 
 Candidates run as one batch: rows of candidate c follow those of candidate c − 1. A hard mask holds channels at
 constants, and what is constant need not be multiplied: W·x is that of the live sources plus a constant, and the

@@ -1,4 +1,4 @@
-"""Random circuits of the same size per site or per kind of edge: what a real circuit is compared with (METHOD §6)."""
+"""Random circuits of the same size per site or per kind of edge: what a real circuit is compared with (§6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Smoothed bigram statistics of a token stream: the table models start from, and the losses to beat (METHOD §1)."""
+"""Smoothed bigram statistics of a token stream: the table models start from, and the losses to beat (§1)."""
 
 from __future__ import annotations
 

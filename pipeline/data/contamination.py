@@ -1,4 +1,4 @@
-"""The search for the tasks' prompts in training text: what is tested must not have been read (METHOD §3)."""
+"""The search for the tasks' prompts in training text: what is tested must not have been read (§3)."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def answer_logits(
 
 
 def prompt_losses(answers: Float[Tensor, "*batch prompt 2"]) -> Float[Tensor, "*batch prompt"]:
-    """Cross-entropy of the right answer under the softmax over the two answers, in nats, per prompt (METHOD §3)."""
+    """Cross-entropy of the right answer under the softmax over the two answers, in nats, per prompt (§3)."""
     return F.softplus(answers[..., 1] - answers[..., 0])
 
 

@@ -1,4 +1,4 @@
-"""AbsTopK on a GPU, as one Triton kernel: each row is read once, stays in registers, and is written once (METHOD §8).
+"""AbsTopK on a GPU, as one Triton kernel: each row is read once, stays in registers, and is written once (§8).
 
 The selection is that of ``pipeline.model.abstopk`` on a CPU: a binary search over the bits of the magnitude for each
 row's k-th largest, ties broken towards the lower index, so exactly k entries are kept. The search takes at most 15

@@ -1,4 +1,4 @@
-"""The projection's numba kernel: one matrix, in place, exactly, without a sort (METHOD §2 and §8)."""
+"""The projection's numba kernel: one matrix, in place, exactly, without a sort (§2 and §8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The choice of the weights that stay, made on the device where they are: no sort, no wait for the host (METHOD §8).
+"""The choice of the weights that stay, made on the device where they are: no sort, no wait for the host (§8).
 
 ``pipeline.pretrain.projection.largest`` makes the same choice in numpy. Here it is plain torch: the budget-th largest
 magnitude is found by a binary search over its bits, 31 counts of the tensor, whose outcomes stay on the device. A count

@@ -1,6 +1,6 @@
 """Products with a weight that is mostly zero: y = x Wᵀ + b, dX = G W and dW = Gᵀ X, without multiplying the zeros.
 
-On a CPU, numba kernels work on tiles of TILE tokens. Forward and dX go through the nonzeros of W (METHOD §8: both use
+On a CPU, numba kernels work on tiles of TILE tokens. Forward and dX go through the nonzeros of W (§8: both use
 the sparse weight), each of them times a whole tile of one channel, the sums in registers; for that the tile is
 transposed on its way in and out. dW is dense, but most of G is zero behind AbsTopK: only its nonzeros add a row of X.
 """

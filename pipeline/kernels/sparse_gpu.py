@@ -1,4 +1,4 @@
-"""Sparse weights times dense activations on a GPU, for densities under about 1 % (METHOD §8), as one Triton kernel.
+"""Sparse weights times dense activations on a GPU, for densities under about 1 % (§8), as one Triton kernel.
 
 y = x Wᵀ + b for x [n, in] and W [out, in] in compressed rows, and dX = g W, which is the same product with the
 compressed rows of Wᵀ. The gradient of W is dense (a zeroed weight can come back), so that product stays torch's.

@@ -1,4 +1,4 @@
-"""The k-th largest magnitude without a sort: a search among bit patterns (METHOD §8).
+"""The k-th largest magnitude without a sort: a search among bit patterns (§8).
 
 A magnitude's bit pattern, read as an integer, orders like the magnitude. The search counts how many numbers reach a
 guess and narrows the guess by interpolation between counts, every third time by bisection, so that it also ends quickly

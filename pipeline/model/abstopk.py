@@ -1,4 +1,4 @@
-"""AbsTopK: keep the k entries of largest magnitude of every row, zero the rest (METHOD §1).
+"""AbsTopK: keep the k entries of largest magnitude of every row, zero the rest (§1).
 
 Ties are broken towards the lower index, so exactly k entries are kept. On a CPU a numba kernel searches for each row's
 threshold (pipeline.kernels.threshold), from the threshold of the row before; on a GPU a Triton kernel does

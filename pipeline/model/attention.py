@@ -1,7 +1,7 @@
 """Causal attention with an optional sink: each head's average of the values, and the weight that real tokens got.
 
 The sink is a token before the first one: its score is the head's learned logit for every query, its value is zero
-(METHOD §1). On a CPU, numba kernels take one head of one sequence and TILE queries at a time, the queries side by side
+(§1). On a CPU, numba kernels take one head of one sequence and TILE queries at a time, the queries side by side
 in vectors: a tile of scores never leaves the cache, and nothing of size pos × pos is written (the algorithm is
 FlashAttention's, Dao et al. 2022). Values that AbsTopK zeroed are skipped. Elsewhere torch's fused kernel does it.
 """

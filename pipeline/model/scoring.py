@@ -61,5 +61,5 @@ def calibrated(
 
 
 def mean_loss(answers: Float[Tensor, "prompt 2"], calibration: tuple[float, float] = (1.0, 0.0)) -> float:
-    """The task loss in nats: mean over both prompts of every pair (METHOD §3)."""
+    """The task loss in nats: mean over both prompts of every pair (§3)."""
     return float(prompt_losses(calibrated(answers, calibration)).mean())

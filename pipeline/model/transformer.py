@@ -1,4 +1,4 @@
-"""The only forward pass: a GPT-2 style, pre-norm, decoder-only transformer with AbsTopK at every site (METHOD §1).
+"""The only forward pass: a GPT-2 style, pre-norm, decoder-only transformer with AbsTopK at every site (§1).
 
 Training, mean caching, pruning, ablation and pictures all call ``Transformer.forward``. What they change, they change
 by two arguments: ``intervene`` sees the value at every site, after AbsTopK, and returns the value to go on with;
@@ -28,7 +28,7 @@ Intervene = Callable[[str, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Cut:
-    """Edges of one matrix that carry their source's mean instead of its value (METHOD §5).
+    """Edges of one matrix that carry their source's mean instead of its value (§5).
 
     ``keep`` is 1 where the edge is live and 0 where it is cut; ``mean`` is the source site's mean.
     """
@@ -166,7 +166,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The model. Parameters carry the released checkpoints' names (CHECKPOINT_FORMAT.md).
+    """The model. Parameters carry the released checkpoints' names (docs/checkpoint_format.md).
 
     ``checkpoint`` is the identity of the checkpoint it was loaded from, None where it was made or trained here.
     """

@@ -1,4 +1,4 @@
-"""Sparse pretraining: the loop, its validation, its log, and how it goes on after an interruption (METHOD §2)."""
+"""Sparse pretraining: the loop, its validation, its log, and how it goes on after an interruption (§2)."""
 
 from __future__ import annotations
 

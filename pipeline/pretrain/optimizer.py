@@ -1,4 +1,4 @@
-"""One optimizer step of sparse training: normalise the gradient, Adam, decay, project (METHOD §2)."""
+"""One optimizer step of sparse training: normalise the gradient, Adam, decay, project (§2)."""
 
 from __future__ import annotations
 

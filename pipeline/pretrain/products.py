@@ -1,4 +1,4 @@
-"""Whether to skip the zeros of a weight: measured at the start, on the machine that trains (METHOD §8)."""
+"""Whether to skip the zeros of a weight: measured at the start, on the machine that trains (§8)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sparse_below(
     """The density at and below which products skip zeros: what compute.sparse_below says, or what was measured here.
 
     A measurement is kept in ``folder`` and not made again: runs of the same shape choose alike, to the bit. 0 for dense
-    models. A GPU, on which unstructured zeros pay only where they are over 99 % (METHOD §8), is not measured: there it
+    models. A GPU, on which unstructured zeros pay only where they are over 99 % (§8), is not measured: there it
     is ON_GPU.
     """
     if config.block_density == 1 or compute.sparse_below != "auto":

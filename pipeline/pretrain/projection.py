@@ -1,4 +1,4 @@
-"""The projection onto sparse weights: after every optimizer step, all but the largest are zeroed (METHOD §2)."""
+"""The projection onto sparse weights: after every optimizer step, all but the largest are zeroed (§2)."""
 
 from __future__ import annotations
 
@@ -108,6 +108,6 @@ def nonzeros(model: nn.Module) -> dict[str, int]:
 
 
 def l0(counts: Mapping[str, int]) -> int:
-    """Nonzero entries of all tensors that can be made sparse (METHOD §2), of the counts that ``nonzeros`` gives."""
+    """Nonzero entries of all tensors that can be made sparse (§2), of the counts that ``nonzeros`` gives."""
     never_sparse = ("bigram_table", "sink_logit", "wpe.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")
     return sum(count for name, count in counts.items() if not name.endswith(never_sparse))

@@ -1,4 +1,4 @@
-"""Calibration of a circuit's answer logits: a scale, and a shift of one answer against the other (METHOD §4).
+"""Calibration of a circuit's answer logits: a scale, and a shift of one answer against the other (§4).
 
 The paper takes 16 steps of LBFGS. The loss is convex in these two numbers, so Newton's steps reach the same minimum, in
 a thousandth of the time, which minimisation needs: it calibrates after every removal. Where a circuit orders all fit

@@ -1,4 +1,4 @@
-"""From an order of nodes to a circuit: bisect to the smallest number that meets a target loss (METHOD §4)."""
+"""From an order of nodes to a circuit: bisect to the smallest number that meets a target loss (§4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The edges between kept nodes: every nonzero weight whose two ends are kept (METHOD §5)."""
+"""The edges between kept nodes: every nonzero weight whose two ends are kept (§5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks over a model's nodes, or a circuit's edges: laid out as one vector, and how one is learned (METHOD §4)."""
+"""Masks over a model's nodes, or a circuit's edges: laid out as one vector, and how one is learned (§4)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Heaviside(torch.autograd.Function):
 @dataclass(frozen=True)
 class UnitLayout:
     """Units of a mask, one after the other. A unit is a node; with ``tie_qk``, channel i of attn_q and of attn_k are
-    one (the paper would tie them, METHOD §4)."""
+    one (the paper would tie them, §4)."""
 
     widths: Mapping[str, int]  # site key → nodes, in the order of the forward pass
     tie_qk: bool = False

@@ -1,6 +1,6 @@
 """Take away nodes and single edges as long as the target loss holds, until no single one can go.
 
-The paper leaves removable nodes behind (METHOD §4: a researcher-day of manual clean-up per circuit) and prunes no
+The paper leaves removable nodes behind (§4: a researcher-day of manual clean-up per circuit) and prunes no
 edges. Here what costs least goes first, in nats an edge: a *trail* of ever smaller circuits, from which the smallest
 that meets each target of the loss-size curve is taken. At the main target single removals go on until a whole round
 takes none. What remains is 1-minimal: the *certificate* has what loss a circuit has to answer for (``Evaluation.loss``)

@@ -1,4 +1,4 @@
-"""One model, one task: gate, search, discretise, calibrate, minimise; the smallest circuit found (METHOD §4)."""
+"""One model, one task: gate, search, discretise, calibrate, minimise; the smallest circuit found (§4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search for small circuits: gradient descent on one τ per unit, many candidates at once (METHOD §4, App. A.5).
+"""The search for small circuits: gradient descent on one τ per unit, many candidates at once (§4, App. A.5).
 
 A unit is a node, or an edge (edge_search.py); a candidate is a set of hyperparameters and a seed. All see the same
 batches; the model is frozen and only their masks differ, so that they run as one batch through one forward pass; on a

@@ -1,4 +1,4 @@
-"""Search that tunes itself: the eight hyperparameters of Table 2, for every model and task (METHOD §4).
+"""Search that tunes itself: the eight hyperparameters of Table 2, for every model and task (§4).
 
 Trials start at the study's centres; with a budget, Optuna proposes more (its TPE sampler), several at a time, which run
 as one batch of masks. Hopeless ones are stopped early by Optuna's successive halving. The objective is what the paper

@@ -1,6 +1,6 @@
 """How many times more edges a dense model's circuits have than a sparse model's, at the same pretraining loss.
 
-The paper's headline (METHOD §5, Fig 2) for a handful of models: no two of them have the same loss, so dense edges are
+The paper's headline (§5, Fig 2) for a handful of models: no two of them have the same loss, so dense edges are
 read off, task by task, between the two dense models around the sparse model's loss. Where there are no such two, the
 nearest dense model stands in and says so.
 """
@@ -101,7 +101,7 @@ def _per_model(model: Mapping[str, Any], matches: Sequence[Match], n_bootstrap: 
 
 
 def _at_target(models: Sequence[Mapping[str, Any]], target: float, n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
-    """The same ratio for the circuits of another target loss ("at every target loss", METHOD §5)."""
+    """The same ratio for the circuits of another target loss ("at every target loss", §5)."""
     edges = {model["name"]: curve_edges(model, target) for model in models}
     matches = match_all(models, edges)
     return {

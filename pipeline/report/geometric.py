@@ -1,4 +1,4 @@
-"""Geometric means of edge counts and of their ratios, with intervals over tasks (METHOD §5).
+"""Geometric means of edge counts and of their ratios, with intervals over tasks (§5).
 
 A circuit without edges (a task that the bigram table does alone) counts as one edge, so that the mean exists.
 """

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.report.page import headline
+from pipeline.report.summary import smallest_circuits
 from pipeline.report.templating import render
 from pipeline.report.validation import lines_of, validated
 
@@ -60,7 +61,7 @@ def figures(summary: Mapping[str, Any], most_scale: float) -> dict[str, Any]:
         ],
         "empty": sorted({name for _, name, task in solved if not task["n_nodes"]}),
         "tested": tested(summary),
-        "example": models_task(models, "sparse_d256", "bracket_counting"),
+        "example": example(summary),
     }
 
 
@@ -153,6 +154,7 @@ def outcome(task: Mapping[str, Any], name: str) -> bool | None:
     return next((test["passed"] for test in lines_of(task["validation"]) if test["name"] == name), None)
 
 
-def models_task(models: Sequence[Mapping[str, Any]], model: str, task: str) -> Mapping[str, Any] | None:
-    """One circuit's row, None where the study has no such model."""
-    return next((entry["tasks"].get(task) for entry in models if entry["name"] == model), None)
+def example(summary: Mapping[str, Any], task: str = "bracket_counting") -> Mapping[str, Any] | None:
+    """The row of the smallest circuit for a task, which the report draws, and its ``model``; None where none does it."""
+    model = smallest_circuits(summary).get(task)
+    return next((row["tasks"][task] | {"model": model} for row in summary["models"] if row["name"] == model), None)

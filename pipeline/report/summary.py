@@ -1,7 +1,7 @@
 """The study in one dictionary, results/summary.json: what every model solved, with which circuits, and how they test.
 
 Losses are in nats. A value that does not exist is null, never 0. Circuits of tasks that a model does not solve are
-never averaged in (METHOD §3).
+never averaged in (§3).
 """
 
 from __future__ import annotations
@@ -130,3 +130,13 @@ def _describe(name: str, losses: Sequence[float] | None) -> dict[str, Any]:
         f"{name}_range": [min(losses), max(losses)],
         f"{name}_n": len(losses),
     }
+
+
+def smallest_circuits(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Task → the model whose circuit for it has the fewest edges, for tasks that are solved."""
+    best: dict[str, tuple[int, str]] = {}
+    for model in summary["models"]:
+        for name, task in model["tasks"].items():
+            if task["solved"] and (name not in best or task["n_edges"] < best[name][0]):
+                best[name] = (task["n_edges"], model["name"])
+    return {name: model for name, (_, model) in best.items()}

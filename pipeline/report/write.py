@@ -27,7 +27,7 @@ from pipeline.report.page import Example, PageParts, build_page, task_names
 from pipeline.report.picture import picture_of
 from pipeline.report.prediction_figure import prediction_svg
 from pipeline.report.shared import common_part, own_part
-from pipeline.report.summary import summarise
+from pipeline.report.summary import smallest_circuits, summarise
 from pipeline.report.tables import curves_csv, frontier_csv, metrics
 from pipeline.report.verdicts import Asked
 
@@ -143,16 +143,6 @@ def prediction_of(records: Sequence[ModelRecord]) -> tuple[str, Mapping[str, Any
         if (section := task.get("prediction")) and "points" in section
     ]
     return max(found, key=lambda of: of[1]["gain"]["mean"], default=None)
-
-
-def smallest_circuits(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Task → the model whose circuit for it has the fewest edges, for tasks that are solved."""
-    best: dict[str, tuple[int, str]] = {}
-    for model in summary["models"]:
-        for name, task in model["tasks"].items():
-            if task["solved"] and (name not in best or task["n_edges"] < best[name][0]):
-                best[name] = (task["n_edges"], model["name"])
-    return {name: model for name, (_, model) in best.items()}
 
 
 def _pack_all(

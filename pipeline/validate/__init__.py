@@ -1,4 +1,4 @@
-"""Validation: a battery of tests that tries to refute a circuit, and says how far it got (METHOD §6)."""
+"""Validation: a battery of tests that tries to refute a circuit, and says how far it got (§6)."""
 
 from pipeline.validate.checkpoint import validate_checkpoint, windows_of
 from pipeline.validate.circuit_under_test import CircuitUnderTest

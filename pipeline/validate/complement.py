@@ -1,4 +1,4 @@
-"""Sufficiency against more than the mean: what is outside the circuit at other values, or partly alive (METHOD §6).
+"""Sufficiency against more than the mean: what is outside the circuit at other values, or partly alive (§6).
 
 Published criticism of mean ablation (Drori 2026) is that a circuit can lean on everything else being at its mean. Here
 the complement is at its mean, at zero, at values of other inputs, partly alive at random, and partly alive in the way

@@ -1,4 +1,4 @@
-"""Controls on the method itself: does it find circuits where there is nothing to be found? (METHOD §6)
+"""Controls on the method itself: does it find circuits where there is nothing to be found? (§6)
 
 The same search, discretisation and calibration on models without the algorithm and on labels without meaning. What a
 reader needs is the ratio of sizes to the true task's, found by the same steps in the same run.

@@ -1,4 +1,4 @@
-"""MIB's curves (arXiv 2504.13151, METHOD §6): how much of the model's margin circuits of growing size bring back.
+"""MIB's curves (arXiv 2504.13151, §6): how much of the model's margin circuits of growing size bring back.
 
 f = (m(circuit) − m(∅)) / (m(model) − m(∅)), where m is the mean margin in logits, uncalibrated, and all that is
 outside is held as the circuit's. The sizes k are fractions of the model's edges, linear from 0 to 1.

@@ -1,4 +1,4 @@
-"""Does the circuit still follow its model on inputs that tell the task's algorithm from its rivals? (METHOD §6)"""
+"""Does the circuit still follow its model on inputs that tell the task's algorithm from its rivals? (§6)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a circuit compute the same thing as the model that it was cut out of? Patterns, values, interchange (METHOD §6).
+"""Does a circuit compute the same thing as the model that it was cut out of? Patterns, values, interchange (§6).
 
 A circuit may reach the task's loss in a way of its own: its heads look elsewhere, its nodes have other values (Drori
 2026). Values are compared over all real positions, and over those where they *matter*: from where they can reach the

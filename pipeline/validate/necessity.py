@@ -1,4 +1,4 @@
-"""Does the model fail without the circuit: loss against how much of it is taken away (inverse pruning, METHOD §6).
+"""Does the model fail without the circuit: loss against how much of it is taken away (inverse pruning, §6).
 
 What is removed is held, all else is intact. The circuit's parts go first, those most needed first; the curve goes on
 beyond it. At every size it is compared with random sets of the same number per site or kind of edge, drawn from what is

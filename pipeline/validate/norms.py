@@ -1,4 +1,4 @@
-"""Norms with the scales of another run: whether a circuit works by shrinking the residual stream (METHOD §6).
+"""Norms with the scales of another run: whether a circuit works by shrinking the residual stream (§6).
 
 Held nodes make the residual stream smaller, and RMSNorm then makes what is left of it larger.
 """

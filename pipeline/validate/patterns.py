@@ -25,7 +25,7 @@ def patterns(
 ) -> Patterns:
     """Weight of every key for the queries at ``places``, in float64; with a sink, that is one more key, the first.
 
-    Softmax of q·k/√d_head over the keys up to the query's own place, and the sink's unscaled logit (METHOD §1).
+    Softmax of q·k/√d_head over the keys up to the query's own place, and the sink's unscaled logit (§1).
     """
     q, k = (x.double().unflatten(-1, (n_head, -1)).transpose(1, 2) for x in (q, k))  # [batch, head, pos, d_head]
     scores = q @ k.mT / q.shape[-1] ** 0.5

@@ -1,4 +1,4 @@
-"""Does the search find the same circuit again? Other seeds, the same hyperparameters (METHOD §6)."""
+"""Does the search find the same circuit again? Other seeds, the same hyperparameters (§6)."""
 
 from __future__ import annotations
 

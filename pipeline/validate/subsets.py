@@ -1,4 +1,4 @@
-"""The circuit with a part of its complement alive: random nodes or edges, or those that hurt most (METHOD §6).
+"""The circuit with a part of its complement alive: random nodes or edges, or those that hurt most (§6).
 
 m = g + (1 − g)·u for each node, or each edge, where g is 1 in the circuit: what is outside has u of its own value and
 1 − u of what it is held at. Random: u is uniform. Adversarial: one u for all pairs, found by projected gradient ascent

@@ -1,4 +1,4 @@
-"""Every test of one circuit, and the verdict (METHOD §6)."""
+"""Every test of one circuit, and the verdict (§6)."""
 
 from __future__ import annotations
 

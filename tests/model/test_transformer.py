@@ -19,7 +19,7 @@ TOKENS = torch.randint(0, 24, (3, 9), generator=torch.Generator().manual_seed(5)
 
 
 def reference(model, tokens, afrac):
-    """METHOD §1 spelled out with loops over heads and an explicit softmax; float64."""
+    """§1 spelled out with loops over heads and an explicit softmax; float64."""
     state = {name: p.double() for name, p in model.named_parameters()}
 
     def norm(x, gain):

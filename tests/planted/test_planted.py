@@ -20,7 +20,7 @@ from pipeline.prune import prune_task
 from pipeline.prune.calibrate import calibrate
 from pipeline.sites import site_key, split_edge_key
 
-TARGET = 0.15  # nats, at which circuits are looked for (METHOD §4)
+TARGET = 0.15  # nats, at which circuits are looked for (§4)
 SUFFICIENT, NEEDED = 0.05, 0.25  # nats, far from it on both sides
 N_PAIRS = 48
 SEEDS = range(20)

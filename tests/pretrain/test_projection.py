@@ -1,4 +1,4 @@
-"""The projection keeps exactly what METHOD §2 says."""
+"""The projection keeps exactly what §2 says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A seeded generator of simple, repetitive Python: the counterpart of the paper's simple component (METHOD §2).
+"""A seeded generator of simple, repetitive Python: the counterpart of the paper's simple component (§2).
 
 Small models learn from it the regularities of the language that large ones pick up from far more code: which bracket
 closes a list, how a set grows, what follows a parameter with a default. Names and strings come from
