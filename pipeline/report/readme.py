@@ -155,6 +155,6 @@ def outcome(task: Mapping[str, Any], name: str) -> bool | None:
 
 
 def example(summary: Mapping[str, Any], task: str = "bracket_counting") -> Mapping[str, Any] | None:
-    """The row of the smallest circuit for a task, which the report draws, and its ``model``; None where none does it."""
+    """The row of a task's smallest circuit, which the report draws, and its ``model``; None where none does it."""
     model = smallest_circuits(summary).get(task)
     return next((row["tasks"][task] | {"model": model} for row in summary["models"] if row["name"] == model), None)
