@@ -45,16 +45,16 @@ def on_paper(svg: str) -> str:
 
 
 def picture(folder: Path, model: Path | None, task: str | None, tokenizer: Path | None, params: Path | None) -> str:
-    """SVG text of a saved circuit. Raises as ``Circuit.load`` and ``LoadedModel.load`` do, and WrongModelError."""
+    """SVG text of a saved circuit. Raises as ``Circuit.load`` and ``LoadedTask.load`` do, and WrongModelError."""
     from pipeline.circuit import Circuit
     from pipeline.report.bundle import token_texts
     from pipeline.report.write import drawn  # takes seconds to import
-    from pipeline.workspace import LoadedModel, settings_for
+    from pipeline.workspace import LoadedTask, settings_for
 
     circuit = Circuit.load(folder)
     place = model or beside(folder, circuit)
     name = task or str(circuit.about.get("task"))
-    loaded = LoadedModel.load(place, name, settings_for(place, params), tokenizer)
+    loaded = LoadedTask.load(place, name, settings_for(place, params), tokenizer)
     circuit.check_model(loaded.model)
     batch = loaded.tasks.batch(loaded.task, "test")
     return drawn(circuit, loaded.model.cpu(), batch, token_texts(loaded.words), f"{loaded.task} in {loaded.name}")

@@ -23,7 +23,7 @@ from pipeline.model.checkpoint import load_means, load_model, save_means, save_m
 from pipeline.prune.discretise import Candidate
 from pipeline.prune.minimise import minimal
 from pipeline.prune.prune import PruneProblem, make_problem
-from pipeline.workspace import LoadedModel
+from pipeline.workspace import LoadedTask
 
 N_TOKENS = 1 << 16  # of each split: enough for the windows that validation draws
 
@@ -46,14 +46,14 @@ def write_example(workspace: Workspace, params: Params) -> tuple[int, dict[str, 
         _copy_model(workspace.model(name), small.model(name))
         for folder in sorted(file.parent for file in workspace.circuits(name).glob("*/circuit.json")):
             circuit = Circuit.load(folder)
-            again = carried_over(circuit, LoadedModel.load(small.model(name), folder.name, params, None), params)
+            again = carried_over(circuit, LoadedTask.load(small.model(name), folder.name, params, None), params)
             again.save(small.circuits(name) / folder.name)
             losses[folder.name] = again.about["validation_loss"] - circuit.about["validation_loss"]
         n_bytes = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
     return n_bytes, losses
 
 
-def carried_over(circuit: Circuit, loaded: LoadedModel, params: Params) -> Circuit:
+def carried_over(circuit: Circuit, loaded: LoadedTask, params: Params) -> Circuit:
     """The circuit in another checkpoint of its model: what can go by itself there is gone, and it is certified anew."""
     batches = {split: loaded.batch(split) for split in SPLITS}
     problem: PruneProblem = make_problem(loaded.model, circuit.outside, batches, params.prune, params.seed)

@@ -94,9 +94,47 @@ def split_edge_key(key: str) -> tuple[int, EdgeKind]:
     raise ValueError(f"{key!r} is not an edge key; expected e.g. '0.mlp_in->mlp_neuron'")
 
 
+def node_name(key: str, index: int) -> str:
+    """``"3.mlp_neuron.1249"``."""
+    return f"{key}.{index}"
+
+
+def split_node_name(name: str) -> tuple[str, int]:
+    """Site key and index of a node's name. Raises ValueError for anything else."""
+    key, _, index = name.rpartition(".")
+    try:
+        split_site_key(key)
+        return key, int(index)
+    except ValueError:
+        raise ValueError(f"{name!r} is not a node; expected e.g. '0.mlp_neuron.17'") from None
+
+
+def edge_name(key: str, source: int, target: int) -> str:
+    """``"3.mlp_in.12->3.mlp_neuron.1249"``."""
+    layer, kind = split_edge_key(key)
+    return f"{node_name(site_key(layer, kind.source), source)}->{node_name(site_key(layer, kind.target), target)}"
+
+
+def split_edge_name(name: str) -> tuple[str, int, int]:
+    """Edge key, source index and target index of an edge's name. Raises ValueError for anything else."""
+    source, _, target = name.partition("->")
+    (source_key, i), (target_key, j) = split_node_name(source), split_node_name(target)
+    layer, _, site = source_key.partition(".")
+    if target_key.partition(".")[0] != layer:
+        raise ValueError(f"{name!r} is not an edge; its ends are in two layers")
+    key = f"{layer}.{site}->{target_key.partition('.')[2]}"
+    split_edge_key(key)
+    return key, i, j
+
+
 def site_keys(n_layer: int) -> list[str]:
     """All site keys of a model, in the order of the forward pass."""
     return [site_key(layer, site) for layer in range(n_layer) for site in SITES]
+
+
+def residual_names(n_layer: int) -> list[str]:
+    """The residual stream before each layer, between its halves, and after the last: for caches, not for nodes."""
+    return [f"{layer}.{place}" for layer in range(n_layer) for place in ("resid_pre", "resid_mid")] + ["final_resid"]
 
 
 def edge_keys(n_layer: int) -> list[str]:

@@ -1,14 +1,19 @@
-"""What a circuit is made from, out of folders and files: a checkpoint, its tokenizer, and one task in its tokens."""
+"""A checkpoint out of its folder, with its tokenizer, means, tokens and tasks; ready to be run on text."""
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.artifacts import ArtifactError, Workspace, read_json
+from pipeline.circuit import Circuit
 from pipeline.config import ConfigError, Params, load_params
 from pipeline.data.pairs import PairBatch
 from pipeline.data.pairs_file import read_pairs
@@ -18,39 +23,115 @@ from pipeline.data.tasks.encode import encode_task
 from pipeline.data.tokenizer import SETTINGS_FILE, Tokenizer
 from pipeline.model.checkpoint import load_means, load_model
 from pipeline.model.device import pick_device
-from pipeline.model.transformer import Transformer
+from pipeline.model.record import record
+from pipeline.model.transformer import Cuts, Intervene, Transformer, sees_residual
+from pipeline.sites import residual_names, site_keys
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A checkpoint, and one task in its tokens: all that a circuit is made from."""
+    """A checkpoint, its tokenizer (``words``) and its nodes' means."""
 
     folder: Path
     name: str
     model: Transformer
     means: dict[str, Tensor]
     words: Tokenizer
-    tasks: TaskSet
-    task: str
 
     @classmethod
-    def load(cls, folder: Path, task: str | Path, params: Params, tokenizer_dir: Path | None) -> LoadedModel:
-        """Raises ArtifactError for files that are missing, damaged or do not belong together, ValueError for a task."""
+    def open(cls, folder: Path | str, params: Params | None = None, tokenizer: Path | None = None) -> LoadedModel:
+        """The model saved in ``folder``, on a CPU where no settings say which device.
+
+        ``tokenizer``: the folder of its tokenizer (None: the model's own, else data/tokens of its workspace). Raises
+        ArtifactError for files that are missing, damaged or do not belong together.
+        """
+        folder = Path(folder)
         described = description_of(folder)
-        model = load_model(folder, pick_device(params.compute))
+        model = load_model(folder, pick_device(params.compute) if params else "cpu")
         means = {key: value.to(model.device) for key, value in load_means(folder).items()}
         if {key: len(mean) for key, mean in means.items()} != model.widths():
             raise ArtifactError(
                 f"{folder}/means.safetensors: sites of other widths than the model's; run pretrain again"
             )
-        words = tokenizer_of(folder, model, described.get("tokenizer"), tokenizer_dir)
-        tasks = tasks_for(folder, str(task), params, words, model.config.n_ctx)
-        name = str(task) if str(task) in tasks.names else Path(task).stem
-        return cls(folder, described.get("name") or folder.resolve().name, model, means, words, tasks, name)
+        words = tokenizer_of(folder, model, described.get("tokenizer"), tokenizer)
+        return LoadedModel(folder, described.get("name") or folder.resolve().name, model, means, words)
 
-    def batch(self, split: str) -> PairBatch:
-        """The pairs of a split, on the model's device. Raises TaskError for a task that is not expressible."""
-        return self.tasks.batch(self.task, split).to(self.model.device)
+    def load_task(self, task: str | Path, params: Params | None = None) -> LoadedTask:
+        """One task in the model's tokens: a name of the study's twenty, or a file of contrast pairs.
+
+        ``params``: the settings that say how many pairs there are (None: those of the model's workspace). Raises
+        TaskError, PairsFileError, ArtifactError or ConfigError for a task that cannot be used.
+        """
+        params = params or settings_for(self.folder)
+        tasks = tasks_for(self.folder, str(task), params, self.words, self.model.config.n_ctx)
+        return LoadedTask(**vars(self), tasks=tasks, task=str(task) if str(task) in tasks.names else Path(task).stem)
+
+    def to_tokens(self, text: str | Sequence[str] | Int[Tensor, "prompt pos"]) -> Int[Tensor, "prompt pos"]:
+        """Token ids: each text begins with ``<|endoftext|>``, as documents do in training; texts of one length.
+
+        Raises ValueError where texts differ in length: run them one by one, or give tokens that are padded.
+        """
+        if isinstance(text, Tensor):
+            return text
+        rows = [[self.words.eot, *self.words.encode(one)] for one in ([text] if isinstance(text, str) else text)]
+        if len({len(row) for row in rows}) != 1:
+            raise ValueError(f"texts of {', '.join(str(len(row)) for row in rows)} tokens; run them one by one")
+        return torch.tensor(rows, device=self.model.device)
+
+    def run_with_cache(
+        self,
+        text: str | Sequence[str] | Int[Tensor, "prompt pos"],
+        names: str | Sequence[str] = "*",
+        *,
+        circuit: Circuit | None = None,
+        intervene: Intervene | None = None,
+        cuts: Cuts | None = None,
+    ) -> tuple[Float[Tensor, "prompt pos vocab"], dict[str, Float[Tensor, "prompt pos width"]]]:
+        """Logits in nats, and name → value at the sites that a pattern of ``names`` fits (``"*.mlp_neuron"``).
+
+        Names are ``"0.attn_in"`` and its like (``pipeline.sites``), and of the residual stream ``"0.resid_pre"``,
+        ``"0.resid_mid"``, ``"final_resid"``. ``circuit``: only that circuit is live. ``intervene(name, value)`` returns
+        the value to go on with, at sites and in the residual stream, after the circuit's masks. Raises
+        WrongModelError for a circuit of another model, ValueError for a pattern that fits no name.
+        """
+        patterns = [names] if isinstance(names, str) else list(names)
+        known = [*site_keys(self.model.config.n_layer), *residual_names(self.model.config.n_layer)]
+        for pattern in patterns:
+            if not fnmatch.filter(known, pattern):
+                raise ValueError(f"{pattern!r} fits no name; allowed: patterns of {', '.join(known)}")
+        changes = changes_of(self.model, circuit, intervene, cuts)
+        with torch.no_grad():
+            logits, values = record(self.model, self.to_tokens(text), **changes, residual=True)
+        return logits, {key: values[key] for key in values if any(fnmatch.fnmatch(key, p) for p in patterns)}
+
+    @torch.no_grad()
+    def generate(
+        self,
+        text: str,
+        max_new_tokens: int = 20,
+        *,
+        temperature: float = 1.0,
+        seed: int = 0,
+        circuit: Circuit | None = None,
+        intervene: Intervene | None = None,
+        cuts: Cuts | None = None,
+    ) -> str:
+        """The text and what the model, or a circuit of it, writes after it, up to ``<|endoftext|>`` or n_ctx tokens.
+
+        ``temperature`` 0: always the likeliest token. Raises ValueError for a negative one.
+        """
+        if temperature < 0:
+            raise ValueError(f"temperature {temperature}; allowed: 0 and above")
+        tokens, generator = self.to_tokens(text), torch.Generator(self.model.device).manual_seed(seed)
+        changes = changes_of(self.model, circuit, intervene, cuts)
+        for _ in range(min(max_new_tokens, self.model.config.n_ctx - tokens.shape[1])):
+            logits = self.model(tokens, **changes)[0, -1]
+            choice = torch.multinomial((logits / (temperature or 1)).softmax(-1), 1, generator=generator)
+            token = choice if temperature else logits.argmax()[None]
+            if int(token) == self.words.eot:
+                break
+            tokens = torch.cat([tokens, token[None]], dim=1)
+        return self.words.decode(tokens[0, 1:].tolist())
 
     @property
     def tokenizer(self) -> str:
@@ -62,11 +143,41 @@ class LoadedModel:
         """The folder of the packed tokens that the model was trained on: its own, or its workspace's data/tokens."""
         return self.folder if (self.folder / STATS_FILE).is_file() else Workspace(root_of(self.folder)).tokens
 
+
+@dataclass(frozen=True)
+class LoadedTask(LoadedModel):
+    """A checkpoint and one task in its tokens: all that a circuit is made from."""
+
+    tasks: TaskSet
+    task: str
+
+    @classmethod
+    def load(cls, folder: Path, task: str | Path, params: Params, tokenizer: Path | None) -> LoadedTask:
+        """Raises ArtifactError for files that are missing, damaged or do not belong together, ValueError for a task."""
+        return LoadedModel.open(folder, params, tokenizer).load_task(task, params)
+
+    def batch(self, split: str) -> PairBatch:
+        """The pairs of a split, on the model's device. Raises TaskError for a task that is not expressible."""
+        return self.tasks.batch(self.task, split).to(self.model.device)
+
     @property
     def about(self) -> dict[str, Any]:
         """What a circuit of it belongs to."""
         task_hash = self.tasks.hash(self.task)
         return {"task": self.task, "model": self.name, "model_hash": self.model.checkpoint, "task_hash": task_hash}
+
+
+def changes_of(
+    model: Transformer, circuit: Circuit | None, intervene: Intervene | None, cuts: Cuts | None
+) -> dict[str, Any]:
+    """``intervene`` and ``cuts`` of a run: the circuit's, then the caller's own. Raises WrongModelError."""
+    masked = circuit(model) if circuit is not None else None
+
+    def both(name: str, x: Tensor) -> Tensor:
+        x = x if masked is None else masked.intervene(name, x)
+        return x if intervene is None else intervene(name, x)
+
+    return {"intervene": sees_residual(both), "cuts": {**(masked.cuts if masked else {}), **(cuts or {})}}
 
 
 def root_of(folder: Path) -> Path:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import pipeline
+
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(
     path for folder in ("pipeline", "flows", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
@@ -25,6 +27,13 @@ ALLOWED["example"] = CIRCUIT | {"prune", "workspace"}  # evaluates circuits agai
 ALLOWED |= {part: CIRCUIT | {"workspace"} for part in STAGES}
 ALLOWED["validate"] |= {"prune", "ablate"}  # it prunes its controls, and goes on from the simple ablations
 ALLOWED["play"] = CIRCUIT | {"prune", "explain", "report", "workspace"}  # no stage: shows what they make
+ALLOWED["face"] = CIRCUIT | {"report", "workspace"}  # the way in, which shows what the others make
+FACE = {f"pipeline.face.{name}" for name in pipeline.__all__}
+FACE |= {"pipeline.prune", "pipeline.validate", "typing.TYPE_CHECKING", "typing.Any"}
+    {f"pipeline.face.{name}" for name in pipeline.__all__}
+    | {"pipeline.prune", "pipeline.validate"}
+    | {"typing.TYPE_CHECKING", "typing.Any"}
+)
 ORCHESTRATION = {"prefect", "mlflow", "dvc", "flows"}
 
 
@@ -61,7 +70,7 @@ def shown(path: Path) -> str:
 @pytest.mark.parametrize("path", LIBRARY, ids=shown)
 def test_imports_go_one_way_and_the_library_knows_no_orchestration(path):
     if part_of(path) == "__init__":
-        assert imports(path.read_text(encoding="utf-8")) <= {"os"}
+        assert imports(path.read_text(encoding="utf-8")) <= {"os", "importlib", *FACE}
     else:
         assert wrong_imports(part_of(path), path.read_text(encoding="utf-8")) == set()
 

@@ -8,8 +8,8 @@ this project.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,22 @@ from torch import Tensor
 from pipeline.artifacts import ArtifactError, read_json, whole_folder, write_json
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.compact import Compact, Frozen
-from pipeline.circuit.interventions import node_masks
+from pipeline.circuit.interventions import edge_weights, node_masks
 from pipeline.circuit.masked import Masked
 from pipeline.config import Ablation
+from pipeline.data.pairs import PairBatch, answer_logits
+from pipeline.model.scoring import calibrated
 from pipeline.model.transformer import Transformer
+from pipeline.sites import (
+    EDGE_KINDS,
+    edge_name,
+    node_name,
+    site_key,
+    split_edge_key,
+    split_edge_name,
+    split_node_name,
+    split_site_key,
+)
 
 FORMAT = 2
 
@@ -82,6 +94,79 @@ class Circuit:
         self.check_model(model)
         return Compact(Frozen(model, self.outside.draws[draw]), self.nodes, self.edges)
 
+    @property
+    def node_names(self) -> list[str]:
+        """``"0.attn_in.12"`` and its like, in the order of the forward pass."""
+        return [node_name(key, i) for key, indices in self.nodes.items() for i in indices.tolist()]
+
+    @property
+    def edge_names(self) -> list[str]:
+        """``"0.attn_in.12->0.attn_v.34"`` and its like."""
+        return [edge_name(key, *pair) for key, pairs in self.edges.items() for pair in pairs.tolist()]
+
+    def without(self, *names: str) -> Circuit:
+        """The circuit without some nodes and their edges, and without some edges. Raises KeyError for unknown names."""
+        unknown = sorted(set(names) - {*self.node_names, *self.edge_names})
+        if unknown:
+            raise KeyError(f"not in the circuit: {', '.join(unknown)}; see its node_names and edge_names")
+        nodes = [name for name in self.node_names if name not in names]
+        edges = [e for e in self.edge_names if e not in names and not {*e.split("->")} & {*names}]
+        return self._of(nodes, edges)
+
+    def with_edge(self, *names: str, model: Transformer | None = None) -> Circuit:
+        """The circuit and some edges more, with their ends.
+
+        ``model``: where it is given, its weight of an edge has to be nonzero. Raises ValueError for what is no edge,
+        IndexError for an index beyond its site.
+        """
+        for name in names:
+            key, source, target = split_edge_name(name)
+            layer, kind = split_edge_key(key)
+            for site, index in ((kind.source, source), (kind.target, target)):
+                n = len(self.means.get(site_key(layer, site), ()))
+                if not 0 <= index < n:
+                    raise IndexError(f"{name}: index {index} at {site_key(layer, site)}, which has {n} nodes")
+            if model is not None and not edge_weights(model, key)[target, source]:
+                raise ValueError(f"{name}: its weight is zero, so it is no edge of this model")
+        ends = {end for name in names for end in name.split("->")}
+        return self._of([*{*self.node_names, *ends}], [*{*self.edge_names, *names}])
+
+    def _of(self, nodes: Iterable[str], edges: Iterable[str]) -> Circuit:
+        """The circuit of these nodes and edges, without the certificate, which was for others."""
+        by_site: dict[str, list[int]] = {key: [] for key in self.means}
+        by_kind: dict[str, list[list[int]]] = {}
+        for name in nodes:
+            key, index = split_node_name(name)
+            by_site[key].append(index)
+        for name in edges:
+            edge, source, target = split_edge_name(name)
+            by_kind.setdefault(edge, []).append([source, target])
+        return replace(
+            self,
+            nodes={key: torch.tensor(sorted(indices)) for key, indices in by_site.items() if indices},
+            edges={key: torch.tensor(sorted(pairs)) for key, pairs in sorted(by_kind.items(), key=_place)},
+            certificate=None,
+        )
+
+    def to_networkx(self) -> Any:
+        """A ``networkx.DiGraph`` of node names, with ``layer``, ``site`` and ``index``; edges have their ``key``."""
+        import networkx
+
+        graph = networkx.DiGraph(**{key: str(value) for key, value in self.about.items()})
+        for name in self.node_names:
+            key, index = split_node_name(name)
+            layer, site = split_site_key(key)
+            graph.add_node(name, layer=layer, site=site.value, index=index)
+        for name in self.edge_names:
+            graph.add_edge(*name.split("->"), key=split_edge_name(name)[0])
+        return graph
+
+    def answers(self, model: Transformer, batch: PairBatch, draw: int = 0) -> Float[Tensor, "prompt 2"]:
+        """Logits of the right and the wrong answer of each prompt, calibrated. Raises WrongModelError."""
+        pairs = batch.to(torch.device("cpu"))
+        logits = self.compact(model, draw)(pairs.tokens, at=pairs.last)
+        return calibrated(answer_logits(logits, pairs), self.calibration)
+
     def check_model(self, model: Transformer) -> None:
         """Raises WrongModelError where the model is not the one that the circuit was cut out of."""
         if model.checkpoint is not None:
@@ -101,8 +186,9 @@ class Circuit:
                 f"{self.about['model_hash']}, not to {model_hash}; load that model, or prune this one"
             )
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write the circuit into ``folder``, whole or not at all."""
+        folder = Path(folder)
         description = {
             "format": FORMAT,
             "about": dict(self.about),
@@ -149,6 +235,11 @@ class Circuit:
             about=description["about"],
             certificate=description["certificate"],
         )
+
+
+def _place(item: tuple[str, Any]) -> tuple[int, int]:
+    layer, kind = split_edge_key(item[0])
+    return layer, EDGE_KINDS.index(kind)
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

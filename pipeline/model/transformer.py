@@ -70,6 +70,17 @@ def position_free(intervene: Intervene) -> Intervene:
     return intervene
 
 
+def sees_residual(intervene: Intervene) -> Intervene:
+    """Mark an intervention that is asked for the residual stream too, by ``pipeline.sites.residual_names``."""
+    intervene.sees_residual = True  # type: ignore[attr-defined]
+    return intervene
+
+
+def residual(name: str, x: Tensor, intervene: Intervene | None) -> Tensor:
+    """The residual stream at a place, as an intervention that asks for it wants it."""
+    return intervene(name, x) if intervene is not None and getattr(intervene, "sees_residual", False) else x
+
+
 def is_position_free(intervene: Intervene | None, cuts: Cuts | None) -> bool:
     """Whether a changed run may be packed; an intervention or a cut that is not marked sees [prompt, pos, width]."""
     changes = [*([intervene] if intervene else []), *(cuts or {}).values()]
@@ -158,10 +169,12 @@ class Block(nn.Module):
 
         With ``copies``, the batch is that many times as long from the first intervention on.
         """
+        x = residual(f"{self.layer}.resid_pre", x, intervene)
         h = self.abs_topk(self.ln_1(x))
         if copies > 1:
             x, h = x.repeat(copies, 1, 1), h.repeat(copies, 1, 1)
         x = (layout.ends(x) if last else x) + self.attend(h, intervene, cuts, layout, last)
+        x = residual(f"{self.layer}.resid_mid", x, intervene)
         return x + self.mlp_out(x, intervene, cuts)
 
 
@@ -230,6 +243,7 @@ class Transformer(nn.Module):
         for layer, block in enumerate(self.transformer["h"]):
             last = layout.last and layer == self.config.n_layer - 1
             x = block(x, intervene, cuts or {}, layout, last, copies if layer == 0 else 1)
+        x = residual("final_resid", x, intervene)
         if layout.last:
             x = x.flatten(0, 1)
         read = layout.read_tokens(copies)

@@ -15,20 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.artifacts import whole_folder, write_json
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_samples import ablation_values_for
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.config import ConfigError, Params, PruneConfig, parse_params
-from pipeline.data.pairs import PairBatch, answer_logits
+from pipeline.data.pairs import PairBatch
 from pipeline.data.words import SPLITS
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
 from pipeline.prune.prune import Pruned, prune_task
 from pipeline.seeds import seed_of
-from pipeline.workspace import LoadedModel, settings_for
+from pipeline.workspace import LoadedTask, settings_for
 
 CHANCE = math.log(2)  # nats: the loss of one who guesses between two answers
 MUCH = 0.5  # nats, from which on a higher target is no advice
@@ -68,7 +66,7 @@ def prune_checkpoint(
     _check_free(out)
     settings = params if isinstance(params, Params) else settings_for(folder, None if params is None else Path(params))
     config = _changed(settings, {name: value for name, value in changes.items() if value is not None})
-    loaded = LoadedModel.load(folder, task, settings, None if tokenizer is None else Path(tokenizer))
+    loaded = LoadedTask.load(folder, task, settings, None if tokenizer is None else Path(tokenizer))
     _check_solved(loaded, config, chosen=changes.get("target_loss") is not None)
     own_seed = settings.seed if seed is None else seed
     purpose = seed_of(own_seed, "prune", loaded.name, loaded.task)
@@ -91,11 +89,7 @@ def save_pruned(pruned: Pruned, folder: Path, about: dict[str, Any]) -> None:
 
 def circuit_loss(circuit: Circuit, model: Transformer, batch: PairBatch) -> float:
     """The task loss in nats of the circuit alone, calibrated; the mean over its draws of held values."""
-    pairs = batch.to(torch.device("cpu"))
-    losses = []
-    for draw in range(len(circuit.outside.draws)):
-        logits = circuit.compact(model, draw)(pairs.tokens, at=pairs.last)
-        losses.append(mean_loss(answer_logits(logits, pairs), circuit.calibration))
+    losses = [mean_loss(circuit.answers(model, batch, draw)) for draw in range(len(circuit.outside.draws))]
     return math.fsum(losses) / len(losses)
 
 
@@ -119,7 +113,7 @@ def _changed(settings: Params, changes: dict[str, Any]) -> PruneConfig:
     return config
 
 
-def _check_solved(loaded: LoadedModel, config: PruneConfig, *, chosen: bool) -> None:
+def _check_solved(loaded: LoadedTask, config: PruneConfig, *, chosen: bool) -> None:
     """Raises UnsolvedError where the whole model does not reach the target loss on validation pairs."""
     target, loss = config.target_loss, mean_loss(score(loaded.model, loaded.batch("validation")))
     if loss <= target:
@@ -137,7 +131,7 @@ def _check_solved(loaded: LoadedModel, config: PruneConfig, *, chosen: bool) -> 
     )
 
 
-def _held(loaded: LoadedModel, config: PruneConfig, tokens: Path | None, seed: int) -> AblationValues:
+def _held(loaded: LoadedTask, config: PruneConfig, tokens: Path | None, seed: int) -> AblationValues:
     """What nodes outside the circuit are held at."""
     return ablation_values_for(
         config.ablation,
@@ -151,7 +145,7 @@ def _held(loaded: LoadedModel, config: PruneConfig, tokens: Path | None, seed: i
 
 
 def _searched(
-    loaded: LoadedModel,
+    loaded: LoadedTask,
     ablated_to: AblationValues,
     config: PruneConfig,
     seed: int,

@@ -24,7 +24,7 @@ from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.validate import validate_circuit
-from pipeline.workspace import LoadedModel, root_of, settings_for
+from pipeline.workspace import LoadedTask, root_of, settings_for
 
 WINDOWS = 128  # sequences of the pretraining distribution that values are drawn from
 
@@ -35,7 +35,7 @@ class OtherPairsError(ValueError):
 
 def validate_checkpoint(
     model: Path | str,
-    circuit: Path | str,
+    circuit: Circuit | Path | str,
     *,
     task: Path | str | None = None,
     params: Path | str | None = None,
@@ -53,15 +53,16 @@ def validate_checkpoint(
     are used where the model's workspace has them for the task of that name (data/generalisation). Raises
     OtherPairsError, WrongModelError, ArtifactError, TaskError, ConfigError and CorpusTooSmallError.
     """
-    folder, found = Path(model), Circuit.load(circuit)
+    folder, found = Path(model), circuit if isinstance(circuit, Circuit) else Circuit.load(circuit)
     settings = settings_for(folder, None if params is None else Path(params))
     name = str(found.about.get("task")) if task is None else task
-    loaded = LoadedModel.load(folder, name, settings, None if tokenizer is None else Path(tokenizer))
+    loaded = LoadedTask.load(folder, name, settings, None if tokenizer is None else Path(tokenizer))
     found.check_model(loaded.model)
     known = found.about.get("task_hash", loaded.about["task_hash"])
     if known != loaded.about["task_hash"]:
         raise OtherPairsError(
-            f"{circuit}: made with pairs {known} of {found.about.get('task')}, not with {loaded.about['task_hash']}; "
+            f"{'the circuit' if isinstance(circuit, Circuit) else circuit}: made with pairs {known} of "
+            f"{found.about.get('task')}, not with {loaded.about['task_hash']}; "
             "name the task or the file of pairs that it was made for (--task), and the same --params"
         )
     tested = CircuitUnderTest(
@@ -84,7 +85,7 @@ def validate_checkpoint(
     )
 
 
-def _tokens_of(loaded: LoadedModel, chosen: Path | str | None) -> Path:
+def _tokens_of(loaded: LoadedTask, chosen: Path | str | None) -> Path:
     """The folder of packed tokens. Raises ArtifactError where it is missing or in another tokenizer's tokens."""
     folder = loaded.tokens if chosen is None else Path(chosen)
     if not (folder / STATS_FILE).is_file():
@@ -107,7 +108,7 @@ def windows_of(tokens: Path, model: Transformer, seed: int) -> Int[Tensor, "wind
     return random_windows(stream, WINDOWS, model.config.n_ctx, seed_of(seed, "validate windows"))
 
 
-def generalisation_of(workspace: Workspace, loaded: LoadedModel) -> dict[str, PairBatch]:
+def generalisation_of(workspace: Workspace, loaded: LoadedTask) -> dict[str, PairBatch]:
     """Family → second test set of the subject's task; none where the workspace has none for it.
 
     Raises ArtifactError where they are of other pairs than the subject's.

@@ -22,7 +22,7 @@ from pipeline.validate.circuit_under_test import CircuitUnderTest, check
 from pipeline.validate.searching import Batches, case_of, one_trial
 from pipeline.validate.sections import Section
 
-LoadedModel = Callable[[], tuple[Transformer, Batches]]
+Control = Callable[[], tuple[Transformer, Batches]]
 NEVER = 0.1  # of the vocabulary, the least likely tokens, count as those that never follow
 
 
@@ -59,7 +59,7 @@ def compared(found: dict[str, Any]) -> dict[str, Any]:
     return found | {"tests": [verdict(name, row, true) for name, row in found.items() if name != "true"]}
 
 
-def subjects(tested: CircuitUnderTest, seed: int) -> dict[str, LoadedModel]:
+def subjects(tested: CircuitUnderTest, seed: int) -> dict[str, Control]:
     """Control → what makes the model and the pairs in which a circuit is searched for."""
     return {
         "true": lambda: (tested.model, tested.batches),
@@ -83,7 +83,7 @@ def verdict(name: str, row: Mapping[str, Any], true: Mapping[str, Any]) -> dict[
     )
 
 
-def one_subject(tested: CircuitUnderTest, loaded: LoadedModel, prune: PruneConfig, seed: int) -> dict[str, Any]:
+def one_subject(tested: CircuitUnderTest, loaded: Control, prune: PruneConfig, seed: int) -> dict[str, Any]:
     return one_control(tested, *loaded(), prune, seed)
 
 
