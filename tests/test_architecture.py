@@ -30,10 +30,6 @@ ALLOWED["play"] = CIRCUIT | {"prune", "explain", "report", "workspace"}  # no st
 ALLOWED["face"] = CIRCUIT | {"report", "workspace"}  # the way in, which shows what the others make
 FACE = {f"pipeline.face.{name}" for name in pipeline.__all__}
 FACE |= {"pipeline.prune", "pipeline.validate", "typing.TYPE_CHECKING", "typing.Any"}
-    {f"pipeline.face.{name}" for name in pipeline.__all__}
-    | {"pipeline.prune", "pipeline.validate"}
-    | {"typing.TYPE_CHECKING", "typing.Any"}
-)
 ORCHESTRATION = {"prefect", "mlflow", "dvc", "flows"}
 
 
