@@ -12,35 +12,32 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect import Flow, task
-from prefect.artifacts import create_table_artifact
+from prefect import task
 
-from flows import environment, units
-from flows.stage import load_study, main, stage_flow
+from flows import mapped
+from flows.stage import load_study, stage_flow
 from flows.tracking import Tracker
 from pipeline.artifacts import Workspace, whole_folder, write_json
 from pipeline.circuit.ablation_samples import ablation_values_for
-from pipeline.config import Params, PruneConfig
+from pipeline.config import PruneConfig
 from pipeline.data.tasks import TaskSet
 from pipeline.model.checkpoint import load_means
-from pipeline.model.device import prepare_cpu
 from pipeline.prune import empty_row, prune_task
 from pipeline.seeds import seed_of
 
-CODE = ("prune", "model", "kernels", "circuit", "config.py", "data/pairs.py", "data/shards.py", "seeds.py", "sites.py")
-NOT_EXPRESSIBLE: units.Row = empty_row() | {"solved": None, "seconds": None}
+NOT_EXPRESSIBLE: mapped.Row = empty_row() | {"solved": None, "seconds": None}
 
 
 @stage_flow()
 def prune(model: str) -> None:
     """Write circuits/<model> from models/<model> and data/tasks."""
     workspace, params = load_study()
-    tasks = units.checked_tasks(workspace, model)
-    shared = units.shared_inputs(workspace, params, "prune", model, units.code_hash(*CODE))
+    tasks = mapped.checked_tasks(workspace, model)
+    shared = mapped.shared_inputs(workspace, params, "prune", model)
     names = sorted(filter(tasks.expressible, tasks.names), key=lambda name: -tasks.about(name)["n_tokens_max"])
     inputs = {name: shared | {"task_hash": tasks.hash(name)} for name in names}  # those first that may take longest
     folders = {name: unit_folder(workspace, name, values) for name, values in inputs.items()}
-    found = units.run_units(prune_unit, inputs, redo={name for name in folders if not folders[name].is_dir()})
+    found = mapped.run_units(prune_unit, inputs, redo={name for name in folders if not folders[name].is_dir()})
     rows = {name: full_row(tasks, name, found.get(name, NOT_EXPRESSIBLE)) for name in tasks.names}
     with whole_folder(workspace.circuits(model)) as partial:
         for name, folder in folders.items():
@@ -55,16 +52,14 @@ def prune(model: str) -> None:
     announce(model, rows, params.prune.target_loss)
 
 
-@task(name="prune", **units.UNIT)
-def prune_unit(task: str, inputs: dict[str, Any]) -> units.Row:
+@task(name="prune", **mapped.UNIT)
+def prune_unit(task: str, inputs: dict[str, Any]) -> mapped.Row:
     """The summary row of one task in one model; its circuit, if there is one, is left in the unit's folder."""
     began = time.perf_counter()
-    workspace = environment.workspace()
-    prepare_cpu(1)
+    workspace, model = mapped.unit_model(inputs)
     folder, unit = workspace.model(inputs["model"]), unit_folder(workspace, task, inputs)
-    model = units.loaded_model(folder, inputs["model_hash"], inputs["device"])
-    pairs = units.loaded_tasks(workspace.tasks)
-    config = PruneConfig.model_validate(inputs["settings"] | {"workers": 1})
+    pairs = mapped.loaded_tasks(workspace.tasks)
+    config = PruneConfig.model_validate(inputs["settings"])
     means = {key: value.to(model.device) for key, value in load_means(folder).items()}
     pruned = prune_task(
         model=model,
@@ -98,7 +93,7 @@ def unit_folder(workspace: Workspace, task: str, inputs: Mapping[str, Any]) -> P
     return workspace.scratch / "prune" / inputs["model"] / f"{task}-{digest}"
 
 
-def full_row(tasks: TaskSet, name: str, found: units.Row) -> units.Row:
+def full_row(tasks: TaskSet, name: str, found: mapped.Row) -> mapped.Row:
     """A task's entry in circuits/<model>/summary.json."""
     return {"expressible": tasks.expressible(name), "reason": tasks.reason(name)} | found
 
@@ -111,14 +106,14 @@ def forget_others(folders: Iterable[Path]) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def show_circuits(model: str, rows: Mapping[str, units.Row]) -> None:
+def show_circuits(model: str, rows: Mapping[str, mapped.Row]) -> None:
     """Put the table of circuits into Prefect's UI."""
     columns = ("expressible", "unpruned_loss", "solved", "n_nodes", "n_edges", "validation_loss", "seconds")
     table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]
-    create_table_artifact(table, key=units.artifact_key("circuits", model), description=f"Circuits of {model}")
+    mapped.show_table("circuits", model, table, f"Circuits of {model}")
 
 
-def announce(model: str, rows: Mapping[str, units.Row], target_loss: float) -> None:
+def announce(model: str, rows: Mapping[str, mapped.Row], target_loss: float) -> None:
     """Say what was found; a model that does no task is worth a warning."""
     edges = [row["n_edges"] for row in rows.values() if row["n_edges"] is not None]
     if not edges:
@@ -134,10 +129,5 @@ def announce(model: str, rows: Mapping[str, units.Row], target_loss: float) -> N
     print(f"{model}: circuits for {len(edges)} of {len(rows)} tasks, geometric mean {mean:.1f} edges")
 
 
-def flow_for(params: Params) -> Flow[[str], Any]:
-    """The flow with as many units side by side as the settings say."""
-    return prune.with_options(task_runner=units.runner(params.prune.workers))
-
-
 if __name__ == "__main__":
-    main(flow_for, per_model=True)
+    mapped.main(prune)

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import Flow, task
-from prefect.artifacts import create_table_artifact
+from prefect import task
 
-from flows import environment, units
-from flows.ablate import circuit_hash, circuits_of
-from flows.stage import load_study, main, stage_flow
+from flows import mapped
+from flows.stage import load_study, stage_flow
 from flows.tracking import Tracker
 from pipeline.artifacts import ArtifactError, file_hash, write_json
-from pipeline.circuit import Circuit
-from pipeline.config import ConfigError, Params, PruneConfig, ValidateConfig
+from pipeline.config import ConfigError, PruneConfig, ValidateConfig
 from pipeline.data.generalisation import GeneralisationSet
 from pipeline.data.tasks import TaskError, find_task
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.words import SPLITS
 from pipeline.model.checkpoint import model_hash
-from pipeline.model.device import prepare_cpu
+from pipeline.model.device import pick_device
 from pipeline.seeds import seed_of
 from pipeline.validate import CircuitUnderTest, residual_kurtosis, validate_circuit, windows_of
-
-CODE = ("validate", "ablate", "prune", "model", "kernels", "circuit", "data/pairs.py", "data/generalisation",
-        "data/shards.py", "data/tasks", "data/tokenizer.py", "data/words.py", "seeds.py", "sites.py",
-        "stats.py")  # fmt: skip
 
 
 @stage_flow()
@@ -33,28 +26,21 @@ def validate(model: str) -> None:
     """Write validations/<model>.json from the model, its circuits, data/tasks, data/generalisation and data/tokens."""
     workspace, params = load_study()
     check_controls(params.validate)
-    tasks = units.checked_tasks(workspace, model)
+    tasks = mapped.checked_tasks(workspace, model)
     generalisation = GeneralisationSet.load(workspace.generalisation)
     if generalisation.tokenizer_hash != tasks.tokenizer_hash:
         raise ArtifactError(
             f"{workspace.generalisation}: in other tokens than data/tasks; run dvc repro, which makes both"
         )
     generalisation.check_tasks(tasks, workspace.generalisation)
-    folders = circuits_of(workspace.circuits(model), tasks, model_hash(workspace.model(model)))
-    shared = units.shared_inputs(workspace, params, "validate", model, units.code_hash(*CODE))
-    shared |= {"prune": params.prune.model_dump(mode="json", exclude={"workers"})}
-    shared |= {"tokens_hash": file_hash(workspace.tokens / "stats.json")}
+    shared = {"prune": params.prune.model_dump(mode="json"), "tokens_hash": file_hash(workspace.tokens / "stats.json")}
     inputs = {
-        name: shared
-        | {
-            "task_hash": tasks.hash(name),
-            "generalisation_hash": generalisation.hash(name),
-            "circuit_hash": circuit_hash(folder),
-        }
-        for name, folder in folders.items()
+        name: values | shared | {"generalisation_hash": generalisation.hash(name)}
+        for name, values in mapped.inputs_by_circuit(workspace, params, "validate", model).items()
     }
-    rows = units.run_units(validate_unit, inputs)
-    loaded = units.loaded_model(workspace.model(model), shared["model_hash"], shared["device"])
+    rows = mapped.run_units(validate_unit, inputs)
+    checkpoint = model_hash(workspace.model(model))
+    loaded = mapped.loaded_model(workspace.model(model), checkpoint, str(pick_device(params.compute)))
     kurtosis = residual_kurtosis(
         loaded,
         [windows_of(workspace.tokens, loaded, params.seed)],
@@ -62,7 +48,7 @@ def validate(model: str) -> None:
         seed=params.seed,
     )
     path = workspace.validations(model)
-    found = {"model": model, "model_hash": shared["model_hash"], "residual_kurtosis": kurtosis, "tasks": rows}
+    found = {"model": model, "model_hash": checkpoint, "residual_kurtosis": kurtosis, "tasks": rows}
     write_json(path, found)
     with Tracker(params, model) as tracker:
         tracker.log_validations(workspace.model(model), workspace.circuits(model), path)
@@ -72,18 +58,16 @@ def validate(model: str) -> None:
     print(f"{model}: {len(tested)} circuits tested, {n_whole} pass every test")
 
 
-@task(name="validate", **units.UNIT)
-def validate_unit(task: str, inputs: dict[str, Any]) -> units.Row:
+@task(name="validate", **mapped.UNIT)
+def validate_unit(task: str, inputs: dict[str, Any]) -> mapped.Row:
     """What every test finds of one circuit."""
-    workspace = environment.workspace()
-    prepare_cpu(1)
-    model = units.loaded_model(workspace.model(inputs["model"]), inputs["model_hash"], inputs["device"])
-    pairs, generalisation = units.loaded_tasks(workspace.tasks), GeneralisationSet.load(workspace.generalisation)
-    config = ValidateConfig.model_validate(inputs["settings"] | {"workers": 1})
-    prune = PruneConfig.model_validate(inputs["prune"] | {"workers": 1})
+    workspace, model = mapped.unit_model(inputs)
+    pairs, generalisation = mapped.loaded_tasks(workspace.tasks), GeneralisationSet.load(workspace.generalisation)
+    config = ValidateConfig.model_validate(inputs["settings"])
+    prune = PruneConfig.model_validate(inputs["prune"])
     tested = CircuitUnderTest(
         model=model,
-        circuit=Circuit.load(workspace.circuits(inputs["model"]) / task),
+        circuit=mapped.unit_circuit(workspace, task, inputs),
         batches={split: pairs.batch(task, split).to(model.device) for split in SPLITS},
         windows=windows_of(workspace.tokens, model, inputs["seed"]),
         config=config,
@@ -110,17 +94,12 @@ def check_controls(config: ValidateConfig) -> None:
             raise ConfigError(f"params.yaml: validate.control_tasks: {error}") from None
 
 
-def show_verdicts(model: str, rows: dict[str, units.Row]) -> None:
+def show_verdicts(model: str, rows: dict[str, mapped.Row]) -> None:
     """Put the verdicts into Prefect's UI."""
     table = [{"task": name, "verdict": row["verdict"]["line"]} for name, row in rows.items()]
     description = f"What the circuits of {model} pass and fail"
-    create_table_artifact(table, key=units.artifact_key("validations", model), description=description)
-
-
-def flow_for(params: Params) -> Flow[[str], Any]:
-    """The flow with as many units side by side as the settings say."""
-    return validate.with_options(task_runner=units.runner(params.validate.workers))
+    mapped.show_table("validations", model, table, description)
 
 
 if __name__ == "__main__":
-    main(flow_for, per_model=True)
+    mapped.main(validate)

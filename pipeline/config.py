@@ -38,6 +38,7 @@ class ComputeConfig(Section):
     precision: Literal["auto", "bfloat16", "float32"]  # of matrix products; auto: bfloat16 where in hardware
     threads: PositiveInt  # CPU threads of one process; part of what makes results bit-identical
     sparse_below: Literal["auto"] | Fraction  # density from which on products skip zeros; auto: measured at the start
+    workers: PositiveInt  # units of a mapped stage (tasks of one model) side by side, one thread each
     processes: PositiveInt  # that train one model together on this machine: each has a share of the batch and a GPU
 
 
@@ -242,7 +243,6 @@ class PruneConfig(Section):
     ablation: Ablation
     draws: PositiveInt  # of resampled values; not used by the other kinds
     baselines: list[Baseline]
-    workers: PositiveInt  # tasks pruned side by side, one thread each
 
 
 class AblateConfig(Section):
@@ -251,7 +251,6 @@ class AblateConfig(Section):
     n_random: Annotated[int, Field(ge=1)]  # random sets of the circuit's size per site
     random_pairs: PositiveInt  # of the test pairs, on which the random sets are scored
     n_bootstrap: Annotated[int, Field(ge=100)]
-    workers: PositiveInt
 
 
 class GeneralisationConfig(Section):
@@ -276,7 +275,6 @@ class ValidateConfig(Section):
     seeds: Annotated[int, Field(ge=0)]  # of the search, whose circuits are compared; 0: not tested
     control_models: list[str]  # names in ``models``, whose circuits are compared with those of the method's controls
     control_tasks: list[str]  # for these tasks
-    workers: PositiveInt  # circuits tested side by side, one thread each
 
 
 class ExplainConfig(Section):
@@ -293,7 +291,6 @@ class ExplainConfig(Section):
     least_score: Fraction  # R² below which a label is none
     margin: Fraction  # R² that a longer label has to have more
     others: Annotated[int, Field(ge=0)]  # next best labels that are kept
-    workers: PositiveInt
 
     @model_validator(mode="after")
     def _patterns_are_of_shown_pairs(self) -> ExplainConfig:

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import yaml
 
-from flows import units
+from flows import mapped
 from pipeline.artifacts import ArtifactError, Workspace, write_json
 from pipeline.config import Params
 
@@ -30,60 +31,78 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 
 def _tasks_are(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> None:
-    monkeypatch.setattr(units.TaskSet, "load", lambda folder: SimpleNamespace(**facts))
+    monkeypatch.setattr(mapped.TaskSet, "load", lambda folder: SimpleNamespace(**facts))
 
 
 def test_tasks_that_fit_the_model_are_taken(workspace: Workspace) -> None:
-    assert units.checked_tasks(workspace, "small").n_tokens_max == 20
+    assert mapped.checked_tasks(workspace, "small").n_tokens_max == 20
 
 
 def test_tasks_in_another_tokenizer_are_refused(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     _tasks_are(monkeypatch, tokenizer_hash="t2", n_tokens_max=20)
     with pytest.raises(ArtifactError, match="tokenizer t2.*trained with t1.*dvc repro"):
-        units.checked_tasks(workspace, "small")
+        mapped.checked_tasks(workspace, "small")
 
 
 def test_prompts_longer_than_the_context_are_refused(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     _tasks_are(monkeypatch, tokenizer_hash="t1", n_tokens_max=33)
     with pytest.raises(ArtifactError, match=r"models\.small\.n_ctx 32 .*33 tokens; allowed: at least 33"):
-        units.checked_tasks(workspace, "small")
+        mapped.checked_tasks(workspace, "small")
 
 
 def test_units_depend_on_settings_seed_and_checkpoint_but_not_on_workers(workspace: Workspace, params: Params) -> None:
     def inputs(changed: Params) -> dict[str, Any]:
-        return units.shared_inputs(workspace, changed, "prune", "small", "code")
+        return mapped.shared_inputs(workspace, changed, "prune", "small")
 
     def with_prune(**changes: Any) -> Params:
         return params.model_copy(update={"prune": params.prune.model_copy(update=changes)})
 
     first = inputs(params)
-    assert inputs(with_prune(workers=params.prune.workers + 1)) == first
+    more = params.compute.model_copy(update={"workers": params.compute.workers + 1})
+    assert inputs(params.model_copy(update={"compute": more})) == first
     assert inputs(with_prune(steps=params.prune.steps + 1)) != first
     assert inputs(params.model_copy(update={"seed": params.seed + 1})) != first
     (workspace.model("small") / "model.safetensors").write_bytes(b"other weights")
     assert inputs(params) != first
 
 
-def test_code_hash_is_that_of_the_files_named() -> None:
-    assert units.code_hash("prune", "seeds.py") == units.code_hash("prune", "seeds.py")
-    assert units.code_hash("prune", "seeds.py") != units.code_hash("prune")
-    with pytest.raises(ArtifactError, match="nowhere.py"):
-        units.code_hash("nowhere.py")
+def test_code_hash_is_that_of_the_files_that_dvc_yaml_names_for_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pipeline" / "prune").mkdir(parents=True)
+    for name in ("__init__.py", "prune/search.py", "seeds.py", "other.py"):
+        (tmp_path / "pipeline" / name).write_text("# code")
+    stages = {"prune": {"do": {"deps": ["data/tokens", "flows/prune.py", "pipeline/prune", "pipeline/seeds.py"]}}}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    monkeypatch.setattr(mapped.pipeline, "__file__", str(tmp_path / "pipeline" / "__init__.py"))
+    first = mapped.code_hash("prune")
+    (tmp_path / "pipeline/other.py").write_text("# other code")
+    assert mapped.code_hash("prune") == first
+    (tmp_path / "pipeline/prune/search.py").write_text("# other code")
+    assert mapped.code_hash("prune") != first
+    (tmp_path / "pipeline/seeds.py").unlink()
+    with pytest.raises(ArtifactError, match="seeds.py"):
+        mapped.code_hash("prune")
+
+
+@pytest.mark.parametrize("stage", ["prune", "ablate", "validate", "explain"])
+def test_every_mapped_stage_has_code(stage: str) -> None:
+    assert len(mapped.code_hash(stage)) == 16
 
 
 def test_artifact_keys_are_what_prefect_takes() -> None:
-    assert units.artifact_key("circuits", "sparse_d256.Half") == "circuits-sparse-d256-half"
+    assert mapped.artifact_key("circuits", "sparse_d256.Half") == "circuits-sparse-d256-half"
 
 
 def test_a_damaged_checkpoint_is_refused_before_any_unit_starts(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, params: Params
 ) -> None:
     write_json(workspace.model("small") / "config.json", {"format": 1, "model": MODEL, "vocab_size": 300})
-    inputs = units.shared_inputs(workspace, params, "prune", "small", "code")
-    monkeypatch.setattr(units.environment, "workspace", lambda: workspace)
+    inputs = mapped.shared_inputs(workspace, params, "prune", "small")
+    monkeypatch.setattr(mapped.environment, "workspace", lambda: workspace)
     started: list[str] = []
     unit = SimpleNamespace(name="prune", submit=lambda task, values: started.append(task))
     unit.with_options = lambda **options: unit
     with pytest.raises(ArtifactError, match="model.safetensors: damaged"):
-        units.run_units(cast("Any", unit), {"var_swap": inputs, "with_as": inputs})
+        mapped.run_units(cast("Any", unit), {"var_swap": inputs, "with_as": inputs})
     assert started == []

@@ -1,4 +1,4 @@
-"""The units of a mapped stage: one Prefect task per (model, task), each kept when it is finished.
+"""A mapped stage: one Prefect task, a unit, per (model, task), each kept when it is finished.
 
 A unit takes a task's name and small plain values (names, hashes of what it reads and of the code, settings) and gives a
 row of plain values. Prefect keeps the rows in the workspace and gives them back when all of these are the same, so that
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from prefect import Task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+import yaml
+from prefect import Flow, Task
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import INPUTS, TASK_SOURCE
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
@@ -24,7 +25,9 @@ from tqdm import tqdm
 
 import pipeline
 from flows import environment
+from flows.stage import main as stage_main
 from pipeline.artifacts import ArtifactError, Workspace, file_hash, read_json
+from pipeline.circuit import Circuit
 from pipeline.config import Params
 from pipeline.data.tasks import TaskSet
 from pipeline.model.checkpoint import load_model, model_hash
@@ -42,16 +45,23 @@ UNIT: dict[str, Any] = {
 }
 
 
+def main(stage: Flow[[str], Any]) -> None:
+    """Run a mapped stage from the command line, its units side by side in processes of their own: much of their work is
+    the interpreter's, which threads share."""
+    stage_main(lambda params: stage.with_options(task_runner=runner(params.compute.workers)), per_model=True)
+
+
 def runner(workers: int) -> TaskRunner[PrefectFuture[Any]]:
-    """Units side by side in processes of their own: much of their work is the interpreter's, which threads share."""
     # Prefect's own classes do not fit each other's annotations: TaskRunner is invariant in its future.
     return cast("TaskRunner[PrefectFuture[Any]]", ProcessPoolTaskRunner(max_workers=workers))
 
 
-def code_hash(*parts: str) -> str:
-    """Identity of the code under ``pipeline/`` that a stage runs (files or folders), and of torch."""
-    home = Path(pipeline.__file__).parent
-    sources = [path for part in parts for path in _sources(home / part)]
+def code_hash(stage: str) -> str:
+    """Identity of the code that a stage's units run (the ``deps`` under pipeline/ in dvc.yaml), and of torch."""
+    home = Path(pipeline.__file__).parent.parent
+    described = yaml.safe_load((home / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    deps = [dep for dep in described["do"]["deps"] if dep.startswith("pipeline/")]
+    sources = [path for dep in deps for path in _sources(home / dep)]
     return hashlib.sha256(f"{torch.__version__} {file_hash(*sources)}".encode()).hexdigest()[:16]
 
 
@@ -76,15 +86,26 @@ def checked_tasks(workspace: Workspace, model: str) -> TaskSet:
     return tasks
 
 
-def shared_inputs(workspace: Workspace, params: Params, stage: str, model: str, code: str) -> dict[str, Any]:
+def shared_inputs(workspace: Workspace, params: Params, stage: str, model: str) -> dict[str, Any]:
     """What the results of all units of a stage follow from, apart from their task; plain values only."""
     return {
         "model": model,
         "model_hash": model_hash(workspace.model(model)),
         "seed": params.seed,
-        "settings": getattr(params, stage).model_dump(exclude={"workers"}),
+        "settings": getattr(params, stage).model_dump(mode="json"),
         "device": str(pick_device(params.compute)),
-        "code": code,
+        "code": code_hash(stage),
+    }
+
+
+def inputs_by_circuit(workspace: Workspace, params: Params, stage: str, model: str) -> dict[str, dict[str, Any]]:
+    """Task → inputs of its unit, for every circuit of a model. Raises as ``checked_tasks`` and ``circuits_of``."""
+    tasks = checked_tasks(workspace, model)
+    shared = shared_inputs(workspace, params, stage, model)
+    folders = circuits_of(workspace.circuits(model), tasks, shared["model_hash"])
+    return {
+        name: shared | {"task_hash": tasks.hash(name), "circuit_hash": circuit_hash(folder)}
+        for name, folder in folders.items()
     }
 
 
@@ -112,9 +133,46 @@ def run_units(
     return {task: future.result() for task, future in futures.items()}
 
 
+def circuits_of(folder: Path, tasks: TaskSet, checkpoint: str) -> dict[str, Path]:
+    """Task → folder of its circuit. Raises where one is missing, damaged, or of another checkpoint or other pairs."""
+    rows = read_json(folder / "summary.json")["tasks"]
+    folders = {name: folder / name for name in tasks.names if rows.get(name, {}).get("n_edges") is not None}
+    for name, path in folders.items():
+        circuit = Circuit.load(path)
+        circuit.check_hash(checkpoint)
+        if circuit.about["task_hash"] != tasks.hash(name):
+            raise ValueError(
+                f"{path}: made with other pairs of {name} ({circuit.about['task_hash']}) than those in data/tasks "
+                f"({tasks.hash(name)}); run dvc repro, which prunes again"
+            )
+    return folders
+
+
+def circuit_hash(folder: Path) -> str:
+    """Identity of a circuit."""
+    return file_hash(folder / "circuit.json", folder / "circuit.safetensors")
+
+
+def show_table(stage: str, model: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
+    """Put a table into Prefect's UI."""
+    create_table_artifact([dict(row) for row in rows], key=artifact_key(stage, model), description=description)
+
+
 def artifact_key(*names: str) -> str:
     """A key as Prefect's artifacts want it: small letters, digits and dashes."""
     return re.sub("[^a-z0-9]+", "-", "-".join(names).lower()).strip("-")
+
+
+def unit_model(inputs: Mapping[str, Any]) -> tuple[Workspace, Transformer]:
+    """Where a unit works, on one thread, and its model."""
+    workspace = environment.workspace()
+    prepare_cpu(1)
+    return workspace, loaded_model(workspace.model(inputs["model"]), inputs["model_hash"], inputs["device"])
+
+
+def unit_circuit(workspace: Workspace, task: str, inputs: Mapping[str, Any]) -> Circuit:
+    """The circuit of a unit."""
+    return Circuit.load(workspace.circuits(inputs["model"]) / task)
 
 
 @lru_cache(maxsize=2)
