@@ -30,7 +30,8 @@ from pipeline.artifacts import ArtifactError, Workspace, read_json
 MARKER = ".smoke-workspace"  # what may be wiped has it
 # What a checkout can hold that is not the project: artifacts of a study, state of services and tools
 NOT_COPIED = {
-    ".venv", "data", "models", "circuits", "ablations", "validations", "explanations", "results", "dvc.lock",
+    ".venv", "data", "models", "circuits", "ablations", "validations", "explanations", "example", "results",
+    "dvc.lock",
     ".prefect", ".mlflow", ".scratch", ".smoke", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
 }  # fmt: skip
 NOT_COPIED_OF_DVC = {"cache", "tmp", "config.local", "plots.html"}
