@@ -5,7 +5,8 @@ A colour is the name of a CSS variable (``--sparse-0``): the page fills in its v
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 Spec = dict[str, Any]
@@ -23,20 +24,25 @@ REMOVED = {"circuit": "the circuit’s", "random": "random others"}
 DASH: Mapping[str, Any] = {"domain": ["sparse", "dense"], "range": [[1, 0], [6, 3]]}
 
 
-def charts(summary: Mapping[str, Any], histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Spec]:
-    """Name → specification of every chart that has something to show."""
+def charts(
+    summary: Mapping[str, Any],
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    predicted: Mapping[str, Any],
+) -> dict[str, Spec]:
+    """Name → specification of every chart that has something to show; ``predicted``: validate's section prediction."""
     models = summary["models"]
     means = mean_curves(summary)
+    counted = {point["target_loss"]: len(point["tasks"]) for point in summary["curve_means"]["points"]}
     found = {
         "frontier": frontier(summary),
-        "curves": _lines(models, means, _targets(means), _edges("edges (geometric mean)")),
+        "curves": _lines(models, means, _targets(means, counted), _edges("edges (geometric mean)")),
         "ratio": ratio_at_targets(summary),
         "tasks": task_curves(models),
         "training-loss": _lines(models, history(histories, "val_loss"), TOKENS, _field("validation loss (nats)")),
         "training-l0": _lines(models, history(histories, "l0"), TOKENS, _edges("nonzero weights (L0)")),
         "necessity-nodes": necessity(summary["validation"]["necessity"], "nodes"),
         "necessity-edges": necessity(summary["validation"]["necessity"], "edges"),
-    }
+    } | (predictions(predicted) if "points" in predicted else {})
     return {name: spec for name, spec in found.items() if spec["data"]["values"]}
 
 
@@ -51,10 +57,13 @@ def _edges(title: str) -> Spec:
 TOKENS = _field("training tokens", "x", axis={**SHORT, "tickCount": 5})
 
 
-def _targets(rows: Rows) -> Spec:
-    """The axis of target losses, with a mark at each of them."""
-    places = sorted({row["x"] for row in rows})
-    return _field("target task loss (nats)", "x", scale=LOG, axis={"format": "~g", "values": places})
+def _targets(rows: Rows, n_tasks: Mapping[float, int] | None = None) -> Spec:
+    """The axis of target losses, with a mark at each of them, and the number of tasks that the value there is over."""
+    axis: Spec = {"format": "~g", "values": sorted({row["x"] for row in rows})}
+    if n_tasks is not None:
+        said = {f"{x:g}": f"{n} task{'' if n == 1 else 's'}" for x, n in n_tasks.items()}
+        axis["labelExpr"] = f"[datum.label, ({json.dumps(said)})[datum.label]]"
+    return _field("target task loss (nats)", "x", scale=LOG, axis=axis)
 
 
 def hues(models: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -178,7 +187,7 @@ def ratio_at_targets(summary: Mapping[str, Any]) -> Spec:
     return {
         "data": {"values": rows},
         "height": 260,
-        "encoding": {"x": _targets(rows)},
+        "encoding": {"x": _targets(rows, {row["x"]: row["tasks"] for row in rows})},
         "layer": [
             {"mark": {"type": "rule", "strokeDash": [2, 3]}, "encoding": {"x": None, "y": {"datum": 1}}},
             {"mark": "rule", "encoding": {"y": y | {"field": "low"}, "y2": {"field": "high"}}},
@@ -229,6 +238,72 @@ def necessity(found: Mapping[str, Any], parts: str) -> Spec:
             {
                 "mark": {"type": "rule", "strokeDash": [2, 3], "color": "--dim"},
                 "encoding": {"x": None, "color": None, "y": {"datum": found["limit"]}},
+            },
+        ],
+    }
+
+
+COMMENTS = {  # of a prompt → its name, colour and dashes: ink where there is no stray bracket
+    "none": ("no comment", "--ink", [1, 0]),
+    "plain": ("comment without a bracket", "--ink", [1, 3]),
+    "[": ("comment with [", "--dense-0", [1, 0]),
+    "[[": ("comment with [[", "--dense-2", [1, 0]),
+    "]": ("comment with ]", "--sparse-0", [6, 3]),
+}
+
+
+def predictions(found: Mapping[str, Any]) -> dict[str, Spec]:
+    """P(nested answer) of the whole model against the list's length, and the circuit's node in the same runs (Fig 8).
+
+    The node's value is 0 at the mean of train's flat lists and 1 at that of the nested ones. Bars: 95 % over pairs.
+    """
+    node = found["node"]
+    zero, one = (node["train_means"][side] for side in ("flat", "nested"))
+
+    def scaled(value: float) -> float:
+        return (value - zero) / (one - zero)
+
+    fields: dict[str, tuple[str, str, float, Callable[[float], float]]] = {
+        "model": ("P(nested answer), whole model", "model_p", 0.5, float),
+        "node": (f"{node['name']} (flat 0, nested 1)", "node", node["threshold"], scaled),
+    }
+    return {
+        f"prediction-{what}-{side}": _prediction(found, side, title, field, turn, scaled)
+        for what, (title, field, turn, scaled) in fields.items()
+        for side in ("nested", "flat")
+    }
+
+
+def _prediction(
+    found: Mapping[str, Any], side: str, title: str, field: str, turn: float, scaled: Callable[[float], float]
+) -> Spec:
+    rows = [
+        {"comment": COMMENTS.get(point["comment"], (point["comment"],))[0], "x": point["length"]}
+        | {
+            "y": scaled(estimate["mean"]),
+            "low": scaled(estimate["interval"][0]),
+            "high": scaled(estimate["interval"][1]),
+        }
+        for point in found["points"]
+        for estimate in [point[side][field]]
+    ]
+    known = [look for look in COMMENTS.values() if any(row["comment"] == look[0] for row in rows)]
+    named = {"field": "comment", "title": None}
+    colour = named | {"scale": {"domain": [k[0] for k in known], "range": [k[1] for k in known]}}
+    dash = named | {"scale": {"domain": [k[0] for k in known], "range": [k[2] for k in known]}}
+    x = _field(f"items of the list, {side} lists", "x", scale={"type": "sqrt"}, axis={"values": found["lengths"]})
+    y = _field(title)
+    bar = {"y": y | {"field": "low"}, "y2": {"field": "high"}}
+    return {
+        "data": {"values": rows},
+        "height": 230,
+        "encoding": {"x": x, "color": colour},
+        "layer": [
+            {"mark": {"type": "rule", "opacity": 0.6}, "encoding": bar},
+            {"mark": {"type": "line", "point": {"size": 20}}, "encoding": {"y": y, "strokeDash": dash}},
+            {
+                "mark": {"type": "rule", "strokeDash": [2, 3], "color": "--dim"},
+                "encoding": {"x": None, "color": None, "y": {"datum": scaled(turn)}},
             },
         ],
     }

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report.charts import charts
-from pipeline.report.figures import inline
 from pipeline.report.marked_numbers import Numbers
 from pipeline.report.packed import chart_library, pack, pack_json, within_budget
 from pipeline.report.templating import render
@@ -37,7 +36,7 @@ class Example:
 class PageParts:
     """What the page shows besides the summary."""
 
-    prediction: str  # SVG file text
+    prediction: Mapping[str, Any]  # the section of validate that the plot of predictions shows; empty for none
     histories: Mapping[str, Sequence[Mapping[str, Any]]]  # model → lines of its training history
     bundles: Mapping[tuple[str, str], str]  # (model, task) → packed bundle, of every circuit
     explained: Mapping[str, str]  # model → packed, what the explanations of its circuits have in common
@@ -49,7 +48,7 @@ class PageParts:
 
 def build_page(summary: Mapping[str, Any], parts: PageParts) -> str:
     """HTML text of the report."""
-    specs = charts(summary, parts.histories)
+    specs = charts(summary, parts.histories, parts.prediction)
     common = {"numbers": Numbers(summary), "validation": summary["validation"], "charts": specs}
     common |= {"lines_of": lines_of, "outcome": outcome}
     pages = {f"/{route}": pack(text) for route, text in further_pages(summary, parts, common)}
@@ -123,7 +122,6 @@ def study(summary: Mapping[str, Any], parts: PageParts, common: Mapping[str, Any
         frontier=summary["frontier"],
         baselines=summary["baselines"],
         headline=headline(summary, parts.statistics),
-        prediction=inline(parts.prediction, "prediction"),
         matrix=[{"task": task, "cells": [_cell(model, task, models) for model in models]} for task in tasks],
         curve_tasks=[task for task in tasks if any(_has_curve(model["tasks"].get(task)) for model in models)],
         statistics=parts.statistics,

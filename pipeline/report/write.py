@@ -17,21 +17,17 @@ from pipeline.data.tasks import task_names as registered_tasks
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.model.checkpoint import load_model
 from pipeline.model.transformer import Transformer
-from pipeline.report import figures
 from pipeline.report.bundle import circuit_bundle, token_texts
 from pipeline.report.drawing import draw_circuit
+from pipeline.report.figures import figures
 from pipeline.report.inputs import ModelArtifacts, ModelRecord, read_explanation, read_record
-from pipeline.report.necessity_figure import necessity_svg
 from pipeline.report.packed import pack_json
 from pipeline.report.page import Example, PageParts, build_page, task_names
 from pipeline.report.picture import picture_of
-from pipeline.report.prediction_figure import prediction_svg
 from pipeline.report.shared import common_part, own_part
 from pipeline.report.summary import smallest_circuits, summarise
 from pipeline.report.tables import curves_csv, frontier_csv, metrics
 from pipeline.report.verdicts import Asked
-
-NOT_PREDICTED = {"tests": [{"says": "no model has a circuit for bracket_counting"}]}
 
 
 class PairSource(Protocol):
@@ -94,14 +90,14 @@ def assemble(
         provenance=provenance,
     )
     predicted = prediction_of(records)
-    plots = _plot_all(summary, records, predicted[1] if predicted else NOT_PREDICTED)
+    histories = {record.name: record.history for record in records}
     examples = {name: _examples(task_set, name, params.report.example_pairs) for name in task_names(summary)}
     decides = {name: find_task(name).decides for name in task_names(summary) if name in registered_tasks()}
     explanations = {name: read_explanation(files) for name, files in models.items()}
     with whole_folder(folder) as partial:
         parts = PageParts(
-            prediction=plots["prediction"],
-            histories={record.name: record.history for record in records},
+            prediction=predicted[1] if predicted else {},
+            histories=histories,
             bundles=dict(_pack_all(summary, models, explanations, task_set, texts)),
             explained={name: pack_json(common_part(found)) for name, found in explanations.items() if found},
             examples=examples,
@@ -111,27 +107,13 @@ def assemble(
         )
         _draw_smallest(summary, models, task_set, texts, partial / "circuits")
         (partial / "index.html").write_text(build_page(summary, parts), encoding="utf-8")
-        for name, svg in plots.items():
+        for name, svg in figures(summary, histories, parts.prediction).items():
             (partial / f"{name}.svg").write_text(svg, encoding="utf-8")
         (partial / "frontier.csv").write_text(frontier_csv(summary), encoding="utf-8")
         (partial / "curves.csv").write_text(curves_csv(summary), encoding="utf-8")
         write_json(partial / "metrics.json", metrics(summary))
         write_json(partial / "summary.json", summary)
     return summary
-
-
-def _plot_all(
-    summary: Mapping[str, Any], records: Sequence[ModelRecord], predicted: Mapping[str, Any]
-) -> dict[str, str]:
-    """Name → SVG file text of every figure but the circuits."""
-    histories = {record.name: record.history for record in records}
-    return {
-        "frontier": figures.frontier_svg(summary),
-        "curves": figures.curves_svg(summary),
-        "training": figures.training_svg(summary, histories),
-        "necessity": necessity_svg(summary["validation"]["necessity"]),
-        "prediction": prediction_svg(predicted),
-    }
 
 
 def prediction_of(records: Sequence[ModelRecord]) -> tuple[str, Mapping[str, Any]] | None:
