@@ -63,7 +63,12 @@ LOOK: Mapping[str, Any] = {
 def figures(summary: Mapping[str, Any], histories: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, str]:
     """Name → SVG text of every figure; one that has nothing to show says so."""
     specs = charts(summary, histories, predicted)
-    return {name: svg(beside(specs, rows) or nothing(NOTHING[name])) for name, rows in FIGURES.items()}
+    return {name: figure(name, specs) for name in FIGURES}
+
+
+def figure(name: str, specs: Mapping[str, Spec], why: str | None = None) -> str:
+    """One figure of FIGURES; ``why`` there is nothing to show (None: a sentence of its own)."""
+    return svg(beside(specs, FIGURES[name]) or nothing(why or NOTHING[name]))
 
 
 def svg(spec: Spec) -> str:

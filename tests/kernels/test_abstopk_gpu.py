@@ -1,6 +1,6 @@
 """The GPU's AbsTopK against the oracle: on a GPU, or by Triton's interpreter on a CPU.
 
-Without a GPU: TRITON_INTERPRET=1 PYTHONPATH=<a folder with triton> pytest tests/model/test_abstopk_gpu.py
+Without a GPU: TRITON_INTERPRET=1 PYTHONPATH=<a folder with triton> pytest tests/kernels/test_abstopk_gpu.py
 """
 
 from __future__ import annotations

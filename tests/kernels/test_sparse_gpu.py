@@ -1,6 +1,6 @@
 """The sparse product against the dense one: on a GPU, or by Triton's interpreter on a CPU.
 
-Without a GPU: TRITON_INTERPRET=1 PYTHONPATH=<a folder with triton> pytest tests/model/test_sparse_gpu.py
+Without a GPU: TRITON_INTERPRET=1 PYTHONPATH=<a folder with triton> pytest tests/kernels/test_sparse_gpu.py
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.model.record import record
 from pipeline.model.scoring import score
 from pipeline.planted import Algorithm, Planted, plant
-from pipeline.report.prediction_figure import prediction_svg
+from pipeline.report.charts import predictions
+from pipeline.report.figures import figure
 from pipeline.validate.prediction import measure, prediction
 from pipeline.validate.prediction_node import (
     answering_nodes,
@@ -279,12 +280,13 @@ def test_other_tasks_are_not_tested(claim_of, quote, tokenizer):
 
 
 def test_the_plot_shows_every_comment_and_both_kinds_of_list(found):
-    svg = prediction_svg(found)
+    svg = figure("prediction", predictions(found))
     ElementTree.fromstring(svg)
     for text in ("nested lists", "flat lists", "comment with [", found["node"]["name"], "currentColor"):
         assert text in svg
-    assert svg == prediction_svg(found)
+    assert svg == figure("prediction", predictions(found))
 
 
 def test_the_plot_says_why_there_is_nothing_to_show(claim_of, quote, tokenizer):
-    assert "bracket_counting only" in prediction_svg(prediction(claim_of(quote), tokenizer))
+    says = prediction(claim_of(quote), tokenizer)["tests"][0]["says"]
+    assert "bracket_counting only" in says and says.split(";")[0] in figure("prediction", {}, says)
