@@ -1,4 +1,5 @@
-"""``python -m flows.readme``: writes the study's figures into README.md, from results/summary.json. No stage."""
+"""``python -m flows.readme``: writes the study's figures into README.md and docs/results.md, from results/summary.json.
+No stage."""
 
 from __future__ import annotations
 
@@ -8,13 +9,15 @@ from flows.stage import guarded, load_study
 from pipeline.artifacts import read_json
 from pipeline.report.readme import filled
 
+PAGES = ("README.md", "docs/results.md")
+
 
 def main() -> int:
-    """Rewrite the README's blocks; the status. Raises ArtifactError where there is no summary yet."""
+    """Rewrite the pages' blocks; the status. Raises ArtifactError where there is no summary yet."""
     workspace, params = load_study()
-    path = workspace.root / "README.md"
     summary = read_json(workspace.results / "summary.json")
-    path.write_text(filled(path.read_text(encoding="utf-8"), summary, params.prune.most_scale), encoding="utf-8")
+    for path in (workspace.root / name for name in PAGES):
+        path.write_text(filled(path.read_text(encoding="utf-8"), summary, params.prune.most_scale), encoding="utf-8")
     return 0
 
 

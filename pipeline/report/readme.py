@@ -24,7 +24,7 @@ def filled(text: str, summary: Mapping[str, Any], most_scale: float) -> str:
     """
     if not BLOCK.search(text):
         raise ValueError(
-            "README.md: no block <!-- name: python -m flows.readme --> … <!-- /name -->; restore it from git"
+            "the page has no block <!-- name: python -m flows.readme --> … <!-- /name -->; restore it from git"
         )
     values = figures(summary, most_scale)
     return BLOCK.sub(

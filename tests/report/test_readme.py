@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.readme import PAGES
 from pipeline.report.readme import filled
 
 ROOT = Path(__file__).parents[2]
@@ -18,12 +19,17 @@ def summary():
     return json.loads((ROOT / "results" / "summary.json").read_text(encoding="utf-8"))
 
 
-def readme() -> str:
-    return (ROOT / "README.md").read_text(encoding="utf-8")
+def page(name: str = "docs/results.md") -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_every_figure_of_the_readme_is_that_of_the_committed_summary(summary, params):
-    assert filled(readme(), summary, params.prune.most_scale) == readme()
+@pytest.mark.parametrize("name", PAGES)
+def test_every_figure_of_a_page_is_that_of_the_committed_summary(summary, params, name):
+    assert filled(page(name), summary, params.prune.most_scale) == page(name)
+
+
+def test_the_readme_is_one_screen():
+    assert len(page("README.md").splitlines()) <= 80
 
 
 @pytest.mark.parametrize(
@@ -37,7 +43,7 @@ def test_every_figure_of_the_readme_is_that_of_the_committed_summary(summary, pa
 def test_another_summary_makes_another_readme(summary, params, change):
     other = copy.deepcopy(summary)
     change(other)
-    assert filled(readme(), other, params.prune.most_scale) != readme()
+    assert filled(page(), other, params.prune.most_scale) != page()
 
 
 def test_a_readme_without_blocks_is_refused(summary):
