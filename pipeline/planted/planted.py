@@ -44,13 +44,8 @@ class Language:
         draw = random.Random(seed_of(self.seed, "pairs", split))
         pairs = [self.recipe.pair(draw, i) for i in range(n_pairs)]
         prompts = [[self.tokens[name] for name in prompt] for pair in pairs for prompt in pair.prompts]
-        right = torch.tensor([[self.tokens[name] for name in pair.answers] for pair in pairs])
-        longest = max(map(len, prompts))
-        return PairBatch(
-            tokens=torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts]),
-            last=torch.tensor([len(prompt) - 1 for prompt in prompts]),
-            answers=torch.stack([right, right.flip(1)], dim=1).flatten(0, 1),
-        )
+        answers = [[self.tokens[name] for name in order] for p in pairs for order in (p.answers, p.answers[::-1])]
+        return PairBatch.of(prompts, answers, pad=0)
 
     def corpus(self, n_tokens: int) -> Int[Tensor, "sequence pos"]:
         """Sequences of the context's length: random tokens, and in every other one a prompt at the beginning."""

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.data.generalisation.python_code import Code, Function, Token
+from pipeline.data.generalisation.python_code import Code, Token
+from pipeline.data.python_text import Function
 
 OPENING, CLOSING = ("(", "[", "{"), (")", "]", "}")
 
