@@ -21,7 +21,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
-class Token:
+class PythonToken:
     """A token of Python. An f-string is one, as it was up to Python 3.11."""
 
     kind: str  # its name in ``tokenize``
@@ -51,17 +51,17 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Code:
+class PythonCode:
     """Code that is whole, such as a function."""
 
     text: bytes
 
     @cached_property
-    def tokens(self) -> list[Token]:
+    def tokens(self) -> list[PythonToken]:
         """All of ``KEPT``. Raises SyntaxError or TokenError where the text is no Python."""
         return list(self._tokens())
 
-    def _tokens(self) -> Iterator[Token]:
+    def _tokens(self) -> Iterator[PythonToken]:
         text = self.text.decode()
         lines, depth, begun = text.split("\n"), 0, 0
         for found in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -72,7 +72,7 @@ class Code:
             depth -= ends
             if depth == 0 and (ends or kind in KEPT):
                 end = self._at(lines, found.end)
-                yield Token("STRING" if ends else kind, self.text[begun:end].decode(), begun, end)
+                yield PythonToken("STRING" if ends else kind, self.text[begun:end].decode(), begun, end)
             depth += begins
 
     def _at(self, lines: list[str], place: tuple[int, int]) -> int:
@@ -86,7 +86,7 @@ class Code:
         """Of every line of the text."""
         return list(accumulate((len(line) + 1 for line in self.text.split(b"\n")), initial=0))
 
-    def column_of(self, token: Token) -> int:
+    def column_of(self, token: PythonToken) -> int:
         """How far from the beginning of its line a token is."""
         return token.start - self.line_starts[bisect_right(self.line_starts, token.start) - 1]
 
