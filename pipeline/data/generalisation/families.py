@@ -1,7 +1,7 @@
 """Families of changed test pairs. Both sides change alike, so that what decides the answer decides it still.
 
-A task's algorithm should not mind; rivals that lean on the usual names, on positions, on nearby marks or on how
-prompts begin should.
+The task's algorithm stays right on changed pairs. Algorithms that lean on the usual names, on positions, on nearby
+marks or on how prompts begin fail.
 """
 
 from __future__ import annotations
