@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator
+
+from pipeline.data.python_text import NOT_PYTHON, Function, parse
 
 MAX_LINE = 120  # characters; longer lines are data or generated
 MAX_DIGIT_FRAC = 0.2  # of a function's characters; above, it is a table of numbers
 MAX_REPEATED_FRAC = 0.5  # of a function's lines that repeat an earlier line; above, it is generated
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 _UNSAFE = re.compile(r"[\t\f\v\x00-\x08\x0e-\x1f\x7f\x85\u2028\u2029]")
 
 
@@ -42,10 +42,8 @@ def cut_functions(source: str, min_lines: int, max_lines: int, skipped: Counter[
 
 def _parse(source: str) -> ast.Module:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-            return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return parse(source)
+    except NOT_PYTHON as error:
         raise NotPythonError(str(error)) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,13 +23,30 @@ class PairBatch:
     last: Int[Tensor, " prompt"]
     answers: Int[Tensor, "prompt 2"]
 
+    @classmethod
+    def of(
+        cls, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad: int | None = None
+    ) -> PairBatch:
+        """Prompts in tokens with the right and the wrong answer of each, padded with ``pad`` or their first token."""
+        longest = max(map(len, prompts))
+        return cls(
+            tokens=torch.tensor(
+                [[*prompt, *[prompt[0] if pad is None else pad] * (longest - len(prompt))] for prompt in prompts]
+            ),
+            last=torch.tensor([len(prompt) - 1 for prompt in prompts]),
+            answers=torch.tensor(answers),
+        )
+
     @property
     def n_pairs(self) -> int:
         return len(self.tokens) // 2
 
     def take(self, pairs: Int[Tensor, " n"]) -> PairBatch:
         """The pairs of the given indices, in that order, both sides of each, trimmed to the longest prompt."""
-        rows = torch.stack([2 * pairs, 2 * pairs + 1], dim=1).flatten()
+        return self.prompts(torch.stack([2 * pairs, 2 * pairs + 1], dim=1).flatten())
+
+    def prompts(self, rows: Int[Tensor, " n"]) -> PairBatch:
+        """The prompts of the given rows, in that order, trimmed to the longest."""
         last = self.last[rows]
         return PairBatch(self.tokens[rows, : int(last.max()) + 1], last, self.answers[rows])
 

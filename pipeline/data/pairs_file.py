@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.artifacts import ArtifactError
 from pipeline.data.tasks import Pair, Side, TaskSet
-from pipeline.data.tasks.encode import SCHEMA, EncodedPair, Unfit, decode, encode_side
+from pipeline.data.tasks.encode import EncodedPair, Unfit, decode, encode_side, row_of
 from pipeline.data.tokenizer import END_OF_TEXT, Tokenizer
 from pipeline.seeds import seed_of
 
@@ -164,7 +164,7 @@ def _task_set(name: str, encoded: list[EncodedPair], tokenizer: Tokenizer, seed:
         "validation": shuffled[:n_held],
         "test": shuffled[n_held : 2 * n_held],
     }
-    rows = [_row(name, split, item) for split, part in parts.items() for item in part]
+    rows = [row_of(name, split, item) for split, part in parts.items() for item in part]
     about = {
         "expressible": True,
         "reason": None,
@@ -172,12 +172,6 @@ def _task_set(name: str, encoded: list[EncodedPair], tokenizer: Tokenizer, seed:
         "n_tokens_max": max(map(len, _all_tokens(encoded))),
     }
     return TaskSet({"tokenizer": tokenizer.hash, "seed": seed, "tasks": {name: about}}, {name: rows})
-
-
-def _row(name: str, split: str, item: EncodedPair) -> dict[str, Any]:
-    """A pair as the Parquet file of the study's tasks has it."""
-    texts = [text for side in item.pair.sides for text in (side.prompt, side.answer)]
-    return dict(zip(SCHEMA.names, (name, split, item.index, *texts, *item.tokens, *item.answers), strict=True))
 
 
 def _all_tokens(encoded: Iterable[EncodedPair]) -> Iterator[list[int]]:

@@ -6,12 +6,12 @@ Unlike ``pipeline.explain.text`` this looks ahead: whether a brace opens a dicti
 from __future__ import annotations
 
 import ast
-import warnings
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pipeline.explain.text import Marks, line_starts
+from pipeline.data.python_text import NOT_PYTHON, line_starts, parse
+from pipeline.explain.text import Marks
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DOCUMENTED = (ast.Module, ast.ClassDef, *FUNCTIONS)
@@ -53,10 +53,8 @@ def parsed(text: str) -> Marks | None:
     if "\r" in text:  # a line's end for ast, and none for tokenize
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # of the corpus' code, not of ours
-            tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # what ast.parse raises for what it cannot take
+        tree = parse(text)
+    except NOT_PYTHON:
         return None
     marks = {name: np.zeros(len(text) + 1, bool) for name in SYNTAX}
     places = _Places(text)

@@ -8,20 +8,18 @@ quote one is inside a string, after the closing one no more. That is all that a 
 from __future__ import annotations
 
 import builtins
-import io
 import keyword
-import tokenize
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.python_text import NOT_TOKENS, Lexeme, lexemes
+
 Marks = dict[str, npt.NDArray[np.bool_]]
 Levels = dict[str, npt.NDArray[np.float32]]
 
-QUIET = (tokenize.ENCODING, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
-BROKEN = (tokenize.TokenError, SyntaxError)  # IndentationError is a SyntaxError
+QUIET = ("ENCODING", "INDENT", "DEDENT", "ENDMARKER")
 BRACKETS = {"(": "round", "[": "square", "{": "curly"}
 CLOSING = {")": "round", "]": "square", "}": "curly"}
 HEADERS = ("def", "class", "if", "elif", "else", "for", "while", "with", "try", "except", "return", "import", "from",
@@ -30,52 +28,14 @@ BUILTINS = frozenset(dir(builtins))
 DEPTHS = {1: "inside brackets", 2: "inside two or more brackets", 3: "inside three or more brackets"}
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A token of Python: its kind, its text, and the places where it begins and ends."""
-
-    kind: int
-    text: str
-    start: int
-    end: int
-
-
-def pieces(text: str) -> tuple[list[Piece], bool]:
-    """The tokens of a text, f-strings whole, and whether the tokenizer came to the end; else as far as it came."""
-    starts = line_starts(text)
-    found: list[Piece] = []
+def pieces(text: str) -> tuple[list[Lexeme], bool]:
+    """The visible tokens of a text, and whether the tokenizer came to the end; else as far as it came."""
+    found: list[Lexeme] = []
     try:
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            start, end = (min(starts[row - 1] + column, len(text)) for row, column in (token.start, token.end))
-            if token.type not in QUIET and end > start:
-                found.append(Piece(token.type, text[start:end], start, end))
-    except BROKEN:
-        return list(whole_strings(found, text)), False
-    return list(whole_strings(found, text)), True
-
-
-def line_starts(text: str) -> list[int]:
-    """The place where each line begins, and one more: where the text ends."""
-    starts = [0]
-    for line in io.StringIO(text):
-        starts.append(starts[-1] + len(line))
-    return [*starts, starts[-1]]  # tokenize's last tokens are in a line after the last
-
-
-def whole_strings(found: list[Piece], text: str) -> Iterator[Piece]:
-    """Tokens as Python 3.11 has them: from 3.12 on an f-string comes in parts, which are put together again."""
-    opens, closes = getattr(tokenize, "FSTRING_START", None), getattr(tokenize, "FSTRING_END", None)
-    depth, start = 0, 0
-    for piece in found:
-        if piece.kind == opens:
-            start = start if depth else piece.start
-            depth += 1
-        elif piece.kind == closes:
-            depth -= 1
-            if not depth:
-                yield Piece(tokenize.STRING, text[start : piece.end], start, piece.end)
-        elif not depth:
-            yield piece
+        found.extend(piece for piece in lexemes(text) if piece.text and piece.kind not in QUIET)
+    except NOT_TOKENS:
+        return found, False
+    return found, True
 
 
 @dataclass
@@ -87,13 +47,13 @@ class State:
     first: bool = True  # nothing of the statement was read
     value: bool = False  # after an assignment's =
     argument: bool = False  # after the = of a keyword argument or of a parameter's default
-    before: Piece | None = None
+    before: Lexeme | None = None
 
-    def read(self, piece: Piece) -> None:
+    def read(self, piece: Lexeme) -> None:
         """Go on over one token."""
-        if piece.kind in (tokenize.NL, tokenize.COMMENT):
+        if piece.kind in ("NL", "COMMENT"):
             return
-        if piece.kind == tokenize.NEWLINE:
+        if piece.kind == "NEWLINE":
             self.line, self.first, self.value, self.argument, self.before = "", True, False, False, None
             return
         if self.first:
@@ -107,17 +67,17 @@ class State:
         self.first = piece.text == "async" or (piece.text == ":" and not self.stack and self.line in HEADERS)
         self.before = piece
 
-    def _brackets(self, piece: Piece) -> None:
+    def _brackets(self, piece: Lexeme) -> None:
         if piece.text in BRACKETS:
             self.stack.append((BRACKETS[piece.text], self._opened_by(piece)))
         elif piece.text in CLOSING and self.stack:
             self.stack.pop()
 
-    def _opened_by(self, piece: Piece) -> str:
+    def _opened_by(self, piece: Lexeme) -> str:
         """What a bracket is of: parameters, arguments, a subscript, or only a bracket."""
         before = self.before
         named = before is not None and (
-            (before.kind == tokenize.NAME and not keyword.iskeyword(before.text)) or before.text in (")", "]")
+            (before.kind == "NAME" and not keyword.iskeyword(before.text)) or before.text in (")", "]")
         )
         if piece.text == "(" and named:
             return "parameters" if self.line == "def" and not self.stack else "arguments"
@@ -140,9 +100,9 @@ def described(text: str) -> tuple[Marks, Levels, bool]:
         at = piece.end
     _fill(marks, levels, state, at, n)
     for piece in found:
-        if piece.kind == tokenize.STRING:
+        if piece.kind == "STRING":
             _string(marks, piece)
-        elif piece.kind == tokenize.COMMENT:
+        elif piece.kind == "COMMENT":
             marks["inside a comment"][piece.start + 1 : piece.end + 1] = True
     _kinds(marks, found)
     _lines(marks, levels, text)
@@ -170,7 +130,7 @@ def _fill(marks: Marks, levels: Levels, state: State, start: int, end: int) -> N
     marks["in a keyword argument's value"][here] = state.argument
 
 
-def _string(marks: Marks, piece: Piece) -> None:
+def _string(marks: Marks, piece: Lexeme) -> None:
     """Write down one string: from its opening quotes on, until its closing ones are read."""
     opening = piece.text.index(min((q for q in "'\"" if q in piece.text), key=piece.text.index))
     quote = piece.text[opening]
@@ -197,25 +157,25 @@ def _fields(mark: npt.NDArray[np.bool_], text: str, start: int, opening: int) ->
         at += 1
 
 
-def _kinds(marks: Marks, found: list[Piece]) -> None:
+def _kinds(marks: Marks, found: list[Lexeme]) -> None:
     """Write down what kind of token the last character read belongs to."""
     before = ""
     for piece in found:
-        if piece.kind != tokenize.COMMENT:
+        if piece.kind != "COMMENT":
             marks[f"at {_kind(piece, before)}"][piece.start + 1 : piece.end + 1] = True
         before = piece.text
 
 
-def _kind(piece: Piece, before: str) -> str:
-    if piece.kind == tokenize.NAME:
+def _kind(piece: Lexeme, before: str) -> str:
+    if piece.kind == "NAME":
         if keyword.iskeyword(piece.text):
             return "a keyword"
         if before in (".", "def", "class"):
             return "an attribute" if before == "." else "the name of a definition"
         return "a builtin's name" if piece.text in BUILTINS else "a name"
-    if piece.kind in (tokenize.NEWLINE, tokenize.NL):
+    if piece.kind in ("NEWLINE", "NL"):
         return "the end of a line"
-    return {tokenize.NUMBER: "a number", tokenize.STRING: "a string"}.get(piece.kind, "an operator")
+    return {"NUMBER": "a number", "STRING": "a string"}.get(piece.kind, "an operator")
 
 
 def _lines(marks: Marks, levels: Levels, text: str) -> None:

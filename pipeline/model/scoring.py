@@ -27,8 +27,7 @@ def score(
     scored = torch.empty(batch.answers.shape, device=model.device)
     by_length = batch.last.argsort(stable=True)
     for rows in by_length.split(CHUNK):
-        last = batch.last[rows]
-        part = PairBatch(batch.tokens[rows, : int(last.max()) + 1], last, batch.answers[rows]).to(model.device)
+        part = batch.prompts(rows).to(model.device)
         scored[rows.to(model.device)] = answers_of(model, part, intervene=intervene, cuts=cuts)
     return scored
 

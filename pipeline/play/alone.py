@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -126,5 +125,4 @@ def with_texts(
 
 def one_prompt(tokens: Sequence[int]) -> PairBatch:
     """A prompt whose answer nobody asks for."""
-    answers = torch.zeros(1, 2, dtype=torch.long)
-    return PairBatch(torch.tensor([list(tokens)]), torch.tensor([len(tokens) - 1]), answers)
+    return PairBatch.of([tokens], [[0, 0]])

@@ -70,8 +70,7 @@ def watch(
     refuse_compiled(model)
     answers, values = [], []
     for rows in torch.arange(len(batch.tokens), device=batch.tokens.device).split(CHUNK):
-        last = batch.last[rows]
-        part = PairBatch(batch.tokens[rows, : int(last.max()) + 1], last, batch.answers[rows]).to(model.device)
+        part = batch.prompts(rows).to(model.device)
         found: dict[str, Tensor] = {}
 
         def keep(key: str, x: Tensor, part: PairBatch = part, found: dict[str, Tensor] = found) -> Tensor:

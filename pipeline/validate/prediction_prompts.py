@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from string import ascii_lowercase
 
-import torch
-
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks.base import Pair, contrast
 from pipeline.data.tasks.encode import EncodedPair, encode_pair
@@ -114,12 +112,6 @@ def _reaches(points: Made, length: int) -> bool:
 
 
 def _batch(pairs: list[EncodedPair]) -> PairBatch:
-    """Pairs as tensors, padded on the right with the first token, as a task's own."""
+    """Pairs as tensors, as a task's own."""
     prompts = [tokens for pair in pairs for tokens in pair.tokens]
-    longest = max(map(len, prompts))
-    right = torch.tensor([pair.answers for pair in pairs])
-    return PairBatch(
-        tokens=torch.tensor([tokens + tokens[:1] * (longest - len(tokens)) for tokens in prompts]),
-        last=torch.tensor([len(tokens) - 1 for tokens in prompts]),
-        answers=torch.stack([right, right.flip(1)], dim=1).flatten(0, 1),
-    )
+    return PairBatch.of(prompts, [order for pair in pairs for order in (pair.answers, pair.answers[::-1])])

@@ -57,7 +57,7 @@ def test_every_model_has_its_stages_in_order(tmp_path, params):
             places = [order.index(f"{stage}@{model}") for stage in ("pretrain", "prune", last)]
             assert order.index("tokenise") < places[0] < places[1] < places[2] < order.index("report")
         assert not {f"pretrain@{other}" for other in params.models} & set(graph[f"pretrain@{model}"])
-    assert len(order) == 5 + 5 * len(params.models)
+    assert len(order) == 6 + 5 * len(params.models)
 
 
 def test_a_graph_that_dvc_refuses_is_an_error_of_one_line_with_its_reason(graph_of):

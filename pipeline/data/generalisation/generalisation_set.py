@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from pyarrow import ArrowException
 
-from pipeline.artifacts import ArtifactError, read_json
+from pipeline.artifacts import ArtifactError
+from pipeline.data.pair_tables import Row, read_tables
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks import TaskError, TaskSet
 
-PAIRS_FILE = "pairs.parquet"
-REPORT_FILE = "report.json"
 NATURAL = "natural"  # the family that is mined, not made
 
 # Right and wrong answer of each prompt: in real code, the two prompts of a pair have nothing else in common.
@@ -34,18 +30,14 @@ class GeneralisationSet:
     """Second test sets by task and family, and the report about them. Make one with ``load``."""
 
     report: dict[str, Any]
-    rows: dict[tuple[str, str], list[dict[str, Any]]]  # by task and family, in the file's order
+    rows: dict[tuple[str, str], list[Row]]  # by task and family, in the file's order
 
     @classmethod
     def load(cls, folder: Path) -> GeneralisationSet:
         """What ``make_generalisation_sets`` wrote. Raises ArtifactError where it is missing, damaged or incomplete."""
-        report = read_json(folder / REPORT_FILE)
-        if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):
-            raise ArtifactError(
-                f"{folder / REPORT_FILE}: has no tasks; run the stage generalisation again (dvc repro generalisation)"
-            )
-        rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for row in _read_rows(folder / PAIRS_FILE):
+        report, found = read_tables(folder, SCHEMA, "generalisation")
+        rows: dict[tuple[str, str], list[Row]] = {}
+        for row in found:
             rows.setdefault((row["task"], row["family"]), []).append(row)
         loaded = cls(report, rows)
         loaded._check_complete(folder)
@@ -120,29 +112,9 @@ class GeneralisationSet:
         return dict(self.report["tasks"][task]["families"])
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a Parquet file of second test sets."""
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro generalisation)")
-    try:
-        table = pq.read_table(path)
-    except (ArrowException, OSError) as error:
-        raise ArtifactError(f"{path}: damaged ({error}); delete it and run generalisation again") from error
-    if not table.schema.equals(SCHEMA):
-        raise ArtifactError(
-            f"{path}: columns {', '.join(table.schema.names)}, not those of second test sets; run generalisation again"
-        )
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
-
-
-def _batch(rows: list[dict[str, Any]]) -> PairBatch:
-    """Pairs as tensors: prompts a and b of each pair in neighbouring rows, padded on the right with the first token."""
-    tokens = [row[f"{side}_tokens"] for row in rows for side in "ab"]
-    answers = [[row[f"{side}_right_token"], row[f"{side}_wrong_token"]] for row in rows for side in "ab"]
-    longest = max(map(len, tokens))
-    return PairBatch(
-        tokens=torch.tensor([part + part[:1] * (longest - len(part)) for part in tokens], dtype=torch.long),
-        last=torch.tensor([len(part) - 1 for part in tokens], dtype=torch.long),
-        answers=torch.tensor(answers, dtype=torch.long),
+def _batch(rows: list[Row]) -> PairBatch:
+    """Pairs as tensors: prompts a and b of each pair in neighbouring rows."""
+    return PairBatch.of(
+        [row[f"{side}_tokens"] for row in rows for side in "ab"],
+        [[row[f"{side}_right_token"], row[f"{side}_wrong_token"]] for row in rows for side in "ab"],
     )

@@ -9,23 +9,20 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline.artifacts import ArtifactError, whole_folder, write_json
+from pipeline.artifacts import ArtifactError
 from pipeline.config import GeneralisationConfig
 from pipeline.data.generalisation.families import FAMILIES, Change
-from pipeline.data.generalisation.generalisation_set import NATURAL, PAIRS_FILE, REPORT_FILE, SCHEMA
+from pipeline.data.generalisation.generalisation_set import NATURAL, SCHEMA
 from pipeline.data.generalisation.held_out import TokenisedFunction, real_documents
 from pipeline.data.generalisation.natural import LEAST_PAIRS, Context, Mine, choose
 from pipeline.data.generalisation.rules import COPYING, RULES
+from pipeline.data.pair_tables import Row, write_tables
 from pipeline.data.tasks import Pair, TaskSet, find_task, generate
 from pipeline.data.tasks.encode import EncodedPair, Unfit, decode, encode_pair
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.words import ATTRIBUTES
 from pipeline.seeds import seed_of
 
-Row = dict[str, Any]
 LEAST_FRAC = 0.5  # of the pairs wanted; a family of fewer is absent
 
 
@@ -51,9 +48,7 @@ def make_generalisation_sets(
         )
     maker = _Maker(config, tasks, tokenizer, real_documents(corpus, tokenizer), n_ctx, seed)
     report = {"tokenizer": tokenizer.hash, "seed": seed, "n_ctx": n_ctx, "tasks": maker.report()}
-    with whole_folder(folder) as partial:
-        pq.write_table(pa.Table.from_pylist(maker.rows, schema=SCHEMA), partial / PAIRS_FILE)
-        write_json(partial / REPORT_FILE, report)
+    write_tables(folder, SCHEMA, maker.rows, report)
     return report
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.data.generalisation.python_code import Function, PythonCode, PythonToken
+from pipeline.data.generalisation.python_code import PythonCode, PythonToken
+from pipeline.data.python_text import Function
 
 OPENING, CLOSING = ("(", "[", "{"), (")", "]", "}")
 

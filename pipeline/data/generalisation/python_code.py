@@ -6,28 +6,19 @@ All places are in bytes from the beginning.
 from __future__ import annotations
 
 import ast
-import io
 import keyword
-import tokenize
-import warnings
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
+from pipeline.data.python_text import Function, Lexeme, lexemes, parse
+
 KEPT = {"NAME", "NUMBER", "STRING", "OP", "NEWLINE"}  # not what says nothing: comments, empty lines, indentation
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-@dataclass(frozen=True)
-class PythonToken:
-    """A token of Python. An f-string is one, as it was up to Python 3.11."""
-
-    kind: str  # its name in ``tokenize``
-    text: str
-    start: int
-    end: int
+class PythonToken(Lexeme):
+    """A token whose places are in bytes, and the parts of a string."""
 
     @property
     def is_identifier(self) -> bool:
@@ -59,27 +50,13 @@ class PythonCode:
     @cached_property
     def tokens(self) -> list[PythonToken]:
         """All of ``KEPT``. Raises SyntaxError or TokenError where the text is no Python."""
-        return list(self._tokens())
-
-    def _tokens(self) -> Iterator[PythonToken]:
         text = self.text.decode()
-        lines, depth, begun = text.split("\n"), 0, 0
-        for found in tokenize.generate_tokens(io.StringIO(text).readline):
-            kind = tokenize.tok_name[found.type]
-            begins, ends = kind.endswith("STRING_START"), kind.endswith("STRING_END")  # of f-strings, from 3.12 on
-            if depth == 0 and (begins or kind in KEPT):
-                begun = self._at(lines, found.start)
-            depth -= ends
-            if depth == 0 and (ends or kind in KEPT):
-                end = self._at(lines, found.end)
-                yield PythonToken("STRING" if ends else kind, self.text[begun:end].decode(), begun, end)
-            depth += begins
-
-    def _at(self, lines: list[str], place: tuple[int, int]) -> int:
-        """A place that ``tokenize`` gives in lines and characters."""
-        row, column = place
-        line = lines[row - 1] + "\n"
-        return self.line_starts[row - 1] + len(line[:column].encode())
+        place = list(accumulate((len(character.encode()) for character in f"{text}\n"), initial=0))  # in bytes
+        return [
+            PythonToken(found.kind, found.text, place[found.start], place[found.end])
+            for found in lexemes(text)
+            if found.kind in KEPT
+        ]
 
     @cached_property
     def line_starts(self) -> list[int]:
@@ -105,9 +82,7 @@ class PythonCode:
     @cached_property
     def nodes(self) -> list[ast.AST]:
         """All of the syntax tree, outer ones first."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-            return list(ast.walk(ast.parse(self.text)))
+        return list(ast.walk(parse(self.text)))
 
     def start_of(self, node: ast.stmt) -> int:
         return self.line_starts[node.lineno - 1] + node.col_offset

@@ -16,11 +16,10 @@ from statistics import median
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from pipeline.artifacts import whole_folder, write_json
 from pipeline.config import TasksConfig
+from pipeline.data.pair_tables import Row, write_tables
 from pipeline.data.tasks.base import Pair, Side, Task
 from pipeline.data.tasks.generate import SPARE, candidates, pairs_wanted
 from pipeline.data.tasks.registry import find_task, task_names
@@ -69,21 +68,17 @@ def encode_tasks(config: TasksConfig, seed: int, tokenizer: Tokenizer, folder: P
     Every task takes, for each split, its first pairs that this tokenizer can express. A task of which fewer than
     ``EXPRESSIBLE_FRAC`` of the pairs are expressible is reported with the most frequent reason, and has no rows.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     report: dict[str, Any] = {}
     for name in tqdm(task_names(), desc="tasks", unit="task"):
         task_rows, report[name] = encode_task(find_task(name), config, seed, tokenizer)
         rows += task_rows
     whole = {"tokenizer": tokenizer.hash, "seed": seed, "tasks": report}
-    with whole_folder(folder) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial / "pairs.parquet")
-        write_json(partial / "report.json", whole)
+    write_tables(folder, SCHEMA, rows, whole)
     return whole
 
 
-def encode_task(
-    task: Task, config: TasksConfig, seed: int, tokenizer: Tokenizer
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def encode_task(task: Task, config: TasksConfig, seed: int, tokenizer: Tokenizer) -> tuple[list[Row], dict[str, Any]]:
     """Rows of the Parquet file (none where the task is not expressible) and the task's part of the report."""
     made = {split: candidates(task.name, split, config, seed) for split in SPLITS}
     encoded = {split: [encode_pair(i, pair, tokenizer) for i, pair in enumerate(made[split])] for split in SPLITS}
@@ -95,7 +90,7 @@ def encode_task(
     reason = _why_not(fit, encoded)
     wanted = pairs_wanted(config)
     kept = {split: [] if reason else fit[split][: wanted[split]] for split in SPLITS}
-    rows = [_row(task.name, split, item) for split in SPLITS for item in kept[split]]
+    rows = [row_of(task.name, split, item) for split in SPLITS for item in kept[split]]
     return rows, _report(task, made["train"][0], kept, reason, tokenizer)
 
 
@@ -169,21 +164,10 @@ def _why_not(fit: dict[str, list[EncodedPair]], encoded: Encoded) -> str | None:
     return f"{n_fit / n_made:.0%} of its pairs are expressible, {EXPRESSIBLE_FRAC:.0%} are needed; most often {most}"
 
 
-def _row(name: str, split: str, item: EncodedPair) -> dict[str, Any]:
-    a, b = item.pair.sides
-    return {
-        "task": name,
-        "split": split,
-        "index": item.index,
-        "a_prompt": a.prompt,
-        "a_answer": a.answer,
-        "b_prompt": b.prompt,
-        "b_answer": b.answer,
-        "a_tokens": item.tokens[0],
-        "b_tokens": item.tokens[1],
-        "a_answer_token": item.answers[0],
-        "b_answer_token": item.answers[1],
-    }
+def row_of(task: str, split: str, item: EncodedPair) -> Row:
+    """A pair as the table of a study's tasks has it."""
+    texts = [text for side in item.pair.sides for text in (side.prompt, side.answer)]
+    return dict(zip(SCHEMA.names, (task, split, item.index, *texts, *item.tokens, *item.answers), strict=True))
 
 
 def _report(

@@ -8,11 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-import torch
-from pyarrow import ArrowException
-
-from pipeline.artifacts import ArtifactError, read_json
+from pipeline.artifacts import ArtifactError
+from pipeline.data.pair_tables import Row, read_tables
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks.base import Pair, Side, TaskError
 from pipeline.data.tasks.encode import SCHEMA
@@ -24,16 +21,14 @@ class TaskSet:
     """Encoded contrast pairs and the report about them. Make one with ``load``."""
 
     report: dict[str, Any]
-    rows: dict[str, list[dict[str, Any]]]  # by task, in the file's order
+    rows: dict[str, list[Row]]  # by task, in the file's order
 
     @classmethod
     def load(cls, folder: Path) -> TaskSet:
         """The tasks written by ``encode_tasks``. Raises ArtifactError where they are missing, damaged or incomplete."""
-        report = read_json(folder / "report.json")
-        if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):
-            raise ArtifactError(f"{folder / 'report.json'}: has no tasks; run the stage tasks again (dvc repro tasks)")
-        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in report["tasks"]}
-        for row in _read_rows(folder / "pairs.parquet"):
+        report, found = read_tables(folder, SCHEMA, "tasks")
+        rows: dict[str, list[Row]] = {name: [] for name in report["tasks"]}
+        for row in found:
             rows.setdefault(row["task"], []).append(row)
         for name, part in rows.items():
             expected = sum(report["tasks"].get(name, {"n_pairs": {}})["n_pairs"].values())
@@ -100,33 +95,7 @@ class TaskSet:
         ]
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a Parquet file of pairs."""
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro tasks)")
-    try:
-        table = pq.read_table(path)
-    except (ArrowException, OSError) as error:
-        raise ArtifactError(f"{path}: damaged ({error}); delete it and run tasks again") from error
-    if not table.schema.equals(SCHEMA):
-        raise ArtifactError(
-            f"{path}: columns {', '.join(table.schema.names)}, not those of contrast pairs; run tasks again"
-        )
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
-
-
-def _batch(rows: list[dict[str, Any]]) -> PairBatch:
-    """Pairs as tensors: sides a and b of each pair in neighbouring rows, padded on the right with the first token."""
-    sides = [
-        (row[f"{x}_tokens"], row[f"{x}_answer_token"], row[f"{y}_answer_token"])
-        for row in rows
-        for x, y in ("ab", "ba")
-    ]
-    longest = max(len(tokens) for tokens, _, _ in sides)
-    padded = [tokens + tokens[:1] * (longest - len(tokens)) for tokens, _, _ in sides]
-    return PairBatch(
-        tokens=torch.tensor(padded, dtype=torch.long),
-        last=torch.tensor([len(tokens) - 1 for tokens, _, _ in sides], dtype=torch.long),
-        answers=torch.tensor([[right, wrong] for _, right, wrong in sides], dtype=torch.long),
-    )
+def _batch(rows: list[Row]) -> PairBatch:
+    """Pairs as tensors: sides a and b of each pair in neighbouring rows."""
+    tokens = [row[f"{side}_tokens"] for row in rows for side in "ab"]
+    return PairBatch.of(tokens, [[row[f"{x}_answer_token"] for x in order] for row in rows for order in ("ab", "ba")])
