@@ -34,7 +34,7 @@ class GeneralisationSet:
 
     @classmethod
     def load(cls, folder: Path) -> GeneralisationSet:
-        """What ``make_generalisation_sets`` wrote. Raises ArtifactError where it is missing, damaged or incomplete."""
+        """The sets that were written to a folder. Raises ArtifactError where one is missing, damaged or incomplete."""
         report, found = read_tables(folder, SCHEMA, "generalisation")
         rows: dict[tuple[str, str], list[Row]] = {}
         for row in found:

@@ -53,7 +53,7 @@ def make_generalisation_sets(
 
 
 class _Maker:
-    """What all families of all tasks are made from, and the rows made so far."""
+    """The material of all families of all tasks, and the rows made so far."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ def _counts(side: Sequence[Context]) -> dict[str, int]:
 
 
 def _about(rows: Sequence[Row], reason: str | None) -> dict[str, Any]:
-    """What the report says of a family of a task."""
+    """The report's entry on a family of a task."""
     lengths = [len(row[f"{side}_tokens"]) for row in rows for side in "ab"]
     return {
         "n_pairs": len(rows),

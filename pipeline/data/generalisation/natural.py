@@ -38,7 +38,7 @@ ContextsBySide = tuple[list[Context], list[Context]]
 
 @dataclass(frozen=True)
 class Mine:
-    """What to look for, and what has been found by task and side."""
+    """The continuations to look for, and the contexts found, by task and side."""
 
     answers: dict[str, tuple[int, int]]  # of tasks whose answers are fixed
     copying: tuple[str, ...]  # tasks whose answers are names

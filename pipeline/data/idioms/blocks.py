@@ -20,7 +20,7 @@ def body(scope: Scope, most: int = 3) -> Lines:
             lines.append(LINES.draw(scope)(scope))
     lines += ending(scope) if scope.chance(0.22) else []
     scope.depth -= 1
-    scope.kinds = before  # what is only set inside is not relied on after
+    scope.kinds = before  # a name that is only set inside is not read after it
     return indent(lines)
 
 
@@ -41,7 +41,7 @@ def failure(scope: Scope) -> str:
 
 
 def answer(scope: Scope) -> str:
-    """What a function returns: a constant in many cases."""
+    """The expression that a function returns: a constant in many cases."""
     draw = scope.rng.random()
     if draw < 0.1:
         return ternary(scope)

@@ -25,7 +25,7 @@ class Document:
 
 @dataclass
 class Tally:
-    """What a source met on its way: files read, and files and functions left out, by reason."""
+    """Counts of a source: files read, and files and functions left out, by reason."""
 
     files: int = 0
     skipped: Counter[str] = field(default_factory=Counter)

@@ -45,7 +45,7 @@ class TaskSet:
 
     @property
     def tokenizer_hash(self) -> str:
-        """The tokenizer whose tokens these are."""
+        """The hash of the tokenizer that made the tokens."""
         return str(self.report["tokenizer"])
 
     @cached_property
