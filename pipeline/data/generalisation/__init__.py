@@ -1,4 +1,5 @@
-"""Second test sets of a task, on which rival algorithms come apart: its pairs in other surroundings, and real code."""
+"""Second test sets of a task, which tell apart algorithms that agree on its own pairs: those pairs in other
+surroundings, and real code."""
 
 from __future__ import annotations
 

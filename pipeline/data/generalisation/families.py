@@ -1,7 +1,7 @@
 """Families of changed test pairs. Both sides change alike, so that what decides the answer decides it still.
 
-A task's algorithm should not mind; rivals that lean on the usual names, on positions, on nearby marks or on how
-prompts begin should.
+These changes should not disturb a task's algorithm, but algorithms that lean on the usual names, on positions, on
+nearby marks or on how prompts begin.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LEAST_TOKENS = 12  # of a function that makes a prompt longer
 
 @dataclass(frozen=True)
 class Change:
-    """What a family may use for one pair of one task."""
+    """Everything that a family may use for one pair of one task."""
 
     task: str
     rng: Random
@@ -33,7 +33,7 @@ class Change:
 # Names that a task's definition fixes, besides those in its answers.
 FIXED = {"set_or_string_fixedvarname": {"current"}}
 
-# What a comment may hold that decides nothing there, though it would in code: one mark for each answer.
+# One mark for each answer: code that decides it, but not inside a comment.
 STRAY = {
     "single_double_quote": ("('", '("'),
     "bracket_counting": ("[", "[["),

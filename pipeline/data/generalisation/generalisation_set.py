@@ -34,7 +34,7 @@ class GeneralisationSet:
 
     @classmethod
     def load(cls, folder: Path) -> GeneralisationSet:
-        """What ``make_generalisation_sets`` wrote. Raises ArtifactError where it is missing, damaged or incomplete."""
+        """The sets that ``make_generalisation_sets`` wrote. Raises ArtifactError where they are missing or damaged."""
         report, found = read_tables(folder, SCHEMA, "generalisation")
         rows: dict[tuple[str, str], list[Row]] = {}
         for row in found:

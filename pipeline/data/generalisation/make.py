@@ -13,7 +13,7 @@ from pipeline.artifacts import ArtifactError
 from pipeline.config import GeneralisationConfig
 from pipeline.data.generalisation.families import FAMILIES, Change
 from pipeline.data.generalisation.generalisation_set import NATURAL, SCHEMA
-from pipeline.data.generalisation.held_out import Document, real_documents
+from pipeline.data.generalisation.held_out import TokenisedFunction, real_documents
 from pipeline.data.generalisation.natural import LEAST_PAIRS, Context, Mine, choose
 from pipeline.data.generalisation.rules import COPYING, RULES
 from pipeline.data.pair_tables import Row, write_tables
@@ -53,14 +53,14 @@ def make_generalisation_sets(
 
 
 class _Maker:
-    """What all families of all tasks are made from, and the rows made so far."""
+    """The inputs of all families of all tasks, and the rows made so far."""
 
     def __init__(
         self,
         config: GeneralisationConfig,
         tasks: TaskSet,
         tokenizer: Tokenizer,
-        documents: Sequence[Document],
+        documents: Sequence[TokenisedFunction],
         n_ctx: int,
         seed: int,
     ) -> None:
@@ -139,7 +139,7 @@ class _Maker:
         return [], f"{counts} found in held-out code, {most}, which gives {len(pairs)} pairs; {needed} are needed"
 
 
-def _functions(documents: Sequence[Document], n_ctx: int) -> list[tuple[int, str]]:
+def _functions(documents: Sequence[TokenisedFunction], n_ctx: int) -> list[tuple[int, str]]:
     """Whole functions that leave room for a prompt, the shortest first, with their numbers of tokens."""
     ordered = sorted((len(document.tokens), document.text.decode()) for document in documents)
     return ordered[: bisect_right(ordered, n_ctx, key=lambda item: item[0])]
@@ -180,7 +180,7 @@ def _counts(side: Sequence[Context]) -> dict[str, int]:
 
 
 def _about(rows: Sequence[Row], reason: str | None) -> dict[str, Any]:
-    """What the report says of a family of a task."""
+    """A family's entry in the report of a task."""
     lengths = [len(row[f"{side}_tokens"]) for row in rows for side in "ab"]
     return {
         "n_pairs": len(rows),

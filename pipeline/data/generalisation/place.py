@@ -83,7 +83,7 @@ class Place:
 
     @property
     def words(self) -> list[str]:
-        """The line's, see ``words_of``."""
+        """``words_of`` the line."""
         return words_of(self.line)
 
     @property
@@ -92,7 +92,7 @@ class Place:
         return [] if self.brackets else self.words
 
     def directly_in(self, bracket: int) -> list[Token]:
-        """What is in an open bracket, without what is in brackets inside."""
+        """The tokens in an open bracket, without those in brackets inside it."""
         found, depth = [], 0
         for token in self.tokens[bracket + 1 :]:
             depth -= token.text in CLOSING
@@ -109,7 +109,7 @@ class Place:
         return around[-1] if around and code.start_of(around[-1]) >= self.start else None
 
     def made_as(self, name: str) -> ast.expr | None:
-        """What the name was last assigned in the prompt."""
+        """The value that the name was last assigned in the prompt."""
         values = [value for end, target, value in self.code.assignments if target == name and self._holds(end)]
         return values[-1] if values else None
 

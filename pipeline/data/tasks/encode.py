@@ -173,7 +173,7 @@ def row_of(task: str, split: str, item: EncodedPair) -> Row:
 def _report(
     task: Task, example: Pair, kept: dict[str, list[EncodedPair]], reason: str | None, tokenizer: Tokenizer
 ) -> dict[str, Any]:
-    """What the study says about a task; nulls where it is not expressible."""
+    """A task's entry in the report; nulls where it is not expressible."""
     pairs = [item for items in kept.values() for item in items]
     lengths = [len(tokens) for item in pairs for tokens in item.tokens]
     return {
