@@ -97,7 +97,7 @@ def parameters(config: ModelConfig, vocab: int) -> dict[str, int]:
         "matrices": layer * 12 * d * d,
         "embeddings": 2 * vocab * d,
         "biases": layer * 9 * d,
-        "bigram": vocab * vocab,
+        "bigram": config.bigram * vocab * vocab,
         "other": (2 * layer + 1) * d + sinks + positions,
     }
 

@@ -15,10 +15,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.refusal import sentence
+from pipeline.shape import ModelShape, PositiveFraction, PositiveInt
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-PositiveFraction = Annotated[float, Field(gt=0, le=1)]
-PositiveInt = Annotated[int, Field(ge=1)]
 
 
 class ConfigError(ValueError):
@@ -117,36 +116,16 @@ class TasksConfig(Section):
     tail_chars: PositiveInt  # a prompt's last characters, which must not occur in the training split
 
 
-class ModelConfig(Section):
+class ModelConfig(ModelShape):
     """One model of the study: its shape, its sparsity, and what it is trained with (§1 and §2)."""
 
-    n_layer: PositiveInt
-    d_model: PositiveInt
-    d_head: PositiveInt
-    n_ctx: Annotated[int, Field(ge=8)]
-    afrac: PositiveFraction  # fraction of entries that AbsTopK keeps at each site; 1 = off
+    afrac: PositiveFraction
+    sink: bool
+    positions: bool
     block_density: PositiveFraction  # nonzero fraction of attention and MLP matrices; 1 = dense
     embed_density: PositiveFraction  # nonzero fraction of embedding, unembedding and biases
-    sink: bool  # a learned logit per head in the softmax's denominator
-    positions: bool  # learned positional embedding, added to the token embedding
     lr: Annotated[float, Field(gt=0)]  # base learning rate
     tokens: PositiveInt  # training tokens
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> ModelConfig:
-        if self.d_model % self.d_head:
-            raise ValueError(f"d_model {self.d_model} is not a multiple of d_head {self.d_head}")
-        if int(self.afrac * self.d_model) < 1:
-            raise ValueError(f"afrac {self.afrac:g} keeps no entry at width d_model {self.d_model}; raise afrac")
-        return self
-
-    @property
-    def n_head(self) -> int:
-        return self.d_model // self.d_head
-
-    @property
-    def d_mlp(self) -> int:
-        return 4 * self.d_model
 
     @property
     def kind(self) -> Literal["sparse", "dense"]:

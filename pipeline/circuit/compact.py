@@ -125,7 +125,9 @@ class Compact:
         prompts = PackedPrompts.of(tokens.cpu(), None if at is None else at.cpu())
         x, token = self.finish(self.run(prompts, Trace(), 0), prompts)
         model = self.frozen.model
-        logits = F.embedding(token, model.bigram_table) + model.lm_head(x)
+        logits = model.lm_head(x)
+        if model.bigram_table is not None:
+            logits = F.embedding(token, model.bigram_table) + logits
         return logits if at is not None else logits[prompts.index]
 
     @torch.no_grad()
@@ -133,7 +135,8 @@ class Compact:
         """Logits of two answers a prompt [prompt, 2], from the ``first`` half layer on, whose past is in ``trace``."""
         x, token = self.finish(self.run(prompts, trace, first), prompts)
         model = self.frozen.model
-        return (model.lm_head.weight[answers] @ x[:, :, None])[..., 0] + model.bigram_table[token[:, None], answers]
+        logits = (model.lm_head.weight[answers] @ x[:, :, None])[..., 0]
+        return logits if model.bigram_table is None else logits + model.bigram_table[token[:, None], answers]
 
     def run(self, prompts: PackedPrompts, trace: Trace, first: int) -> Stream:
         """The residual stream after the last layer; ``trace`` is filled from the ``first`` half on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.artifacts import ArtifactError, file_hash, read_json, write_json
-from pipeline.config import ModelConfig
 from pipeline.model.packed import packed, unpacked
 from pipeline.model.transformer import Transformer
+from pipeline.shape import ModelShape
 from pipeline.sites import site_keys
 
-FORMAT = 1
+FORMAT = 2
+RECIPE = ("block_density", "embed_density", "lr", "tokens")  # which format 1 stored with the shape
 
 
 def save_model(model: Transformer, folder: Path, extra: dict[str, Any], *, small: bool = False) -> None:
@@ -27,7 +29,7 @@ def save_model(model: Transformer, folder: Path, extra: dict[str, Any], *, small
     """
     tensors = {name: p.detach().float().cpu().contiguous() for name, p in model.named_parameters()}
     save_file(packed(tensors) if small else tensors, folder / "model.safetensors")
-    config = {"format": FORMAT, "model": model.config.model_dump(), "vocab_size": model.vocab_size, **extra}
+    config = {"format": FORMAT, "model": model.config.shape.model_dump(), "vocab_size": model.vocab_size, **extra}
     write_json(folder / "config.json", config)
 
 
@@ -38,17 +40,23 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
     no other.
     """
     described = read_json(folder / "config.json")
-    if described.get("format") != FORMAT:
-        raise ArtifactError(f"{folder}: checkpoint format {described.get('format')!r}; this version reads {FORMAT}")
+    if described.get("format") not in (1, FORMAT):
+        raise ArtifactError(f"{folder}: checkpoint format {described.get('format')!r}; allowed: 1 and {FORMAT}")
     tensors = _read(folder / "model.safetensors")
     try:
-        model = Transformer(ModelConfig.model_validate(described["model"]), described["vocab_size"])
+        model = Transformer(_shape(described), described["vocab_size"])
         shapes = {name: p.shape for name, p in model.named_parameters()}
         model.load_state_dict(unpacked(tensors, shapes), strict=True)
     except (ValidationError, KeyError, RuntimeError, IndexError) as error:
         raise ArtifactError(f"{folder}: not a checkpoint of this project: {error}; run pretrain again") from error
     model.checkpoint = model_hash(folder)
     return model.requires_grad_(False).eval().to(device)
+
+
+def _shape(described: Mapping[str, Any]) -> ModelShape:
+    """The shape that a checkpoint stores; format 1 stored how it was trained beside it."""
+    left_out = RECIPE if described["format"] == 1 else ()
+    return ModelShape.model_validate({key: value for key, value in described["model"].items() if key not in left_out})
 
 
 def save_means(means: dict[str, Tensor], folder: Path) -> None:

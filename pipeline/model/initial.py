@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.config import ModelConfig
 from pipeline.model.transformer import Transformer
+from pipeline.shape import ModelShape
 
 EMBED_STD = 0.1
 HEAD_STD = 0.02
@@ -15,11 +15,11 @@ BIGRAM_UNIFORM = 0.02  # the authors' U(0, 0.02)
 
 
 def new_model(
-    config: ModelConfig, vocab_size: int, seed: int, bigram: Float[Tensor, "vocab vocab"] | None
+    shape: ModelShape, vocab_size: int, seed: int, bigram: Float[Tensor, "vocab vocab"] | None
 ) -> Transformer:
     """A model to train. ``bigram``: log probabilities the bigram table starts from (None: the authors' U(0, 0.02))."""
     generator = torch.Generator().manual_seed(seed)
-    model = Transformer(config, vocab_size)
+    model = Transformer(shape, vocab_size)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear):
@@ -29,6 +29,8 @@ def new_model(
             elif isinstance(module, nn.Embedding):
                 module.weight.normal_(0, EMBED_STD, generator=generator)
         model.lm_head.weight.normal_(0, HEAD_STD, generator=generator)
+        if model.bigram_table is None:
+            return model
         if bigram is None:
             model.bigram_table.uniform_(0, BIGRAM_UNIFORM, generator=generator)
         else:

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pipeline.config import ModelConfig
 from pipeline.model.abstopk import abs_topk
 from pipeline.model.attention import attend
 from pipeline.model.layout import Layout, PackedPrompts, PaddedPrompts
 from pipeline.model.linear import Linear
 from pipeline.model.norm import RMSNorm
+from pipeline.shape import ModelShape
 from pipeline.sites import SITES, Site, site_key, site_keys, split_site_key
 
 Intervene = Callable[[str, Tensor], Tensor]
@@ -100,13 +100,13 @@ def refuse_compiled(model: nn.Module) -> None:
 class Attention(nn.Module):
     """Causal multi-head attention with an optional learned sink logit per head."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
-        width = config.n_head * config.d_head
-        self.n_head, self.d_head = config.n_head, config.d_head
-        self.c_attn = Linear(config.d_model, 3 * width)
-        self.c_proj = Linear(width, config.d_model)
-        self.sink_logit = nn.Parameter(torch.zeros(config.n_head)) if config.sink else None
+        width = shape.n_head * shape.d_head
+        self.n_head, self.d_head = shape.n_head, shape.d_head
+        self.c_attn = Linear(shape.d_model, 3 * width)
+        self.c_proj = Linear(width, shape.d_model)
+        self.sink_logit = nn.Parameter(torch.zeros(shape.n_head)) if shape.sink else None
 
     def mix(
         self, q: Tensor, k: Tensor, v: Tensor, at: Tensor | None = None, branch: Tensor | None = None
@@ -118,22 +118,22 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two linear maps with a nonlinearity between them."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
-        self.c_fc = Linear(config.d_model, config.d_mlp)
-        self.c_proj = Linear(config.d_mlp, config.d_model)
+        self.c_fc = Linear(shape.d_model, shape.d_mlp)
+        self.c_proj = Linear(shape.d_mlp, shape.d_model)
 
 
 class Block(nn.Module):
     """One layer: attention and MLP, each reading from and adding to the residual stream."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, shape: ModelShape, layer: int) -> None:
         super().__init__()
-        self.layer, self.afrac = layer, config.afrac
-        self.ln_1 = RMSNorm(config.d_model)
-        self.attn = Attention(config)
-        self.ln_2 = RMSNorm(config.d_model)
-        self.mlp = MLP(config)
+        self.layer, self.afrac = layer, shape.afrac
+        self.ln_1 = RMSNorm(shape.d_model)
+        self.attn = Attention(shape)
+        self.ln_2 = RMSNorm(shape.d_model)
+        self.mlp = MLP(shape)
 
     def abs_topk(self, x: Tensor) -> Tensor:
         """AbsTopK at a site; its argument may be overwritten."""
@@ -186,20 +186,21 @@ class Transformer(nn.Module):
 
     checkpoint: str | None = None
 
-    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, shape: ModelShape, vocab_size: int) -> None:
         super().__init__()
-        self.config, self.vocab_size = config, vocab_size
-        wte = nn.Embedding(vocab_size, config.d_model)
-        blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.transformer = nn.ModuleDict({"wte": wte, "h": blocks, "ln_f": RMSNorm(config.d_model)})
-        if config.positions:
-            self.transformer["wpe"] = nn.Embedding(config.n_ctx, config.d_model)
-        self.lm_head = Linear(config.d_model, vocab_size, bias=False)
-        self.bigram_table = nn.Parameter(torch.empty(vocab_size, vocab_size).uniform_(0, 0.02))
+        self.config, self.vocab_size = shape, vocab_size
+        wte = nn.Embedding(vocab_size, shape.d_model)
+        blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
+        self.transformer = nn.ModuleDict({"wte": wte, "h": blocks, "ln_f": RMSNorm(shape.d_model)})
+        if shape.positions:
+            self.transformer["wpe"] = nn.Embedding(shape.n_ctx, shape.d_model)
+        self.lm_head = Linear(shape.d_model, vocab_size, bias=False)
+        table = torch.empty(vocab_size, vocab_size).uniform_(0, 0.02) if shape.bigram else None
+        self.bigram_table = None if table is None else nn.Parameter(table)
 
     @property
     def device(self) -> torch.device:
-        return self.bigram_table.device
+        return self.lm_head.weight.device
 
     def widths(self) -> dict[str, int]:
         """Site key → how many nodes the site has."""
@@ -246,6 +247,8 @@ class Transformer(nn.Module):
         x = residual("final_resid", x, intervene)
         if layout.last:
             x = x.flatten(0, 1)
-        read = layout.read_tokens(copies)
+        logits: Tensor = self.lm_head(self.transformer["ln_f"](x))
+        if self.bigram_table is None:
+            return logits.float()
         # In place: a table of logits less, in float32 whatever type the product has.
-        return F.embedding(read, self.bigram_table).add_(self.lm_head(self.transformer["ln_f"](x)))
+        return F.embedding(layout.read_tokens(copies), self.bigram_table).add_(logits)

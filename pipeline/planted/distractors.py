@@ -33,6 +33,7 @@ def fill(model: Transformer, recipe: Recipe, layout: ResidualLayout, generator: 
         _clear_block(block, recipe, layout, layer)
     model.transformer["wte"].weight.copy_(embedding(recipe, layout, model.config.d_model, generator))
     model.lm_head.weight.copy_(UNEMBED * torch.randn(model.lm_head.weight.shape, generator=generator))
+    assert model.bigram_table is not None
     model.bigram_table.copy_(BIGRAM * torch.randn(model.bigram_table.shape, generator=generator))
     answers = torch.tensor([layout.tokens[name] for name in recipe.answers])
     model.lm_head.weight[answers] = model.lm_head.weight[answers[0]].clone()

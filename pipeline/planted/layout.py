@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pipeline.config import ModelConfig
 from pipeline.planted.recipe import Node, Recipe, Wire
+from pipeline.shape import ModelShape
 from pipeline.sites import EDGE_KINDS, Site, edge_key, site_key
 
 HEAD_SITES = (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)
@@ -48,7 +48,7 @@ class ResidualLayout:
         return {key: torch.tensor(sorted(pairs)) for key, pairs in found.items()}
 
 
-def draw_layout(recipe: Recipe, config: ModelConfig, generator: torch.Generator) -> ResidualLayout:
+def draw_layout(recipe: Recipe, config: ModelShape, generator: torch.Generator) -> ResidualLayout:
     """A layout at random. A clock is read in the first layer, where all positions have one norm."""
 
     def order(n: int) -> list[int]:

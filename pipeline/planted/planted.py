@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.circuit.interventions import edge_weights
-from pipeline.config import ModelConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.model.means import node_means
 from pipeline.model.scoring import score
@@ -23,6 +22,7 @@ from pipeline.planted.distractors import fill, reads
 from pipeline.planted.layout import ResidualLayout, draw_layout
 from pipeline.planted.recipe import N_CTX, Recipe, Wire
 from pipeline.seeds import seed_of
+from pipeline.shape import ModelShape
 from pipeline.sites import Site, edge_key
 
 FIT_LOSS = 0.01  # nats: the task is done, and not so surely that no gradient is left to a method that needs one
@@ -100,7 +100,7 @@ def plant(
     where AbsTopK (``afrac`` below 1) leaves so little of the circuit that the model does not do the task.
     """
     recipe = RECIPES[algorithm](vocab_size)
-    config = model_config(recipe, n_layer, d_model, d_head, afrac)
+    config = shape_of(recipe, n_layer, d_model, d_head, afrac)
     check(algorithm, recipe, config, vocab_size)
     generator = torch.Generator().manual_seed(seed_of(seed, "planted", algorithm, str(d_model)))
     layout = draw_layout(recipe, config, generator)
@@ -116,15 +116,14 @@ def plant(
     return Planted(name, model, layout.nodes(recipe), layout.edges(recipe.wires), means, language)
 
 
-def model_config(recipe: Recipe, n_layer: int, d_model: int, d_head: int, afrac: float) -> ModelConfig:
-    """The model's shape; it is not trained, so rate and tokens mean nothing."""
-    return ModelConfig(
-        n_layer=n_layer, d_model=d_model, d_head=d_head, n_ctx=N_CTX, afrac=afrac, block_density=1, embed_density=1,
-        sink=False, positions=bool(recipe.clock), lr=1, tokens=1,
-    )  # fmt: skip
+def shape_of(recipe: Recipe, n_layer: int, d_model: int, d_head: int, afrac: float) -> ModelShape:
+    """The model's shape."""
+    return ModelShape(
+        n_layer=n_layer, d_model=d_model, d_head=d_head, n_ctx=N_CTX, afrac=afrac, positions=bool(recipe.clock)
+    )
 
 
-def check(algorithm: Algorithm, recipe: Recipe, config: ModelConfig, vocab_size: int) -> None:
+def check(algorithm: Algorithm, recipe: Recipe, config: ModelShape, vocab_size: int) -> None:
     """Raises ValueError where the algorithm does not fit into the model."""
     least = {"n_layer": recipe.n_parts, "d_model": 32, "d_head": 8}
     for name, allowed in least.items():
@@ -190,6 +189,7 @@ def fit_answers(model: Transformer, recipe: Recipe, layout: ResidualLayout, lang
     tokens = torch.tensor([layout.tokens[name] for name in recipe.answers])
     channels = torch.tensor(sorted({layout.channels[name] for code in recipe.answers.values() for name in code}))
     model.lm_head.weight[tokens[:, None], channels] *= gain
+    assert model.bigram_table is not None
     model.bigram_table[:, tokens[0]] += gain * shift
 
 
