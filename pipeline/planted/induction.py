@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 
-from pipeline.planted.recipe import N_CTX, Code, Pair, Recipe, Token, Wire, fillers, wire
+from pipeline.planted.recipe import N_CTX, Code, NamedPair, Recipe, Token, Wire, fillers, wire
 from pipeline.sites import Site
 
 BITS = (0, 1)
@@ -85,7 +85,7 @@ def decoys() -> tuple[Wire, ...]:
     return tuple(found)
 
 
-def pair(draw: random.Random, i: int) -> Pair:
+def pair(draw: random.Random, i: int) -> NamedPair:
     """All four keys, each with a value, in any order among fillers; then one of the keys again."""
     key, value = draw.randrange(4), draw.randrange(4)
     other_key, other_value = key ^ 1 << (i & 1), value ^ 1 << (i >> 1 & 1)
@@ -101,4 +101,4 @@ def pair(draw: random.Random, i: int) -> Pair:
 
     first = dict(enumerate(rest)) | {key: value, other_key: other_value}
     second = first | {key: other_value, other_key: value}
-    return Pair((prompt(first), prompt(second)), (f"value {value}", f"value {other_value}"))
+    return NamedPair((prompt(first), prompt(second)), (f"value {value}", f"value {other_value}"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from pipeline.planted.recipe import Node, Pair, Recipe, Token, fillers, padded, wire
+from pipeline.planted.recipe import NamedPair, Node, Recipe, Token, fillers, padded, wire
 from pipeline.sites import Site
 
 LENGTH = 12  # tokens of a prompt: brackets are 1/12 of a flat list, 2/12 of a nested one
@@ -42,7 +42,7 @@ def lists(vocab_size: int) -> Recipe:
     )
 
 
-def pair(draw: random.Random, i: int) -> Pair:
+def pair(draw: random.Random, i: int) -> NamedPair:
     """Items with one open bracket among them, and one more or one more item; an item ends the row."""
     flat = [f"item {draw.randrange(len(PADS))}" for _ in range(LENGTH)]
     first, second = draw.sample(range(LENGTH - 1), 2)
@@ -50,4 +50,4 @@ def pair(draw: random.Random, i: int) -> Pair:
     flat[second] = f"item {i % len(PADS)}"
     nested = list(flat)
     nested[second] = f"open {i % len(PADS)}"
-    return Pair((nested, flat), ("close nested", "close flat"))
+    return NamedPair((nested, flat), ("close nested", "close flat"))

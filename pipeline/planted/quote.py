@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 
-from pipeline.planted.recipe import Pair, Recipe, Token, Wire, fillers, padded, wire
+from pipeline.planted.recipe import NamedPair, Recipe, Token, Wire, fillers, padded, wire
 from pipeline.sites import Site
 
 KINDS = {"double": 2.0, "single": -2.0}
@@ -51,11 +51,11 @@ def decoys() -> tuple[Wire, ...]:
     return tuple(wire(0, Site.ATTN_IN, name, *target, DECOY) for target, names in unneeded.items() for name in names)
 
 
-def pair(draw: random.Random, i: int) -> Pair:
+def pair(draw: random.Random, i: int) -> NamedPair:
     """Words, fillers and one quote in any order, then the string's end."""
     words = draw.choices(list(WORDS), k=N_WORDS)
     text = words + [f"filler {draw.randrange(8)}" for _ in range(draw.randrange(2, 6))]
     at, spelling = draw.randrange(len(text) + 1), i % len(PADS)
     draw.shuffle(text)
     double, single = ([*text[:at], f"{kind} {spelling}", *text[at:], "end"] for kind in KINDS)
-    return Pair((double, single), ("close double", "close single"))
+    return NamedPair((double, single), ("close double", "close single"))

@@ -59,7 +59,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Pair:
+class NamedPair:
     """Two prompts of tokens' names, of one length, and the right answer to each."""
 
     prompts: tuple[list[str], list[str]]
@@ -79,7 +79,7 @@ class Recipe:
     tokens: Mapping[str, Token]
     answers: Mapping[str, Code]
     wires: tuple[Wire, ...]
-    pair: Callable[[random.Random, int], Pair]
+    pair: Callable[[random.Random, int], NamedPair]
     decoys: tuple[Wire, ...] = ()
     biases: Mapping[Node, float] = field(default_factory=dict)
     clock: Mapping[str, list[float]] = field(default_factory=dict)

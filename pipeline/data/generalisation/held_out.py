@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.artifacts import ArtifactError
 from pipeline.data.generalisation.place import Place
-from pipeline.data.generalisation.python_code import Code
+from pipeline.data.generalisation.python_code import PythonCode
 from pipeline.data.tokenizer import Tokenizer
 
 MOST_DOCUMENTS = 20_000  # the corpus is in random order
@@ -48,8 +48,8 @@ class TokenisedFunction:
         return Place(self.code, self.begin(at), self.begin(start))
 
     @cached_property
-    def code(self) -> Code:
-        return Code(self.text)
+    def code(self) -> PythonCode:
+        return PythonCode(self.text)
 
     def begin(self, token: int) -> int:
         """Where a token begins, in bytes."""

@@ -17,7 +17,7 @@ from pipeline.data.python_text import Function, Lexeme, lexemes, parse
 KEPT = {"NAME", "NUMBER", "STRING", "OP", "NEWLINE"}  # without comments, empty lines and indentation
 
 
-class Token(Lexeme):
+class PythonToken(Lexeme):
     """A token whose places are in bytes, and the parts of a string."""
 
     @property
@@ -42,18 +42,18 @@ class Token(Lexeme):
 
 
 @dataclass(frozen=True)
-class Code:
+class PythonCode:
     """Code that is whole, such as a function."""
 
     text: bytes
 
     @cached_property
-    def tokens(self) -> list[Token]:
+    def tokens(self) -> list[PythonToken]:
         """All of ``KEPT``. Raises SyntaxError or TokenError where the text is no Python."""
         text = self.text.decode()
         place = list(accumulate((len(character.encode()) for character in f"{text}\n"), initial=0))  # in bytes
         return [
-            Token(found.kind, found.text, place[found.start], place[found.end])
+            PythonToken(found.kind, found.text, place[found.start], place[found.end])
             for found in lexemes(text)
             if found.kind in KEPT
         ]
@@ -63,7 +63,7 @@ class Code:
         """The first byte of every line of the text."""
         return list(accumulate((len(line) + 1 for line in self.text.split(b"\n")), initial=0))
 
-    def column_of(self, token: Token) -> int:
+    def column_of(self, token: PythonToken) -> int:
         """How far from the beginning of its line a token is."""
         return token.start - self.line_starts[bisect_right(self.line_starts, token.start) - 1]
 
