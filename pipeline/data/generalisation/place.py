@@ -83,7 +83,7 @@ class Place:
 
     @property
     def words(self) -> list[str]:
-        """The line's, see ``words_of``."""
+        """``words_of`` the line."""
         return words_of(self.line)
 
     @property

@@ -14,7 +14,7 @@ from itertools import accumulate
 
 from pipeline.data.python_text import Function, Lexeme, lexemes, parse
 
-KEPT = {"NAME", "NUMBER", "STRING", "OP", "NEWLINE"}  # not what says nothing: comments, empty lines, indentation
+KEPT = {"NAME", "NUMBER", "STRING", "OP", "NEWLINE"}  # without comments, empty lines and indentation
 
 
 class PythonToken(Lexeme):
@@ -60,7 +60,7 @@ class PythonCode:
 
     @cached_property
     def line_starts(self) -> list[int]:
-        """Of every line of the text."""
+        """The first byte of every line of the text."""
         return list(accumulate((len(line) + 1 for line in self.text.split(b"\n")), initial=0))
 
     def column_of(self, token: PythonToken) -> int:
@@ -69,7 +69,7 @@ class PythonCode:
 
     @cached_property
     def free_starts(self) -> frozenset[int]:
-        """Of every line that begins with no string or bracket open, and continues none: where a prompt may begin."""
+        """Where a prompt may begin: each line that begins with no string or bracket open and continues no statement."""
         lines, begun = self.line_starts, None
         starts = set(lines)
         for token in self.tokens:

@@ -1,4 +1,4 @@
-"""What every source of the corpus gives: texts, each with the unit that may not be divided between the splits."""
+"""Documents of the corpus: texts, each with the unit that may not be divided between the splits; and their sources."""
 
 from __future__ import annotations
 
