@@ -181,7 +181,7 @@ def _counts(side: Sequence[Context]) -> dict[str, int]:
     return {"contexts": len(side), "functions": len({context.document.text for context in side})}
 
 
-def _about(rows: Sequence[Row], reason: str | None) -> dict[str, Any]:
+def _about(rows: Sequence[PairRow], reason: str | None) -> dict[str, Any]:
     """The report's entry on a family of a task."""
     lengths = [len(row[f"{side}_tokens"]) for row in rows for side in "ab"]
     return {
