@@ -145,7 +145,7 @@ def latest_runs(params: Params, kind: str, **narrowed: str) -> pd.DataFrame:
 
 
 def nothing(params: Params, kind: str, **narrowed: str) -> str:
-    """What to say where MLflow has no such run."""
+    """The message where MLflow has no such run."""
     which = "".join(f", {key} {value}" for key, value in narrowed.items())
     return (
         f"MLflow has no {kind} yet (experiment {params.tracking.experiment} at {os.environ['MLFLOW_TRACKING_URI']}"

@@ -15,7 +15,7 @@ CutOutOf = Annotated[
     Path | None, typer.Option(metavar="DIR", help="The checkpoint. Default: models/<its model>, beside circuits/.")
 ]
 MadeFor = Annotated[
-    str | None, typer.Option(metavar="NAME|FILE", help="What it was made for. Default: as the circuit says.")
+    str | None, typer.Option(metavar="NAME|FILE", help="The circuit's task. Default: the one noted in the circuit.")
 ]
 TokenizerDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Default: the model's folder, else its data/tokens.")

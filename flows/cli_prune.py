@@ -30,9 +30,10 @@ def prune(
     budget: Annotated[int | None, typer.Option(help="Trials beyond the centres. Default: prune.budget.")] = None,
     tie_qk: Annotated[bool | None, typer.Option(help="One mask for channel i of query and key, or two.")] = None,
     ablation: Annotated[
-        Ablation | None, typer.Option(help="What is outside is held at. Default: prune.ablation.")
+        Ablation | None,
+        typer.Option(help="What the circuit's complement is ablated to. Default: prune.ablation."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the search. Default: seed.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the search. Default: seed.")] = None,
     tokenizer: TokenizerDir = None,
     tokens: Annotated[
         Path | None, typer.Option(metavar="DIR", help="For resample. Default: the model's data/tokens.")

@@ -37,8 +37,8 @@ def show(
     tokenizer: TokenizerDir = None,
     params: ParamsFile = None,
 ) -> None:
-    """Open the page of one circuit: its drawing, and of every node what it responds to, its values token by token, its
-    effect and its edges. One file, that needs neither network nor server."""
+    """Open the page of one circuit: its drawing, and for every node what it responds to, its values token by token, its
+    effect and its edges. The page is one file and needs neither network nor server."""
     from pipeline.circuit import Circuit
     from pipeline.model.device import prepare_cpu
     from pipeline.play.load import load_session  # takes seconds to import
@@ -83,7 +83,7 @@ def page_of(session: Session, place: Path, settings: Params, prompts: list[str])
 
 
 def explanation_of(session: Session, name: str, place: Path, settings: Params) -> Mapping[str, Any] | None:
-    """What the study found of this circuit, or what is found now; None where the model's tokens are not there."""
+    """The study's explanation of this circuit, or a new one; None where the model's tokens are missing."""
     from pipeline.data.shards import STATS_FILE, TokenStream
     from pipeline.play.alone import explained, fits
     from pipeline.workspace import root_of

@@ -32,7 +32,7 @@ def validate(
     ] = None,
     params: ParamsFile = None,
 ) -> None:
-    """Try to refute a circuit: every test, whether it passes, and with what numbers. On test pairs."""
+    """Try to refute a circuit on test pairs: each test with its outcome and its numbers."""
     from pipeline.artifacts import write_json
     from pipeline.model.device import prepare_cpu
     from pipeline.validate import validate_checkpoint  # takes seconds to import
@@ -58,7 +58,7 @@ def validate(
 
 
 def table_of(found: Mapping[str, Any], title: str) -> Table:
-    """A row a test."""
+    """A table with one row per test."""
     table = Table("test", "outcome", "what was found", title=escape(title), caption="losses in nats; chance is 0.693")
     for test in lines_of(found):
         unasked = "not tested" if test["value"] is None else "measured"

@@ -1,7 +1,7 @@
 """Where a workspace keeps its services' state, set before prefect, mlflow and torch are imported.
 
 Everything stays inside the workspace (the folder with dvc.yaml): Prefect's database and results in ``.prefect/``,
-MLflow's in ``.mlflow/``. What the user has set in the environment wins. Importing ``flows`` applies this once.
+MLflow's in ``.mlflow/``. Variables that the user has set win. Importing ``flows`` applies this once.
 """
 
 from __future__ import annotations

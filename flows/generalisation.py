@@ -1,4 +1,4 @@
-"""Stage rivals: second test sets of the tasks, on which rival algorithms come apart."""
+"""Stage generalisation: second test sets of the tasks, which tell apart algorithms that agree on the tasks' pairs."""
 
 from __future__ import annotations
 

@@ -47,11 +47,11 @@ UNIT: dict[str, Any] = {
 
 def main(stage: Flow[[str], Any]) -> None:
     """Run a mapped stage from the command line, its units side by side in processes of their own: much of their work is
-    the interpreter's, which threads share."""
-    stage_main(lambda params: stage.with_options(task_runner=runner(params.compute.workers)), per_model=True)
+    done by the interpreter, which threads share."""
+    stage_main(lambda params: stage.with_options(task_runner=process_pool(params.compute.workers)), per_model=True)
 
 
-def runner(workers: int) -> TaskRunner[PrefectFuture[Any]]:
+def process_pool(workers: int) -> TaskRunner[PrefectFuture[Any]]:
     # Prefect's own classes do not fit each other's annotations: TaskRunner is invariant in its future.
     return cast("TaskRunner[PrefectFuture[Any]]", ProcessPoolTaskRunner(max_workers=workers))
 
@@ -87,7 +87,7 @@ def checked_tasks(workspace: Workspace, model: str) -> TaskSet:
 
 
 def shared_inputs(workspace: Workspace, params: Params, stage: str, model: str) -> dict[str, Any]:
-    """What the results of all units of a stage follow from, apart from their task; plain values only."""
+    """Everything that determines the results of a stage's units, apart from their task; plain values only."""
     return {
         "model": model,
         "model_hash": model_hash(workspace.model(model)),

@@ -114,7 +114,7 @@ def show_circuits(model: str, rows: Mapping[str, mapped.Row]) -> None:
 
 
 def announce(model: str, rows: Mapping[str, mapped.Row], target_loss: float) -> None:
-    """Say what was found; a model that does no task is worth a warning."""
+    """Say what was found; with a warning for a model that solves no task."""
     edges = [row["n_edges"] for row in rows.values() if row["n_edges"] is not None]
     if not edges:
         losses = [row["unpruned_loss"] for row in rows.values() if row["unpruned_loss"] is not None]

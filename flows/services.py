@@ -1,6 +1,6 @@
 """The local servers of a workspace, started detached and stopped again: Prefect's (API and UI) and MLflow's UI.
 
-Each takes its usual port or, where that is taken, any free one, so that two workspaces never meet. What is running is
+Each takes its usual port or, where that is taken, any free one, so that two workspaces never meet. The running ones are
 noted in ``.prefect/local_server.json`` and ``.mlflow/local_ui.json``; only processes noted there are ever stopped.
 Run as ``python -m flows.services up|ui|down``.
 """
@@ -56,7 +56,7 @@ def mlflow_service(root: Path) -> Service:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What is noted of a started server; empty where there is nothing usable."""
+    """The notes about a started server; empty where there are none that can be used."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

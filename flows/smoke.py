@@ -27,8 +27,8 @@ from flows.environment import ServiceError
 from flows.profiles import merged, write_params
 from pipeline.artifacts import ArtifactError, Workspace, read_json
 
-MARKER = ".smoke-workspace"  # what may be wiped has it
-# What a checkout can hold that is not the project: artifacts of a study, state of services and tools
+MARKER = ".smoke-workspace"  # marks a folder that may be wiped
+# Files of a checkout that do not belong to the project: artifacts of a study, state of services and tools
 NOT_COPIED = {
     ".venv", "data", "models", "circuits", "ablations", "validations", "explanations", "example", "results",
     "dvc.lock",
@@ -144,7 +144,7 @@ def _run(arguments: list[str], folder: Path, variables: dict[str, str]) -> int:
 
 
 def _end(process: psutil.Process) -> None:
-    """Ask a process and its children to stop, as Ctrl-C does, and kill what does not."""
+    """Ask a process and its children to stop, as Ctrl-C does, and kill those that do not stop."""
     try:
         family = [*process.children(recursive=True), process]
     except psutil.NoSuchProcess:
@@ -159,7 +159,7 @@ def _end(process: psutil.Process) -> None:
 
 
 def tables(summary: dict[str, Any]) -> list[Table]:
-    """What a study found, from its results/summary.json: a row per model, then a row per task that any model solved."""
+    """Tables of a study's results/summary.json: a row per model, then a row per task that any model solved."""
     models = summary["models"]
     overview = Table("model", "validation loss (nats)", "L0", "tasks solved", "edges (geometric mean)", title="Models")
     for model in models:

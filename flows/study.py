@@ -49,7 +49,7 @@ def stage_graph(root: Path) -> dict[str, list[str]]:
 
 
 def _address(stage: Any) -> str:
-    """What ``dvc repro`` knows a stage by in the workspace; its own ``addressing`` is for the current directory."""
+    """The name of a stage for ``dvc repro`` in the workspace; its own ``addressing`` is for the current directory."""
     return stage.name if stage.path_in_repo == "dvc.yaml" else f"{stage.path_in_repo}:{stage.name}"
 
 
@@ -61,13 +61,13 @@ def repro(stage: str, root: Path, study_run: str | None) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # dvc.yaml says `python`
     status = subprocess.run(command, cwd=root, env=os.environ | parent | {"PATH": path}).returncode
     if status:
-        raise StudyError(f"stage {stage} failed (dvc repro ended with status {status}); why is in its output")
+        raise StudyError(f"stage {stage} failed (dvc repro ended with status {status}); its output says why")
 
 
-_runner: Any = ThreadPoolTaskRunner(max_workers=SIDE_BY_SIDE)  # Any: Prefect's types do not let it in as it is
+_thread_pool: Any = ThreadPoolTaskRunner(max_workers=SIDE_BY_SIDE)  # Any: Prefect's types do not let it in as it is
 
 
-@flow(name="study", task_runner=_runner)
+@flow(name="study", task_runner=_thread_pool)
 def study() -> State[None]:
     """Completed when every stage is up to date, else Failed, naming what failed and what could not run for it."""
     root = environment.find_root()
@@ -77,10 +77,10 @@ def study() -> State[None]:
         before = [futures[name] for name in needed]
         futures[stage] = repro.submit(stage, root, study_run, return_state=False, wait_for=before)
     wait(list(futures.values()))
-    return verdict({stage: future.state for stage, future in futures.items()})
+    return final_state({stage: future.state for stage, future in futures.items()})
 
 
-def verdict(states: dict[str, State[None]]) -> State[None]:
+def final_state(states: dict[str, State[None]]) -> State[None]:
     """How the study ended, from the last state of each stage's task."""
     failed = [stage for stage, state in states.items() if state.is_failed() or state.is_crashed()]
     waiting = [stage for stage, state in states.items() if not state.is_final()]

@@ -69,7 +69,7 @@ def launch(workspace: Workspace, params: Params, model: str) -> None:
         command += ["--log-dir", logs, "-m", __name__, "--model", model]
         status = _wait(command, workspace.root, os.environ | {"OMP_NUM_THREADS": str(threads)})
         if status:
-            why = first_error(Path(logs)) or f"torchrun ended with status {status}; why is in the output above"
+            why = first_error(Path(logs)) or f"torchrun ended with status {status}; the output above says why"
             raise WorkerError(f"{model}, trained in {processes} processes: {why}")
 
 
@@ -87,7 +87,7 @@ def _wait(command: list[str], folder: Path, variables: dict[str, str]) -> int:
 
 
 def first_error(logs: Path) -> str | None:
-    """What the process that failed first has left in torchrun's folder of logs; None where it could say nothing."""
+    """The message of the first failed process in torchrun's folder of logs; None where there is none."""
     said = [json.loads(path.read_text(encoding="utf-8"))["message"] for path in sorted(logs.rglob("error.json"))]
     told = [one for one in said if isinstance(one, dict)]
     if not told:

@@ -1,4 +1,4 @@
-"""What MLflow is told of models, circuits and the study: it records, never decides, never slows or stops a stage.
+"""Records of models, circuits and the study in MLflow, which never decides, slows or stops a stage.
 
 Everything is sent from one thread of its own, buffered, to the server that MLFLOW_TRACKING_URI names. When that fails,
 one warning says so and nothing more is sent; the same numbers are in the stage's own files. One experiment holds
@@ -35,7 +35,7 @@ from flows.tracking_trials import Search, circuit_metrics, read_trials, send_tri
 from pipeline.artifacts import file_hash, read_json
 from pipeline.config import Params
 
-# What a server that is absent, broken or something else brings about; ValueError: an answer that is not JSON.
+# Errors of a server that is absent, broken or another program; ValueError: an answer that is not JSON.
 FAILURES = (
     MlflowException,
     TrackingError,
@@ -168,7 +168,7 @@ class Tracker:
         if metrics:
             self.sender.send(lambda: self.store.write(self._training_run(), metrics=metrics))
 
-    # What follows runs in the sender's thread.
+    # The methods below run in the sender's thread.
 
     def _training_run(self) -> str:
         """The run of this training: that of an interrupted one with the same settings, else a new one."""
@@ -303,7 +303,7 @@ def _send_study(store: Store, params: Params, summary: Mapping[str, Any], result
 
 
 def _complete_models(store: Store, summary: Mapping[str, Any], results: Path) -> None:
-    """Give the runs of models what only the study counts, and those of circuits the drawings in ``results``."""
+    """Add the study's counts to the runs of models, and the drawings in ``results`` to those of circuits."""
     for model in summary["models"]:
         counted = {key: model[key] for key in ("n_solved", "geomean_edges")}
         for run in store.find({"kind": "model", "model": model["name"], "latest": "true"}):
@@ -315,7 +315,7 @@ def _complete_models(store: Store, summary: Mapping[str, Any], results: Path) ->
 
 
 def circuit_identity(model_hash: str, task: str, target_loss: float, folder: Path | None) -> str:
-    """What makes two circuits of a task the same: checkpoint, target and, where there is a circuit, its files."""
+    """The identity of a task's circuit: checkpoint, target and, where there is a circuit, its files."""
     files = None if folder is None else file_hash(folder / "circuit.json", folder / "circuit.safetensors")
     return digest(model_hash, task, target_loss, files)
 

@@ -1,4 +1,4 @@
-"""What MLflow is told of the search behind a circuit: a run per trial, under the circuit's run (``kind`` = trial).
+"""Records in MLflow of the search behind a circuit: a run per trial, under the circuit's run (``kind`` = trial).
 
 Trials have no tag ``latest``, so no query for the newest circuits or models returns them.
 """

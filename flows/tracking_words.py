@@ -1,4 +1,4 @@
-"""What a person reads in MLflow's UI: a description of every run, and views of the experiment that open ready made.
+"""Texts in MLflow's UI: a description of every run, and views of the experiment that open ready made.
 
 A view is what the UI keeps of "Share": a tag of the experiment, opened by its name in the address
 (``#/experiments/ID/runs?viewStateShareKey=NAME``). The experiment's description links to them.

@@ -60,7 +60,7 @@ def validate(model: str) -> None:
 
 @task(name="validate", **mapped.UNIT)
 def validate_unit(task: str, inputs: dict[str, Any]) -> mapped.Row:
-    """What every test finds of one circuit."""
+    """The results of every test of one circuit."""
     workspace, model = mapped.unit_model(inputs)
     pairs, generalisation = mapped.loaded_tasks(workspace.tasks), GeneralisationSet.load(workspace.generalisation)
     config = ValidateConfig.model_validate(inputs["settings"])
@@ -97,7 +97,7 @@ def check_controls(config: ValidateConfig) -> None:
 def show_verdicts(model: str, rows: dict[str, mapped.Row]) -> None:
     """Put the verdicts into Prefect's UI."""
     table = [{"task": name, "verdict": row["verdict"]["line"]} for name, row in rows.items()]
-    description = f"What the circuits of {model} pass and fail"
+    description = f"Tests that the circuits of {model} pass and fail"
     mapped.show_table("validations", model, table, description)
 
 

@@ -81,7 +81,7 @@ def _name_sources(config: CorpusConfig, seed: int, lock: Path) -> list[tuple[str
 
 
 class _Gathering:
-    """What has been taken from the sources so far."""
+    """The documents taken from the sources so far."""
 
     def __init__(self, index: TailIndex) -> None:
         self.index = index

@@ -14,17 +14,17 @@ from pipeline.artifacts import ArtifactError, read_json, whole_folder, write_jso
 PAIRS_FILE = "pairs.parquet"
 REPORT_FILE = "report.json"
 
-Row = dict[str, Any]  # a pair; its columns are those of the stage's schema
+PairRow = dict[str, Any]  # a pair; its columns are those of the stage's schema
 
 
-def write_tables(folder: Path, schema: pa.Schema, rows: Sequence[Row], report: dict[str, Any]) -> None:
+def write_tables(folder: Path, schema: pa.Schema, rows: Sequence[PairRow], report: dict[str, Any]) -> None:
     """Write pairs and report into ``folder``, whole or not at all."""
     with whole_folder(folder) as partial:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial / PAIRS_FILE)
         write_json(partial / REPORT_FILE, report)
 
 
-def read_tables(folder: Path, schema: pa.Schema, stage: str) -> tuple[dict[str, Any], list[Row]]:
+def read_tables(folder: Path, schema: pa.Schema, stage: str) -> tuple[dict[str, Any], list[PairRow]]:
     """The report and the rows that a stage wrote. Raises ArtifactError where they are missing or damaged."""
     report = read_json(folder / REPORT_FILE)
     if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):
@@ -32,7 +32,7 @@ def read_tables(folder: Path, schema: pa.Schema, stage: str) -> tuple[dict[str, 
     return report, _rows(folder / PAIRS_FILE, schema, stage)
 
 
-def _rows(path: Path, schema: pa.Schema, stage: str) -> list[Row]:
+def _rows(path: Path, schema: pa.Schema, stage: str) -> list[PairRow]:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro {stage})")
     try:
@@ -42,5 +42,5 @@ def _rows(path: Path, schema: pa.Schema, stage: str) -> list[Row]:
     if not table.schema.equals(schema):
         found = ", ".join(table.schema.names)
         raise ArtifactError(f"{path}: columns {found}, not those of the stage {stage}; run {stage} again")
-    rows: list[Row] = table.to_pylist()
+    rows: list[PairRow] = table.to_pylist()
     return rows

@@ -35,7 +35,7 @@ _DOCUMENTS_AT_ONCE = 4096
 
 
 def tokenise_corpus(corpus: Path, config: TokeniseConfig, folder: Path) -> dict[str, Any]:
-    """What ``stats.json`` holds, after writing ``folder`` whole: tokenizer, token streams, bigram table, statistics.
+    """The content of ``stats.json``; writes ``folder`` whole: tokenizer, token streams, bigram table, statistics.
 
     ``corpus`` is a Parquet file with the columns text and split. Losses are in nats a token on the validation split,
     by statistics of the training split; bytes_per_token is of the validation split, ``<|endoftext|>`` counted.

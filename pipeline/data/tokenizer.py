@@ -1,4 +1,4 @@
-"""The byte-level BPE tokenizer: trained by the tokenizers library, held and used as a ``tiktoken.Encoding``.
+"""The byte-level BPE tokenizer: trained by the tokenizers library, kept and used as a ``tiktoken.Encoding``.
 
 Every text can be encoded (the 256 bytes are tokens 0 to 255, in the order of their values; merges follow in the order
 in which they were learnt; ``<|endoftext|>`` is the last id) and is given back exactly. Ranks are saved in tiktoken's

@@ -1,4 +1,4 @@
-"""What can be said of every place of a Python text by its syntax tree: bodies, literals, annotations (``ast``).
+"""Marks of every place of a Python text by its syntax tree: bodies, literals, annotations (``ast``).
 
 Unlike ``pipeline.explain.text`` this looks ahead: whether a brace opens a dictionary is known at its first colon.
 """
@@ -49,7 +49,7 @@ SYNTAX = (
 
 
 def parsed(text: str) -> Marks | None:
-    """What holds at each of the ``len(text) + 1`` places of a text, named as a label says it; None for no Python."""
+    """The marks at each of the ``len(text) + 1`` places of a text, named as in labels; None where it is not Python."""
     if "\r" in text:  # a line's end for ast, and none for tokenize
         return None
     try:

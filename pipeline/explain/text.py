@@ -1,7 +1,7 @@
-"""What can be said of every place of a Python text by its tokens alone: strings, brackets, lines (standard library's
+"""Marks of every place of a Python text by its tokens alone: strings, brackets, lines (standard library's
 ``tokenize``).
 
-A place is between two characters. What is said of it holds when the text up to there has been read: after an opening
+A place is between two characters. A mark is true of a place when the text up to there has been read: after an opening
 quote one is inside a string, after the closing one no more. That is all that a causal model can know.
 """
 
@@ -40,7 +40,7 @@ def pieces(text: str) -> tuple[list[Lexeme], bool]:
 
 @dataclass
 class State:
-    """What is open after the tokens that were read."""
+    """Brackets and statements that are open after the tokens that were read."""
 
     stack: list[tuple[str, str]] = field(default_factory=list)  # (bracket, what it is of), the innermost last
     line: str = ""  # the keyword that the statement begins with
@@ -74,7 +74,7 @@ class State:
             self.stack.pop()
 
     def _opened_by(self, piece: Lexeme) -> str:
-        """What a bracket is of: parameters, arguments, a subscript, or only a bracket."""
+        """The purpose of a bracket: parameters, arguments, a subscript, or only a bracket."""
         before = self.before
         named = before is not None and (
             (before.kind == "NAME" and not keyword.iskeyword(before.text)) or before.text in (")", "]")
@@ -85,7 +85,7 @@ class State:
 
 
 def described(text: str) -> tuple[Marks, Levels, bool]:
-    """What holds at each of the ``len(text) + 1`` places, the levels there, and whether the tokenizer came to the end.
+    """The marks at each of the ``len(text) + 1`` places, the levels there, and whether the tokenizer came to the end.
 
     Marks are named as a label says them ("inside a comment"), levels as what rises ("bracket depth").
     """

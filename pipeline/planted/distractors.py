@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.model.transformer import Block, Transformer
 from pipeline.planted.layout import HEAD_SITES, ResidualLayout
-from pipeline.planted.recipe import Node, Recipe
+from pipeline.planted.recipe import PlantedNode, Recipe
 from pipeline.sites import EDGE_KINDS, Site
 
 DENSITY = 0.25  # nonzero fraction of distractor weights
@@ -73,7 +73,7 @@ def _clear_block(block: Block, recipe: Recipe, layout: ResidualLayout, layer: in
                 rows[layout.index(node)] = 0
 
 
-def reads(block: Block, node: Node) -> tuple[Tensor, Tensor]:
+def reads(block: Block, node: PlantedNode) -> tuple[Tensor, Tensor]:
     """Weight [target, source] and bias [target] of the linear map that makes the node's site."""
     kind = next(kind for kind in EDGE_KINDS if kind.target is node.site)
     layer = block.get_submodule(kind.weight)
@@ -96,9 +96,9 @@ def embedding(
             busy = torch.randperm(len(others), generator=generator)[: d_model // BUSY].tolist()
             signs = torch.randint(0, 2, (len(busy),), generator=generator) * 2 - 1
             looks[look][[others[i] for i in busy]] = signs * (0.5 + torch.rand(len(busy), generator=generator))
-        left = d_model - clock - sum(value**2 for value in token.code.values())
+        left = d_model - clock - sum(value**2 for value in token.embedding.values())
         row = looks[look] * (left**0.5 / looks[look].norm())
-        for channel, value in token.code.items():
+        for channel, value in token.embedding.items():
             row[layout.channels[channel]] = value
         wte[layout.tokens[name]] = row
     return wte

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 
-from pipeline.planted.recipe import N_CTX, Code, Pair, Recipe, Token, Wire, fillers, wire
+from pipeline.planted.recipe import N_CTX, ChannelValues, PlantedPair, PlantedToken, Recipe, Wire, fillers, wire
 from pipeline.sites import Site
 
 BITS = (0, 1)
@@ -28,7 +28,7 @@ DECOY = 0.05
 
 def induction(vocab_size: int) -> Recipe:
     """The recipe."""
-    tokens = {f"{name} {i}": Token(bits(name, i)) for name in ("key", "value") for i in range(4)}
+    tokens = {f"{name} {i}": PlantedToken(bits(name, i)) for name in ("key", "value") for i in range(4)}
     angles = [(position + 0.5) * STEP for position in range(N_CTX)]
     return Recipe(
         tokens=tokens | fillers(vocab_size - len(tokens)),
@@ -40,7 +40,7 @@ def induction(vocab_size: int) -> Recipe:
     )
 
 
-def bits(name: str, i: int) -> Code:
+def bits(name: str, i: int) -> ChannelValues:
     """The two bits of a number, as ± one level in two channels."""
     return {f"{name}_{bit}": LEVEL if i >> bit & 1 else -LEVEL for bit in BITS}
 
@@ -85,7 +85,7 @@ def decoys() -> tuple[Wire, ...]:
     return tuple(found)
 
 
-def pair(draw: random.Random, i: int) -> Pair:
+def pair(draw: random.Random, i: int) -> PlantedPair:
     """All four keys, each with a value, in any order among fillers; then one of the keys again."""
     key, value = draw.randrange(4), draw.randrange(4)
     other_key, other_value = key ^ 1 << (i & 1), value ^ 1 << (i >> 1 & 1)
@@ -101,4 +101,4 @@ def pair(draw: random.Random, i: int) -> Pair:
 
     first = dict(enumerate(rest)) | {key: value, other_key: other_value}
     second = first | {key: other_value, other_key: value}
-    return Pair((prompt(first), prompt(second)), (f"value {value}", f"value {other_value}"))
+    return PlantedPair((prompt(first), prompt(second)), (f"value {value}", f"value {other_value}"))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pipeline.planted.recipe import Node, Recipe, Wire
+from pipeline.planted.recipe import PlantedNode, Recipe, Wire
 from pipeline.shape import ModelShape
 from pipeline.sites import EDGE_KINDS, Site, edge_key, site_key
 
@@ -25,10 +25,10 @@ class ResidualLayout:
     layers: list[int]
     heads: list[int]
     channels: dict[str, int]
-    inner: dict[Node, int]
+    inner: dict[PlantedNode, int]
     tokens: dict[str, int]
 
-    def index(self, node: Node) -> int:
+    def index(self, node: PlantedNode) -> int:
         """The node's index at its site."""
         return self.inner[node] if node in self.inner else self.channels[node.name]
 
@@ -57,7 +57,7 @@ def draw_layout(recipe: Recipe, config: ModelShape, generator: torch.Generator) 
     first = [0] if recipe.clock else []
     later = [layer for layer in order(config.n_layer) if layer not in first]
     heads = [order(config.n_head)[0] for _ in range(recipe.n_parts)]
-    inner: dict[Node, int] = {}
+    inner: dict[PlantedNode, int] = {}
     for part, head in enumerate(heads):
         inner |= _inner(recipe, part, head * config.d_head, order(config.d_head), order(config.d_mlp))
     return ResidualLayout(
@@ -69,7 +69,7 @@ def draw_layout(recipe: Recipe, config: ModelShape, generator: torch.Generator) 
     )
 
 
-def _inner(recipe: Recipe, part: int, start: int, slots: list[int], neurons: list[int]) -> dict[Node, int]:
+def _inner(recipe: Recipe, part: int, start: int, slots: list[int], neurons: list[int]) -> dict[PlantedNode, int]:
     """Where a planted layer's head channels and neurons are; a query and a key of one name share their slot."""
     nodes = [node for node in recipe.nodes if node.part == part]
     names = list(dict.fromkeys(node.name for node in nodes if node.site in HEAD_SITES))

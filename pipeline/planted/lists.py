@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from pipeline.planted.recipe import Node, Pair, Recipe, Token, fillers, padded, wire
+from pipeline.planted.recipe import PlantedNode, PlantedPair, PlantedToken, Recipe, fillers, padded, wire
 from pipeline.sites import Site
 
 LENGTH = 12  # tokens of a prompt: brackets are 1/12 of a flat list, 2/12 of a nested one
@@ -23,10 +23,10 @@ STEEP = 2.0  # the neuron is 4 at a nested list, 0 at a flat one
 
 def lists(vocab_size: int) -> Recipe:
     """The recipe."""
-    spelled = {f"{name} {i}": Token(padded(value, pad), f"spelling {i}")
+    spelled = {f"{name} {i}": PlantedToken(padded(value, pad), f"spelling {i}")
                for name, value in WORTH.items() for i, pad in enumerate(PADS)}  # fmt: skip
     other = padded(WORTH["item"], 0.0)
-    tokens = spelled | {"close nested": Token(other), "close flat": Token(other)}
+    tokens = spelled | {"close nested": PlantedToken(other), "close flat": PlantedToken(other)}
     return Recipe(
         tokens=tokens | fillers(vocab_size - len(tokens), other),
         answers={"close nested": {"answer": 1.0}, "close flat": {"answer": -1.0}},
@@ -37,12 +37,12 @@ def lists(vocab_size: int) -> Recipe:
             wire(0, Site.MLP_IN, "depth", Site.MLP_NEURON, "nested", STEEP),
             wire(0, Site.MLP_NEURON, "nested", Site.MLP_OUT, "answer", 1.0),
         ),
-        biases={Node(0, Site.ATTN_OUT, "depth"): 0.0},
+        biases={PlantedNode(0, Site.ATTN_OUT, "depth"): 0.0},
         pair=pair,
     )
 
 
-def pair(draw: random.Random, i: int) -> Pair:
+def pair(draw: random.Random, i: int) -> PlantedPair:
     """Items with one open bracket among them, and one more or one more item; an item ends the row."""
     flat = [f"item {draw.randrange(len(PADS))}" for _ in range(LENGTH)]
     first, second = draw.sample(range(LENGTH - 1), 2)
@@ -50,4 +50,4 @@ def pair(draw: random.Random, i: int) -> Pair:
     flat[second] = f"item {i % len(PADS)}"
     nested = list(flat)
     nested[second] = f"open {i % len(PADS)}"
-    return Pair((nested, flat), ("close nested", "close flat"))
+    return PlantedPair((nested, flat), ("close nested", "close flat"))

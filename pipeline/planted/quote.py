@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 
-from pipeline.planted.recipe import Pair, Recipe, Token, Wire, fillers, padded, wire
+from pipeline.planted.recipe import PlantedPair, PlantedToken, Recipe, Wire, fillers, padded, wire
 from pipeline.sites import Site
 
 KINDS = {"double": 2.0, "single": -2.0}
@@ -22,10 +22,10 @@ DECOY = 0.1
 
 def quote(vocab_size: int) -> Recipe:
     """The recipe; raises nothing, but needs a vocabulary of some 20 tokens at least."""
-    tokens = {f"{kind} {i}": Token({"quote": 2.0} | padded(value, pad), f"quote {i}")
+    tokens = {f"{kind} {i}": PlantedToken({"quote": 2.0} | padded(value, pad), f"quote {i}")
               for kind, value in KINDS.items() for i, pad in enumerate(PADS)}  # fmt: skip
-    tokens |= {name: Token(padded(value, 0.0)) for name, value in WORDS.items()}
-    tokens |= {"end": Token({"end": 2.0}), "close double": Token(), "close single": Token()}
+    tokens |= {name: PlantedToken(padded(value, 0.0)) for name, value in WORDS.items()}
+    tokens |= {"end": PlantedToken({"end": 2.0}), "close double": PlantedToken(), "close single": PlantedToken()}
     return Recipe(
         tokens=tokens | fillers(vocab_size - len(tokens)),
         answers={"close double": {"answer": 1.0}, "close single": {"answer": -1.0}},
@@ -51,11 +51,11 @@ def decoys() -> tuple[Wire, ...]:
     return tuple(wire(0, Site.ATTN_IN, name, *target, DECOY) for target, names in unneeded.items() for name in names)
 
 
-def pair(draw: random.Random, i: int) -> Pair:
+def pair(draw: random.Random, i: int) -> PlantedPair:
     """Words, fillers and one quote in any order, then the string's end."""
     words = draw.choices(list(WORDS), k=N_WORDS)
     text = words + [f"filler {draw.randrange(8)}" for _ in range(draw.randrange(2, 6))]
     at, spelling = draw.randrange(len(text) + 1), i % len(PADS)
     draw.shuffle(text)
     double, single = ([*text[:at], f"{kind} {spelling}", *text[at:], "end"] for kind in KINDS)
-    return Pair((double, single), ("close double", "close single"))
+    return PlantedPair((double, single), ("close double", "close single"))

@@ -15,11 +15,11 @@ from pipeline.sites import EDGE_KINDS, EdgeKind, Site
 
 N_CTX = 24  # of all planted models; every prompt fits
 
-Code = Mapping[str, float]  # channel name → value
+ChannelValues = Mapping[str, float]  # channel name → value
 
 
 @dataclass(frozen=True)
-class Node:
+class PlantedNode:
     """A planted node: the how-manieth planted layer it is in, its site, its name.
 
     At the sites that read or write the residual stream the name is a channel's, the same in all layers. A query and a
@@ -35,8 +35,8 @@ class Node:
 class Wire:
     """One weight from a node to a node of the same planted layer."""
 
-    source: Node
-    target: Node
+    source: PlantedNode
+    target: PlantedNode
     weight: float
 
     @property
@@ -47,19 +47,19 @@ class Wire:
 
 def wire(part: int, source: Site, start: str, target: Site, end: str, weight: float) -> Wire:
     """The weight from ``start`` at one site to ``end`` at another."""
-    return Wire(Node(part, source, start), Node(part, target, end), weight)
+    return Wire(PlantedNode(part, source, start), PlantedNode(part, target, end), weight)
 
 
 @dataclass(frozen=True)
-class Token:
+class PlantedToken:
     """What a token's embedding holds in the planted channels; those of one ``look`` are alike in all other channels."""
 
-    code: Code = field(default_factory=dict)
+    embedding: ChannelValues = field(default_factory=dict)
     look: str = ""
 
 
 @dataclass(frozen=True)
-class Pair:
+class PlantedPair:
     """Two prompts of tokens' names, of one length, and the right answer to each."""
 
     prompts: tuple[list[str], list[str]]
@@ -76,23 +76,23 @@ class Recipe:
     position. ``pair(draw, i)`` makes the i-th contrast pair.
     """
 
-    tokens: Mapping[str, Token]
-    answers: Mapping[str, Code]
+    tokens: Mapping[str, PlantedToken]
+    answers: Mapping[str, ChannelValues]
     wires: tuple[Wire, ...]
-    pair: Callable[[random.Random, int], Pair]
+    pair: Callable[[random.Random, int], PlantedPair]
     decoys: tuple[Wire, ...] = ()
-    biases: Mapping[Node, float] = field(default_factory=dict)
+    biases: Mapping[PlantedNode, float] = field(default_factory=dict)
     clock: Mapping[str, list[float]] = field(default_factory=dict)
 
     @cached_property
-    def nodes(self) -> tuple[Node, ...]:
+    def nodes(self) -> tuple[PlantedNode, ...]:
         """Every end of a needed weight, in the order in which they are first met."""
         return tuple(dict.fromkeys(node for wire in self.wires for node in (wire.source, wire.target)))
 
     @cached_property
     def channels(self) -> tuple[str, ...]:
         """The channels of the residual stream that belong to the algorithm: distractors read them, none writes them."""
-        codes = [token.code for token in self.tokens.values()] + [*self.answers.values(), self.clock]
+        codes = [token.embedding for token in self.tokens.values()] + [*self.answers.values(), self.clock]
         residual = {Site.ATTN_IN, Site.ATTN_OUT, Site.MLP_IN, Site.MLP_OUT}
         ends = [node.name for node in self.nodes if node.site in residual]
         return tuple(dict.fromkeys([*(name for code in codes for name in code), *ends]))
@@ -108,6 +108,6 @@ def padded(value: float, pad: float) -> dict[str, float]:
     return {"half": value / 2 + pad, "other_half": value / 2 - pad}
 
 
-def fillers(n: int, code: Code | None = None) -> dict[str, Token]:
+def fillers(n: int, embedding: ChannelValues | None = None) -> dict[str, PlantedToken]:
     """Tokens that the algorithm has no use for."""
-    return {f"filler {i}": Token(code or {}) for i in range(n)}
+    return {f"filler {i}": PlantedToken(embedding or {}) for i in range(n)}

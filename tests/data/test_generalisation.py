@@ -20,7 +20,7 @@ from pipeline.data.generalisation import NATURAL, GeneralisationSet, make_genera
 from pipeline.data.generalisation.edits import edited, identifiers, indented, renamed
 from pipeline.data.generalisation.families import FAMILIES, FIXED, STRAY, Change
 from pipeline.data.generalisation.generalisation_set import SCHEMA
-from pipeline.data.generalisation.held_out import Document
+from pipeline.data.generalisation.held_out import TokenisedFunction
 from pipeline.data.tasks import Pair, Side, TaskError, TaskSet, encode_tasks, find_task, generate
 from pipeline.data.tasks.registry import TABLE_1
 from pipeline.data.tokenizer import PATTERN, Tokenizer
@@ -246,9 +246,9 @@ def test_a_prompt_that_is_too_long_begins_at_a_line_and_still_decides(study: Stu
     assert prompts and all(prompt.startswith((" ", "def")) for prompt in prompts)
     assert any(prompt.startswith(" ") for prompt in prompts)
     assert {prompt.rpartition("Error(")[2][0] for prompt in prompts} == {'"', "'"}
-    document = Document.of("a = 1\nb = 2\nc = 3\n", LETTERS)
+    document = TokenisedFunction.of("a = 1\nb = 2\nc = 3\n", LETTERS)
     assert [document.window(14, most) for most in (20, 10, 8, 2, 1)] == [0, 6, 6, 12, None]
-    document = Document.of("a = [\nb]\nc = 3\n", LETTERS)
+    document = TokenisedFunction.of("a = [\nb]\nc = 3\n", LETTERS)
     assert [document.window(13, most) for most in (13, 12, 4, 3)] == [0, 9, 9, None]  # a line in a bracket is none
 
 

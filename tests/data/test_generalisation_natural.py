@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.data.generalisation.held_out import Document
+from pipeline.data.generalisation.held_out import TokenisedFunction
 from pipeline.data.generalisation.natural import Context, Mine, choose
 from pipeline.data.tokenizer import PATTERN, Tokenizer
 
@@ -90,7 +90,7 @@ def mined(task: str, *texts: str, n_ctx: int = 1000) -> tuple[list[Context], lis
     copying = task not in ANSWERS
     answers = {} if copying else {task: tuple(TOKENIZER.encode(answer)[0] for answer in ANSWERS[task])}
     mine = Mine(answers, (task,) if copying else (), TOKENIZER, n_ctx)  # type: ignore[arg-type]
-    return mine.contexts([Document.of(text, TOKENIZER) for text in texts])[task]
+    return mine.contexts([TokenisedFunction.of(text, TOKENIZER) for text in texts])[task]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.data.generalisation.place import Place
-from pipeline.data.generalisation.python_code import Code
+from pipeline.data.generalisation.python_code import PythonCode
 from pipeline.data.generalisation.rules import COPYING, RULES
 from pipeline.data.tasks import generate
 from pipeline.data.tasks.registry import TABLE_1
@@ -242,7 +242,7 @@ DECIDED: dict[str, tuple[list[str], list[str], list[str]]] = {  # code at side a
 
 def place_of(text: str, start: int = 0) -> Place:
     before, after = text.split(HERE)
-    return Place(Code((before + after).encode()), len(before.encode()), start)
+    return Place(PythonCode((before + after).encode()), len(before.encode()), start)
 
 
 def test_every_task_has_a_rule_and_every_rule_is_tested() -> None:
@@ -297,7 +297,7 @@ def test_what_decides_has_to_be_in_the_prompt() -> None:
 
 def test_tokens_are_pythons_in_bytes_and_an_f_string_is_one() -> None:
     text = 'é = f\'{a["b"]} {c!r:>{d}}\'  # [\n\nif é:\n    x = rb"""(\n""" \\\n        , \'ö\'\n'
-    tokens = Code(text.encode()).tokens
+    tokens = PythonCode(text.encode()).tokens
     assert [token.text for token in tokens] == [
         *("é", "=", "f'{a[\"b\"]} {c!r:>{d}}'", "\n", "if", "é", ":", "\n"),
         *("x", "=", 'rb"""(\n"""', ",", "'ö'", "\n"),
@@ -318,7 +318,7 @@ def test_open_strings_and_brackets_are_seen_through_what_is_closed() -> None:
 
 def test_a_prompt_may_begin_at_any_line_where_nothing_is_open() -> None:
     text = "def f(a,\n      b):\n    # it's (\n    x = \\\n        1\n\n    y = '''\n    z\n    '''\n    return y\n"
-    starts = Code(text.encode()).free_starts
+    starts = PythonCode(text.encode()).free_starts
     lines = text.split("\n")
     begin = [len("\n".join(lines[:i])) + (i > 0) for i in range(len(lines))]
     assert [i for i, start in enumerate(begin) if start in starts] == [0, 2, 3, 5, 6, 9, 10]

@@ -187,7 +187,7 @@ def test_what_is_no_checkpoint_is_refused(own, refused):
     write_json(own / "models/tiny/config.json", [])
     assert refused(own).startswith("models/tiny: is no checkpoint; allowed: ")
     write_json(own / "models/tiny/config.json", {"format": 7})
-    assert refused(own) == "models/tiny: checkpoint format 7; this version reads 1"
+    assert refused(own) == "models/tiny: checkpoint format 7; allowed: 1 and 2"
 
 
 def test_missing_and_foreign_means_are_refused(own, refused):

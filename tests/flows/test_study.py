@@ -15,7 +15,7 @@ from prefect.states import Completed, Crashed, Failed, Pending
 
 from flows.environment import local_server
 from flows.smoke import workspace_environment
-from flows.study import StudyError, stage_graph, verdict
+from flows.study import StudyError, final_state, stage_graph
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -65,10 +65,10 @@ def test_a_graph_that_dvc_refuses_is_an_error_of_one_line_with_its_reason(graph_
         graph_of({"both": {"cmd": "true", "deps": ["both.txt"], "outs": ["both.txt"]}})
 
 
-def test_the_verdict_names_what_failed_and_what_could_not_run():
+def test_the_final_state_names_what_failed_and_what_could_not_run():
     done = {"corpus": Completed(), "tokenise": Completed()}
-    assert verdict(done).is_completed()
-    ended = verdict(done | {"pretrain@a": Failed(), "prune@a": Pending(name="NotReady"), "pretrain@b": Crashed()})
+    assert final_state(done).is_completed()
+    ended = final_state(done | {"pretrain@a": Failed(), "prune@a": Pending(name="NotReady"), "pretrain@b": Crashed()})
     assert ended.is_failed()
     assert ended.message == "failed: pretrain@a, pretrain@b; not run, for want of what those make: prune@a"
 

@@ -1,4 +1,4 @@
-"""Changes to one side of a contrast pair that keep apart what is prompt, what is answer and what comes after."""
+"""Changes to one side of a contrast pair that keep prompt, answer and the text after it apart."""
 
 from __future__ import annotations
 

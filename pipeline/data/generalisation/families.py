@@ -1,7 +1,7 @@
-"""Families of changed test pairs. Both sides change alike, so that what decides the answer decides it still.
+"""Families of changed test pairs. Both sides change alike, so that the same text goes on deciding the answer.
 
-A task's algorithm should not mind; rivals that lean on the usual names, on positions, on nearby marks or on how
-prompts begin should.
+The task's algorithm stays right on changed pairs. Algorithms that lean on the usual names, on positions, on nearby
+marks or on how prompts begin fail.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LEAST_TOKENS = 12  # of a function that makes a prompt longer
 
 @dataclass(frozen=True)
 class Change:
-    """What a family may use for one pair of one task."""
+    """The means a family has to change one pair of one task."""
 
     task: str
     rng: Random
@@ -33,7 +33,7 @@ class Change:
 # Names that a task's definition fixes, besides those in its answers.
 FIXED = {"set_or_string_fixedvarname": {"current"}}
 
-# What a comment may hold that decides nothing there, though it would in code: one mark for each answer.
+# Marks to put in a comment, where they decide nothing, though they would in code: one for each answer.
 STRAY = {
     "single_double_quote": ("('", '("'),
     "bracket_counting": ("[", "[["),

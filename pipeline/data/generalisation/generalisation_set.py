@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.artifacts import ArtifactError
-from pipeline.data.pair_tables import Row, read_tables
+from pipeline.data.pair_tables import PairRow, read_tables
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks import TaskError, TaskSet
 
@@ -30,13 +30,13 @@ class GeneralisationSet:
     """Second test sets by task and family, and the report about them. Make one with ``load``."""
 
     report: dict[str, Any]
-    rows: dict[tuple[str, str], list[Row]]  # by task and family, in the file's order
+    rows: dict[tuple[str, str], list[PairRow]]  # by task and family, in the file's order
 
     @classmethod
     def load(cls, folder: Path) -> GeneralisationSet:
-        """What ``make_generalisation_sets`` wrote. Raises ArtifactError where it is missing, damaged or incomplete."""
+        """The sets that were written to a folder. Raises ArtifactError where one is missing, damaged or incomplete."""
         report, found = read_tables(folder, SCHEMA, "generalisation")
-        rows: dict[tuple[str, str], list[Row]] = {}
+        rows: dict[tuple[str, str], list[PairRow]] = {}
         for row in found:
             rows.setdefault((row["task"], row["family"]), []).append(row)
         loaded = cls(report, rows)
@@ -112,7 +112,7 @@ class GeneralisationSet:
         return dict(self.report["tasks"][task]["families"])
 
 
-def _batch(rows: list[Row]) -> PairBatch:
+def _batch(rows: list[PairRow]) -> PairBatch:
     """Pairs as tensors: prompts a and b of each pair in neighbouring rows."""
     return PairBatch.of(
         [row[f"{side}_tokens"] for row in rows for side in "ab"],

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.artifacts import ArtifactError
 from pipeline.data.generalisation.place import Place
-from pipeline.data.generalisation.python_code import Code
+from pipeline.data.generalisation.python_code import PythonCode
 from pipeline.data.tokenizer import Tokenizer
 
 MOST_DOCUMENTS = 20_000  # the corpus is in random order
@@ -21,7 +21,7 @@ GENERATED = "idioms"  # the source whose text is not real code
 
 
 @dataclass(frozen=True)
-class Document:
+class TokenisedFunction:
     """A function of the corpus; the tokens are those that a model reads."""
 
     text: bytes
@@ -29,7 +29,7 @@ class Document:
     ends: list[int]  # in bytes, of each token
 
     @classmethod
-    def of(cls, text: str, tokenizer: Tokenizer) -> Document:
+    def of(cls, text: str, tokenizer: Tokenizer) -> TokenisedFunction:
         tokens = tokenizer.encode(text)
         pieces = map(tokenizer.encoding.decode_single_token_bytes, tokens)
         return cls(text.encode(), tokens, list(accumulate(map(len, pieces))))
@@ -48,19 +48,19 @@ class Document:
         return Place(self.code, self.begin(at), self.begin(start))
 
     @cached_property
-    def code(self) -> Code:
-        return Code(self.text)
+    def code(self) -> PythonCode:
+        return PythonCode(self.text)
 
     def begin(self, token: int) -> int:
         """Where a token begins, in bytes."""
         return self.ends[token - 1] if token else 0
 
 
-def real_documents(corpus: Path, tokenizer: Tokenizer) -> list[Document]:
+def real_documents(corpus: Path, tokenizer: Tokenizer) -> list[TokenisedFunction]:
     """The first ``MOST_DOCUMENTS`` documents of the validation split that are real code. Raises ArtifactError."""
     documents = []
     for text in _real_texts(corpus):
-        documents.append(Document.of(text, tokenizer))
+        documents.append(TokenisedFunction.of(text, tokenizer))
         if len(documents) == MOST_DOCUMENTS:
             break
     return documents

@@ -13,10 +13,10 @@ from pipeline.artifacts import ArtifactError
 from pipeline.config import GeneralisationConfig
 from pipeline.data.generalisation.families import FAMILIES, Change
 from pipeline.data.generalisation.generalisation_set import NATURAL, SCHEMA
-from pipeline.data.generalisation.held_out import Document, real_documents
+from pipeline.data.generalisation.held_out import TokenisedFunction, real_documents
 from pipeline.data.generalisation.natural import LEAST_PAIRS, Context, Mine, choose
 from pipeline.data.generalisation.rules import COPYING, RULES
-from pipeline.data.pair_tables import Row, write_tables
+from pipeline.data.pair_tables import PairRow, write_tables
 from pipeline.data.tasks import Pair, TaskSet, find_task, generate
 from pipeline.data.tasks.encode import EncodedPair, Unfit, decode, encode_pair
 from pipeline.data.tokenizer import Tokenizer
@@ -53,19 +53,19 @@ def make_generalisation_sets(
 
 
 class _Maker:
-    """What all families of all tasks are made from, and the rows made so far."""
+    """The material of all families of all tasks, and the rows made so far."""
 
     def __init__(
         self,
         config: GeneralisationConfig,
         tasks: TaskSet,
         tokenizer: Tokenizer,
-        documents: Sequence[Document],
+        documents: Sequence[TokenisedFunction],
         n_ctx: int,
         seed: int,
     ) -> None:
         self.config, self.tasks, self.tokenizer, self.n_ctx, self.seed = config, tasks, tokenizer, n_ctx, seed
-        self.rows: list[Row] = []
+        self.rows: list[PairRow] = []
         self.functions = _functions(documents, n_ctx)
         self.plain = [name for name in ATTRIBUTES if len(tokenizer.encode(f" {name}")) == 1]
         expressible = [name for name in tasks.names if tasks.expressible(name)]
@@ -90,10 +90,12 @@ class _Maker:
         about[NATURAL]["found"] = [_counts(side) for side in self.found.get(task, ([], []))]
         return about
 
-    def _family(self, task: str, family: str, pairs: dict[int, tuple[Pair, Row]]) -> tuple[list[Row], str | None]:
+    def _family(
+        self, task: str, family: str, pairs: dict[int, tuple[Pair, PairRow]]
+    ) -> tuple[list[PairRow], str | None]:
         """The rows of a family, and why it is absent if it is."""
         wanted = min(self.config.n_pairs, len(pairs))
-        rows: list[Row] = []
+        rows: list[PairRow] = []
         reasons: Counter[str] = Counter()
         for index, (pair, row) in pairs.items():
             if len(rows) == wanted:
@@ -108,7 +110,7 @@ class _Maker:
         most = reasons.most_common(1)[0][0]
         return [], f"{len(rows)} of {len(pairs)} pairs can be changed so, {wanted} are wanted; most often {most}"
 
-    def _changed(self, task: str, family: str, index: int, pair: Pair, row: Row) -> EncodedPair | Unfit:
+    def _changed(self, task: str, family: str, index: int, pair: Pair, row: PairRow) -> EncodedPair | Unfit:
         """A test pair after a family's change, in tokens, or why it does not do."""
         varied = find_task(task).varied
         room = self.n_ctx - max(len(row["a_tokens"]), len(row["b_tokens"]))
@@ -125,7 +127,7 @@ class _Maker:
         follow = tuple(decode(token, self.tokenizer) for token in item.answers) if varied else item.answers
         return item if follow == expected else Unfit("other tokens follow than the task's answers")
 
-    def _natural(self, task: str) -> tuple[list[Row], str | None]:
+    def _natural(self, task: str) -> tuple[list[PairRow], str | None]:
         """The rows of natural contexts, and why there are none if so."""
         if task not in self.found:
             return [], "no rule says where real code makes this decision"
@@ -139,18 +141,18 @@ class _Maker:
         return [], f"{counts} found in held-out code, {most}, which gives {len(pairs)} pairs; {needed} are needed"
 
 
-def _functions(documents: Sequence[Document], n_ctx: int) -> list[tuple[int, str]]:
+def _functions(documents: Sequence[TokenisedFunction], n_ctx: int) -> list[tuple[int, str]]:
     """Whole functions that leave room for a prompt, the shortest first, with their numbers of tokens."""
     ordered = sorted((len(document.tokens), document.text.decode()) for document in documents)
     return ordered[: bisect_right(ordered, n_ctx, key=lambda item: item[0])]
 
 
-def _answers(rows: Sequence[Row]) -> tuple[int, int]:
+def _answers(rows: Sequence[PairRow]) -> tuple[int, int]:
     """The answer tokens of a task that has the same ones in all pairs."""
     return rows[0]["a_answer_token"], rows[0]["b_answer_token"]
 
 
-def _test_pairs(tasks: TaskSet, task: str) -> dict[int, tuple[Pair, Row]]:
+def _test_pairs(tasks: TaskSet, task: str) -> dict[int, tuple[Pair, PairRow]]:
     """The test pairs by index: as they were made, with what comes after, and their rows. Raises ArtifactError."""
     rows = {row["index"]: row for row in tasks.rows[task] if row["split"] == "test"}
     made = generate(task, "test", max(rows) + 1, tasks.report["seed"])
@@ -160,14 +162,14 @@ def _test_pairs(tasks: TaskSet, task: str) -> dict[int, tuple[Pair, Row]]:
     return {index: (made[index], row) for index, row in rows.items()}
 
 
-def _row_of_pair(task: str, family: str, item: EncodedPair) -> Row:
+def _row_of_pair(task: str, family: str, item: EncodedPair) -> PairRow:
     a, b = item.pair.sides
     texts = (a.prompt, a.answer, b.prompt, b.answer)
     values = (task, family, item.index, *texts, *item.tokens, *item.answers, *reversed(item.answers))
     return dict(zip(SCHEMA.names, values, strict=True))
 
 
-def _row_of_contexts(task: str, index: int, pair: tuple[Context, Context], tokenizer: Tokenizer) -> Row:
+def _row_of_contexts(task: str, index: int, pair: tuple[Context, Context], tokenizer: Tokenizer) -> PairRow:
     texts = [text for context in pair for text in (context.prompt(), decode(context.right, tokenizer))]
     tokens = [context.tokens(tokenizer) for context in pair]
     answers = [token for context in pair for token in (context.right, context.wrong)]
@@ -180,7 +182,7 @@ def _counts(side: Sequence[Context]) -> dict[str, int]:
 
 
 def _about(rows: Sequence[Row], reason: str | None) -> dict[str, Any]:
-    """What the report says of a family of a task."""
+    """The report's entry on a family of a task."""
     lengths = [len(row[f"{side}_tokens"]) for row in rows for side in "ab"]
     return {
         "n_pairs": len(rows),

@@ -8,7 +8,7 @@ from random import Random
 
 from tqdm import tqdm
 
-from pipeline.data.generalisation.held_out import Document
+from pipeline.data.generalisation.held_out import TokenisedFunction
 from pipeline.data.generalisation.rules import COPYING, RULES
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.seeds import seed_of
@@ -20,7 +20,7 @@ LEAST_PAIRS = 8
 class Context:
     """One prompt of real code, its tokens from ``<|endoftext|>`` on, and the answer that really follows."""
 
-    document: Document
+    document: TokenisedFunction
     start: int  # the first token of the prompt
     at: int  # the token of the answer
     right: int
@@ -33,21 +33,21 @@ class Context:
         return [tokenizer.eot, *self.document.tokens[self.start : self.at]]
 
 
-Sides = tuple[list[Context], list[Context]]
+ContextsBySide = tuple[list[Context], list[Context]]
 
 
 @dataclass(frozen=True)
 class Mine:
-    """What to look for, and what has been found by task and side."""
+    """The continuations to look for, and the contexts found, by task and side."""
 
     answers: dict[str, tuple[int, int]]  # of tasks whose answers are fixed
     copying: tuple[str, ...]  # tasks whose answers are names
     tokenizer: Tokenizer
     n_ctx: int
 
-    def contexts(self, documents: Sequence[Document]) -> dict[str, Sides]:
+    def contexts(self, documents: Sequence[TokenisedFunction]) -> dict[str, ContextsBySide]:
         """All contexts, of side a and of side b; where answers are names, all are of side a."""
-        found: dict[str, Sides] = {task: ([], []) for task in (*self.answers, *self.copying)}
+        found: dict[str, ContextsBySide] = {task: ([], []) for task in (*self.answers, *self.copying)}
         tasks_of: dict[int, list[str]] = {}
         for task, tokens in self.answers.items():
             for token in tokens:
@@ -61,11 +61,11 @@ class Mine:
         return found
 
     @staticmethod
-    def _add(sides: Sides, found: tuple[int, Context] | None) -> None:
+    def _add(sides: ContextsBySide, found: tuple[int, Context] | None) -> None:
         if found is not None:
             sides[found[0]].append(found[1])
 
-    def _fixed(self, task: str, document: Document, at: int) -> tuple[int, Context] | None:
+    def _fixed(self, task: str, document: TokenisedFunction, at: int) -> tuple[int, Context] | None:
         """Side and context where the rule decides, within the prompt, on the answer that follows."""
         tokens, start = self.answers[task], document.window(at, self.n_ctx - 1)
         side = None if start is None else RULES[task](document.place(at, start))
@@ -73,7 +73,7 @@ class Mine:
             return None
         return side, Context(document, start, at, tokens[side], tokens[1 - side])
 
-    def _copied(self, task: str, document: Document, at: int) -> tuple[int, Context] | None:
+    def _copied(self, task: str, document: TokenisedFunction, at: int) -> tuple[int, Context] | None:
         """The same where the answer is a name: its first token, and that of the first name with another one."""
         start = document.window(at, self.n_ctx - 1)
         decided = None if start is None else COPYING[task](document.place(at, start))
@@ -86,7 +86,9 @@ class Mine:
         return 0, Context(document, start, at, right, wrong)
 
 
-def choose(task: str, sides: Sides, n_contexts: int, seed: int, *, copying: bool) -> list[tuple[Context, Context]]:
+def choose(
+    task: str, sides: ContextsBySide, n_contexts: int, seed: int, *, copying: bool
+) -> list[tuple[Context, Context]]:
     """Pairs of a context of side a and one of side b, at most ``n_contexts`` contexts, one a side of a document."""
     rng = Random(seed_of(seed, "natural contexts", task))
     a, b = (list(_one_of_each(rng.sample(side, len(side)))) for side in sides)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.data.generalisation.python_code import Code, Token
+from pipeline.data.generalisation.python_code import PythonCode, PythonToken
 from pipeline.data.python_text import Function
 
 OPENING, CLOSING = ("(", "[", "{"), (")", "]", "}")
@@ -18,12 +18,12 @@ OPENING, CLOSING = ("(", "[", "{"), (")", "]", "}")
 class Place:
     """Where the next token of a prompt is to be told. Tokens are Python's; those of the prompt, which ended before."""
 
-    code: Code
+    code: PythonCode
     at: int  # in bytes
     start: int = 0  # of the prompt: of a line where nothing is open
 
     @cached_property
-    def tokens(self) -> list[Token]:
+    def tokens(self) -> list[PythonToken]:
         every = self.code.tokens
         first = bisect_left(every, self.start, key=lambda token: token.start)
         return every[first : bisect_right(every, self.at, key=lambda token: token.end)]
@@ -45,7 +45,7 @@ class Place:
         return [self.tokens[i].text for i in self.brackets]
 
     @property
-    def string(self) -> Token | None:
+    def string(self) -> PythonToken | None:
         """The string that the place is in, behind its opening quotes; all of it, with what comes after the place."""
         i = bisect_right(self.code.tokens, self.at, key=lambda token: token.end)
         token = self.code.tokens[i] if i < len(self.code.tokens) else None
@@ -58,9 +58,9 @@ class Place:
         return bool(self.tokens) and self.tokens[-1].end == self.at
 
     @cached_property
-    def lines(self) -> list[list[Token]]:
+    def lines(self) -> list[list[PythonToken]]:
         """The tokens by lines, which go on while a bracket is open; the last one is unfinished, or empty."""
-        lines: list[list[Token]] = [[]]
+        lines: list[list[PythonToken]] = [[]]
         for token in self.tokens:
             lines[-1].append(token)
             if token.kind == "NEWLINE":
@@ -68,22 +68,22 @@ class Place:
         return lines
 
     @property
-    def line(self) -> list[Token]:
+    def line(self) -> list[PythonToken]:
         """The line so far; none where the place is not in code."""
         return self.lines[-1] if self.in_code else []
 
     @property
-    def ended_line(self) -> list[Token]:
+    def ended_line(self) -> list[PythonToken]:
         """The line, its end included, that ends right here; none where none does."""
         return self.lines[-2] if self.in_code and self.tokens[-1].kind == "NEWLINE" else []
 
-    def before(self, bracket: int) -> list[Token]:
+    def before(self, bracket: int) -> list[PythonToken]:
         """The line up to an open bracket."""
         return self.lines[-1][: bracket - len(self.tokens)]
 
     @property
     def words(self) -> list[str]:
-        """The line's, see ``words_of``."""
+        """``words_of`` the line."""
         return words_of(self.line)
 
     @property
@@ -91,8 +91,8 @@ class Place:
         """The line's words where no bracket is open, else none."""
         return [] if self.brackets else self.words
 
-    def directly_in(self, bracket: int) -> list[Token]:
-        """What is in an open bracket, without what is in brackets inside."""
+    def directly_in(self, bracket: int) -> list[PythonToken]:
+        """The tokens in an open bracket, without those in inner brackets."""
         found, depth = [], 0
         for token in self.tokens[bracket + 1 :]:
             depth -= token.text in CLOSING
@@ -109,7 +109,7 @@ class Place:
         return around[-1] if around and code.start_of(around[-1]) >= self.start else None
 
     def made_as(self, name: str) -> ast.expr | None:
-        """What the name was last assigned in the prompt."""
+        """The expression that the prompt last assigned to the name; None without one."""
         values = [value for end, target, value in self.code.assignments if target == name and self._holds(end)]
         return values[-1] if values else None
 
@@ -117,7 +117,7 @@ class Place:
         return self.start < end <= self.at
 
 
-def words_of(tokens: Sequence[Token]) -> list[str]:
+def words_of(tokens: Sequence[PythonToken]) -> list[str]:
     """Keywords and operators as they are; else ``number``, ``string``, ``name``, or ``dotted`` for names with dots."""
     words: list[str] = []
     for token in tokens:

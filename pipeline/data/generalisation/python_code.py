@@ -14,10 +14,10 @@ from itertools import accumulate
 
 from pipeline.data.python_text import Function, Lexeme, lexemes, parse
 
-KEPT = {"NAME", "NUMBER", "STRING", "OP", "NEWLINE"}  # not what says nothing: comments, empty lines, indentation
+KEPT = {"NAME", "NUMBER", "STRING", "OP", "NEWLINE"}  # without comments, empty lines and indentation
 
 
-class Token(Lexeme):
+class PythonToken(Lexeme):
     """A token whose places are in bytes, and the parts of a string."""
 
     @property
@@ -42,34 +42,34 @@ class Token(Lexeme):
 
 
 @dataclass(frozen=True)
-class Code:
+class PythonCode:
     """Code that is whole, such as a function."""
 
     text: bytes
 
     @cached_property
-    def tokens(self) -> list[Token]:
+    def tokens(self) -> list[PythonToken]:
         """All of ``KEPT``. Raises SyntaxError or TokenError where the text is no Python."""
         text = self.text.decode()
         place = list(accumulate((len(character.encode()) for character in f"{text}\n"), initial=0))  # in bytes
         return [
-            Token(found.kind, found.text, place[found.start], place[found.end])
+            PythonToken(found.kind, found.text, place[found.start], place[found.end])
             for found in lexemes(text)
             if found.kind in KEPT
         ]
 
     @cached_property
     def line_starts(self) -> list[int]:
-        """Of every line of the text."""
+        """The first byte of every line of the text."""
         return list(accumulate((len(line) + 1 for line in self.text.split(b"\n")), initial=0))
 
-    def column_of(self, token: Token) -> int:
+    def column_of(self, token: PythonToken) -> int:
         """How far from the beginning of its line a token is."""
         return token.start - self.line_starts[bisect_right(self.line_starts, token.start) - 1]
 
     @cached_property
     def free_starts(self) -> frozenset[int]:
-        """Of every line that begins with no string or bracket open, and continues none: where a prompt may begin."""
+        """Where a prompt may begin: each line that begins with no string or bracket open and continues no statement."""
         lines, begun = self.line_starts, None
         starts = set(lines)
         for token in self.tokens:

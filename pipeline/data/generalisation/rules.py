@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 
 from pipeline.data.generalisation.place import Place, words_of
-from pipeline.data.generalisation.python_code import Token, parameters_of
+from pipeline.data.generalisation.python_code import PythonToken, parameters_of
 
 Rule = Callable[[Place], int | None]
 Copying = Callable[[Place], tuple[str, list[str]] | None]  # the right name, the other ones
@@ -222,12 +222,12 @@ def _begins_arguments(place: Place) -> bool:
     return len(place.tokens) > 1 and place.tokens[-1].text == "(" and place.tokens[-2].is_identifier
 
 
-def _ends(place: Place, string: Token) -> bool:
+def _ends(place: Place, string: PythonToken) -> bool:
     """Whether the string, which is not empty, ends here."""
     return string.inside[0] < place.at == string.inside[1]
 
 
-def _ends_value(token: Token) -> bool:
+def _ends_value(token: PythonToken) -> bool:
     return token.is_identifier or token.kind == "NUMBER" or token.text in ("]", ")", "None", "True", "False")
 
 

@@ -20,7 +20,7 @@ def body(scope: Scope, most: int = 3) -> Lines:
             lines.append(LINES.draw(scope)(scope))
     lines += ending(scope) if scope.chance(0.22) else []
     scope.depth -= 1
-    scope.kinds = before  # what is only set inside is not relied on after
+    scope.kinds = before  # a name that is only set inside is not read after it
     return indent(lines)
 
 
@@ -41,7 +41,7 @@ def failure(scope: Scope) -> str:
 
 
 def answer(scope: Scope) -> str:
-    """What a function returns: a constant in many cases."""
+    """The expression that a function returns: a constant in many cases."""
     draw = scope.rng.random()
     if draw < 0.1:
         return ternary(scope)
@@ -50,12 +50,12 @@ def answer(scope: Scope) -> str:
 
 def loop(scope: Scope, head: str, *names: str) -> Lines:
     """A loop with its body, the loop's own names known inside it."""
-    outside = dict(scope.kinds)
+    enclosing = dict(scope.kinds)
     scope.kinds.update(dict.fromkeys(names, "any"))
     scope.loops += 1
     lines = [head, *body(scope)]
     scope.loops -= 1
-    scope.kinds = outside
+    scope.kinds = enclosing
     return lines
 
 
@@ -293,9 +293,9 @@ def call_with_dict(scope: Scope) -> Lines:
 def inner_function(scope: Scope) -> Lines:
     name, arguments = scope.fresh("func", 0.0), [scope.word() for _ in range(scope.rng.choice((0, 1, 1, 2)))]
     arguments = list(dict.fromkeys(arguments))
-    outside, loops, returns = dict(scope.kinds), scope.loops, scope.returns
+    enclosing, loops, returns = dict(scope.kinds), scope.loops, scope.returns
     scope.kinds.update(dict.fromkeys(arguments, "any"))
     scope.loops, scope.returns = 0, True
     lines = [f"def {name}({', '.join(arguments)}):", *body(scope, 1)]
-    scope.kinds, scope.loops, scope.returns = outside, loops, returns
+    scope.kinds, scope.loops, scope.returns = enclosing, loops, returns
     return [*lines, *indent([f"return {scope.value()}"])]

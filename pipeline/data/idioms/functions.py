@@ -1,4 +1,4 @@
-"""Whole generated documents: a header with its parameters, and 2 to 6 templates whose parts are shuffled together."""
+"""Generated documents: a header with its parameters, and 2 to 6 templates with their parts shuffled together."""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ def comprehension(scope: Scope) -> str:
 
 @LINES.add(10)
 def grow(scope: Scope) -> str:
-    """What grows depends on how it began: a set by ``.add``, a string by ``+=``, a list by ``.append``."""
+    """A variable grows by its kind: a set by ``.add``, a string by ``+=``, a list by ``.append``."""
     name = scope.known("set", "str", "list", "num")
     if name is None:
         return call_with_string(scope)

@@ -69,7 +69,7 @@ def spread(scope: Scope, head: str, opening: str, items: list[str], closing: str
 
 
 def hang(head: str, opening: str, items: list[str], closing: str, per_line: int) -> Lines:
-    """``head`` and a literal whose later lines are aligned under its first item."""
+    """``head`` and a literal; its later lines are aligned under its first item."""
     groups = [", ".join(items[at : at + per_line]) for at in range(0, len(items), per_line)]
     pad = " " * len(head + opening)
     lines = [(pad if at else head + opening) + group + "," for at, group in enumerate(groups)]

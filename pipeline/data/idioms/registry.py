@@ -12,10 +12,10 @@ from typing import Generic, TypeVar
 
 from pipeline.data.idioms.scope import Lines, Scope
 
-Line = Callable[[Scope], str]
-Block = Callable[[Scope], Lines]
-Story = Callable[[Scope], Iterator[Lines]]
-Template = TypeVar("Template", Line, Block, Story)
+LineTemplate = Callable[[Scope], str]
+BlockTemplate = Callable[[Scope], Lines]
+StoryTemplate = Callable[[Scope], Iterator[Lines]]
+Template = TypeVar("Template", LineTemplate, BlockTemplate, StoryTemplate)
 
 
 class Registry(Generic[Template]):
@@ -45,6 +45,6 @@ class Registry(Generic[Template]):
         return len(self._templates)
 
 
-LINES: Registry[Line] = Registry()
-BLOCKS: Registry[Block] = Registry()
-STORIES: Registry[Story] = Registry()
+LINES: Registry[LineTemplate] = Registry()
+BLOCKS: Registry[BlockTemplate] = Registry()
+STORIES: Registry[StoryTemplate] = Registry()

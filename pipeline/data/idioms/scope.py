@@ -1,4 +1,4 @@
-"""What a generated function knows while it is written: its names and their kinds, its quote style, its place.
+"""The state of a generated function while it is written: its names and their kinds, its quote style, its place.
 
 A template asks the scope for a name that already exists or for a fresh one, so that what is used later depends on what
 was written earlier: a set is grown with ``.add``, a string with ``+=``, whatever their names are.
@@ -96,7 +96,7 @@ class Scope:
         return f"{owner}.{self.word()}" if self.chance(0.4) else self.some()
 
     def function(self) -> str:
-        """Something to call: a function of ours, a word, or a method of a variable."""
+        """A function to call: one that was defined above, a word, or a method of a variable."""
         own = self.known("func")
         if own and self.chance(0.5):
             return own
@@ -141,7 +141,7 @@ class Scope:
         return self.pick("None", "True", "False")
 
     def condition(self) -> str:
-        """What may stand after ``if`` or ``while``: a bare name in half of the cases."""
+        """A condition for ``if`` or ``while``: a bare name in half of the cases."""
         draw = self.rng.random()
         if draw < 0.5:
             return self.some()

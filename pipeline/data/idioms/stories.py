@@ -1,4 +1,4 @@
-"""Statements in several parts, which others come between: what was begun above decides how it goes on below."""
+"""Statements in several parts, with others between them: an earlier part decides a later one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every source of the corpus gives: texts, each with the unit that may not be divided between the splits."""
+"""Documents of the corpus: texts, each with the unit that may not be divided between the splits; and their sources."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Document:
 
 @dataclass
 class Tally:
-    """What a source met on its way: files read, and files and functions left out, by reason."""
+    """Counts of a source: files read, and files and functions left out, by reason."""
 
     files: int = 0
     skipped: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""What a task is made of: contrast pairs of prompts, and the draws that fill them with words (§3)."""
+"""Contrast pairs of prompts, of which a task is made, and the draws that fill them with words (§3)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from pipeline.config import TasksConfig
-from pipeline.data.pair_tables import Row, write_tables
+from pipeline.data.pair_tables import PairRow, write_tables
 from pipeline.data.tasks.base import Pair, Side, Task
 from pipeline.data.tasks.generate import SPARE, candidates, pairs_wanted
 from pipeline.data.tasks.registry import find_task, task_names
@@ -68,7 +68,7 @@ def encode_tasks(config: TasksConfig, seed: int, tokenizer: Tokenizer, folder: P
     Every task takes, for each split, its first pairs that this tokenizer can express. A task of which fewer than
     ``EXPRESSIBLE_FRAC`` of the pairs are expressible is reported with the most frequent reason, and has no rows.
     """
-    rows: list[Row] = []
+    rows: list[PairRow] = []
     report: dict[str, Any] = {}
     for name in tqdm(task_names(), desc="tasks", unit="task"):
         task_rows, report[name] = encode_task(find_task(name), config, seed, tokenizer)
@@ -78,7 +78,9 @@ def encode_tasks(config: TasksConfig, seed: int, tokenizer: Tokenizer, folder: P
     return whole
 
 
-def encode_task(task: Task, config: TasksConfig, seed: int, tokenizer: Tokenizer) -> tuple[list[Row], dict[str, Any]]:
+def encode_task(
+    task: Task, config: TasksConfig, seed: int, tokenizer: Tokenizer
+) -> tuple[list[PairRow], dict[str, Any]]:
     """Rows of the Parquet file (none where the task is not expressible) and the task's part of the report."""
     made = {split: candidates(task.name, split, config, seed) for split in SPLITS}
     encoded = {split: [encode_pair(i, pair, tokenizer) for i, pair in enumerate(made[split])] for split in SPLITS}
@@ -164,7 +166,7 @@ def _why_not(fit: dict[str, list[EncodedPair]], encoded: Encoded) -> str | None:
     return f"{n_fit / n_made:.0%} of its pairs are expressible, {EXPRESSIBLE_FRAC:.0%} are needed; most often {most}"
 
 
-def row_of(task: str, split: str, item: EncodedPair) -> Row:
+def row_of(task: str, split: str, item: EncodedPair) -> PairRow:
     """A pair as the table of a study's tasks has it."""
     texts = [text for side in item.pair.sides for text in (side.prompt, side.answer)]
     return dict(zip(SCHEMA.names, (task, split, item.index, *texts, *item.tokens, *item.answers), strict=True))
@@ -173,7 +175,7 @@ def row_of(task: str, split: str, item: EncodedPair) -> Row:
 def _report(
     task: Task, example: Pair, kept: dict[str, list[EncodedPair]], reason: str | None, tokenizer: Tokenizer
 ) -> dict[str, Any]:
-    """What the study says about a task; nulls where it is not expressible."""
+    """The task's part of the report; nulls where the task is not expressible."""
     pairs = [item for items in kept.values() for item in items]
     lengths = [len(tokens) for item in pairs for tokens in item.tokens]
     return {

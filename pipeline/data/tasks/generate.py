@@ -37,7 +37,7 @@ def generate(name: str, split: str, n: int, seed: int) -> list[Pair]:
 
 
 def candidates(name: str, split: str, config: TasksConfig, seed: int) -> list[Pair]:
-    """The pairs of which the study takes the first that its tokenizer can express: ``SPARE`` for each one wanted."""
+    """``SPARE`` pairs for each one wanted: the study takes the first ones that its tokenizer can express."""
     return generate(name, split, SPARE * pairs_wanted(config)[split], seed)
 
 

@@ -56,7 +56,7 @@ def task(
 
 @cache
 def _discover() -> None:
-    """Imports every module of ``prompts``, whose decorators fill the registry."""
+    """Imports every module of ``prompts``: their decorators fill the registry."""
     prompts = importlib.import_module("pipeline.data.tasks.prompts")
     for module in pkgutil.iter_modules(prompts.__path__, prompts.__name__ + "."):
         importlib.import_module(module.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import ArtifactError
-from pipeline.data.pair_tables import Row, read_tables
+from pipeline.data.pair_tables import PairRow, read_tables
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks.base import Pair, Side, TaskError
 from pipeline.data.tasks.encode import SCHEMA
@@ -21,13 +21,13 @@ class TaskSet:
     """Encoded contrast pairs and the report about them. Make one with ``load``."""
 
     report: dict[str, Any]
-    rows: dict[str, list[Row]]  # by task, in the file's order
+    rows: dict[str, list[PairRow]]  # by task, in the file's order
 
     @classmethod
     def load(cls, folder: Path) -> TaskSet:
         """The tasks written by ``encode_tasks``. Raises ArtifactError where they are missing, damaged or incomplete."""
         report, found = read_tables(folder, SCHEMA, "tasks")
-        rows: dict[str, list[Row]] = {name: [] for name in report["tasks"]}
+        rows: dict[str, list[PairRow]] = {name: [] for name in report["tasks"]}
         for row in found:
             rows.setdefault(row["task"], []).append(row)
         for name, part in rows.items():
@@ -45,7 +45,7 @@ class TaskSet:
 
     @property
     def tokenizer_hash(self) -> str:
-        """The tokenizer whose tokens these are."""
+        """The hash of the tokenizer that made the tokens."""
         return str(self.report["tokenizer"])
 
     @cached_property
@@ -95,7 +95,7 @@ class TaskSet:
         ]
 
 
-def _batch(rows: list[Row]) -> PairBatch:
+def _batch(rows: list[PairRow]) -> PairBatch:
     """Pairs as tensors: sides a and b of each pair in neighbouring rows."""
     tokens = [row[f"{side}_tokens"] for row in rows for side in "ab"]
     return PairBatch.of(tokens, [[row[f"{x}_answer_token"] for x in order] for row in rows for order in ("ab", "ba")])
