@@ -9,7 +9,7 @@ import torch
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.conditions import Ablator, Answers, Condition, accuracy
-from pipeline.circuit.random_circuits import random_edges, random_nodes
+from pipeline.circuit.random_circuits import edge_pools, random_edges, random_nodes
 from pipeline.config import AblateConfig
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
 from pipeline.model.scoring import calibrated, score
@@ -68,10 +68,8 @@ def random_losses(
     ablator: Ablator, circuit: Circuit, condition: Condition, batch: PairBatch, n: int, generator: torch.Generator
 ) -> list[float]:
     """Task losses of ``n`` random sets of the circuit's size under the same condition."""
-    losses = []
+    losses, pools = [], edge_pools(ablator.model) if condition.of_edges else {}
     for _ in range(n):
-        drawn = (
-            random_edges(circuit, ablator.model, generator) if condition.of_edges else random_nodes(circuit, generator)
-        )
+        drawn = random_edges(circuit, pools, generator) if condition.of_edges else random_nodes(circuit, generator)
         losses.append(float(prompt_losses(ablator.answers(drawn, condition, batch)).mean()))
     return losses

@@ -14,14 +14,13 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_samples import node_samples
 from pipeline.circuit.conditions import Ablator, Condition
-from pipeline.circuit.interventions import edge_codes
-from pipeline.circuit.random_circuits import nonzero_edges
+from pipeline.circuit.random_circuits import edge_pools
 from pipeline.config import ValidateConfig
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
 from pipeline.model.scoring import calibrated, score
 from pipeline.model.transformer import Cuts, Transformer
 from pipeline.seeds import seed_of
-from pipeline.sites import edge_keys
+from pipeline.stats import central, resampled_means, rows
 
 Answers = Float[Tensor, "prompt 2"]  # logits of the right and the wrong answer
 UNCALIBRATED = (1.0, 0.0)
@@ -103,8 +102,7 @@ class CircuitUnderTest:
     @cached_property
     def other_edges(self) -> dict[str, Int[Tensor, "n 2"]]:
         """Edge key → the model's edges that are not the circuit's."""
-        keys = edge_keys(self.model.config.n_layer)
-        return {key: others(nonzero_edges(self.model, key), self.circuit.edges.get(key)) for key in keys}
+        return edge_pools(self.model, excluded=self.circuit)
 
     def generator(self, purpose: str) -> torch.Generator:
         """Random numbers of a test's own: the same whatever other tests are run."""
@@ -149,37 +147,6 @@ def ratio(above: float, whole: float) -> float | None:
     return above / whole if abs(whole) >= LEAST_GAP else None
 
 
-def rows(values: Float[Tensor, "*draw pair"]) -> Float[Tensor, "draw pair"]:
-    return values.detach().cpu().double().view(-1, values.shape[-1])
-
-
-def resampled_means(
-    values: Float[Tensor, "draw pair"], times: int, generator: torch.Generator
-) -> Float[Tensor, " resample"]:
-    """Means over resampled draws and resampled pairs, the two independently; one draw is no sample."""
-    by_draw, by_pair = (weights(n, times, generator) for n in values.shape)
-    return torch.einsum("rd,dp,rp->r", by_draw, values, by_pair)
-
-
-def weights(n: int, times: int, generator: torch.Generator) -> Float[Tensor, "resample n"]:
-    """How often each of ``n`` is among ``n`` picked with replacement, as shares."""
-    picks = torch.randint(n, (times, n), generator=generator)
-    ones = torch.ones(1, dtype=torch.float64).expand(times, n)
-    return torch.zeros(times, n, dtype=torch.float64).scatter_add_(1, picks, ones) / n
-
-
-def central(means: Float[Tensor, " resample"]) -> list[float]:
-    """[low, high] of the central 95 %."""
-    return means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-
-
-def others(present: Int[Tensor, "n 2"], inside: Int[Tensor, "m 2"] | None) -> Int[Tensor, "k 2"]:
-    """Edges of a kind without some."""
-    if inside is None:
-        return present
-    return present[~torch.isin(edge_codes(present), edge_codes(inside))]
-
-
 def first_of(batch: PairBatch, n: int) -> PairBatch:
     """The first pairs of a batch, as many as there are up to ``n``."""
     return batch.take(torch.arange(min(n, batch.n_pairs), device=batch.tokens.device))
@@ -188,9 +155,3 @@ def first_of(batch: PairBatch, n: int) -> PairBatch:
 def margins(answers: Float[Tensor, "*draw prompt 2"]) -> Float[Tensor, "*draw pair"]:
     """Mean over a pair's prompts of the right answer's logit minus the wrong one's: MIB's m, uncalibrated."""
     return of_pairs(answers[..., 0] - answers[..., 1])
-
-
-def check(name: str, passed: bool | None, value: float | None, limit: float | None, says: str) -> dict[str, Any]:
-    """One line of a circuit's verdict. ``passed`` None: with a value, only measured, nothing is asked of it; without
-    one, not tested here. ``says`` tells what was found, or why not."""
-    return {"name": name, "passed": passed, "value": value, "limit": limit, "says": says}

@@ -24,10 +24,11 @@ from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.layout import pick
 from pipeline.model.transformer import Intervene
-from pipeline.validate.circuit_under_test import MARGIN, UNCALIBRATED, Answers, CircuitUnderTest, check, margins
+from pipeline.validate.circuit_under_test import MARGIN, UNCALIBRATED, Answers, CircuitUnderTest, margins
 from pipeline.validate.norms import frozen_norms
 from pipeline.validate.runs import few_edges, padded_answers, watched
 from pipeline.validate.subsets import subsets
+from pipeline.validate.verdict import check
 
 FROZEN = "frozen_norms"
 # Of single edges, an adversary can leave alive one side only of what cancels outside the circuit: circuits that are
@@ -52,7 +53,9 @@ def complement(tested: CircuitUnderTest) -> dict[str, Any]:
         found[f"{name}_{FROZEN}"] = with_frozen_norms(tested, ablated_to)
     found["resample_examples"] = resample_examples(tested)
     found |= {name: of_few(tested, answers) | more for name, (answers, more) in subsets(tested).items()}
-    return found | {"tests": [verdict(tested, name, row) for name, row in found.items() if asked_for(tested, name)]}
+    return found | {
+        "tests": [check_sufficient(tested, name, row) for name, row in found.items() if asked_for(tested, name)]
+    }
 
 
 def made_for(tested: CircuitUnderTest) -> str:
@@ -63,7 +66,7 @@ def asked_for(tested: CircuitUnderTest, name: str) -> bool:
     return not name.endswith(FROZEN) or name == f"{made_for(tested)}_{FROZEN}"
 
 
-def verdict(tested: CircuitUnderTest, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def check_sufficient(tested: CircuitUnderTest, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """Whether the circuit still does the task: within MARGIN of its target, as it was made; otherwise nearer to the
     target than to chance. Of MEASURED nothing is asked."""
     found, limit = row["loss"], tested.target + MARGIN if name == made_for(tested) else still(tested.target)

@@ -18,9 +18,10 @@ from pipeline.data.pairs import PairBatch
 from pipeline.model.initial import new_model
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
-from pipeline.validate.circuit_under_test import CircuitUnderTest, check
+from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.searching import Batches, case_of, one_trial
 from pipeline.validate.sections import Section
+from pipeline.validate.verdict import check
 
 Control = Callable[[], tuple[Transformer, Batches]]
 NEVER = 0.1  # of the vocabulary, the least likely tokens, count as those that never follow
@@ -56,7 +57,7 @@ def compared(found: dict[str, Any]) -> dict[str, Any]:
     true = found["true"]
     for row in found.values():
         row["ratio_edges"] = row["n_edges"] / max(1, true["n_edges"]) if row["met"] and true["met"] else None
-    return found | {"tests": [verdict(name, row, true) for name, row in found.items() if name != "true"]}
+    return found | {"tests": [check_control(name, row, true) for name, row in found.items() if name != "true"]}
 
 
 def subjects(tested: CircuitUnderTest, seed: int) -> dict[str, Control]:
@@ -70,7 +71,7 @@ def subjects(tested: CircuitUnderTest, seed: int) -> dict[str, Control]:
     }
 
 
-def verdict(name: str, row: Mapping[str, Any], true: Mapping[str, Any]) -> dict[str, Any]:
+def check_control(name: str, row: Mapping[str, Any], true: Mapping[str, Any]) -> dict[str, Any]:
     """Whether the method finds nothing under a control, or nothing as small."""
     if not true["met"]:
         why = f"by the same trial the true task's circuit misses the target too, at loss {true['validation_loss']:.3f}"

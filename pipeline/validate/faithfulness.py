@@ -20,7 +20,8 @@ from pipeline.circuit.random_circuits import nonzero_edges
 from pipeline.model.transformer import Transformer
 from pipeline.prune.masks import UnitLayout
 from pipeline.sites import edge_keys, site_key, split_edge_key
-from pipeline.validate.circuit_under_test import CircuitUnderTest, central, margins, resampled_means, rows
+from pipeline.stats import central, resampled_means, rows
+from pipeline.validate.circuit_under_test import CircuitUnderTest, margins
 from pipeline.validate.necessity import nodes_by_need
 
 SMALLEST = 0.001  # of the model's edges: MIB's smallest circuit

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pipeline.model.transformer import Intervene, Transformer, refuse_compiled
 from pipeline.stats import interval
-from pipeline.validate.circuit_under_test import CircuitUnderTest, check
+from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.runs import Runs, padded_answers, reaches
+from pipeline.validate.verdict import check
 
 MOST_SINGLE = 64  # nodes that are binarised alone, a pass of the model each; of a larger circuit, as many at random
 HARMLESS = 0.01  # nats; what a node may add to the loss when it is binarised, a fifteenth of the paper's target

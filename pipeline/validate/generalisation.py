@@ -8,8 +8,9 @@ from typing import Any
 from pipeline.circuit.conditions import Condition, accuracy
 from pipeline.data.pairs import PairBatch
 from pipeline.model.scoring import score
-from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest, check
+from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest
 from pipeline.validate.complement import still
+from pipeline.validate.verdict import check
 
 
 def follows(tested: CircuitUnderTest, generalisation: Mapping[str, PairBatch]) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def follows(tested: CircuitUnderTest, generalisation: Mapping[str, PairBatch]) -
     the task has. ``tests``: where the model still does the task, its circuit has to.
     """
     found = {family: one_family(tested, batch) for family, batch in generalisation.items()}
-    tests = [verdict(family, row, still(tested.target)) for family, row in found.items()]
+    tests = [check_family(family, row, still(tested.target)) for family, row in found.items()]
     if not found:
         tests = [check("generalises", None, None, None, "the task has no second test set")]
     return {"families": found, "tests": tests}
@@ -35,7 +36,7 @@ def one_family(tested: CircuitUnderTest, batch: PairBatch) -> dict[str, Any]:
     }
 
 
-def verdict(family: str, row: Mapping[str, Any], limit: float) -> dict[str, Any]:
+def check_family(family: str, row: Mapping[str, Any], limit: float) -> dict[str, Any]:
     """Whether the circuit does what its model does there; not tested where the model does not do the task."""
     model, circuit, inputs = row["model"]["mean"], row["circuit"]["mean"], family.replace("_", " ")
     if model > limit:

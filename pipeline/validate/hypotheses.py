@@ -20,16 +20,10 @@ from torch import Tensor
 
 from pipeline.circuit.conditions import Condition
 from pipeline.model.scoring import calibrated
-from pipeline.validate.circuit_under_test import (
-    MARGIN,
-    UNCALIBRATED,
-    CircuitUnderTest,
-    check,
-    margins,
-    resampled_means,
-    rows,
-)
+from pipeline.stats import resampled_means, rows
+from pipeline.validate.circuit_under_test import MARGIN, UNCALIBRATED, CircuitUnderTest, margins
 from pipeline.validate.minimality import minimality
+from pipeline.validate.verdict import check
 
 EPSILON = 0.1  # Shi et al.: how far from 1/2 the chance of doing better than the model may be
 SILENT = 1e-2  # of the model's mean margin: a score without the circuit that is smaller says nothing

@@ -19,9 +19,10 @@ from torch import Tensor
 from pipeline.model.layout import pick
 from pipeline.model.transformer import Intervene
 from pipeline.sites import Site, site_key, site_keys
-from pipeline.validate.circuit_under_test import MARGIN, UNCALIBRATED, CircuitUnderTest, check
+from pipeline.validate.circuit_under_test import MARGIN, UNCALIBRATED, CircuitUnderTest
 from pipeline.validate.patterns import heads
 from pipeline.validate.runs import Runs, Values, padded_answers, reaches, real
+from pipeline.validate.verdict import check
 
 # ln 2 − H(3/4), the least divergence of two patterns that share half of their weight. The bound is convex: a mean below
 # it says that on average more than half of the weight is on the same keys.

@@ -8,7 +8,7 @@ not in the circuit: with a few of its nodes in it, any set may cripple the model
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -20,11 +20,12 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.circuit.conditions import Condition
 from pipeline.circuit.graph import Edge, by_key
-from pipeline.circuit.random_circuits import ends
+from pipeline.circuit.random_circuits import ends, random_edges, random_nodes
 from pipeline.data.pairs import of_pairs, prompt_losses
 from pipeline.prune.edges import induced_edges
 from pipeline.prune.masks import UnitLayout
-from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest, check
+from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest
+from pipeline.validate.verdict import check
 
 # A model that tells the two prompts of a pair nothing apart loses at least ln 2 on the pair, whatever it prefers
 # (softplus is convex). So a smaller loss proves that what is left still knows; a rounding's worth is allowed.
@@ -50,7 +51,7 @@ def necessity(tested: CircuitUnderTest) -> dict[str, Any]:
         "model_loss": tested.estimate(tested.losses(tested.model_of_few, UNCALIBRATED)),
         "nodes": nodes,
         "edges": edges,
-        "tests": [verdict("nodes", nodes), verdict("edges", edges)],
+        "tests": [check_necessary("nodes", nodes), check_necessary("edges", edges)],
     }
 
 
@@ -67,22 +68,29 @@ def point(
 ) -> dict[str, Any]:
     """``size``, ``loss`` (an estimate) without the set, and ``random``: of random sets, their size (smaller where a
     site or kind has not so many other parts), median, range and losses."""
-    size, draw = size_of(removed, condition), random_edges if condition.of_edges else random_nodes
+    size = size_of(removed, condition)
     whole = size == size_of(tested.circuit, condition)
     n = tested.config.n_random if whole else max(1, round(ON_THE_WAY * tested.config.n_random))
-    sets = [draw(tested, removed, generator) for _ in range(n)]
-    generalisation = [float(losses(tested, condition, competitor).mean()) for competitor in sets]
+    sets = [random_set(tested, condition, removed, generator) for _ in range(n)]
+    of_random = [float(losses(tested, condition, drawn).mean()) for drawn in sets]
     return {
         "size": size,
         "loss": tested.estimate(losses(tested, condition, removed)),
         "random": {
             "size": size_of(sets[0], condition),
-            "median": median(generalisation),
-            "low": min(generalisation),
-            "high": max(generalisation),
-            "losses": generalisation,
+            "median": median(of_random),
+            "low": min(of_random),
+            "high": max(of_random),
+            "losses": of_random,
         },
     }
+
+
+def random_set(tested: CircuitUnderTest, condition: Condition, like: Circuit, generator: torch.Generator) -> Circuit:
+    """As many nodes at each site, or edges of each kind, none of them in the circuit under test."""
+    if condition.of_edges:
+        return random_edges(like, tested.other_edges, generator)
+    return random_nodes(like, generator, excluded=tested.circuit)
 
 
 def size_of(circuit: Circuit, condition: Condition) -> int:
@@ -95,26 +103,6 @@ def losses(tested: CircuitUnderTest, condition: Condition, removed: Circuit) -> 
         nodes = {key: (mask == 0).nonzero().flatten() for key, mask in removed.node_masks().items()}
         removed, condition = replace(removed, nodes=nodes, edges={}), Condition.NODES_ONLY
     return of_pairs(prompt_losses(tested.ablator.answers(removed, condition, tested.few)))
-
-
-def random_nodes(tested: CircuitUnderTest, like: Circuit, generator: torch.Generator) -> Circuit:
-    """As many nodes at each site, none of them the circuit's; fewer where a site has not so many."""
-    inside = tested.circuit.node_masks()
-    pools = {key: (inside[key] == 0).nonzero().flatten() for key in like.nodes}
-    return replace(like, nodes=some_of(pools, like.nodes, generator), edges={})
-
-
-def random_edges(tested: CircuitUnderTest, like: Circuit, generator: torch.Generator) -> Circuit:
-    """As many edges of each kind, none of them the circuit's; fewer where the model has not so many."""
-    edges = some_of({key: tested.other_edges[key] for key in like.edges}, like.edges, generator)
-    return replace(like, nodes=ends(edges), edges=edges)
-
-
-def some_of(
-    pools: Mapping[str, Tensor], like: Mapping[str, Tensor], generator: torch.Generator
-) -> dict[str, Int[Tensor, "n ..."]]:
-    """Random rows of each pool, as many as ``like`` has there."""
-    return {key: pool[torch.randperm(len(pool), generator=generator)[: len(like[key])]] for key, pool in pools.items()}
 
 
 def node_sets(tested: CircuitUnderTest) -> list[Circuit]:
@@ -172,7 +160,7 @@ def grid(n: int, points: int) -> list[int]:
     return sorted({round(n ** (i / (points - 1))) for i in range(points)}) if n else []
 
 
-def verdict(parts: str, found: dict[str, Any]) -> dict[str, Any]:
+def check_necessary(parts: str, found: dict[str, Any]) -> dict[str, Any]:
     """Whether the loss without all of the circuit's nodes or edges is surely at chance (by the interval's lower end),
     and above every random set's: of 20 sets none so bad is p < 0.05."""
     name = f"necessary_{parts}"

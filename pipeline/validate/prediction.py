@@ -24,7 +24,8 @@ from pipeline.data.pairs import PairBatch
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.model.scoring import calibrated
 from pipeline.seeds import seed_of
-from pipeline.validate.circuit_under_test import CircuitUnderTest, central, check, resampled_means, rows
+from pipeline.stats import central, resampled_means, rows
+from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.prediction_node import (
     Reading,
     Values,
@@ -36,6 +37,7 @@ from pipeline.validate.prediction_node import (
     watch,
 )
 from pipeline.validate.prediction_prompts import NO_COMMENT, PLAIN, Point, Points, example, manipulated
+from pipeline.validate.verdict import check
 
 TASK = "bracket_counting"
 SIDES = ("flat", "nested")
@@ -88,7 +90,7 @@ def measure(tested: CircuitUnderTest, points: Points, *, nested: int) -> dict[st
         **agreement,
         "circuit_agreement": tested.estimate(_per_pair((_all(seen, "model") > 0) == (_all(seen, "circuit") > 0.5))),
         "sites": [_described(reading) | _agreement(tested, seen, reading) for reading in found],
-        "tests": [_verdict(agreement, found[0])],
+        "tests": [_check_prediction(agreement, found[0])],
     }
 
 
@@ -268,7 +270,7 @@ def _described(reading: Reading) -> dict[str, Any]:
     }
 
 
-def _verdict(found: dict[str, Any], reading: Reading) -> dict[str, Any]:
+def _check_prediction(found: dict[str, Any], reading: Reading) -> dict[str, Any]:
     """Passed where the node surely tells more of the model's answers than the best guess without it, and more than
     any of the random sets does: p < 0.05 where there are 20 of them, ``null`` has it."""
     base = found["base_rate"]["mean"]

@@ -12,9 +12,10 @@ from typing import Any
 from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.prune.discretise import Ranking
 from pipeline.prune.prune import PruneProblem
-from pipeline.validate.circuit_under_test import CircuitUnderTest, check
+from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.searching import Found, best_of, case_of, one_trial
 from pipeline.validate.sections import Section
+from pipeline.validate.verdict import check
 
 Items = set[tuple[str, ...]]
 WHAT = "after discretisation, before minimisation; noise and batches differ"

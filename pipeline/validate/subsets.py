@@ -19,7 +19,7 @@ from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import Values
 from pipeline.circuit.cut_linear import live_edges
 from pipeline.circuit.interventions import SOURCES, edge_cuts, mask_nodes
-from pipeline.circuit.random_circuits import random_edges, random_nodes
+from pipeline.circuit.random_circuits import edge_pools, random_edges, random_nodes
 from pipeline.data.pairs import PairBatch, prompt_losses
 from pipeline.model.scoring import answers_of, calibrated
 from pipeline.model.transformer import Cut
@@ -53,7 +53,8 @@ def edges_of(tested: CircuitUnderTest) -> Parts:
         cuts = edge_cuts(tested.model, circuit.edges, tested.ablator.ablated_to.first, keep=True)
         return {key: cut.keep for key, cut in cuts.items()}
 
-    return Parts(tested, kept, run_edges, lambda generator: random_edges(tested.circuit, tested.model, generator))
+    pools = edge_pools(tested.model)
+    return Parts(tested, kept, run_edges, lambda generator: random_edges(tested.circuit, pools, generator))
 
 
 def run_nodes(tested: CircuitUnderTest, alive: Masks, batch: PairBatch, ablated_to: Values) -> Tensor:

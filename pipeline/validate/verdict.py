@@ -30,3 +30,9 @@ def line(passed: list[Mapping[str, Any]], failed: list[Mapping[str, Any]]) -> st
     if not failed:
         return counted
     return f"{counted}; fails " + ", ".join(f"{test['name']} ({test['says']})" for test in failed)
+
+
+def check(name: str, passed: bool | None, value: float | None, limit: float | None, says: str) -> dict[str, Any]:
+    """One line of a circuit's verdict. ``passed`` None: with a value, only measured, nothing is asked of it; without
+    one, not tested here. ``says`` tells what was found, or why not."""
+    return {"name": name, "passed": passed, "value": value, "limit": limit, "says": says}

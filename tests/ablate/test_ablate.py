@@ -12,7 +12,7 @@ from pipeline.circuit import Circuit, WrongModelError
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.conditions import Ablator, Condition, accuracy
 from pipeline.circuit.interventions import mask_nodes
-from pipeline.circuit.random_circuits import nonzero_edges, random_edges, random_nodes
+from pipeline.circuit.random_circuits import edge_pools, nonzero_edges, random_edges, random_nodes
 from pipeline.data.pairs import PairBatch, of_pairs
 from pipeline.model.record import record
 from pipeline.model.scoring import mean_loss, score
@@ -150,7 +150,7 @@ def test_random_edge_sets_have_the_circuit_s_size_per_kind_and_only_real_edges(m
     with torch.no_grad():
         model.transformer["h"][0].mlp.c_fc.weight[::2] = 0
     circuit = circuit_of(model, batch, 0.3)
-    drawn = random_edges(circuit, model, torch.Generator().manual_seed(0))
+    drawn = random_edges(circuit, edge_pools(model), torch.Generator().manual_seed(0))
     assert {k: len(v) for k, v in drawn.edges.items()} == {k: len(v) for k, v in circuit.edges.items()}
     real = {tuple(pair) for pair in nonzero_edges(model, "0.mlp_in->mlp_neuron").tolist()}
     chosen = [tuple(pair) for pair in drawn.edges["0.mlp_in->mlp_neuron"].tolist()]

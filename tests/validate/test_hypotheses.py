@@ -13,6 +13,7 @@ from scipy.stats import binom
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.graph import Parts, dead_ends
 from pipeline.circuit.interventions import edge_weights
+from pipeline.circuit.random_circuits import random_nodes
 from pipeline.planted import Algorithm, plant
 from pipeline.prune.edges import induced_edges
 from pipeline.validate.circuit_under_test import MARGIN
@@ -29,7 +30,7 @@ from pipeline.validate.hypotheses import (
     tost,
 )
 from pipeline.validate.minimality import Additions, Knockouts, minimality, plus
-from pipeline.validate.necessity import necessity, random_nodes
+from pipeline.validate.necessity import necessity
 
 
 def passed(found):
@@ -137,7 +138,7 @@ def test_half_of_a_circuit_is_not_all_that_knows_the_answer(bit, induction, clai
 
 def test_without_a_circuit_that_does_nothing_the_model_says_what_it_said(induction, claim_of, circuit_of):
     tested = claim_of(induction)
-    other = random_nodes(tested, tested.circuit, torch.Generator().manual_seed(0))
+    other = random_nodes(tested.circuit, torch.Generator().manual_seed(0), excluded=tested.circuit)
     found = independence(claim_of(induction, circuit_of(induction, other.nodes, {})))
     assert found["spread"] > 0.01 and found["p"] == pytest.approx(1 / 301)
 

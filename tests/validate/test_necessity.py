@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.circuit.conditions import Condition
+from pipeline.circuit.random_circuits import random_edges, random_nodes
 from pipeline.data.pairs import of_pairs, prompt_losses
 from pipeline.validate.necessity import (
     BEYOND,
@@ -22,8 +23,6 @@ from pipeline.validate.necessity import (
     necessity,
     node_sets,
     nodes_by_need,
-    random_edges,
-    random_nodes,
 )
 
 
@@ -45,8 +44,9 @@ def test_a_planted_circuit_is_necessary_at_nodes_and_at_edges(fixture, request, 
 
 
 def test_a_random_circuit_is_not_necessary(quote, claim_of, circuit_of):
-    outside = random_nodes(claim_of(quote), claim_of(quote).circuit, torch.Generator().manual_seed(0))
-    edges = random_edges(claim_of(quote), claim_of(quote).circuit, torch.Generator().manual_seed(0)).edges
+    circuit = claim_of(quote).circuit
+    outside = random_nodes(circuit, torch.Generator().manual_seed(0), excluded=circuit)
+    edges = random_edges(circuit, claim_of(quote).other_edges, torch.Generator().manual_seed(0)).edges
     found = necessity(claim_of(quote, circuit_of(quote, outside.nodes, edges)))
     assert passed(found) == {"necessary_nodes": False, "necessary_edges": False}
     assert found["nodes"]["n_to_chance"] is None
@@ -89,15 +89,15 @@ def test_the_most_needed_parts_go_first(quote, claim_of, circuit_of):
 def test_random_sets_are_as_large_and_of_other_parts(induction, claim_of):
     tested = claim_of(induction)
     generator = torch.Generator().manual_seed(0)
-    nodes = random_nodes(tested, tested.circuit, generator).nodes
-    edges = random_edges(tested, tested.circuit, generator).edges
+    nodes = random_nodes(tested.circuit, generator, excluded=tested.circuit).nodes
+    edges = random_edges(tested.circuit, tested.other_edges, generator).edges
     for drawn, own in ((nodes, induction.nodes), (edges, induction.edges)):
         assert {key: len(rows) for key, rows in drawn.items()} == {key: len(rows) for key, rows in own.items()}
         for key, rows in drawn.items():
             inside, found = ([str(row) for row in values.tolist()] for values in (own[key], rows))
             assert not set(inside) & set(found) and len(set(found)) == len(found)
     everything = replace(tested.circuit, nodes={"0.attn_in": torch.arange(64)})
-    assert len(random_nodes(tested, everything, generator).nodes["0.attn_in"]) == 60
+    assert len(random_nodes(everything, generator, excluded=tested.circuit).nodes["0.attn_in"]) == 60
 
 
 def test_a_model_that_tells_nothing_apart_loses_at_least_ln_2():

@@ -22,6 +22,7 @@ from pipeline.validate import searching
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.controls import (
     NEVER,
+    check_control,
     controls,
     half_swapped,
     nonsense,
@@ -29,7 +30,6 @@ from pipeline.validate.controls import (
     random_weights,
     shuffled_labels,
     shuffled_weights,
-    verdict,
 )
 from pipeline.validate.searching import case_of, held_as, one_trial
 from pipeline.validate.stability import OWN, items, jaccard, share, stability
@@ -167,7 +167,7 @@ def test_shuffled_labels_of_few_pairs_can_be_learnt_by_heart_and_of_many_not(
     tested = random_claim(tiny_model(), settings, n_pairs)
     row = one_control(tested, tested.model, shuffled_labels(tested.batches, 0), fast, 0)
     assert row["met"] == learnt and row["test_loss"] > 0.5
-    assert verdict("shuffled_labels", row, {"met": True, "n_edges": 10**6})["passed"] != learnt
+    assert check_control("shuffled_labels", row, {"met": True, "n_edges": 10**6})["passed"] != learnt
 
 
 def test_what_is_held_is_of_the_circuits_kind_with_the_models_own_values(claim_of, quote):

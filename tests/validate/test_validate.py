@@ -10,8 +10,7 @@ import torch
 from pipeline.circuit import WrongModelError
 from pipeline.planted import Algorithm, plant
 from pipeline.validate import validate_circuit
-from pipeline.validate.circuit_under_test import check
-from pipeline.validate.verdict import verdict
+from pipeline.validate.verdict import check, verdict
 
 
 @pytest.fixture
