@@ -13,8 +13,9 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch, prompt_losses
 from pipeline.explain.rounding import rounded, together
+from pipeline.model.record import record
 from pipeline.model.scoring import calibrated
-from pipeline.model.transformer import Cuts, Intervene, Transformer, refuse_compiled
+from pipeline.model.transformer import Cuts, Intervene, Transformer
 
 Values = Mapping[str, Float[Tensor, "prompt pos width"]]
 
@@ -32,15 +33,8 @@ class Run:
         cls, model: Transformer, batch: PairBatch, intervene: Intervene | None = None, cuts: Cuts | None = None
     ) -> Run:
         """Raises CompiledModelError."""
-        refuse_compiled(model)
-        values: dict[str, Tensor] = {}
-
-        def keep(key: str, x: Tensor) -> Tensor:
-            values[key] = x if intervene is None else intervene(key, x)
-            return values[key]
-
-        logits = model(batch.tokens.to(model.device), intervene=keep, cuts=cuts).cpu()
-        last = logits[torch.arange(len(batch.last)), batch.last]
+        logits, values = record(model, batch.tokens.to(model.device), intervene, cuts)
+        last = logits.cpu()[torch.arange(len(batch.last)), batch.last]
         return cls(last.gather(-1, batch.answers), {key: value.cpu() for key, value in values.items()})
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.circuit.interventions import edge_cuts, mask_nodes
 from pipeline.circuit.masked import Masked
+from pipeline.model.record import record
 from pipeline.model.transformer import Cuts, Intervene, Transformer
 from pipeline.sites import split_edge_key
 
@@ -37,16 +38,9 @@ class Run:
 
 @torch.no_grad()
 def run(model: Transformer, tokens: Tensor, intervene: Intervene | None = None, cuts: Cuts | None = None) -> Run:
-    """The model on one text [pos], changed or not."""
-    values: dict[str, Tensor] = {}
-
-    def keep(key: str, x: Tensor) -> Tensor:
-        y = x if intervene is None else intervene(key, x)
-        values[key] = y[0]
-        return y
-
-    logits = model(tokens[None], intervene=keep, cuts=cuts)[0]
-    return Run(logits, values)
+    """The model on one text [pos], changed or not. Raises CompiledModelError."""
+    logits, values = record(model, tokens[None], intervene, cuts)
+    return Run(logits[0], {key: value[0] for key, value in values.items()})
 
 
 def node_names(circuit: Circuit) -> list[str]:

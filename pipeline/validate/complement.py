@@ -23,10 +23,11 @@ from pipeline.circuit.masked import Masked
 from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.layout import pick
+from pipeline.model.record import record
 from pipeline.model.transformer import Intervene
 from pipeline.validate.circuit_under_test import MARGIN, UNCALIBRATED, Answers, CircuitUnderTest, margins
 from pipeline.validate.norms import frozen_norms
-from pipeline.validate.runs import few_edges, padded_answers, watched
+from pipeline.validate.runs import few_edges, padded_answers
 from pipeline.validate.subsets import subsets
 from pipeline.validate.verdict import check
 
@@ -155,7 +156,7 @@ def resample_examples(tested: CircuitUnderTest) -> dict[str, Any]:
     for _ in range(tested.config.draws):
         chosen = torch.randint(len(tested.windows), (len(batch.tokens),), generator=generator)
         sequences = tested.windows[chosen, : batch.tokens.shape[1]].to(tested.model.device)
-        values = watched(tested.model, sequences, cuts=tested.whole)[1]
+        values = record(tested.model, sequences, cuts=tested.whole)[1]
         answers.append([given_outside(tested, masks, values) for masks in (kept, nothing)])
     circuit, empty = (torch.stack(draws) for draws in zip(*answers, strict=True))
     return of_few(tested, circuit, empty)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pipeline.circuit import Circuit
@@ -19,6 +19,7 @@ from pipeline.circuit.cut_linear import computed_by
 from pipeline.circuit.masked import Masked
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.layout import pick
+from pipeline.model.record import record
 from pipeline.model.transformer import Cut, Cuts, Intervene, LinearCut, Transformer
 from pipeline.sites import Site, split_site_key
 from pipeline.validate.circuit_under_test import Answers, CircuitUnderTest
@@ -30,23 +31,10 @@ Values = Mapping[str, Float[Tensor, "prompt pos width"]]
 def recorded(
     model: Transformer, batch: PairBatch, intervene: Intervene | None = None, cuts: Cuts | None = None
 ) -> tuple[Answers, Values]:
-    """Answer logits, and the value at every site as the rest of the model saw it, at all positions."""
-    logits, values = watched(model, batch.tokens, intervene, cuts)
+    """Answer logits, and the value at every site as the rest of the model saw it, at all positions. Raises
+    CompiledModelError."""
+    logits, values = record(model, batch.tokens, intervene, cuts)
     return answer_logits(pick(logits, batch.last)[:, 0], batch).cpu(), values
-
-
-@torch.no_grad()
-def watched(
-    model: Transformer, tokens: Int[Tensor, "prompt pos"], intervene: Intervene | None = None, cuts: Cuts | None = None
-) -> tuple[Float[Tensor, "prompt pos vocab"], Values]:
-    """Logits, and the value at every site as the rest of the model saw it."""
-    values: dict[str, Tensor] = {}
-
-    def keep(key: str, x: Tensor) -> Tensor:
-        values[key] = x if intervene is None else intervene(key, x)
-        return values[key]
-
-    return model(tokens, intervene=keep, cuts=cuts), values
 
 
 @torch.no_grad()
