@@ -1,4 +1,4 @@
-"""Maps some of whose edges are cut, computed without their zeros: what a ``Cut`` says, in less time."""
+"""Cut edges, computed without their zeros: by the nonzeros of a weight, or between the channels that are live."""
 
 from __future__ import annotations
 
@@ -11,31 +11,62 @@ from pipeline.kernels.sparse import Nonzeros
 from pipeline.model.linear import sparse_product
 from pipeline.model.transformer import Cut, Cuts, LinearCut, Transformer
 
+Product = Callable[[Tensor, Tensor], Tensor]  # input, constant → output
 
-class LiveEdges:
-    """What a ``Cut`` computes, through the live edges alone; equal up to rounding, and differentiable in ``keep``."""
+
+class CutLinear:
+    """A linear map of which some edges are cut: ``Cut``'s map up to rounding, by a faster product."""
 
     position_free = True
 
-    def __init__(self, layer: nn.Linear, cut: Cut) -> None:
-        self.weight = layer.weight * cut.keep
+    def __init__(self, layer: nn.Linear, cut: Cut, product: Callable[[Tensor, Cut], Product]) -> None:
         self.constant = layer.bias + (layer.weight * (1 - cut.keep)) @ cut.mean
-        self.nonzeros = Nonzeros.of(self.weight)
+        self.product = product(layer.weight, cut)
 
     def __call__(self, layer: nn.Linear, x: Tensor, attention_mass: Tensor | None = None) -> Tensor:
-        return sparse_product(x, self.weight, self.constant, self.nonzeros)
+        return self.product(x, self.constant)
+
+
+def by_nonzeros(weight: Tensor, cut: Cut) -> Product:
+    """Through the live edges that are nonzero; differentiable in ``keep``."""
+    live = weight * cut.keep
+    nonzeros = Nonzeros.of(live)
+    return lambda x, constant: sparse_product(x, live, constant, nonzeros)
+
+
+def by_channels(weight: Tensor, cut: Cut) -> Product:
+    """Between the channels that have a live edge, where these are few."""
+    sources, targets = (cut.keep.any(dim).nonzero().flatten() for dim in (0, 1))
+    live = (weight * cut.keep)[targets][:, sources]
+
+    def product(x: Tensor, constant: Tensor) -> Tensor:
+        y = constant.expand(*x.shape[:-1], -1).contiguous()
+        return y.index_add_(-1, targets, x[..., sources] @ live.T)
+
+    return product
 
 
 def live_edges(model: Transformer, cuts: Mapping[str, LinearCut]) -> Cuts:
     """The same cuts, faster where a weight is mostly zero; elsewhere as they are."""
-    return computed_by(lambda layer, cut: LiveEdges(layer, cut) if is_sparse(layer.weight) else cut, model, cuts)
+    return faster(model, cuts, by_nonzeros, lambda layer: is_sparse(layer.weight))
 
 
-def computed_by(way: Callable[[nn.Linear, Cut], LinearCut], model: Transformer, cuts: Mapping[str, LinearCut]) -> Cuts:
-    """The same cuts, each computed that way. Not attention's c_proj: its held values are scaled by mass."""
-    layers = model.transformer["h"]
-    parts = {key: layers[int(key.partition(".")[0])].get_submodule(key.partition(".")[2]) for key in cuts}
-    return {
-        key: way(parts[key], cut) if isinstance(cut, Cut) and not key.endswith("attn.c_proj") else cut
-        for key, cut in cuts.items()
-    }
+def few_edges(model: Transformer, cuts: Mapping[str, LinearCut]) -> Cuts:
+    """The same cuts, faster where they leave few edges, as a circuit's do."""
+    return faster(model, cuts, by_channels, lambda layer: True)
+
+
+def faster(
+    model: Transformer,
+    cuts: Mapping[str, LinearCut],
+    product: Callable[[Tensor, Cut], Product],
+    fits: Callable[[nn.Linear], bool],
+) -> Cuts:
+    """The same cuts, by a product where it fits. Not attention's c_proj, whose ablation values attention scales."""
+    changed: dict[str, LinearCut] = dict(cuts)
+    for key, cut in cuts.items():
+        layer, _, name = key.partition(".")
+        part = model.transformer["h"][int(layer)].get_submodule(name)
+        if isinstance(cut, Cut) and name != "attn.c_proj" and fits(part):
+            changed[key] = CutLinear(part, cut, product)
+    return changed

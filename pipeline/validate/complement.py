@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues, Values
 from pipeline.circuit.conditions import Ablator, Condition
+from pipeline.circuit.cut_linear import few_edges
 from pipeline.circuit.interventions import mask_nodes
 from pipeline.circuit.masked import Masked
 from pipeline.config import Ablation
@@ -27,7 +28,7 @@ from pipeline.model.record import record
 from pipeline.model.transformer import Intervene
 from pipeline.validate.circuit_under_test import MARGIN, UNCALIBRATED, Answers, CircuitUnderTest, margins
 from pipeline.validate.norms import frozen_norms
-from pipeline.validate.runs import few_edges, padded_answers
+from pipeline.validate.runs import padded_answers
 from pipeline.validate.subsets import subsets
 from pipeline.validate.verdict import check
 

@@ -12,15 +12,15 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.circuit import Circuit
-from pipeline.circuit.cut_linear import computed_by
+from pipeline.circuit.cut_linear import few_edges
 from pipeline.circuit.masked import Masked
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.layout import pick
 from pipeline.model.record import record
-from pipeline.model.transformer import Cut, Cuts, Intervene, LinearCut, Transformer
+from pipeline.model.transformer import Cuts, Intervene, Transformer
 from pipeline.sites import Site, split_site_key
 from pipeline.validate.circuit_under_test import Answers, CircuitUnderTest
 
@@ -41,26 +41,6 @@ def recorded(
 def padded_answers(model: Transformer, batch: PairBatch, intervene: Intervene, cuts: Cuts | None = None) -> Answers:
     """Answer logits of one pass over all prompts at once, for interventions that know one prompt from another."""
     return answer_logits(model(batch.tokens, at=batch.last, intervene=intervene, cuts=cuts), batch).cpu()
-
-
-class FewEdges:
-    """What a ``Cut`` of almost all edges computes, by the live ones alone; equal up to rounding."""
-
-    position_free = True
-
-    def __init__(self, layer: nn.Linear, cut: Cut) -> None:
-        self.sources, self.targets = (cut.keep.any(dim).nonzero().flatten() for dim in (0, 1))
-        self.live = (layer.weight * cut.keep)[self.targets][:, self.sources]
-        self.constant = layer.bias + (layer.weight * (1 - cut.keep)) @ cut.mean
-
-    def __call__(self, layer: nn.Linear, x: Tensor, attention_mass: Tensor | None = None) -> Tensor:
-        y = self.constant.expand(*x.shape[:-1], -1).contiguous()
-        return y.index_add_(-1, self.targets, x[..., self.sources] @ self.live.T)
-
-
-def few_edges(model: Transformer, cuts: Mapping[str, LinearCut]) -> Cuts:
-    """The same cuts, faster for a circuit."""
-    return computed_by(FewEdges, model, cuts)
 
 
 def real(batch: PairBatch) -> Bool[Tensor, "prompt pos"]:

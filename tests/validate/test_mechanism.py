@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.cut_linear import CutLinear, few_edges
 from pipeline.circuit.masked import Masked
 from pipeline.model.record import record
 from pipeline.sites import Site, edge_keys, site_key, split_edge_key, split_site_key
 from pipeline.validate.mechanism import attention_test, compared, given, interchange, mechanism, nodes
-from pipeline.validate.runs import FewEdges, Runs, few_edges, reaches, recorded
+from pipeline.validate.runs import Runs, reaches, recorded
 
 TESTS = ("attention", "values", "values_follow", "interchange", "interchange_into_model")
 HEADS = (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)
@@ -102,7 +103,7 @@ def test_few_edges_compute_what_the_cut_of_all_others_does(tiny_model, sink):
     kept = {key: torch.randperm(len(mean), generator=generator)[:5].sort().values for key, mean in means.items()}
     masked = Masked(model, kept, edges_between(kept), means)
     fast = few_edges(model, masked.cuts)
-    assert sum(isinstance(cut, FewEdges) for cut in fast.values()) == 6  # three a layer; attention's c_proj stays
+    assert sum(isinstance(cut, CutLinear) for cut in fast.values()) == 6  # three a layer; attention's c_proj stays
     tokens = torch.randint(0, 24, (4, 8), generator=generator)
     wanted = model(tokens, intervene=masked.intervene, cuts=masked.cuts)
     torch.testing.assert_close(model(tokens, intervene=masked.intervene, cuts=fast), wanted, rtol=1e-4, atol=1e-4)
