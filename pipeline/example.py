@@ -56,7 +56,7 @@ def write_example(workspace: Workspace, params: Params) -> tuple[int, dict[str, 
 def carried_over(circuit: Circuit, loaded: LoadedTask, params: Params) -> Circuit:
     """The circuit in another checkpoint of its model: what can go by itself there is gone, and it is certified anew."""
     batches = {split: loaded.batch(split) for split in SPLITS}
-    problem: PruneProblem = make_problem(loaded.model, circuit.outside, batches, params.prune, params.seed)
+    problem: PruneProblem = make_problem(loaded.model, circuit.ablation_values, batches, params.prune, params.seed)
     target = params.prune.target_loss
     start = Candidate.of(circuit.nodes, circuit.edges, problem.evaluator(circuit.nodes, circuit.edges, target))
     found, certificate = minimal(problem.evaluator, start, target, params.prune.tie_qk, problem.costs)

@@ -47,10 +47,10 @@ GIVEN_UP = {
 # Still to be renamed: nothing is added here.
 TODO_GIVEN_UP = set(
     """
-    DEAD DEAR EdgeLinear FewEdges Filtered HELD LiveEdges MORE MOST Mass PASS Picked Price RIVALS SURE
-    WORTH_PAIRS Worth _further _held _verdict _worth all_held at_held baseline_order case_of drop edge_worths
-    further_loss further_traces g_mass given_outside held held_as held_at held_mass kinds_of_held one_subject
-    order outside own price_sweep replaced since subjects until worth worths
+    held     DEAD DEAR MORE MOST Mass PASS Price RIVALS SURE
+    WORTH_PAIRS Worth _further _verdict _worth baseline_order drop edge_worths
+    further_loss further_traces
+    order outside own price_sweep replaced since until worth worths
     """.split()
 )
 TODO_TWO_MEANINGS = set(

@@ -31,14 +31,14 @@ def ablate_task(
 ) -> dict[str, Any]:
     """Loss (nats) and accuracy of the model and of the circuit under every condition, with random controls.
 
-    ``batch`` holds the test pairs. What is held at what, the circuit says (``Circuit.outside``); over several draws,
-    losses and accuracies are means. Where the circuit is what remains, its calibration is applied; the loss without it
-    is reported too. Each loss has a 95 % bootstrap interval over pairs. Controls: ``config.n_random`` random sets of
-    the same size per site or kind of edge, uncalibrated, on the first ``config.random_pairs`` pairs. Raises
-    WrongModelError where the model is not the circuit's.
+    ``batch`` holds the test pairs. The circuit says what its complement is ablated to (``Circuit.ablation_values``);
+    over several draws, losses and accuracies are means. Where the circuit is what remains, its calibration is applied;
+    the loss without it is reported too. Each loss has a 95 % bootstrap interval over pairs. Controls:
+    ``config.n_random`` random sets of the same size per site or kind of edge, uncalibrated, on the first
+    ``config.random_pairs`` pairs. Raises WrongModelError where the model is not the circuit's.
     """
     circuit.check_model(model)
-    ablator = Ablator(model, circuit.outside)
+    ablator = Ablator(model, circuit.ablation_values)
     generator = torch.Generator().manual_seed(seed_of(seed, "ablate"))
     row = scored("unpruned", score(model, batch).cpu()[None], config, generator)
     some = batch.take(torch.arange(min(config.random_pairs, batch.n_pairs), device=batch.tokens.device))

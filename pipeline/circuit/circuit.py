@@ -76,7 +76,7 @@ class Circuit:
         return sum(len(pairs) for pairs in self.edges.values())
 
     @property
-    def outside(self) -> AblationValues:
+    def ablation_values(self) -> AblationValues:
         """What nodes outside the circuit and sources of cut edges are held at."""
         return self.ablated_to or AblationValues.at_means(self.means)
 
@@ -87,12 +87,12 @@ class Circuit:
     def __call__(self, model: Transformer, draw: int = 0) -> Masked:
         """The model with only this circuit live: call it with tokens, as the model. Raises WrongModelError."""
         self.check_model(model)
-        return Masked(model, self.nodes, self.edges, self.outside.draws[draw])
+        return Masked(model, self.nodes, self.edges, self.ablation_values.draws[draw])
 
     def compact(self, model: Transformer, draw: int = 0) -> Compact:
         """The same logits within 1e-4, computed by the circuit's nodes alone, on a CPU. Raises WrongModelError."""
         self.check_model(model)
-        return Compact(Frozen(model, self.outside.draws[draw]), self.nodes, self.edges)
+        return Compact(Frozen(model, self.ablation_values.draws[draw]), self.nodes, self.edges)
 
     @property
     def node_names(self) -> list[str]:
@@ -192,7 +192,7 @@ class Circuit:
         description = {
             "format": FORMAT,
             "about": dict(self.about),
-            "ablation": self.outside.kind.value,
+            "ablation": self.ablation_values.kind.value,
             "n_nodes": self.n_nodes,
             "n_edges": self.n_edges,
             "calibration": {"scale": self.calibration[0], "shift": self.calibration[1]},
@@ -202,8 +202,8 @@ class Circuit:
         }
         tensors = {f"mean.{key}": value for key, value in self.means.items()}
         tensors |= {f"order.{key}": value for key, value in self.order.items()}
-        if self.outside.kind is Ablation.RESAMPLE:
-            draws = self.outside.draws
+        if self.ablation_values.kind is Ablation.RESAMPLE:
+            draws = self.ablation_values.draws
             tensors |= {f"draws.{key}": torch.stack([draw[key] for draw in draws]) for key in draws[0]}
         with whole_folder(folder) as partial:
             write_json(partial / "circuit.json", description)
@@ -230,7 +230,7 @@ class Circuit:
             edges={key: torch.tensor(value).view(-1, 2) for key, value in description["edges"].items()},
             means=means,
             order=_named(tensors, "order."),
-            ablated_to=_held(Ablation(description["ablation"]), means, _named(tensors, "draws.")),
+            ablated_to=_ablation_values(Ablation(description["ablation"]), means, _named(tensors, "draws.")),
             calibration=(description["calibration"]["scale"], description["calibration"]["shift"]),
             about=description["about"],
             certificate=description["certificate"],
@@ -246,7 +246,7 @@ def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _held(kind: Ablation, means: Mapping[str, Tensor], draws: Mapping[str, Tensor]) -> AblationValues:
+def _ablation_values(kind: Ablation, means: Mapping[str, Tensor], draws: Mapping[str, Tensor]) -> AblationValues:
     if kind is Ablation.RESAMPLE:
         return AblationValues.resampled(draws)
     return AblationValues.at_zero(means) if kind is Ablation.ZERO else AblationValues.at_means(means)

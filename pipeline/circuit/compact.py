@@ -84,8 +84,8 @@ class MLP:
         return self.out.targets
 
     @property
-    def at_held(self) -> Tensor:
-        return self.out.at_held
+    def when_ablated(self) -> Tensor:
+        return self.out.when_ablated
 
     def __call__(self, h: Float[Tensor, "row read"]) -> Float[Tensor, "row write"]:
         inner = self.inner(h)
@@ -166,7 +166,7 @@ class Compact:
                 delta = part(h)
         if last_layer and mixing:
             stream = Stream(stream.constant, stream.columns, stream.delta[prompts.end])
-        return stream.plus(part.at_held, part.writes, delta)
+        return stream.plus(part.when_ablated, part.writes, delta)
 
     def read(
         self, index: int, part: Half, stream: Stream, rows: tuple[Tensor, Tensor], trace: Trace

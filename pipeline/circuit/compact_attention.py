@@ -78,8 +78,8 @@ class Attention:
         return self.out.targets
 
     @property
-    def at_held(self) -> Tensor:
-        return self.out.at_held
+    def when_ablated(self) -> Tensor:
+        return self.out.when_ablated
 
     @cached_property
     def heads(self) -> Tensor:
@@ -106,11 +106,11 @@ class Attention:
     @cached_property
     def by_position(self) -> Float[Tensor, "pos channel"]:
         """What the cut value channels write at each position by heads whose weight follows from it, and the bias."""
-        attention_mass = self.frozen.once(f"{self.layer}.mass", self.held_mass).clone()
+        attention_mass = self.frozen.once(f"{self.layer}.mass", self.ablated_attention_mass).clone()
         attention_mass[:, self.varying] = 0
         return attention_mass @ self.by_head.T + self.frozen.block(self.layer).attn.c_proj.bias.detach()
 
-    def held_mass(self) -> Float[Tensor, "pos head"]:
+    def ablated_attention_mass(self) -> Float[Tensor, "pos head"]:
         """Every head's weight on real tokens at each position, where all queries and keys are held."""
         assert self.sink is not None
         ablated_to = self.frozen.ablated_to

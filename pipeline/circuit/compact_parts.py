@@ -90,8 +90,8 @@ class Map:
         self.ablated_to = frozen.ablated_to[site_key(layer, kind.target)]
         ablated_to = frozen.ablated_to[site_key(layer, kind.source)][self.sources]
         self.constant = self.full[self.targets] - self.weight @ ablated_to
-        self.at_held = self.ablated_to.clone()
-        self.at_held[self.targets] = 0
+        self.when_ablated = self.ablated_to.clone()
+        self.when_ablated[self.targets] = 0
 
     @classmethod
     def renewed(

@@ -47,13 +47,13 @@ class LiveMap:
         return self.source.div(len(self.ablated_to) // self.n_head, rounding_mode="floor")
 
     @cached_property
-    def all_held(self) -> Float[Tensor, "head out"]:
+    def all_ablated(self) -> Float[Tensor, "head out"]:
         """What the sources of each head write where they are held."""
         return (self.weight * self.ablated_to).unflatten(1, (self.n_head, -1)).sum(-1).T
 
 
 @dataclass(frozen=True)
-class EdgeLinear:
+class MaskedEdges:
     """``layer(x)`` with a mask on each live edge, for ``Transformer.forward``'s cuts; differentiable in x and mask."""
 
     position_free = True
@@ -66,7 +66,7 @@ class EdgeLinear:
         part = self.map
         value = part.edge_weight * self.mask
         live = _product(x, value, part)
-        masked = part.all_held.index_put(
+        masked = part.all_ablated.index_put(
             (part.head, part.target), -value * part.ablated_to[part.source], accumulate=True
         )  # what is held, less what takes its place
         return live + part.bias + (masked[0] if attention_mass is None else attention_mass.transpose(1, 2) @ masked)

@@ -24,7 +24,11 @@ from pipeline.kernels.threads import in_shares
 from pipeline.model.transformer import Intervene, LinearCut, Transformer, position_free
 from pipeline.sites import EDGE_KINDS, site_key
 
-HELD = ("attn.c_attn", "mlp.c_fc", "mlp.c_proj")  # not attention's c_proj: with a sink it reads no constants
+ABLATED_MATRICES = (
+    "attn.c_attn",
+    "mlp.c_fc",
+    "mlp.c_proj",
+)  # not attention's c_proj: a sink scales what it reads
 WORTHWHILE = 0.6  # fraction of live channels above which picking them out costs more than it spares
 SPARSE_BELOW = 0.15  # density up to which float32 products through nonzeros are faster than dense ones (2 threads)
 ROWS = 256  # whose part of a mask's gradient is summed on its own, whatever the number of threads
@@ -63,7 +67,7 @@ class NodeMasks:
                 kinds = [kind for kind in EDGE_KINDS if kind.weight == name]
                 targets = torch.cat([kept[site_key(layer, kind.target)] for kind in kinds], dim=1)
                 sources, ablated_to = kept[site_key(layer, source)], self.ablated_to[site_key(layer, source)]
-                if name not in HELD:
+                if name not in ABLATED_MATRICES:
                     sources, ablated_to = torch.ones_like(sources), torch.zeros_like(ablated_to)
                 part = self.model.transformer["h"][layer].get_submodule(name)
                 cuts[f"{layer}.{name}"] = MaskedLinear(
@@ -89,10 +93,11 @@ class MaskedLinear:
     ) -> None:  # fmt: skip
         weight, bias = part.weight, part.bias
         constants = bias + torch.where(sources, 0, ablated_to) @ weight.T  # [candidate, out]
+        each = zip(constants, sources, targets, strict=True)
         if nonzeros is None:
-            self.parts: list[Product] = [Picked(weight, *one) for one in zip(constants, sources, targets, strict=True)]
+            self.parts: list[MaskedProduct] = [ChannelProduct(weight, *one) for one in each]
         else:
-            self.parts = [Filtered(nonzeros, *one) for one in zip(constants, sources, targets, strict=True)]
+            self.parts = [NonzeroProduct(nonzeros, *one) for one in each]
 
     def __call__(self, layer: nn.Linear, x: Tensor, attention_mass: Tensor | None = None) -> Tensor:
         y: Tensor = _MaskedLinear.apply(x, self.parts)
@@ -103,7 +108,7 @@ class _MaskedLinear(torch.autograd.Function):
     """Every candidate's rows through its own product."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, parts: list[Product]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, parts: list[MaskedProduct]) -> Tensor:
         ctx.parts = parts
         return joined([part.forward(rows) for part, rows in zip(parts, x.chunk(len(parts)), strict=True)])
 
@@ -118,7 +123,7 @@ def joined(rows: list[Tensor]) -> Tensor:
     return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
-class Picked:
+class ChannelProduct:
     """A dense product of the live channels only, where they are few."""
 
     def __init__(self, weight: Tensor, constant: Tensor, sources: Tensor, targets: Tensor) -> None:
@@ -135,7 +140,7 @@ class Picked:
         return (g if self.targets is None else g.index_select(-1, self.targets)) @ self.back
 
 
-class Filtered:
+class NonzeroProduct:
     """A product through the nonzeros between live channels."""
 
     def __init__(self, nonzeros: Nonzeros, constant: Tensor, sources: Tensor, targets: Tensor) -> None:
@@ -149,7 +154,7 @@ class Filtered:
         return multiply(g, self.columns, None)
 
 
-Product = Picked | Filtered
+MaskedProduct = ChannelProduct | NonzeroProduct
 
 
 def filtered(rows: Rows, live: Bool[Tensor, " column"]) -> Rows:

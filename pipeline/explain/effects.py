@@ -35,7 +35,7 @@ def ablated_losses(model: Transformer, circuit: Circuit, batch: PairBatch) -> di
     Uncalibrated: calibration is the circuit's. Mean over draws where there are several.
     """
     batch, nodes = batch.to(model.device), shown(circuit.nodes)
-    draws = [NodeMasks(model, ablated_to) for ablated_to in circuit.outside.to(model.device).draws]
+    draws = [NodeMasks(model, ablated_to) for ablated_to in circuit.ablation_values.to(model.device).draws]
     found: dict[Node, float] = {}
     for some in (nodes[i : i + AT_ONCE] for i in range(0, len(nodes), AT_ONCE)):
         masks = {key: torch.ones(len(some), n, device=model.device) for key, n in model.widths().items()}

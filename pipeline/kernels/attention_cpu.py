@@ -83,9 +83,9 @@ def forward_heads(
 @numba.njit(nogil=True, cache=True)
 def backward_heads(
     first: int, last: int, q: Any, k: Any, v: Any, branch: Any, mixed: Any, attention_mass: Any, log_total: Any,
-    g: Any, g_mass: Any, dq: Any, dk: Any, dv: Any, dsink: Any,
+    g: Any, g_attention_mass: Any, dq: Any, dk: Any, dv: Any, dsink: Any,
 ) -> None:  # fmt: skip
-    """Fill ``dq``, ``dk``, ``dv`` and ``dsink`` [batch, head] from the gradients ``g`` of mixed, ``g_mass`` of mass."""
+    """Fill ``dq``, ``dk``, ``dv`` and ``dsink`` [batch, head] from the gradients ``g`` and ``g_attention_mass``."""
     n_head, n_pos, d_head = attention_mass.shape[1], q.shape[1], q.shape[2] // attention_mass.shape[1]
     padded, root = -(-n_pos // TILE) * TILE, np.float32(d_head**-0.5)
     keys, queries = np.zeros(d_head * padded, np.float32), np.empty(d_head * TILE, np.float32)
@@ -112,8 +112,8 @@ def backward_heads(
                     delta[i] += gradients[c * TILE + i] * out[c * TILE + i]
             for i in range(n):
                 shift[i] = log_total[b, h, t + i]
-                delta[i] += g_mass[b, h, t + i] * (attention_mass[b, h, t + i] - 1)
-                dsink[b, h] -= (1 - attention_mass[b, h, t + i]) * (delta[i] + g_mass[b, h, t + i])
+                delta[i] += g_attention_mass[b, h, t + i] * (attention_mass[b, h, t + i] - 1)
+                dsink[b, h] -= (1 - attention_mass[b, h, t + i]) * (delta[i] + g_attention_mass[b, h, t + i])
             _scores(k[b], t + n, at, d_head, queries, every, weights)
             _scores(v[b], t + n, at, d_head, gradients, every, changes)
             for s in range(t + n):

@@ -106,10 +106,10 @@ class CausalAttention(torch.autograd.Function):
             torch.empty_like(v),
             torch.empty(attention_mass.shape[:2]),
         )
-        g, g_mass = grads[0].contiguous(), grads[1].contiguous()
+        g, g_attention_mass = grads[0].contiguous(), grads[1].contiguous()
         arrays = [
             x.detach().numpy()
-            for x in (q, k, v, branch, mixed, attention_mass, log_total, g, g_mass, dq, dk, dv, dsink)
+            for x in (q, k, v, branch, mixed, attention_mass, log_total, g, g_attention_mass, dq, dk, dv, dsink)
         ]
         in_shares(
             lambda start, stop: backward_heads(start, stop, *arrays), attention_mass.shape[0] * attention_mass.shape[1]

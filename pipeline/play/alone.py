@@ -70,7 +70,7 @@ def losses(session: Session, circuit: Circuit, batch: PairBatch) -> dict[str, fl
         answers = score(session.model, batch, intervene=masked.intervene, cuts=masked.cuts)
         return calibrated(answers, circuit.calibration)
 
-    n = len(circuit.outside.draws)
+    n = len(circuit.ablation_values.draws)
     return {
         "unpruned_loss": mean_loss(score(session.model, batch)),
         "circuit_loss": sum(mean_loss(drawn(draw)) for draw in range(n)) / n,

@@ -195,10 +195,10 @@ class Session:
         return {
             "name": name,
             "about": f"{circuit.n_nodes:,} nodes, {circuit.n_edges:,} edges",
-            "ablation": circuit.outside.kind.value,
+            "ablation": circuit.ablation_values.kind.value,
             "calibration": [rounded(x) for x in circuit.calibration],
             "nodes": node_names(circuit),
-            "held": [rounded(x) for x in by_node(circuit, circuit.outside.first).tolist()],
+            "held": [rounded(x) for x in by_node(circuit, circuit.ablation_values.first).tolist()],
             "labels": {node: self.labels[node] for node in node_names(circuit) if node in self.labels},
             "edges": edge_names(circuit),
             "weights": [rounded(x) for x in self._weights(circuit)],

@@ -83,12 +83,12 @@ class Switches:
         """Keyword arguments of ``run``: only the circuit is live, and of it only what is on."""
         nodes = {key: self._nodes(key, indices, off=False) for key, indices in self.circuit.nodes.items()}
         edges = {key: self._edges(key, ends, off=False) for key, ends in self.circuit.edges.items()}
-        masked = Masked(model, nodes, edges, self.circuit.outside.first)
+        masked = Masked(model, nodes, edges, self.circuit.ablation_values.first)
         return {"intervene": masked.intervene, "cuts": masked.cuts}
 
     def in_model(self, model: Transformer) -> dict[str, Any]:
         """Keyword arguments of ``run``: the whole model is live, but for what is off."""
-        ablated_to = {key: value.to(model.device) for key, value in self.circuit.outside.first.items()}
+        ablated_to = {key: value.to(model.device) for key, value in self.circuit.ablation_values.first.items()}
         masks = {key: torch.ones_like(ablated_to[key]) for key in self.circuit.nodes}
         for key, indices in self.circuit.nodes.items():
             masks[key][self._nodes(key, indices, off=True)] = 0
@@ -100,7 +100,7 @@ class Switches:
         """Logits [node, vocab] after the token ``at`` with one more node off, each of the circuit's in turn, a part of
         them at a time; in the circuit ``alone`` or in the whole model. What is off already stays so."""
         names = node_names(self.circuit)
-        ablated_to = {key: value.to(model.device) for key, value in self.circuit.outside.first.items()}
+        ablated_to = {key: value.to(model.device) for key, value in self.circuit.ablation_values.first.items()}
         fixed = self.in_circuit(model) if alone else self.in_model(model)
         text = tokens[None, : at + 1]
         for start in range(0, len(names), max(1, TOKENS // text.shape[1])):

@@ -70,7 +70,7 @@ def prune_checkpoint(
     _check_solved(loaded, config, chosen=changes.get("target_loss") is not None)
     own_seed = settings.seed if seed is None else seed
     purpose = seed_of(own_seed, "prune", loaded.name, loaded.task)
-    ablated_to = _held(loaded, config, None if tokens is None else Path(tokens), seed_of(purpose, "draws"))
+    ablated_to = _ablation_values(loaded, config, None if tokens is None else Path(tokens), seed_of(purpose, "draws"))
     about = loaded.about | {"seed": own_seed}
     pruned = _searched(loaded, ablated_to, config, purpose, about, out, on_progress)
     if out is not None:
@@ -89,7 +89,7 @@ def save_pruned(pruned: Pruned, folder: Path, about: dict[str, Any]) -> None:
 
 def circuit_loss(circuit: Circuit, model: Transformer, batch: PairBatch) -> float:
     """The task loss in nats of the circuit alone, calibrated; the mean over its draws of held values."""
-    losses = [mean_loss(circuit.answers(model, batch, draw)) for draw in range(len(circuit.outside.draws))]
+    losses = [mean_loss(circuit.answers(model, batch, draw)) for draw in range(len(circuit.ablation_values.draws))]
     return math.fsum(losses) / len(losses)
 
 
@@ -131,7 +131,7 @@ def _check_solved(loaded: LoadedTask, config: PruneConfig, *, chosen: bool) -> N
     )
 
 
-def _held(loaded: LoadedTask, config: PruneConfig, tokens: Path | None, seed: int) -> AblationValues:
+def _ablation_values(loaded: LoadedTask, config: PruneConfig, tokens: Path | None, seed: int) -> AblationValues:
     """What nodes outside the circuit are held at."""
     return ablation_values_for(
         config.ablation,

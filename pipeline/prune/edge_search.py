@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.circuit.ablation_values import AblationValues, Values
 from pipeline.circuit.compact_parts import Edges, Nodes
-from pipeline.circuit.edge_linear import EdgeLinear, LiveMap
+from pipeline.circuit.edge_linear import LiveMap, MaskedEdges
 from pipeline.circuit.interventions import SOURCES, in_matrix, node_masks
 from pipeline.circuit.node_masks import interpolating
 from pipeline.config import PruneConfig
@@ -55,7 +55,7 @@ class EdgeMasking(Maskable):
 
     def changes(self, mask: Float[Tensor, " edge"], draw: int) -> dict[str, Any]:
         """Keyword arguments of ``Transformer.forward`` that leave the nodes live, and each edge as far as its mask."""
-        cuts = {name: EdgeLinear(live, mask[places]) for name, (live, places) in self.maps[draw].items()}
+        cuts = {name: MaskedEdges(live, mask[places]) for name, (live, places) in self.maps[draw].items()}
         return {"intervene": interpolating(self.kept, self.ablated_to.draws[draw]), "cuts": cuts}
 
     @cached_property

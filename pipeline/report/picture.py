@@ -123,7 +123,7 @@ def _nodes(circuit: Circuit, state: Mapping[str, Tensor], layout: GraphLayout) -
     """Columns: number of the site, index, place, bias (0 where there is none), what it is held at when it is off."""
     sites = list(circuit.nodes)
     bias = biases(state, 1 + max((row.layer for row in layout.rows), default=-1))
-    held = circuit.outside.first
+    held = circuit.ablation_values.first
     nodes = list(layout.spots)
     return {
         "site": [sites.index(key) for key, _ in nodes],

@@ -67,7 +67,7 @@ class CircuitUnderTest:
     @cached_property
     def ablator(self) -> Ablator:
         """Runs circuits with what is outside held as this circuit's is."""
-        return Ablator(self.model, self.circuit.outside)
+        return Ablator(self.model, self.circuit.ablation_values)
 
     @cached_property
     def whole(self) -> Cuts:

@@ -50,8 +50,10 @@ def complement(tested: CircuitUnderTest) -> dict[str, Any]:
     each but for frozen norms, which are asked for under that ablation only.
     """
     found = {}
-    for name, ablated_to in kinds_of_held(tested).items():
-        found[name] = held_at(tested, ablated_to, tested.batches["test"] if name == made_for(tested) else tested.test)
+    for name, ablated_to in kinds_of_ablation(tested).items():
+        found[name] = ablated_at(
+            tested, ablated_to, tested.batches["test"] if name == made_for(tested) else tested.test
+        )
         found[f"{name}_{FROZEN}"] = with_frozen_norms(tested, ablated_to)
     found["resample_examples"] = resample_examples(tested)
     found |= {name: of_few(tested, answers) | more for name, (answers, more) in subsets(tested).items()}
@@ -61,7 +63,7 @@ def complement(tested: CircuitUnderTest) -> dict[str, Any]:
 
 
 def made_for(tested: CircuitUnderTest) -> str:
-    return tested.circuit.outside.kind.as_tested
+    return tested.circuit.ablation_values.kind.as_tested
 
 
 def asked_for(tested: CircuitUnderTest, name: str) -> bool:
@@ -84,7 +86,7 @@ def still(target: float) -> float:
     return (target + math.log(2)) / 2
 
 
-def kinds_of_held(tested: CircuitUnderTest) -> dict[str, AblationValues]:
+def kinds_of_ablation(tested: CircuitUnderTest) -> dict[str, AblationValues]:
     """What the complement is held at, by the name of the ablation; as it was made, at what it was made with."""
     generator = tested.generator("draws")
     n = len(next(iter(tested.samples.values())))
@@ -95,7 +97,7 @@ def kinds_of_held(tested: CircuitUnderTest) -> dict[str, AblationValues]:
         "zero": AblationValues.at_zero(tested.circuit.means),
         "resample_places": AblationValues.resampled({key: values[places] for key, values in tested.samples.items()}),
         "resample_nodes": AblationValues(Ablation.RESAMPLE, tuple(mixed)),
-    } | {made_for(tested): tested.circuit.outside}
+    } | {made_for(tested): tested.circuit.ablation_values}
 
 
 def mixed_draw(samples: Mapping[str, Float[Tensor, "draw width"]], generator: torch.Generator) -> Values:
@@ -106,7 +108,7 @@ def mixed_draw(samples: Mapping[str, Float[Tensor, "draw width"]], generator: to
     }
 
 
-def held_at(tested: CircuitUnderTest, ablated_to: AblationValues, batch: PairBatch) -> dict[str, Any]:
+def ablated_at(tested: CircuitUnderTest, ablated_to: AblationValues, batch: PairBatch) -> dict[str, Any]:
     """The circuit alone on a batch, with all else held at the values of each draw."""
     ablator = Ablator(tested.model, ablated_to)
     answers = ablator.answers(tested.circuit, Condition.CIRCUIT, batch)
@@ -158,12 +160,12 @@ def resample_examples(tested: CircuitUnderTest) -> dict[str, Any]:
         chosen = torch.randint(len(tested.windows), (len(batch.tokens),), generator=generator)
         sequences = tested.windows[chosen, : batch.tokens.shape[1]].to(tested.model.device)
         values = record(tested.model, sequences, cuts=tested.whole)[1]
-        answers.append([given_outside(tested, masks, values) for masks in (kept, nothing)])
+        answers.append([given_complement(tested, masks, values) for masks in (kept, nothing)])
     circuit, empty = (torch.stack(draws) for draws in zip(*answers, strict=True))
     return of_few(tested, circuit, empty)
 
 
-def given_outside(
+def given_complement(
     tested: CircuitUnderTest, masks: Values, values: Mapping[str, Float[Tensor, "prompt pos width"]]
 ) -> Answers:
     """Answers to the few pairs with values of other sequences in all nodes but the masked ones."""

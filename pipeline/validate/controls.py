@@ -19,7 +19,7 @@ from pipeline.model.initial import new_model
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
 from pipeline.validate.circuit_under_test import CircuitUnderTest
-from pipeline.validate.searching import Batches, case_of, one_trial
+from pipeline.validate.searching import Batches, one_trial, problem_of
 from pipeline.validate.sections import Section
 from pipeline.validate.verdict import check
 
@@ -47,8 +47,8 @@ def controls(tested: CircuitUnderTest, prune: PruneConfig) -> dict[str, Any]:
 def control_section(tested: CircuitUnderTest, prune: PruneConfig) -> Section:
     """``controls``, a part a control."""
     seed = seed_of(tested.seed, "controls")
-    known = subjects(tested, seed)
-    parts = [partial(one_subject, tested, loaded, prune, seed) for loaded in known.values()]
+    known = controls_for(tested, seed)
+    parts = [partial(control_found, tested, loaded, prune, seed) for loaded in known.values()]
     return Section(parts, lambda rows: compared(dict(zip(known, rows, strict=True))))
 
 
@@ -60,7 +60,7 @@ def compared(found: dict[str, Any]) -> dict[str, Any]:
     return found | {"tests": [check_control(name, row, true) for name, row in found.items() if name != "true"]}
 
 
-def subjects(tested: CircuitUnderTest, seed: int) -> dict[str, Control]:
+def controls_for(tested: CircuitUnderTest, seed: int) -> dict[str, Control]:
     """Control → what makes the model and the pairs in which a circuit is searched for."""
     return {
         "true": lambda: (tested.model, tested.batches),
@@ -84,7 +84,7 @@ def check_control(name: str, row: Mapping[str, Any], true: Mapping[str, Any]) ->
     )
 
 
-def one_subject(tested: CircuitUnderTest, loaded: Control, prune: PruneConfig, seed: int) -> dict[str, Any]:
+def control_found(tested: CircuitUnderTest, loaded: Control, prune: PruneConfig, seed: int) -> dict[str, Any]:
     return one_control(tested, *loaded(), prune, seed)
 
 
@@ -92,7 +92,7 @@ def one_control(
     tested: CircuitUnderTest, model: Transformer, batches: Batches, prune: PruneConfig, seed: int
 ) -> dict[str, Any]:
     """What one trial of the first centre finds in a model for the pairs."""
-    problem = case_of(tested, model, batches, prune, seed)
+    problem = problem_of(tested, model, batches, prune, seed)
     found = one_trial(problem, prune.centres[0], "control")
     return found.row(tested, problem, batches["test"]) | {"seed": seed}
 

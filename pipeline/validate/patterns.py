@@ -81,7 +81,7 @@ def apart(runs: Runs, layer: int) -> dict[str, Float[Tensor, "prompt head"]]:
     rows = torch.arange(len(last), device=last.device)
     every = torch.arange(place.shape[1], device=place.device).expand(place.shape)
     attention = runs.tested.model.transformer["h"][layer].attn
-    outside = runs.tested.circuit.outside.to(place.device).first
+    outside = runs.tested.circuit.ablation_values.to(place.device).first
     q, k = site_key(layer, Site.ATTN_Q), site_key(layer, Site.ATTN_K)
     ablated_to = {key: outside[key].expand(*place.shape, -1) for key in (q, k)}
     model, circuit, constant = (

@@ -52,18 +52,18 @@ class Found:
         }  # fmt: skip
 
 
-def case_of(
+def problem_of(
     tested: CircuitUnderTest, model: Transformer, batches: Batches, prune: PruneConfig, seed: int
 ) -> PruneProblem:
     """A search in a model for pairs: at the claim's target, all else held as the circuit's is."""
     return make_problem(
-        model, held_as(tested, model), batches, prune.model_copy(update={"target_loss": tested.target}), seed
+        model, ablated_as(tested, model), batches, prune.model_copy(update={"target_loss": tested.target}), seed
     )
 
 
-def held_as(tested: CircuitUnderTest, model: Transformer) -> AblationValues:
+def ablated_as(tested: CircuitUnderTest, model: Transformer) -> AblationValues:
     """The kind of ablation that the circuit was made with, and as many draws, by the model's own values."""
-    own = tested.circuit.outside
+    own = tested.circuit.ablation_values
     if model is tested.model or own.kind is Ablation.ZERO:
         return own
     if own.kind is Ablation.RESAMPLE:

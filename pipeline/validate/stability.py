@@ -13,7 +13,7 @@ from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.prune.discretise import Ranking
 from pipeline.prune.prune import PruneProblem
 from pipeline.validate.circuit_under_test import CircuitUnderTest
-from pipeline.validate.searching import Found, best_of, case_of, one_trial
+from pipeline.validate.searching import Found, best_of, one_trial, problem_of
 from pipeline.validate.sections import Section
 from pipeline.validate.verdict import check
 
@@ -42,7 +42,7 @@ def stability_section(tested: CircuitUnderTest, prune: PruneConfig) -> Section:
     if tested.config.seeds < 2 or known is None:
         why = "fewer than two seeds are asked for" if known else "the circuit does not say how it was searched for"
         return Section.of(lambda: {"n_seeds": 0, "tests": [untested(why)]})
-    problem = cache(lambda: case_of(tested, tested.model, tested.batches, prune, tested.seed))
+    problem = cache(lambda: problem_of(tested, tested.model, tested.batches, prune, tested.seed))
     hyperparameters = Hyperparameters.model_validate(dict(known))
     others = [
         partial(one_seed, tested, problem, hyperparameters, f"stability {i}") for i in range(1, tested.config.seeds)

@@ -43,7 +43,7 @@ def circuit_of(model, batch, frac, **changes):
 
 
 def answers(model, circuit, condition, batch):
-    return Ablator(model, circuit.outside).answers(circuit, condition, batch)
+    return Ablator(model, circuit.ablation_values).answers(circuit, condition, batch)
 
 
 def masked(model, circuit, batch, draw=0):

@@ -103,7 +103,7 @@ def test_the_command_shows_sizes_and_losses_and_gives_the_same_circuit(pruned, o
 @pytest.mark.parametrize("kind", ["zero", "resample"])
 def test_what_is_outside_can_be_held_at_something_else(study, kind):
     found = prune_checkpoint(study / "models/tiny", study / TASK, ablation=kind, target_loss=0.4)
-    ablated_to = found.circuit.outside
+    ablated_to = found.circuit.ablation_values
     assert ablated_to.kind is Ablation(kind) and len(ablated_to.draws) == (2 if kind == "resample" else 1)
     assert all(not value.any() for value in ablated_to.first.values()) == (kind == "zero")
 

@@ -20,12 +20,12 @@ def inputs(batch, n_pos, n_head, d_head, sink, density=1.0):
 @pytest.mark.parametrize("sink", [True, False])
 @pytest.mark.parametrize(("n_pos", "d_head"), [(1, 4), (5, 4), (64, 16), (100, 8), (128, 16), (130, 3)])
 def test_values_and_gradients_equal_those_of_the_fused_kernel(n_pos, d_head, sink):
-    q, k, v, logit, g, g_mass = inputs(2, n_pos, 3, d_head, sink, density=0.5)
+    q, k, v, logit, g, g_attention_mass = inputs(2, n_pos, 3, d_head, sink, density=0.5)
     results = []
     for how in (attend, attend_fused):
         leaves = [x.clone().requires_grad_() for x in (q, k, v, *([logit] if sink else []))]
         mixed, attention_mass = how(*leaves[:3], leaves[3] if sink else None, 3, None)
-        ((mixed * g).sum() + (attention_mass * g_mass).sum()).backward()
+        ((mixed * g).sum() + (attention_mass * g_attention_mass).sum()).backward()
         results.append([mixed.detach(), attention_mass.detach(), *(x.grad for x in leaves)])
     for ours, theirs in zip(*results, strict=True):  # sums of up to 130 products of order 1
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -256,7 +256,7 @@ def test_a_circuit_comes_back_from_its_folder_and_runs_the_same(able, pairs, par
     ).circuit
     circuit.save(tmp_path / "circuit")
     again = Circuit.load(tmp_path / "circuit")
-    assert again.certificate == circuit.certificate and again.outside.kind == "zero"
+    assert again.certificate == circuit.certificate and again.ablation_values.kind == "zero"
     tokens, at = pairs.tokens, pairs.last
     assert torch.equal(circuit(model)(tokens, at=at), again(model)(tokens, at=at))
     torch.testing.assert_close(again.compact(model)(tokens, at=at), again(model)(tokens, at=at), rtol=1e-4, atol=1e-4)

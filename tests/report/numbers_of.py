@@ -11,7 +11,7 @@ from pipeline.report.marked_numbers import find
 from pipeline.report.packed import unpack
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
-HELD = {"td", "dd"}  # where every number must say where it comes from
+ABLATED_MATRICES = {"td", "dd"}  # where every number must say where it comes from
 FREE = "free"  # class of tables that need not: provenance
 
 
@@ -65,13 +65,13 @@ class Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.stack and "data-path" in self.stack[-1][1]:
             self.shown[-1].text += data
-        elif re.search(r"\d", data) and self._held():
+        elif re.search(r"\d", data) and self._ablation_values():
             self.loose.append(data.strip())
 
-    def _held(self) -> bool:
+    def _ablation_values(self) -> bool:
         free = any(FREE in (attrs.get("class") or "").split() for _, attrs in self.stack)
         links = any(tag == "a" and not (attrs.get("class") or "") == "cell" for tag, attrs in self.stack)
-        return any(tag in HELD for tag, _ in self.stack) and not free and not links
+        return any(tag in ABLATED_MATRICES for tag, _ in self.stack) and not free and not links
 
 
 def wrong(summary: dict[str, Any], shown: list[Shown]) -> list[str]:

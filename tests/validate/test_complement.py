@@ -17,7 +17,7 @@ from pipeline.model.norm import RMSNorm
 from pipeline.model.record import record
 from pipeline.model.scoring import score
 from pipeline.validate.circuit_under_test import MARGIN, margins
-from pipeline.validate.complement import complement, given_outside, kinds_of_held, mixed_draw, still
+from pipeline.validate.complement import complement, given_complement, kinds_of_ablation, mixed_draw, still
 from pipeline.validate.norms import frozen_norms
 from pipeline.validate.subsets import ascent, attacked_loss, edges_of, nodes_of, run_nodes, subsets
 
@@ -41,7 +41,7 @@ def test_a_circuit_with_an_edge_missing_does_not(claim_of, circuit_of, quote):
 
 def test_the_circuit_with_all_else_held_is_the_masked_model(claim_of, quote):
     tested = claim_of(quote)
-    for ablated_to in kinds_of_held(tested).values():
+    for ablated_to in kinds_of_ablation(tested).values():
         answers = Ablator(tested.model, ablated_to).answers(tested.circuit, Condition.CIRCUIT, tested.test)
         for draw, found in zip(ablated_to.draws, answers, strict=True):
             masked = Masked(tested.model, tested.circuit.nodes, tested.circuit.edges, draw)
@@ -51,7 +51,7 @@ def test_the_circuit_with_all_else_held_is_the_masked_model(claim_of, quote):
 
 def test_values_of_places_belong_together_and_mixed_ones_do_not(claim_of, quote):
     tested = claim_of(quote)
-    kinds = kinds_of_held(tested)
+    kinds = kinds_of_ablation(tested)
     key = "0.mlp_neuron"
     rows = {tuple(row.tolist()) for row in tested.samples[key]}
     assert all(tuple(draw[key].tolist()) in rows for draw in kinds["resample_places"].draws)
@@ -156,14 +156,14 @@ def test_a_circuit_made_at_zero_is_asked_for_its_target_there(claim_of, circuit_
     assert "sufficient_zero_frozen_norms" in limits
     drawn = AblationValues.resampled({key: value[:3] for key, value in tested.samples.items()})
     resampled = claim_of(quote, replace(circuit, ablated_to=drawn))
-    assert kinds_of_held(resampled)["resample_places"] is drawn and drawn.kind is Ablation.RESAMPLE
+    assert kinds_of_ablation(resampled)["resample_places"] is drawn and drawn.kind is Ablation.RESAMPLE
 
 
 def test_other_sequences_values_are_given_position_by_position(claim_of, quote):
     tested = claim_of(quote)
     nothing = {key: torch.zeros_like(mask) for key, mask in tested.circuit.node_masks().items()}
     values = record(tested.model, tested.few.tokens)[1]
-    whole = given_outside(tested, nothing, values)
+    whole = given_complement(tested, nothing, values)
     assert torch.allclose(whole, score(tested.model, tested.few), atol=1e-4)
 
 

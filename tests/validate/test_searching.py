@@ -31,7 +31,7 @@ from pipeline.validate.controls import (
     shuffled_labels,
     shuffled_weights,
 )
-from pipeline.validate.searching import case_of, held_as, one_trial
+from pipeline.validate.searching import ablated_as, one_trial, problem_of
 from pipeline.validate.stability import OWN, items, jaccard, share, stability
 
 
@@ -93,7 +93,7 @@ def test_the_first_seed_is_the_circuits_own_search_and_recovers_nothing_by_that(
     found = stability(tested, fast)
     own = found["circuits"][0]
     ranking = Ranking(
-        case_of(tested, tested.model, tested.batches, fast, tested.seed).evaluator,
+        problem_of(tested, tested.model, tested.batches, fast, tested.seed).evaluator,
         UnitLayout(tested.model.widths()),
         UnitLayout(tested.model.widths()).flat(quote_order),
     )
@@ -119,7 +119,7 @@ def test_controls_find_nothing_where_there_is_nothing(claim_of, quote, fast):
 
 def test_a_trial_finds_the_true_circuit_with_a_loss_in_its_interval(claim_of, quote, fast):
     tested = claim_of(quote)
-    problem = case_of(tested, quote.model, tested.batches, fast, 0)
+    problem = problem_of(tested, quote.model, tested.batches, fast, 0)
     found = one_trial(problem, fast.centres[0], "here")
     row = found.row(tested, problem, tested.batches["test"])
     assert found.met and items(quote.nodes) <= items(found.candidate.nodes)
@@ -175,8 +175,8 @@ def test_what_is_held_is_of_the_circuits_kind_with_the_models_own_values(claim_o
     means, samples = tested.circuit.means, {key: values[:3] for key, values in tested.samples.items()}
     for own in (AblationValues.at_means(means), AblationValues.at_zero(means), AblationValues.resampled(samples)):
         of_kind = replace(tested, circuit=replace(tested.circuit, ablated_to=own))
-        ablated_to = held_as(of_kind, other)
-        assert held_as(of_kind, tested.model) is own
+        ablated_to = ablated_as(of_kind, other)
+        assert ablated_as(of_kind, tested.model) is own
         assert (ablated_to.kind, len(ablated_to.draws)) == (own.kind, len(own.draws))
         same = all(torch.equal(value, own.first[key]) for key, value in ablated_to.first.items())
         assert ablated_to.first.keys() == own.first.keys() and same == (own.kind is Ablation.ZERO)
@@ -186,7 +186,7 @@ def test_a_loss_is_the_mean_over_all_draws_of_what_is_held(claim_of, quote, fast
     tested = claim_of(quote)
     draws = AblationValues.resampled({key: values[:3] for key, values in tested.samples.items()})
     tested = replace(tested, circuit=replace(tested.circuit, ablated_to=draws))
-    problem = case_of(tested, tested.model, tested.batches, fast, 0)
+    problem = problem_of(tested, tested.model, tested.batches, fast, 0)
     found = one_trial(problem, fast.centres[0], "here")
     parts = [Compact(frozen, found.candidate.nodes, found.candidate.edges) for frozen in problem.evaluator.frozen]
     losses = [mean_loss(score_compact(part, tested.test), found.candidate.calibration) for part in parts]
