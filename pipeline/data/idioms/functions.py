@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from pipeline.data.idioms.blocks import answer
-from pipeline.data.idioms.registry import BLOCKS, LINES, STORIES
+from pipeline.data.idioms.blocks import BLOCKS, answer, line
 from pipeline.data.idioms.scope import Lines, Scope, indent
+from pipeline.data.idioms.stories import STORIES
 from pipeline.data.words import IDIOM_WORDS
 
 
@@ -15,10 +15,8 @@ def write_document(rng: Random) -> str:
     """One function, method, class or run of top-level statements, ending with a line end."""
     scope = Scope(rng)
     draw = rng.random()
-    if draw < 0.55:
-        lines = function(scope)
-    elif draw < 0.67:
-        lines = method(scope)
+    if draw < 0.67:
+        lines = function(scope, method=draw >= 0.55)
     elif draw < 0.83:
         lines = class_with_init(scope)
     else:
@@ -52,18 +50,14 @@ def draw_template(scope: Scope) -> Iterator[Lines]:
     elif draw < 0.68:
         yield BLOCKS.draw(scope)(scope)
     else:
-        yield [LINES.draw(scope)(scope)]
+        yield [line(scope)]
 
 
-def function(scope: Scope) -> Lines:
-    name = scope.rng.choice(IDIOM_WORDS.functions if scope.chance(0.6) else IDIOM_WORDS.names)
-    return [f"def {name}({', '.join(parameters(scope))}):", *function_body(scope)]
-
-
-def method(scope: Scope) -> Lines:
-    scope.method = True
-    name = scope.rng.choice(IDIOM_WORDS.functions if scope.chance(0.5) else IDIOM_WORDS.names)
-    return [f"def {name}({', '.join(['self', *parameters(scope)])}):", *function_body(scope)]
+def function(scope: Scope, method: bool) -> Lines:
+    scope.method = method
+    name = scope.rng.choice(IDIOM_WORDS.functions if scope.chance(0.5 if method else 0.6) else IDIOM_WORDS.names)
+    given = ["self"] * method + parameters(scope)
+    return [f"def {name}({', '.join(given)}):", *function_body(scope)]
 
 
 def function_body(scope: Scope) -> Lines:
@@ -82,11 +76,12 @@ def parameters(scope: Scope) -> list[str]:
     first = n if draw < 0.5 else 0 if draw < 0.7 else scope.rng.randint(1, max(n - 1, 1))
     other = scope.pick("None", "None", "None", "True", "False", "0", "1", '""')
     names = [scope.fresh(letters=0.1) for _ in range(n)]
-    return [name if at < first else f"{name}={default(scope, other)}" for at, name in enumerate(names)]
+    return with_defaults(scope, names, first, other)
 
 
-def default(scope: Scope, other: str) -> str:
-    return "None" if scope.chance(0.85) else other
+def with_defaults(scope: Scope, names: list[str], first: int, other: str) -> list[str]:
+    """Parameters that have defaults from number ``first`` on: None, seldom ``other``."""
+    return names[:first] + [f"{name}={'None' if scope.chance(0.85) else other}" for name in names[first:]]
 
 
 def class_with_init(scope: Scope) -> Lines:
@@ -94,7 +89,7 @@ def class_with_init(scope: Scope) -> Lines:
     base = scope.pick("", "", f"({scope.rng.choice(IDIOM_WORDS.classes)})")
     names = class_attributes(scope)
     first = len(names) if scope.chance(0.75) else scope.rng.randint(0, len(names) - 1)
-    given = [name if at < first else f"{name}={default(scope, '0')}" for at, name in enumerate(names)]
+    given = with_defaults(scope, names, first, "0")
     lines = [f"def __init__(self, {', '.join(given)}):", *indent(init_lines(scope, names, base))]
     if scope.chance(0.25):
         scope.method = True

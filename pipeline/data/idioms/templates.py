@@ -1,4 +1,4 @@
-"""The lists of templates, filled by decorators, and the weighted drawing of one of them.
+"""Weighted lists of templates, and the drawing of one of them.
 
 Three shapes: a *line* is one statement on one line, a *block* has lines inside it, a *story* has several parts that
 other statements may come between (first ``names = set()``, later ``names.add(x)``).
@@ -18,24 +18,12 @@ StoryTemplate = Callable[[Scope], Iterator[Lines]]
 Template = TypeVar("Template", LineTemplate, BlockTemplate, StoryTemplate)
 
 
-class Registry(Generic[Template]):
-    """Templates of one shape, each with a weight."""
+class Templates(Generic[Template]):
+    """Templates of one shape, each with its weight in front."""
 
-    def __init__(self) -> None:
-        self._templates: list[Template] = []
-        self._weights: list[float] = []
-        self._cumulative: list[float] = []
-
-    def add(self, weight: float) -> Callable[[Template], Template]:
-        """A decorator that registers a template."""
-
-        def register(template: Template) -> Template:
-            self._templates.append(template)
-            self._weights.append(weight)
-            self._cumulative = list(accumulate(self._weights))
-            return template
-
-        return register
+    def __init__(self, *weighted: tuple[int, Template]) -> None:
+        self._templates: list[Template] = [template for _, template in weighted]
+        self._cumulative = list(accumulate(weight for weight, _ in weighted))
 
     def draw(self, scope: Scope) -> Template:
         """One template, by weight."""
@@ -43,8 +31,3 @@ class Registry(Generic[Template]):
 
     def __len__(self) -> int:
         return len(self._templates)
-
-
-LINES: Registry[LineTemplate] = Registry()
-BLOCKS: Registry[BlockTemplate] = Registry()
-STORIES: Registry[StoryTemplate] = Registry()
