@@ -41,38 +41,37 @@ class ComputeConfig(Section):
     processes: PositiveInt  # that train one model together on this machine: each has a share of the batch and a GPU
 
 
-class InstalledSource(Section):
+class CodeSource(Section):
+    """A source of real code, which is cut into functions."""
+
+    weight: PositiveFraction  # share of the corpus' characters
+    min_lines: PositiveInt  # of a function
+    max_lines: PositiveInt
+
+
+class InstalledSource(CodeSource):
     """Functions of the standard library and of the packages that the lock file names, as installed here."""
 
     kind: Literal["installed"]
-    weight: PositiveFraction  # share of the corpus' characters
-    min_lines: PositiveInt
-    max_lines: PositiveInt
 
 
-class FilesSource(Section):
+class FilesSource(CodeSource):
     """The user's own files: .py (cut into functions), .jsonl or .parquet (one text per row)."""
 
     kind: Literal["files"]
-    weight: PositiveFraction
     globs: list[str]
     column: str  # of .jsonl and .parquet
-    min_lines: PositiveInt
-    max_lines: PositiveInt
 
 
-class HuggingFaceSource(Section):
+class HuggingFaceSource(CodeSource):
     """Any hub dataset, streamed through the datasets library."""
 
     kind: Literal["huggingface"]
-    weight: PositiveFraction
     path: str
     name: str | None
     split: str
     column: str
     filter: dict[str, str]  # column → value a row must have
-    min_lines: PositiveInt
-    max_lines: PositiveInt
 
 
 class IdiomsSource(Section):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline.artifacts import ArtifactError
+from pipeline.data.corpus_table import read_corpus
 from pipeline.data.generalisation.place import Place
 from pipeline.data.generalisation.python_code import PythonCode
 from pipeline.data.tokenizer import Tokenizer
@@ -58,26 +54,6 @@ class TokenisedFunction:
 
 def real_documents(corpus: Path, tokenizer: Tokenizer) -> list[TokenisedFunction]:
     """The first ``MOST_DOCUMENTS`` documents of the validation split that are real code. Raises ArtifactError."""
-    documents = []
-    for text in _real_texts(corpus):
-        documents.append(TokenisedFunction.of(text, tokenizer))
-        if len(documents) == MOST_DOCUMENTS:
-            break
-    return documents
-
-
-def _real_texts(corpus: Path) -> Iterator[str]:
-    if not corpus.is_file():
-        raise ArtifactError(f"{corpus}: no such file; run the stage that makes it (dvc repro corpus)")
-    columns = ["text", "source", "split"]
-    try:
-        with pq.ParquetFile(corpus) as file:
-            missing = set(columns) - set(file.schema_arrow.names)
-            if missing:
-                raise ArtifactError(f"{corpus}: lacks the columns {', '.join(sorted(missing))}; run corpus again")
-            for rows in file.iter_batches(batch_size=4096, columns=columns):
-                for row in rows.to_pylist():
-                    if row["split"] == "validation" and row["source"] != GENERATED:
-                        yield row["text"]
-    except pa.ArrowInvalid as error:
-        raise ArtifactError(f"{corpus}: damaged ({error}); delete it and run the stage corpus again") from error
+    rows = (row for batch in read_corpus(corpus, "text", "source", "split") for row in batch.to_pylist())
+    real = (row["text"] for row in rows if row["split"] == "validation" and row["source"] != GENERATED)
+    return [TokenisedFunction.of(text, tokenizer) for text in islice(real, MOST_DOCUMENTS)]

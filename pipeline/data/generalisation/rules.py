@@ -55,7 +55,7 @@ def _rule_of(patterns: tuple[str, str], words: Callable[[Place], list[str]]) -> 
 
 
 RULES |= {name: _rule_of(patterns, lambda place: place.statement) for name, patterns in STATEMENTS.items()}
-RULES |= {name: _rule_of(patterns, lambda place: place.words) for name, patterns in LINES.items()}
+RULES |= {name: _rule_of(patterns, lambda place: place.words) for name, patterns in OPEN_LINES.items()}
 
 
 @_rule
