@@ -17,7 +17,7 @@ from pipeline.model.checkpoint import model_hash
 from pipeline.seeds import seed_of
 
 
-@stage_flow()
+@stage_flow
 def ablate(model: str) -> None:
     """Write ablations/<model>.json from models/<model>, circuits/<model> and data/tasks."""
     workspace, params = load_study()

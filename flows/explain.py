@@ -16,7 +16,7 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.explain import assembled, explain_circuit, explain_nodes
 
 
-@stage_flow()
+@stage_flow
 def explain(model: str) -> None:
     """Write explanations/<model>.json from models/<model>, circuits/<model>, data/tasks and data/tokens."""
     workspace, params = load_study()
