@@ -24,13 +24,13 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message names the key, the value and what is allowed."""
 
 
-class Section(BaseModel):
+class Settings(BaseModel):
     """A part of params.yaml: immutable, complete, without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ComputeConfig(Section):
+class ComputeConfig(Settings):
     """Where and how numbers are computed."""
 
     device: Literal["auto", "cuda", "mps", "cpu"]  # auto takes the first of cuda, mps, cpu that is there
@@ -41,7 +41,7 @@ class ComputeConfig(Section):
     processes: PositiveInt  # that train one model together on this machine: each has a share of the batch and a GPU
 
 
-class CodeSource(Section):
+class CodeSource(Settings):
     """A source of real code, which is cut into functions."""
 
     weight: PositiveFraction  # share of the corpus' characters
@@ -74,7 +74,7 @@ class HuggingFaceSource(CodeSource):
     filter: dict[str, str]  # column → value a row must have
 
 
-class IdiomsSource(Section):
+class IdiomsSource(Settings):
     """Generated simple, repetitive Python: the counterpart of the paper's simple component (§2)."""
 
     kind: Literal["idioms"]
@@ -84,7 +84,7 @@ class IdiomsSource(Section):
 Source = Annotated[InstalledSource | FilesSource | HuggingFaceSource | IdiomsSource, Field(discriminator="kind")]
 
 
-class CorpusConfig(Section):
+class CorpusConfig(Settings):
     """What the models read."""
 
     n_chars: PositiveInt  # size of the corpus, all sources together, in characters
@@ -99,14 +99,14 @@ class CorpusConfig(Section):
         return self
 
 
-class TokeniseConfig(Section):
+class TokeniseConfig(Settings):
     """The tokenizer and the statistics of its tokens."""
 
     vocab_size: Annotated[int, Field(ge=257, le=200_000)]  # 256 bytes and <|endoftext|> at least
     bigram_smoothing: Annotated[float, Field(gt=0)]  # pseudo-count, spread as the unigram distribution
 
 
-class TasksConfig(Section):
+class TasksConfig(Settings):
     """How many contrast pairs of each task there are."""
 
     n_train: PositiveInt
@@ -132,7 +132,7 @@ class ModelConfig(ModelShape):
         return "dense" if self.block_density == self.embed_density == self.afrac == 1 else "sparse"
 
 
-class PretrainConfig(Section):
+class PretrainConfig(Settings):
     """What all models share in training (§2)."""
 
     batch: PositiveInt  # sequences of n_ctx tokens a step, all processes together
@@ -170,7 +170,7 @@ class PretrainConfig(Section):
 
 
 class Ablation(StrEnum):
-    """What a node outside a circuit is held at (§4, §6): one number a node, the same at all positions."""
+    """What a node of the complement is ablated to (§4, §6): one number a node, the same at all positions."""
 
     MEAN = "mean"  # its average over the pretraining distribution
     ZERO = "zero"
@@ -190,7 +190,7 @@ class Baseline(StrEnum):
     RANDOM = "random"
 
 
-class Hyperparameters(Section):
+class Hyperparameters(Settings):
     """The eight that the paper tunes for every model and task (Table 2)."""
 
     k_coef: Annotated[float, Field(gt=0)]  # nats a kept node
@@ -203,7 +203,7 @@ class Hyperparameters(Section):
     heaviside_temp: Annotated[float, Field(gt=0)]
 
 
-class PruneConfig(Section):
+class PruneConfig(Settings):
     """The search for a circuit (§4)."""
 
     target_loss: Annotated[float, Field(gt=0)]  # nats, two-way, on train and validation pairs
@@ -223,7 +223,7 @@ class PruneConfig(Section):
     baselines: list[Baseline]
 
 
-class AblateConfig(Section):
+class AblateConfig(Settings):
     """The tests of a circuit on pairs it was not made from (§6)."""
 
     n_random: Annotated[int, Field(ge=1)]  # random sets of the circuit's size per site
@@ -231,14 +231,14 @@ class AblateConfig(Section):
     n_bootstrap: Annotated[int, Field(ge=100)]
 
 
-class GeneralisationConfig(Section):
-    """Second test sets, which tell a task's algorithm from rivals that do as well on its own pairs."""
+class GeneralisationConfig(Settings):
+    """Second test sets, which tell a task's algorithm from others that do as well on its own pairs."""
 
     n_pairs: PositiveInt  # of each family, made from the task's test pairs
     n_natural: PositiveInt  # contexts of the held-out corpus in which the same decision is made, at most
 
 
-class ValidateConfig(Section):
+class ValidateConfig(Settings):
     """The tests that try to refute a circuit (§6), all on test pairs."""
 
     pairs: PositiveInt  # of the test pairs, the first so many, in all tests
@@ -255,7 +255,7 @@ class ValidateConfig(Section):
     control_tasks: list[str]  # for these tasks
 
 
-class ExplainConfig(Section):
+class ExplainConfig(Settings):
     """What is shown of a circuit's nodes, and what labels rest on."""
 
     tokens: PositiveInt  # of held-out code, at which nodes are watched
@@ -264,7 +264,7 @@ class ExplainConfig(Section):
     bins: PositiveInt  # of a node's histogram
     pairs: PositiveInt  # of the test pairs, on which nodes are shown token by token
     pattern_pairs: PositiveInt  # of these, those on which attention patterns are shown
-    ablated_pairs: PositiveInt  # of the test pairs, for the loss with a single node held
+    ablated_pairs: PositiveInt  # of the test pairs, for the loss with a single node ablated
     most_nodes: PositiveInt  # of a circuit, those of largest effect
     least_score: Fraction  # R² below which a label is none
     margin: Fraction  # R² that a longer label has to have more
@@ -277,7 +277,7 @@ class ExplainConfig(Section):
         return self
 
 
-class ReportConfig(Section):
+class ReportConfig(Settings):
     """The frontier and its interval."""
 
     n_bootstrap: Annotated[int, Field(ge=100)]
@@ -285,7 +285,7 @@ class ReportConfig(Section):
     example_model: str  # that example/ ships with its circuits
 
 
-class TrackingConfig(Section):
+class TrackingConfig(Settings):
     """Where MLflow files what it is told; MLFLOW_TRACKING_URI says which server."""
 
     experiment: str
@@ -296,7 +296,7 @@ class TrackingConfig(Section):
 warnings.filterwarnings("ignore", message='Field name "validate" in "Params" shadows', category=UserWarning)
 
 
-class Params(Section):
+class Params(Settings):
     """All of params.yaml."""
 
     profile: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pipeline.data.idioms.lines import LINES, formatted, open_to_read, open_to_write, ternary
 from pipeline.data.idioms.literals import elements, entries, hang, rows, spread
-from pipeline.data.idioms.scope import Lines, Scope, indent
+from pipeline.data.idioms.scope import CodeLines, Scope, indent
 from pipeline.data.idioms.templates import BlockTemplate, Templates
 
 
@@ -16,11 +16,11 @@ def line(scope: Scope) -> str:
     return LINES.draw(scope)(scope)
 
 
-def body(scope: Scope, most: int = 3) -> Lines:
+def body(scope: Scope, most: int = 3) -> CodeLines:
     """One to three statements, indented; blocks among them as long as they are not too deep."""
     scope.depth += 1
     before = dict(scope.kinds)
-    lines: Lines = []
+    lines: CodeLines = []
     for _ in range(scope.rng.choice((1, 1, 2, most))):
         if scope.depth < 3 and scope.chance(0.28):
             lines += BLOCKS.draw(scope)(scope)
@@ -32,7 +32,7 @@ def body(scope: Scope, most: int = 3) -> Lines:
     return indent(lines)
 
 
-def ending(scope: Scope) -> Lines:
+def ending(scope: Scope) -> CodeLines:
     """A statement that leaves the block, where one is allowed."""
     if scope.loops and scope.chance(0.35):
         return [scope.pick("break", "continue")]
@@ -59,7 +59,7 @@ def answer(scope: Scope) -> str:
 # loops
 
 
-def loop_body(scope: Scope, *names: str, most: int = 3) -> Lines:
+def loop_body(scope: Scope, *names: str, most: int = 3) -> CodeLines:
     """The body of a loop, the loop's own names known inside it."""
     enclosing = dict(scope.kinds)
     scope.kinds.update(dict.fromkeys(names, "any"))
@@ -82,28 +82,28 @@ def index(scope: Scope) -> str:
     return scope.rng.choice("iiiiijkn") if scope.chance(0.85) else scope.pick("idx", "index", scope.word())
 
 
-def for_each(scope: Scope) -> Lines:
+def for_each(scope: Scope) -> CodeLines:
     item, items = item_of(scope)
     return [f"for {item} in {items}:", *loop_body(scope, item)]
 
 
-def for_range(scope: Scope) -> Lines:
+def for_range(scope: Scope) -> CodeLines:
     at = index(scope)
     limit = scope.pick(scope.number(), scope.some(), f"len({scope.many()})", f"1, {scope.some()}")
     return [f"for {at} in range({limit}):", *loop_body(scope, at)]
 
 
-def for_enumerate(scope: Scope) -> Lines:
+def for_enumerate(scope: Scope) -> CodeLines:
     at, (item, items) = index(scope), item_of(scope)
     return [f"for {at}, {item} in enumerate({items}):", *loop_body(scope, at, item)]
 
 
-def for_items(scope: Scope) -> Lines:
+def for_items(scope: Scope) -> CodeLines:
     key, value = scope.pick("key", "name", "k"), scope.pick("value", "v")
     return [f"for {key}, {value} in {scope.known('dict') or scope.place()}.items():", *loop_body(scope, key, value)]
 
 
-def for_in_for(scope: Scope) -> Lines:
+def for_in_for(scope: Scope) -> CodeLines:
     outer, outer_items = item_of(scope)
     inner = scope.word()
     before = [line(scope)] if scope.chance(0.3) else []
@@ -111,34 +111,34 @@ def for_in_for(scope: Scope) -> Lines:
     return [f"for {outer} in {outer_items}:", *indent(before + nested)]
 
 
-def for_in_if(scope: Scope) -> Lines:
+def for_in_if(scope: Scope) -> CodeLines:
     item, items = item_of(scope)
     before = [line(scope)] if scope.chance(0.5) else []
     head = f"if {scope.condition()}:"
     return [head, *indent([*before, f"for {item} in {items}:", *loop_body(scope, item)])]
 
 
-def for_range_in_range(scope: Scope) -> Lines:
+def for_range_in_range(scope: Scope) -> CodeLines:
     one, other = scope.rng.sample("ijkmn", 2)
     limits = [scope.pick(scope.some(), scope.number()) for _ in range(2)]
     nested = [f"for {other} in range({limits[1]}):", *loop_body(scope, one, other)]
     return [f"for {one} in range({limits[0]}):", *indent(nested)]
 
 
-def for_if(scope: Scope) -> Lines:
+def for_if(scope: Scope) -> CodeLines:
     item, items = item_of(scope)
     condition = scope.pick(item, f"{item}.{scope.word()}", f"{item} == {scope.value()}")
     return [f"for {item} in {items}:", *indent([f"if {condition}:", *loop_body(scope)])]
 
 
-def while_compare(scope: Scope) -> Lines:
+def while_compare(scope: Scope) -> CodeLines:
     name = scope.some()
     head = f"while {name} {scope.pick('<', '>', '<=')} {scope.pick(scope.number(), scope.some())}:"
     inside = loop_body(scope)
     return [head, *inside, *(indent([f"{name} {scope.pick('+=', '-=')} 1"]) if len(inside) == 1 else [])]
 
 
-def while_true(scope: Scope) -> Lines:
+def while_true(scope: Scope) -> CodeLines:
     lines = ["while True:", *loop_body(scope)]
     return lines + (indent([f"if {scope.condition()}:", "    break"]) if scope.chance(0.5) else [])
 
@@ -146,32 +146,32 @@ def while_true(scope: Scope) -> Lines:
 # branches
 
 
-def if_true(scope: Scope) -> Lines:
+def if_true(scope: Scope) -> CodeLines:
     constant = scope.pick("True", "True", "True", "True", "False", "None")
     return [f"{'while' if scope.chance(0.1) else 'if'} {scope.some()} == {constant}:", *body(scope)]
 
 
-def if_none(scope: Scope) -> Lines:
+def if_none(scope: Scope) -> CodeLines:
     name = scope.some()
     return [f"if {name} is None:", *indent([f"{name} = {scope.pick('[]', '{}', scope.value())}"])]
 
 
-def if_elif(scope: Scope) -> Lines:
+def if_elif(scope: Scope) -> CodeLines:
     """A chain on one variable or on several, closed by else in half of the cases."""
     name = scope.some() if scope.chance(0.3) else None
     tests = [f"{name} == {scope.value()}" if name else scope.condition() for _ in range(scope.rng.choice((2, 2, 3)))]
-    lines: Lines = []
+    lines: CodeLines = []
     for at, test in enumerate(tests):
         lines += [f"{'elif' if at else 'if'} {test}:", *body(scope, 1)]
     return lines + (["else:", *body(scope, 1)] if scope.chance(0.5) else [])
 
 
-def if_return(scope: Scope) -> Lines:
+def if_return(scope: Scope) -> CodeLines:
     head = f"if {scope.condition()}:"
     return [head, *(indent([f"return {answer(scope)}"]) if scope.returns else body(scope))]
 
 
-def try_except(scope: Scope) -> Lines:
+def try_except(scope: Scope) -> CodeLines:
     error = scope.pick("ValueError", "KeyError", "OSError", "Exception")
     return ["try:", *body(scope, 1), f"except {error}:", *body(scope, 1)]
 
@@ -179,7 +179,7 @@ def try_except(scope: Scope) -> Lines:
 # files
 
 
-def with_file(scope: Scope, handle: str, file: str) -> Lines:
+def with_file(scope: Scope, handle: str, file: str) -> CodeLines:
     """An open file is read, line by line or at once."""
     head = f"with {file} as {handle}:"
     if scope.chance(0.35):
@@ -188,7 +188,7 @@ def with_file(scope: Scope, handle: str, file: str) -> Lines:
     return [head, *indent([f"{scope.word()} = {handle}.{scope.pick('read()', 'readlines()', 'readline()')}"])]
 
 
-def with_open_for_writing(scope: Scope) -> Lines:
+def with_open_for_writing(scope: Scope) -> CodeLines:
     handle = scope.pick("f", "f", "file", "outfile", "target")
     head = f"with {open_to_write(scope)} as {handle}:"
     return [head, *indent([f"{handle}.write({scope.pick(scope.some(), scope.string())})"])]
@@ -197,18 +197,18 @@ def with_open_for_writing(scope: Scope) -> Lines:
 # literals over several lines
 
 
-def assign_spread(scope: Scope, brackets: str, items: list[str]) -> Lines:
+def assign_spread(scope: Scope, brackets: str, items: list[str]) -> CodeLines:
     return spread(scope, scope.fresh("dict" if brackets == "{}" else "list") + " = ", brackets[0], items, brackets[1])
 
 
-def assign_hanging(scope: Scope, items: list[str], per_line: int) -> Lines:
+def assign_hanging(scope: Scope, items: list[str], per_line: int) -> CodeLines:
     return hang(scope.fresh("list") + " = ", "[", items, "]", per_line)
 
 
 # functions inside
 
 
-def inner_function(scope: Scope) -> Lines:
+def inner_function(scope: Scope) -> CodeLines:
     name, arguments = scope.fresh("func", 0.0), [scope.word() for _ in range(scope.rng.choice((0, 1, 1, 2)))]
     arguments = list(dict.fromkeys(arguments))
     enclosing, loops, returns = dict(scope.kinds), scope.loops, scope.returns

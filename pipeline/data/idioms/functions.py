@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from random import Random
 
 from pipeline.data.idioms.blocks import BLOCKS, answer, line
-from pipeline.data.idioms.scope import Lines, Scope, indent
+from pipeline.data.idioms.scope import CodeLines, Scope, indent
 from pipeline.data.idioms.stories import STORIES
 from pipeline.data.words import IDIOM_WORDS
 
@@ -24,9 +24,9 @@ def write_document(rng: Random) -> str:
     return "\n".join(lines) + "\n"
 
 
-def statements(scope: Scope, n: int) -> Lines:
+def statements(scope: Scope, n: int) -> CodeLines:
     """The parts of ``n`` templates, each template's own in order, the templates shuffled into each other."""
-    lines: Lines = []
+    lines: CodeLines = []
     active = [draw_template(scope) for _ in range(n)]
     while active:
         at = scope.rng.randrange(len(active))
@@ -42,7 +42,7 @@ def statements(scope: Scope, n: int) -> Lines:
     return lines
 
 
-def draw_template(scope: Scope) -> Iterator[Lines]:
+def draw_template(scope: Scope) -> Iterator[CodeLines]:
     """The parts of one template; each is written only when its turn comes, with the names known by then."""
     draw = scope.rng.random()
     if draw < 0.32:
@@ -53,14 +53,14 @@ def draw_template(scope: Scope) -> Iterator[Lines]:
         yield [line(scope)]
 
 
-def function(scope: Scope, method: bool) -> Lines:
+def function(scope: Scope, method: bool) -> CodeLines:
     scope.method = method
     name = scope.rng.choice(IDIOM_WORDS.functions if scope.chance(0.5 if method else 0.6) else IDIOM_WORDS.names)
     given = ["self"] * method + parameters(scope)
     return [f"def {name}({', '.join(given)}):", *function_body(scope)]
 
 
-def function_body(scope: Scope) -> Lines:
+def function_body(scope: Scope) -> CodeLines:
     scope.returns = True
     lines = statements(scope, scope.rng.choice((2, 2, 3, 3, 4)))
     if scope.chance(0.7):
@@ -84,7 +84,7 @@ def with_defaults(scope: Scope, names: list[str], first: int, other: str) -> lis
     return names[:first] + [f"{name}={'None' if scope.chance(0.85) else other}" for name in names[first:]]
 
 
-def class_with_init(scope: Scope) -> Lines:
+def class_with_init(scope: Scope) -> CodeLines:
     """A class that keeps what it is given, each attribute named as its parameter."""
     base = scope.pick("", "", f"({scope.rng.choice(IDIOM_WORDS.classes)})")
     names = class_attributes(scope)
@@ -106,7 +106,7 @@ def class_attributes(scope: Scope) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def init_lines(scope: Scope, names: list[str], base: str) -> Lines:
+def init_lines(scope: Scope, names: list[str], base: str) -> CodeLines:
     """``self.a = a`` for every parameter, mostly in their order."""
     order = list(names)
     if scope.chance(0.3):
@@ -118,7 +118,7 @@ def init_lines(scope: Scope, names: list[str], base: str) -> Lines:
     return lines
 
 
-def short_method(scope: Scope, names: list[str]) -> Lines:
+def short_method(scope: Scope, names: list[str]) -> CodeLines:
     name, attribute = scope.rng.choice(IDIOM_WORDS.functions), scope.rng.choice(names)
     inside = scope.pick(
         f"return self.{attribute}",

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 from pipeline.data.idioms.blocks import item_of, loop_body
 from pipeline.data.idioms.lines import open_to_read, open_to_write, two_names
-from pipeline.data.idioms.scope import Lines, Scope, indent
+from pipeline.data.idioms.scope import CodeLines, Scope, indent
 from pipeline.data.idioms.templates import StoryTemplate, Templates
 
 GROW = {"set": "{}.add({})", "str": "{} += {}", "list": "{}.append({})"}
 
 
-def around(scope: Scope, statement: str, name: str | None = None) -> Lines:
+def around(scope: Scope, statement: str, name: str | None = None) -> CodeLines:
     """The statement alone, or as the body of a loop (of that name) or branch, at one depth or at two."""
     draw = scope.rng.random()
     if draw < 0.2:
@@ -33,7 +33,7 @@ def empty(scope: Scope, kind: str) -> str:
     return {"set": "set()", "list": "[]"}.get(kind) or scope.mark() * 2
 
 
-def gather(scope: Scope, kind: str) -> Iterator[Lines]:
+def gather(scope: Scope, kind: str) -> Iterator[CodeLines]:
     """A set, a string or a list grows."""
     name = scope.fresh(kind, 0.02)
     yield [f"{name} = {empty(scope, kind)}"]
@@ -43,7 +43,7 @@ def gather(scope: Scope, kind: str) -> Iterator[Lines]:
     scope.result = scope.result or name
 
 
-def gather_in_both(scope: Scope) -> Iterator[Lines]:
+def gather_in_both(scope: Scope) -> Iterator[CodeLines]:
     """A set and a string side by side, in either order, each grown in its own way."""
     names = {kind: scope.fresh(kind, 0.02) for kind in ("set", "str")}
     starts = [f"{name} = {empty(scope, kind)}" for kind, name in names.items()]
@@ -56,14 +56,14 @@ def gather_in_both(scope: Scope) -> Iterator[Lines]:
     scope.result = scope.rng.choice(list(names.values()))
 
 
-def count_up(scope: Scope) -> Iterator[Lines]:
+def count_up(scope: Scope) -> Iterator[CodeLines]:
     name = scope.fresh("num", 0.2)
     yield [f"{name} = 0"]
     yield around(scope, f"{name} += 1")
     scope.result = scope.result or name
 
 
-def fill_dict(scope: Scope) -> Iterator[Lines]:
+def fill_dict(scope: Scope) -> Iterator[CodeLines]:
     name = scope.fresh("dict", 0.02)
     yield [f"{name} = {{}}"]
     item, items = item_of(scope)
@@ -71,21 +71,21 @@ def fill_dict(scope: Scope) -> Iterator[Lines]:
     scope.result = scope.result or name
 
 
-def open_read_close(scope: Scope) -> Iterator[Lines]:
+def open_read_close(scope: Scope) -> Iterator[CodeLines]:
     handle = scope.pick("f", "f", "fp", "handle", scope.word())
     yield [f"{handle} = open({scope.some()})"]
     yield [f"{scope.fresh()} = {handle}.{scope.pick('read()', 'readlines()')}"]
     yield [f"{handle}.close()"]
 
 
-def read_then_write(scope: Scope) -> Iterator[Lines]:
+def read_then_write(scope: Scope) -> Iterator[CodeLines]:
     text = scope.pick("text", "lines", "data", scope.word())
     yield [f"with {open_to_read(scope)} as f:", *indent([f"{text} = f.read()"])]
     scope.kinds[text] = "any"
     yield [f"with {open_to_write(scope)} as f:", *indent([f"f.write({text})"])]
 
 
-def find_flag(scope: Scope) -> Iterator[Lines]:
+def find_flag(scope: Scope) -> Iterator[CodeLines]:
     """A flag is False until it is True."""
     flag = scope.fresh("flag", 0.02)
     yield [f"{flag} = False"]
@@ -95,19 +95,19 @@ def find_flag(scope: Scope) -> Iterator[Lines]:
     scope.result = scope.result or flag
 
 
-def loop_until_flag(scope: Scope) -> Iterator[Lines]:
+def loop_until_flag(scope: Scope) -> Iterator[CodeLines]:
     flag = scope.fresh("flag", 0.02)
     yield [f"{flag} = True"]
     yield [f"while {flag}:", *loop_body(scope, most=1), *indent([f"{flag} = False"])]
 
 
-def swap_two(scope: Scope) -> Iterator[Lines]:
+def swap_two(scope: Scope) -> Iterator[CodeLines]:
     one, other = two_names(scope)
     yield [f"{one} = {scope.value()}", f"{other} = {scope.value()}"]
     yield around(scope, f"{one}, {other} = {other}, {one}" if scope.chance(0.5) else f"{other}, {one} = {one}, {other}")
 
 
-def make_function_then_call(scope: Scope) -> Iterator[Lines]:
+def make_function_then_call(scope: Scope) -> Iterator[CodeLines]:
     function = scope.fresh("func", 0.15)
     argument = scope.rng.choice("xyabn") if scope.chance(0.6) else scope.word()
     yield [f"{function} = lambda {argument}: {argument} {scope.pick('+', '*', '-')} {scope.number()}"]
@@ -115,7 +115,7 @@ def make_function_then_call(scope: Scope) -> Iterator[Lines]:
     yield [f"{scope.fresh()} = {function}({value})"]
 
 
-def count_while(scope: Scope) -> Iterator[Lines]:
+def count_while(scope: Scope) -> Iterator[CodeLines]:
     at = scope.fresh("num", 0.8)
     yield [f"{at} = 0"]
     inside = loop_body(scope, most=1)

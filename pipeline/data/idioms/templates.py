@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Generic, TypeVar
 
-from pipeline.data.idioms.scope import Lines, Scope
+from pipeline.data.idioms.scope import CodeLines, Scope
 
 LineTemplate = Callable[[Scope], str]
-BlockTemplate = Callable[[Scope], Lines]
-StoryTemplate = Callable[[Scope], Iterator[Lines]]
+BlockTemplate = Callable[[Scope], CodeLines]
+StoryTemplate = Callable[[Scope], Iterator[CodeLines]]
 Template = TypeVar("Template", LineTemplate, BlockTemplate, StoryTemplate)
 
 
