@@ -170,7 +170,7 @@ class PretrainConfig(Settings):
 
 
 class Ablation(StrEnum):
-    """What a node of the complement is ablated to (§4, §6): one number a node, the same at all positions."""
+    """The ablation value of a node of the complement (§4, §6): one number a node, the same at all positions."""
 
     MEAN = "mean"  # its average over the pretraining distribution
     ZERO = "zero"
@@ -232,7 +232,7 @@ class AblateConfig(Settings):
 
 
 class GeneralisationConfig(Settings):
-    """Second test sets, which tell a task's algorithm from others that do as well on its own pairs."""
+    """Second test sets, which tell a task's algorithm from other algorithms that do as well on its own pairs."""
 
     n_pairs: PositiveInt  # of each family, made from the task's test pairs
     n_natural: PositiveInt  # contexts of the held-out corpus in which the same decision is made, at most
@@ -258,7 +258,7 @@ class ValidateConfig(Settings):
 class ExplainConfig(Settings):
     """What is shown of a circuit's nodes, and what labels rest on."""
 
-    tokens: PositiveInt  # of held-out code, at which nodes are watched
+    tokens: PositiveInt  # of held-out code, at which the values of nodes are recorded
     contexts: PositiveInt  # of each kind (largest, least, random), a node
     context_tokens: PositiveInt  # of each of them
     bins: PositiveInt  # of a node's histogram
