@@ -47,7 +47,7 @@ Job = Callable[[], None]
 
 @dataclass(frozen=True)
 class PrunedTask:
-    """What is recorded of a task of one model: its row of summary.json, the circuit's folder if any, all trials."""
+    """One task of one model, to be recorded: its row of summary.json, the circuit's folder if any, all trials."""
 
     name: str
     row: Mapping[str, Any]

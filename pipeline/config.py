@@ -85,7 +85,7 @@ Source = Annotated[InstalledSource | FilesSource | HuggingFaceSource | IdiomsSou
 
 
 class CorpusConfig(Settings):
-    """What the models read."""
+    """The text that the models read."""
 
     n_chars: PositiveInt  # size of the corpus, all sources together, in characters
     validation_frac: Annotated[float, Field(gt=0, lt=0.5)]  # of source files or packages
@@ -133,7 +133,7 @@ class ModelConfig(ModelShape):
 
 
 class PretrainConfig(Settings):
-    """What all models share in training (§2)."""
+    """The settings of training that all models share (§2)."""
 
     batch: PositiveInt  # sequences of n_ctx tokens a step, all processes together
     accumulate: PositiveInt  # parts of a process' share of them that pass one after the other, to spare memory
@@ -256,7 +256,7 @@ class ValidateConfig(Settings):
 
 
 class ExplainConfig(Settings):
-    """What is shown of a circuit's nodes, and what labels rest on."""
+    """The values of a circuit's nodes that are shown, and those that labels rest on."""
 
     tokens: PositiveInt  # of held-out code, at which the values of nodes are recorded
     contexts: PositiveInt  # of each kind (largest, least, random), a node

@@ -56,7 +56,7 @@ class TrainingRun:
     history: list[dict[str, float]] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
-        """What a resumable checkpoint holds."""
+        """The content of a resumable checkpoint."""
         return {
             "model": self.model.state_dict(),
             "adam": self.optimizer.adam.state_dict(),
@@ -96,8 +96,8 @@ def pretrain(
     """Train one model on the token streams in ``tokens``; write checkpoint, means, history and summary to ``folder``.
 
     Returns the summary. A run that was interrupted goes on from its last checkpoint in ``scratch`` and ends equal to an
-    unbroken one. ``on_log(step, metrics)`` is called at every validation. Of several ranks, all call this, and the
-    first alone validates, logs and writes files. Raises ValueError for too few tokens or for a batch that cannot be
+    unbroken one. ``on_log(step, metrics)`` is called at every validation. All ranks call this; the first
+    alone validates, logs and writes files. Raises ValueError for too few tokens or for a batch that cannot be
     shared out.
     """
     prepare_cpu(compute.threads)

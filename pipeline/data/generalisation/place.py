@@ -110,11 +110,8 @@ class Place:
 
     def made_as(self, name: str) -> ast.expr | None:
         """The expression that the prompt last assigned to the name; None without one."""
-        values = [value for end, target, value in self.code.assignments if target == name and self._holds(end)]
-        return values[-1] if values else None
-
-    def _holds(self, end: int) -> bool:
-        return self.start < end <= self.at
+        made = [(end, value) for end, target, value in self.code.assignments if target == name]
+        return next((value for end, value in reversed(made) if self.start < end <= self.at), None)
 
 
 def words_of(tokens: Sequence[PythonToken]) -> list[str]:

@@ -29,7 +29,7 @@ def around(scope: Scope, statement: str, name: str | None = None) -> CodeLines:
 
 
 def empty(scope: Scope, kind: str) -> str:
-    """What a variable of that kind begins as."""
+    """The first value of a variable of that kind."""
     return {"set": "set()", "list": "[]"}.get(kind) or scope.mark() * 2
 
 
