@@ -136,11 +136,11 @@ def end(process: psutil.Process, signals: Mapping[int, float]) -> None:
         family = psutil.wait_procs(family, timeout=seconds)[1]
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     """Exit status of ``up`` (Prefect server), ``ui`` (both, addresses printed) or ``down`` (stop both)."""
     parser = argparse.ArgumentParser(prog="python -m flows.services", description=__doc__)
     parser.add_argument("action", choices=["up", "ui", "down"])
-    action = parser.parse_args(arguments).action
+    action = parser.parse_args().action
     root = environment.find_root()
     try:
         if action == "down":

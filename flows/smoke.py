@@ -189,12 +189,12 @@ def smoke(root: Path, into: Path) -> int:
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     """Exit status of the command line: that of ``dvc repro``, 1 where it could not begin, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m flows.smoke", description=__doc__)
     parser.add_argument("--into", type=Path, help="the workspace's folder (default: .smoke in the project)")
     root = environment.find_root()
-    into = (parser.parse_args(arguments).into or root / ".smoke").absolute()
+    into = (parser.parse_args().into or root / ".smoke").absolute()
     signal.signal(signal.SIGTERM, _leave)
     try:
         return smoke(root, into)

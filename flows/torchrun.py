@@ -96,11 +96,11 @@ def first_error(logs: Path) -> str | None:
 
 
 @record
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     """One of the processes: what went wrong goes to torchrun's error file; what a user can mend is one line here."""
     parser = argparse.ArgumentParser(prog="torchrun -m flows.torchrun", description=__doc__)
     parser.add_argument("--model", required=True, help="a key of params.yaml: models")
-    model = parser.parse_args(arguments).model
+    model = parser.parse_args().model
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own way would wait for ranks that are gone
     try:
         workspace = environment.workspace()

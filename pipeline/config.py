@@ -316,30 +316,21 @@ class Params(Settings):
     tracking: TrackingConfig
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> Params:
+    def _sections_fit(self) -> Params:
         self.pretrain.sequences_at_once(self.compute.processes)
-        return self
-
-    @model_validator(mode="after")
-    def _densities_leave_keep_alive(self) -> Params:
         for name, model in self.models.items():
-            fan = min(model.d_model, model.n_head * model.d_head)
-            if model.block_density * fan < self.pretrain.keep_alive and model.block_density < 1:
+            weights, least = model.block_density * model.d_model, self.pretrain.keep_alive
+            if weights < least and model.block_density < 1:
                 raise ValueError(
-                    f"models.{name}.block_density {model.block_density:g} leaves {model.block_density * fan:.2g} "
-                    f"weights a neuron, below pretrain.keep_alive {self.pretrain.keep_alive}; "
-                    f"allowed: at least {self.pretrain.keep_alive / fan:.4g}"
+                    f"models.{name}.block_density {model.block_density:g} leaves {weights:.2g} weights a neuron, "
+                    f"below pretrain.keep_alive {least}; allowed: at least {least / model.d_model:.4g}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _controls_are_of_models(self) -> Params:
-        for name in self.validate.control_models:
-            if name not in self.models:
-                raise ValueError(
-                    f"validate.control_models: unknown model {name!r}; "
-                    f"allowed: names in models, {', '.join(self.models)}"
-                )
+        unknown = [name for name in self.validate.control_models if name not in self.models]
+        if unknown:
+            raise ValueError(
+                f"validate.control_models: unknown model {unknown[0]!r}; "
+                f"allowed: names in models, {', '.join(self.models)}"
+            )
         return self
 
     def model(self, name: str) -> ModelConfig:
