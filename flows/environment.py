@@ -25,9 +25,9 @@ class ServiceError(RuntimeError):
 EXPECTED = (ValueError, ArtifactError, ServiceError, OSError)
 
 
-def find_root() -> Path:
-    """The workspace: the nearest folder that holds dvc.yaml, upwards from the current one; else the current one."""
-    here = Path.cwd()
+def find_root(start: Path | None = None) -> Path:
+    """The workspace: the nearest folder with dvc.yaml, upwards from ``start`` (or the current one); else that one."""
+    here = (start or Path.cwd()).resolve()
     return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), here)
 
 
