@@ -1,4 +1,4 @@
-"""Records of models, circuits and the study in MLflow, which never decides, slows or stops a stage.
+"""Records of models, circuits and the study in MLflow. No stage reads them, waits for them or fails with them.
 
 Everything is sent from one thread of its own, buffered, to the server that MLFLOW_TRACKING_URI names. When that fails,
 one warning says so and nothing more is sent; the same numbers are in the stage's own files. One experiment holds

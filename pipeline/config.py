@@ -232,7 +232,7 @@ class AblateConfig(Settings):
 
 
 class GeneralisationConfig(Settings):
-    """Second test sets, which tell a task's algorithm from other algorithms that do as well on its own pairs."""
+    """Generalisation sets, which tell a task's algorithm from other algorithms that do as well on its own pairs."""
 
     n_pairs: PositiveInt  # of each family, made from the task's test pairs
     n_natural: PositiveInt  # contexts of the held-out corpus in which the same decision is made, at most

@@ -1,4 +1,4 @@
-"""The second test sets of a study, read back."""
+"""The generalisation sets of a study, read back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA = pair_schema("family", [f"{side}_{token}_token" for side in "ab" for tok
 
 @dataclass(frozen=True)
 class GeneralisationSet:
-    """Second test sets by task and family, and the report about them. Make one with ``load``."""
+    """Generalisation sets by task and family, and the report about them. Make one with ``load``."""
 
     report: dict[str, Any]
     rows: dict[tuple[str, ...], list[PairRow]]  # by task and family, in the file's order
@@ -51,7 +51,7 @@ class GeneralisationSet:
         return str(self.report["tokenizer"])
 
     def check_tasks(self, tasks: TaskSet, folder: Path) -> None:
-        """Raises ArtifactError where these are not second test sets of the tasks that they share a name with."""
+        """Raises ArtifactError where these were made from other pairs than those of ``tasks``."""
         for task in (task for task in self.names if task in tasks.names):
             made, now = self.report["tasks"][task].get("hash"), tasks.hash(task)
             if made != now:
@@ -60,7 +60,7 @@ class GeneralisationSet:
                 )
 
     def families(self, task: str) -> tuple[str, ...]:
-        """The second test sets that a task has, ``natural`` last. Raises TaskError for an unknown task."""
+        """The families that a task has, ``natural`` last. Raises TaskError for an unknown task."""
         return tuple(family for family in self._about(task) if self.reason(task, family) is None)
 
     def reason(self, task: str, family: str) -> str | None:
@@ -74,11 +74,11 @@ class GeneralisationSet:
     def batch(self, task: str, family: str) -> PairBatch:
         """All pairs of a family. Raises TaskError for unknown names, and where the task has not this family."""
         if reason := self.reason(task, family):
-            raise TaskError(f"task {task} has no second test set {family}: {reason}")
+            raise TaskError(f"task {task} has no generalisation set {family}: {reason}")
         return _batch(self.rows[task, family])
 
     def hash(self, task: str) -> str:
-        """The identity of a task's second test sets: every prompt and answer of every family, in tokens."""
+        """The identity of a task's generalisation sets: every prompt and answer of every family, in tokens."""
         return rows_hash(task, (row for family in self.families(task) for row in self.rows[task, family]), SCHEMA)
 
     def _about(self, task: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ GENERATED = "idioms"  # the source whose text is not real code
 
 @dataclass(frozen=True)
 class TokenisedFunction:
-    """A function of the corpus; the tokens are those that a model reads."""
+    """A function of the corpus in a model's tokens."""
 
     text: bytes
     tokens: list[int]
@@ -31,16 +31,16 @@ class TokenisedFunction:
         return cls(text.encode(), tokens, list(accumulate(map(len, pieces))))
 
     def before(self, at: int, start: int = 0) -> str:
-        """The text of tokens ``start`` to ``at``, that one left out; a character may be cut at either end."""
+        """The text from token ``start`` up to, not including, token ``at``; a character may be cut at either end."""
         return self.text[self.begin(start) : self.begin(at)].decode(errors="replace")
 
     def window(self, at: int, most: int) -> int | None:
-        """The first of at most ``most`` tokens before ``at`` that begins a line, nothing open, None without one."""
+        """The first of the ``most`` tokens before ``at`` that begins a line with nothing open; None if none does."""
         starts = range(max(at - most, 0), at)
         return next((i for i in starts if self.begin(i) in self.code.free_starts), None)
 
     def place(self, at: int, start: int = 0) -> Place:
-        """Where token ``at`` is to be told by tokens ``start`` to ``at``."""
+        """The place of token ``at``, in a prompt that begins with token ``start``."""
         return Place(self.code, self.begin(at), self.begin(start))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The stage generalisation: each task's second test sets, in tokens."""
+"""The stage generalisation: each task's generalisation sets, in tokens."""
 
 from __future__ import annotations
 

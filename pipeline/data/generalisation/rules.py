@@ -1,7 +1,7 @@
-"""Where real code makes a task's decision: a rule a task, from a place to the answer decided on.
+"""Rules that find where real code makes a task's decision: one for each task.
 
-A rule sees what comes before the place, in Python's own tokens, and of the string that the place is in, whether it
-ends here. It says 0 or 1 where the decision is the task's and falls on side a or b, and None anywhere else. Rules are
+A rule sees the text before a place, in Python's own tokens, and whether the string around the place ends there. It
+gives 0 where the task's decision is made for side a, 1 where it is made for side b, None where it is not made. Rules are
 a little wider than the prompts of the tasks, as real code has other words.
 """
 
