@@ -1,7 +1,7 @@
 """Training in several processes: how the stage pretrain starts them, and what each of them does.
 
-``launch`` has torchrun start ``python -m flows.torchrun --model NAME`` in each process. pipeline/pretrain/distributed.py
-says how to run that on several machines.
+``launch`` has torchrun start ``python -m flows.torchrun --model NAME`` in each process; to run that on several
+machines, see pipeline/pretrain/distributed.py.
 """
 
 from __future__ import annotations

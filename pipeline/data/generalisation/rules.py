@@ -1,8 +1,8 @@
 """Rules that find where real code makes a task's decision: one for each task.
 
 A rule sees the text before a place, in Python's own tokens, and whether the string around the place ends there. It
-gives 0 where the task's decision is made for side a, 1 where it is made for side b, None where it is not made. Rules are
-a little wider than the prompts of the tasks, as real code has other words.
+gives 0 where the task's decision is made for side a, 1 where it is made for side b, None where it is not made. Rules
+are a little wider than the prompts of the tasks, as real code has other words.
 """
 
 from __future__ import annotations
