@@ -21,7 +21,7 @@ from pipeline.report.write import write_report
 from pipeline.validate.circuit_under_test import MARGIN
 
 
-@stage_flow()
+@stage_flow
 def report() -> None:
     """Write results/."""
     workspace, params = load_study()

@@ -55,7 +55,7 @@ TODO_GIVEN_UP = set(
 )
 TODO_TWO_MEANINGS = set(
     """
-    Answers Asked Attention Batches Found Half Item Lines MLP Masks Name Parts Point Row Rows Run Runs Section
+    Answers Asked Attention Found Half Item MLP Masks Name Parts Point Rows Run Runs Section
     Values
     """.split()
 )
@@ -74,11 +74,11 @@ TEXTS += [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").
 
 TODO_PROSE = set(
     """
-    flows/generalisation.py pipeline/ablate/ablate.py
+    pipeline/ablate/ablate.py
     pipeline/circuit/ablation_values.py pipeline/circuit/circuit.py pipeline/circuit/compact.py
     pipeline/circuit/compact_attention.py pipeline/circuit/compact_parts.py pipeline/circuit/conditions.py
     pipeline/circuit/cut_linear.py pipeline/circuit/masked.py
-    pipeline/circuit/node_masks.py pipeline/circuit/random_circuits.py pipeline/config.py
+    pipeline/circuit/node_masks.py pipeline/circuit/random_circuits.py
     pipeline/explain/prompts.py pipeline/kernels/compact_cpu.py pipeline/model/means.py
     pipeline/model/transformer.py pipeline/play/session.py pipeline/play/switches.py
     pipeline/prune/calibrate.py pipeline/prune/checkpoint.py pipeline/prune/evaluator.py
