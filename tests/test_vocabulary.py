@@ -101,7 +101,8 @@ def snake(name: str) -> str:
 def assigned(node: ast.stmt) -> list[str]:
     """The names that a statement binds by assignment."""
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+    names = [name for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+    return [name.id for name in names if isinstance(name.ctx, ast.Store)]  # the A of A.b = c is not bound
 
 
 def names_of(tree: ast.Module) -> Iterator[tuple[str, str]]:

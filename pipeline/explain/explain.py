@@ -23,7 +23,7 @@ from pipeline.explain.distribution import distribution
 from pipeline.explain.effects import ablated_losses, by_effect, removed_losses
 from pipeline.explain.heads import heads
 from pipeline.explain.places import Places
-from pipeline.explain.prompts import Runs, node_runs, prompts
+from pipeline.explain.prompts import PromptRuns, node_runs, prompts
 from pipeline.explain.rounding import rounded
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
@@ -44,7 +44,7 @@ def explain_circuit(
     whole model with only this node held, on the first ``ablated_pairs``), in nats; of the ``most_nodes`` of largest
     effect only. Raises WrongModelError, CompiledModelError.
     """
-    runs = Runs.of(model, circuit, first(batch, config.pairs))
+    runs = PromptRuns.of(model, circuit, first(batch, config.pairs))
     few = first(batch, config.ablated_pairs)
     removed, ablated = removed_losses(circuit), ablated_losses(model, circuit, few)
     nodes = {}

@@ -14,7 +14,7 @@ N_PAIRS = 4
 
 @dataclass(frozen=True)
 class Examples:
-    """The test pairs of a task; none, and the reason, where they are not known."""
+    """The test pairs of a task; none, and the reason, where they are not known or not expressible."""
 
     tasks: TaskSet | None
     task: str
@@ -23,22 +23,19 @@ class Examples:
     @property
     def batch(self) -> PairBatch | None:
         """All of them as tensors."""
-        return None if self.tasks is None else self.tasks.batch(self.task, "test")
+        return None if self.tasks is None or self.why_none else self.tasks.batch(self.task, "test")
 
     def described(self, text_of: Callable[[int], str]) -> dict[str, Any]:
         """Ready for JSON: the first ``pairs`` of prompts and answer tokens (side a's first); the task's own two
         ``answers`` where all pairs have the same."""
         rows = [row for row in self.tasks.rows[self.task] if row["split"] == "test"] if self.tasks else []
-        found = {(row["a_answer_token"], row["b_answer_token"]) for row in rows}
+        pairs = [
+            {"prompts": [row["a_prompt"], row["b_prompt"]], "answers": [row["a_answer_token"], row["b_answer_token"]]}
+            for row in rows
+        ]
+        found = {tuple(pair["answers"]) for pair in pairs}
         return {
-            "pairs": [
-                {
-                    "prompts": [row["a_prompt"], row["b_prompt"]],
-                    "answers": [row["a_answer_token"], row["b_answer_token"]],
-                    "texts": [text_of(row[f"{side}_answer_token"]) for side in "ab"],
-                }
-                for row in rows[:N_PAIRS]
-            ],
+            "pairs": [pair | {"texts": [text_of(token) for token in pair["answers"]]} for pair in pairs[:N_PAIRS]],
             "answers": list(found.pop()) if len(found) == 1 else [],
             "why_none": self.why_none,
         }
