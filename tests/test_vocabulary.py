@@ -55,7 +55,7 @@ TODO_GIVEN_UP = set(
 )
 TODO_TWO_MEANINGS = set(
     """
-    Answers Asked Attention Batches Found Half Item Lines MLP Masks Name Parts Point Row Rows Run Runs Section
+    Answers Attention Batches Item MLP Masks Parts Point Row Rows Section
     Values
     """.split()
 )
@@ -79,8 +79,8 @@ TODO_PROSE = set(
     pipeline/circuit/compact_attention.py pipeline/circuit/compact_parts.py pipeline/circuit/conditions.py
     pipeline/circuit/cut_linear.py pipeline/circuit/edge_linear.py pipeline/circuit/masked.py
     pipeline/circuit/node_masks.py pipeline/circuit/random_circuits.py pipeline/config.py
-    pipeline/explain/prompts.py pipeline/kernels/compact_cpu.py pipeline/model/means.py
-    pipeline/model/transformer.py pipeline/play/session.py pipeline/play/switches.py
+    pipeline/kernels/compact_cpu.py pipeline/model/means.py
+    pipeline/model/transformer.py
     pipeline/prune/calibrate.py pipeline/prune/checkpoint.py pipeline/prune/evaluator.py
     pipeline/prune/minimise.py pipeline/prune/prune.py pipeline/prune/search.py pipeline/report/by_kind.py
     pipeline/report/picture.py pipeline/report/verdicts.py pipeline/validate/circuit_under_test.py

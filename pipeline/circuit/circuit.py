@@ -110,6 +110,19 @@ class Circuit:
         """``"0.attn_in.12->0.attn_v.34"`` and its like."""
         return [edge_name(key, *pair) for key, pairs in self.edges.items() for pair in pairs.tolist()]
 
+    @property
+    def removal_losses(self) -> dict[str, float]:
+        """Name of a node or an edge → loss in nats of the circuit without it, on the certificate's pairs.
+
+        Empty without a certificate.
+        """
+        certificate = self.certificate or {}
+        found: dict[str, float] = {}
+        for kind, keys, names in (("nodes", self.nodes, self.node_names), ("edges", self.edges, self.edge_names)):
+            if losses := certificate.get(kind):
+                found |= zip(names, (float(loss) for key in keys for loss in losses[key]), strict=True)
+        return found
+
     def without(self, *names: str) -> Circuit:
         """The circuit without some nodes and their edges, and without some edges. Raises ValueError for other names."""
         unknown = sorted(set(names) - {*self.node_names, *self.edge_names})

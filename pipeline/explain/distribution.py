@@ -41,7 +41,7 @@ def node_values(
 def distribution(
     model: Transformer, places: Places, nodes: Nodes, config: ExplainConfig, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Node name → what it does over held-out code, with its label (see ``pipeline.explain.explain``)."""
+    """Node name → its values over held-out code and its label (``pipeline.explain.explain_nodes``)."""
     labeller = Labeller(places, places.facts(), config, seed)
     some = np.random.default_rng(seed_of(seed, "random places")).choice(
         places.tokens.numel(), min(config.contexts, places.tokens.numel()), replace=False
@@ -51,7 +51,7 @@ def distribution(
         labels = labeller(values.flatten(0, 1))
         for place, (index, label) in enumerate(zip(nodes[key].tolist(), labels, strict=True)):
             described = of_node(values[..., place], places, config, some.tolist())
-            found[f"{key}.{index}"] = described | {"label": shortened(label)}
+            found[f"{key}.{index}"] = described | {"label": label}
     return found
 
 
@@ -108,11 +108,3 @@ def context(
         "values": together(values[window, here], most),
         "at": position - start,
     }
-
-
-def shortened(label: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A label with its scores rounded."""
-    if label is None:
-        return None
-    others = [other | {"score": rounded(other["score"])} for other in label["others"]]
-    return label | {"score": rounded(label["score"]), "others": others}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.circuit import Circuit
@@ -93,8 +93,3 @@ def node_runs(runs: PromptRuns, key: str, index: int) -> dict[str, list[list[flo
     most = max(float(values[row, :n].abs().max()) for values in both for row, n in enumerate(lengths))
     named = zip(("model", "circuit"), both, strict=True)
     return {name: [together(values[row, :n], most) for row, n in enumerate(lengths)] for name, values in named}
-
-
-def shown(nodes: Mapping[str, Int[Tensor, " n"]]) -> list[tuple[str, int]]:
-    """(site key, index) of all nodes, in the order of the mapping."""
-    return [(key, index) for key, indices in nodes.items() for index in indices.tolist()]
