@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -19,15 +20,17 @@ from pipeline.config import ExplainConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.data.shards import TokenStream
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.explain.distribution import distribution
+from pipeline.explain.distribution import node_values, of_node
 from pipeline.explain.effects import ablated_losses, by_effect
 from pipeline.explain.heads import heads
+from pipeline.explain.labels import Labeller
 from pipeline.explain.places import Places
 from pipeline.explain.prompts import PromptRuns, node_runs, prompts
 from pipeline.explain.rounding import rounded
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
-from pipeline.sites import site_keys, split_node_name
+from pipeline.seeds import seed_of
+from pipeline.sites import node_name, site_keys, split_node_name
 
 Explanation = dict[str, Any]
 
@@ -83,8 +86,16 @@ def explain_nodes(
     ``top``, ``bottom`` and ``random``: ``tokens``, ``values`` and ``at``, the place in them that they are picked for;
     ``label`` (``pipeline.explain.labels``). Raises CorpusTooSmallError, CompiledModelError.
     """
-    places = Places.of(stream, tokenizer, config.tokens, model.config.n_ctx)
-    return distribution(model, places, by_site(model, nodes), config, seed)
+    places, indices = Places.of(stream, tokenizer, config.tokens, model.config.n_ctx), by_site(model, nodes)
+    labeller = Labeller(places, places.facts(), config, seed)
+    generator, n = np.random.default_rng(seed_of(seed, "random places")), places.tokens.numel()
+    some = generator.choice(n, min(config.contexts, n), replace=False).tolist()
+    found: dict[str, Explanation] = {}
+    for key, values in node_values(model, places.tokens, indices).items():
+        labels = labeller(values.flatten(0, 1))
+        for place, (index, label) in enumerate(zip(indices[key].tolist(), labels, strict=True)):
+            found[node_name(key, index)] = of_node(values[..., place], places, config, some) | {"label": label}
+    return found
 
 
 def by_site(model: Transformer, names: Iterable[str]) -> dict[str, Int[Tensor, " n"]]:

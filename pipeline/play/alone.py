@@ -9,6 +9,7 @@ from pipeline.artifacts import read_json
 from pipeline.config import ExplainConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.data.shards import STATS_FILE, TokenStream
+from pipeline.data.tasks import TaskError
 from pipeline.explain import assembled, explain_circuit, explain_nodes
 from pipeline.explain.prompts import PromptRuns, node_runs
 from pipeline.model.scoring import mean_loss, score
@@ -51,11 +52,10 @@ def page_alone(
 
 def pairs_of(session: Session, name: str) -> PairBatch:
     """The test pairs of a circuit's task. Raises PlayError where they are not known."""
-    examples = session.examples[name]
-    batch = examples.batch
-    if batch is None:
-        raise PlayError(f"{examples.why_none}; name what the circuit was made for (--task)")
-    return batch
+    task = session.tasks[name]
+    if isinstance(task, TaskError):
+        raise PlayError(f"{task}; name what the circuit was made for (--task)")
+    return task.batch("test")
 
 
 def explanation_of(session: Session, name: str, config: ExplainConfig, seed: int) -> Mapping[str, Any] | None:

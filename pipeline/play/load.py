@@ -10,9 +10,8 @@ from pipeline.artifacts import read_json
 from pipeline.circuit import Circuit, WrongModelError
 from pipeline.config import Params
 from pipeline.data.tasks import TaskError
-from pipeline.play.examples import Examples
 from pipeline.play.session import Session
-from pipeline.workspace import LoadedModel
+from pipeline.workspace import LoadedModel, LoadedTask
 
 
 def load_session(
@@ -44,19 +43,20 @@ def load_session(
             continue
         name = str(circuit.about.get("task", path.name))
         found[name if name not in found else str(path)] = circuit
-    examples = {name: _examples(loaded, circuit, task, params) for name, circuit in found.items()}
-    return Session(**vars(loaded), circuits=found, examples=examples, explanation=_explanation(loaded)), left_out
+    tasks = {name: _task_of(circuit, loaded, task, params) for name, circuit in found.items()}
+    return Session(**vars(loaded), circuits=found, tasks=tasks, explanation=_explanation(loaded)), left_out
 
 
-def _examples(loaded: LoadedModel, circuit: Circuit, task: str | None, params: Params) -> Examples:
-    """The pairs that a circuit was made for; where they cannot be had, the reason."""
+def _task_of(circuit: Circuit, loaded: LoadedModel, task: str | None, params: Params) -> LoadedTask | TaskError:
+    """The task that a circuit was made for; where its pairs cannot be had, the reason."""
     made_for = str(circuit.about.get("task"))
     given = task if task is not None and Path(task).stem == made_for else made_for
     try:
-        tasks = loaded.load_task(given, params).tasks
-        return Examples(tasks, made_for, tasks.reason(made_for))
+        found = loaded.load_task(given, params)
+        found.batch("test")
+        return found
     except TaskError as error:
-        return Examples(None, made_for, str(error))
+        return error
 
 
 def _explanation(loaded: LoadedModel) -> dict[str, Any] | None:

@@ -12,16 +12,18 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.interventions import edge_weights
+from pipeline.data.tasks import TaskError
 from pipeline.data.tasks.encode import decode
 from pipeline.data.tokenizer import END_OF_TEXT
 from pipeline.model.record import record
-from pipeline.play.examples import Examples
+from pipeline.model.scoring import calibrated
 from pipeline.play.switches import PlayError, Switches, by_node
 from pipeline.report.bundle import token_texts
 from pipeline.report.picture import picture_of
 from pipeline.sites import split_node_name
-from pipeline.workspace import LoadedModel
+from pipeline.workspace import LoadedModel, LoadedTask
 
+N_PAIRS = 4  # of a circuit's task, to begin with
 N_TOP = 8  # tokens of a choice that are listed
 DIGITS = 4  # significant ones of a number that is shown
 
@@ -37,11 +39,11 @@ class Inside(StrEnum):
 
 @dataclass(frozen=True)
 class Session(LoadedModel):
-    """A frozen model, the circuits that were cut out of it by name, the prompts of their tasks, and the output of the
-    stage explain."""
+    """A frozen model, the circuits that were cut out of it by name, the tasks of these (or the reason why their pairs
+    cannot be had), and the output of the stage explain."""
 
     circuits: Mapping[str, Circuit]
-    examples: Mapping[str, Examples] = field(default_factory=dict)
+    tasks: Mapping[str, LoadedTask | TaskError] = field(default_factory=dict)
     explanation: Mapping[str, Any] | None = None
 
     def run(
@@ -170,9 +172,10 @@ class Session(LoadedModel):
         listed = {token for x in p for token in x.topk(min(N_TOP, len(x))).indices.tolist()} | set(pair)
         order = sorted(listed, key=lambda token: (-float(p[-1][token]), token))
         kept = [token for rank, token in enumerate(order) if rank < N_TOP or token in pair]
+        answered = [calibrated(logits[list(pair)][None], calibration)[0] for logits in both if pair]
         return {
             "tokens": [[token, self.token(token), *(rounded(float(x[token])) for x in p)] for token in kept],
-            "first": [rounded(_first(logits, pair, calibration)) for logits in both] if pair else None,
+            "first": [rounded(float(logits.softmax(-1)[0])) for logits in answered] or None,
         }
 
     def _answers(self, answers: Sequence[int]) -> Sequence[int]:
@@ -196,8 +199,8 @@ class Session(LoadedModel):
         """What is fixed about a circuit, ready for JSON: nodes with ablation values, edges with weights, prompts of its
         task, and its ``drawing`` (``pipeline.report.picture``; None where its task's prompts are not known)."""
         circuit = self.circuit(name)
-        examples = self.examples.get(name) or Examples(None, name)
-        batch = examples.batch
+        task = self.tasks.get(name)
+        batch = task.batch("test") if isinstance(task, LoadedTask) else None
         explained = {} if self.explanation is None else self.explanation["nodes"]
         labels = {node: explained[node]["label"] for node in circuit.node_names if node in explained}
         return {
@@ -211,8 +214,23 @@ class Session(LoadedModel):
             "edges": circuit.edge_names,
             "weights": [rounded(x) for x in self._weights(circuit)],
             "drawing": None if batch is None else picture_of(circuit, self.model, batch, token_texts(self.tokenizer)),
-            **examples.described(self.token),
+            **self._examples(task),
         }
+
+    def _examples(self, task: LoadedTask | TaskError | None) -> dict[str, Any]:
+        """The first ``pairs`` of prompts and answer tokens (side a's first); the task's own two ``answers`` where all
+        pairs have the same; ``why_none``: the reason where there are no pairs."""
+        rows = task.tasks.rows[task.task] if isinstance(task, LoadedTask) else []
+        rows = [row for row in rows if row["split"] == "test"]
+        answers = [[row["a_answer_token"], row["b_answer_token"]] for row in rows]
+        prompts = [[row["a_prompt"], row["b_prompt"]] for row in rows]
+        pairs = [
+            {"prompts": both, "answers": pair, "texts": [self.token(token) for token in pair]}
+            for both, pair in zip(prompts[:N_PAIRS], answers, strict=False)
+        ]
+        same = all(pair == answers[0] for pair in answers)
+        why_none = str(task) if isinstance(task, TaskError) else None
+        return {"pairs": pairs, "answers": answers[0] if answers and same else [], "why_none": why_none}
 
     def _weights(self, circuit: Circuit) -> list[float]:
         """Weights of the circuit's edges, in the order of its ``edge_names``."""
@@ -221,13 +239,6 @@ class Session(LoadedModel):
             for key, ends in circuit.edges.items()
             for x in edge_weights(self.model, key)[ends[:, 1], ends[:, 0]].tolist()
         ]
-
-
-def _first(logits: Tensor, answers: Sequence[int], calibration: tuple[float, float]) -> float:
-    """The first answer's share of both, of logits times a scale plus a shift of the first."""
-    scale, shift = calibration
-    margin = logits[answers[0]] - logits[answers[1]]
-    return float(torch.sigmoid(scale * margin + shift))
 
 
 def at_token(circuit: Circuit, now: SiteValues, before: SiteValues, at: int) -> dict[str, list[float]]:

@@ -64,7 +64,7 @@ def test_a_circuits_page_is_written_and_opened(shown, tmp_path, study, session):
     assert status == 0 and str(page) in out and opened == [page.as_uri()]
     bundle, circuit = bundle_of(page), Circuit.load(study / "found")
     assert len(bundle["drawing"]["nodes"]["x"]) == bundle["row"]["n_nodes"] == circuit.n_nodes
-    loss = circuit_loss(circuit, session.model, session.examples["closing"].batch)
+    loss = circuit_loss(circuit, session.model, session.tasks["closing"].batch("test"))
     assert bundle["row"]["circuit_loss"] == pytest.approx(loss, abs=1e-5)
     assert {prompt["side"] for prompt in bundle["explanation"]["prompts"]} == {"a", "b"}
     assert values_of(bundle, circuit.node_names[0])["top"]

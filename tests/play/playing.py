@@ -12,9 +12,8 @@ from pipeline.data.tasks import TaskSet
 from pipeline.data.tokenizer import PATTERN, Tokenizer
 from pipeline.model.initial import new_model
 from pipeline.model.transformer import Transformer
-from pipeline.play.examples import Examples
 from pipeline.play.session import Session
-from pipeline.workspace import LoadedModel
+from pipeline.workspace import LoadedModel, LoadedTask
 
 TOKENIZER = Tokenizer({bytes([value]): value for value in range(256)}, PATTERN)
 ANSWERS = [ord(">"), ord("}")]
@@ -73,4 +72,5 @@ def make_session(model: Transformer, circuit: Circuit) -> Session:
     about = {"expressible": True, "reason": None, "n_tokens_max": 4}
     tasks = TaskSet({"tokenizer": TOKENIZER.hash, "tasks": {"closing": about}}, {"closing": [row | {"split": "test"}]})
     loaded = LoadedModel(Path("models/tiny"), "tiny", model, dict(circuit.means), TOKENIZER)
-    return Session(**vars(loaded), circuits={"closing": circuit}, examples={"closing": Examples(tasks, "closing")})
+    task = LoadedTask(**vars(loaded), tasks=tasks, task="closing")
+    return Session(**vars(loaded), circuits={"closing": circuit}, tasks={"closing": task})

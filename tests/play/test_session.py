@@ -190,5 +190,5 @@ def test_a_circuit_is_described_by_its_parts_weights_and_prompts(session, model)
 
 
 def test_a_model_without_circuits_plays(model, session):
-    bare = replace(session, circuits={}, examples={})
+    bare = replace(session, circuits={}, tasks={})
     assert bare.run(TEXT)["model"] == session.run(TEXT)["model"]
