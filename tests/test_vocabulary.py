@@ -55,7 +55,7 @@ TODO_GIVEN_UP = set(
 )
 TODO_TWO_MEANINGS = set(
     """
-    Answers Asked Attention Found Half Item MLP Masks Name Parts Point Rows Run Runs Section
+    Answers Attention Item MLP Masks Parts Point Rows Section
     Values
     """.split()
 )
@@ -78,9 +78,8 @@ TODO_PROSE = set(
     pipeline/circuit/ablation_values.py pipeline/circuit/circuit.py pipeline/circuit/compact.py
     pipeline/circuit/compact_attention.py pipeline/circuit/compact_parts.py pipeline/circuit/conditions.py
     pipeline/circuit/cut_linear.py pipeline/circuit/masked.py
-    pipeline/circuit/node_masks.py pipeline/circuit/random_circuits.py
-    pipeline/explain/prompts.py pipeline/kernels/compact_cpu.py pipeline/model/means.py
-    pipeline/model/transformer.py pipeline/play/session.py pipeline/play/switches.py
+    pipeline/circuit/node_masks.py pipeline/circuit/random_circuits.py pipeline/kernels/compact_cpu.py
+    pipeline/model/means.py pipeline/model/transformer.py
     pipeline/prune/calibrate.py pipeline/prune/checkpoint.py pipeline/prune/evaluator.py
     pipeline/prune/minimise.py pipeline/prune/prune.py pipeline/prune/search.py pipeline/report/by_kind.py
     pipeline/report/picture.py pipeline/report/verdicts.py pipeline/validate/circuit_under_test.py
@@ -101,7 +100,8 @@ def snake(name: str) -> str:
 def assigned(node: ast.stmt) -> list[str]:
     """The names that a statement binds by assignment."""
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+    names = [name for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+    return [name.id for name in names if isinstance(name.ctx, ast.Store)]  # the A of A.b = c is not bound
 
 
 def names_of(tree: ast.Module) -> Iterator[tuple[str, str]]:

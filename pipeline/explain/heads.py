@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.circuit import Circuit
-from pipeline.explain.prompts import Run, Runs
+from pipeline.explain.prompts import PromptRun, PromptRuns
 from pipeline.explain.rounding import HUNDREDTHS, to_decimals
 from pipeline.model.transformer import Attention, Transformer
 from pipeline.sites import Site, site_key
@@ -42,7 +42,7 @@ def kept_heads(circuit: Circuit, layer: int, d_head: int) -> dict[int, dict[str,
     return dict(sorted(found.items()))
 
 
-def heads(model: Transformer, circuit: Circuit, runs: Runs, n_prompts: int) -> list[dict[str, Any]]:
+def heads(model: Transformer, circuit: Circuit, runs: PromptRuns, n_prompts: int) -> list[dict[str, Any]]:
     """Every head with a kept channel: which, and its patterns on the first prompts, weights to a hundredth.
 
     A pattern has a row a query; row i has i + 1 weights.
@@ -65,7 +65,7 @@ def heads(model: Transformer, circuit: Circuit, runs: Runs, n_prompts: int) -> l
     return found
 
 
-def reads(run: Run, layer: int, letter: str) -> Float[Tensor, "prompt pos width"]:
+def reads(run: PromptRun, layer: int, letter: str) -> Float[Tensor, "prompt pos width"]:
     return run.values[site_key(layer, LETTERS[letter])]
 
 
