@@ -1,6 +1,6 @@
 """Norms with the scales of another run: whether a circuit works by shrinking the residual stream (§6).
 
-Held nodes make the residual stream smaller, and RMSNorm then makes what is left of it larger.
+Ablated nodes make the residual stream smaller, and RMSNorm then scales up the rest of it.
 """
 
 from __future__ import annotations

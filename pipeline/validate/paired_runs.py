@@ -1,6 +1,6 @@
 """A model's run and its circuit's on the same prompts: the value at every site, and where a value can matter.
 
-A circuit whose outside is held at several draws (random places) has one run here, at the first draw: values and
+A circuit whose complement is ablated to several draws has one run here, at the first draw: values and attention
 patterns are those of one run, and a mean over draws would be those of none.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.circuit import Circuit
@@ -22,15 +22,15 @@ from pipeline.model.layout import pick
 from pipeline.model.record import record
 from pipeline.model.transformer import Cuts, Intervene, Transformer
 from pipeline.sites import Site, split_site_key
-from pipeline.validate.circuit_under_test import Answers, CircuitUnderTest
+from pipeline.validate.circuit_under_test import CircuitUnderTest, PromptAnswers
 
-Values = Mapping[str, Float[Tensor, "prompt pos width"]]
+SiteValues = Mapping[str, Float[Tensor, "prompt pos width"]]  # by site key
 
 
 @torch.no_grad()
 def recorded(
     model: Transformer, batch: PairBatch, intervene: Intervene | None = None, cuts: Cuts | None = None
-) -> tuple[Answers, Values]:
+) -> tuple[PromptAnswers, SiteValues]:
     """Answer logits, and the value at every site as the rest of the model saw it, at all positions. Raises
     CompiledModelError."""
     logits, values = record(model, batch.tokens, intervene, cuts)
@@ -38,9 +38,18 @@ def recorded(
 
 
 @torch.no_grad()
-def padded_answers(model: Transformer, batch: PairBatch, intervene: Intervene, cuts: Cuts | None = None) -> Answers:
+def padded_answers(
+    model: Transformer, batch: PairBatch, intervene: Intervene, cuts: Cuts | None = None
+) -> PromptAnswers:
     """Answer logits of one pass over all prompts at once, for interventions that know one prompt from another."""
     return answer_logits(model(batch.tokens, at=batch.last, intervene=intervene, cuts=cuts), batch).cpu()
+
+
+def at_positions_of(
+    x: Float[Tensor, "prompt at width"], values: Float[Tensor, "prompt pos width"], last: Int[Tensor, " prompt"]
+) -> Float[Tensor, "prompt at width"]:
+    """Recorded values at the positions that a site's value has in a run: all, or in the last layer the last one."""
+    return values if values.shape[1] == x.shape[1] else pick(values, last)
 
 
 def real(batch: PairBatch) -> Bool[Tensor, "prompt pos"]:
@@ -65,8 +74,8 @@ def reaches(circuit: Circuit, key: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Runs:
-    """The model's run and the circuit's on a batch; what is outside is held at the circuit's first draw."""
+class PairedRuns:
+    """The model's run and the circuit's on a batch, with the complement ablated to the circuit's first draw."""
 
     tested: CircuitUnderTest
     batch: PairBatch
@@ -80,11 +89,11 @@ class Runs:
         return few_edges(self.tested.model, self.masked.cuts)
 
     @cached_property
-    def model(self) -> tuple[Answers, Values]:
+    def model(self) -> tuple[PromptAnswers, SiteValues]:
         return recorded(self.tested.model, self.batch, cuts=self.tested.whole)
 
     @cached_property
-    def circuit(self) -> tuple[Answers, Values]:
+    def circuit(self) -> tuple[PromptAnswers, SiteValues]:
         return recorded(self.tested.model, self.batch, self.masked.intervene, self.cuts)
 
     def matters(self, key: str) -> Bool[Tensor, "prompt pos"]:
