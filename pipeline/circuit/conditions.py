@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.compact import Compact, Frozen, Trace
-from pipeline.circuit.cut_linear import live_edges
+from pipeline.circuit.cut_linear import sparse_cuts
 from pipeline.circuit.interventions import edge_cuts, mask_nodes
 from pipeline.circuit.node_masks import NodeMasks
 from pipeline.data.pairs import PairBatch
@@ -79,7 +79,7 @@ class Ablator:
         """The logits under a condition that leaves too much of the model for the compact executor to gain by."""
         if condition is Condition.ABLATED_EDGES:
             cuts = edge_cuts(self.model, circuit.edges, masking.ablated_to, keep=False)
-            return score(self.model, batch, cuts=live_edges(self.model, cuts)).cpu()
+            return score(self.model, batch, cuts=sparse_cuts(self.model, cuts)).cpu()
         masks = {key: mask.to(self.model.device) for key, mask in circuit.node_masks().items()}
         if condition is Condition.NODES_ONLY:
             return score(self.model, batch, **masking(masks)).cpu()

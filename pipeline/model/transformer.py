@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.model.abstopk import abs_topk
 from pipeline.model.attention import attend
 from pipeline.model.layout import Layout, PackedPrompts, PaddedPrompts
-from pipeline.model.linear import Linear
+from pipeline.model.linear import FROZEN_BELOW, ON_GPU, Linear, skip_zeros
 from pipeline.model.norm import RMSNorm
 from pipeline.shape import ModelShape
 from pipeline.sites import SITES, Site, site_key, site_keys, split_site_key
@@ -201,6 +201,11 @@ class Transformer(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.lm_head.weight.device
+
+    def freeze(self) -> Transformer:
+        """The model itself, to be run and not trained: no gradients of weights, whose zeros are skipped."""
+        skip_zeros(self, FROZEN_BELOW if self.device.type == "cpu" else ON_GPU)
+        return self.requires_grad_(False).eval()
 
     def widths(self) -> dict[str, int]:
         """Site key → how many nodes the site has."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues, Values
 from pipeline.circuit.conditions import Ablator, Condition
-from pipeline.circuit.cut_linear import few_edges
+from pipeline.circuit.cut_linear import sparse_cuts
 from pipeline.circuit.interventions import mask_nodes
 from pipeline.circuit.masked import Masked
 from pipeline.config import Ablation
@@ -137,7 +137,7 @@ def with_frozen_norms(tested: CircuitUnderTest, ablated_to: AblationValues) -> d
 def masked_answers(tested: CircuitUnderTest, circuit: Circuit, draw: Values) -> PromptAnswers:
     """Answers to the few pairs of the masked model, in one pass over all of them."""
     masked = Masked(tested.model, circuit.nodes, circuit.edges, draw)
-    return padded_answers(tested.model, tested.few, masked.intervene, few_edges(tested.model, masked.cuts))
+    return padded_answers(tested.model, tested.few, masked.intervene, sparse_cuts(tested.model, masked.cuts))
 
 
 @torch.no_grad()
@@ -151,7 +151,7 @@ def resample_examples(tested: CircuitUnderTest) -> dict[str, Any]:
     for _ in range(tested.config.draws):
         chosen = torch.randint(len(tested.windows), (len(batch.tokens),), generator=generator)
         sequences = tested.windows[chosen, : batch.tokens.shape[1]].to(tested.model.device)
-        values = record(tested.model, sequences, cuts=tested.whole)[1]
+        values = record(tested.model, sequences)[1]
         answers.append([given_complement(tested, masks, values) for masks in (kept, nothing)])
     circuit, empty = (torch.stack(draws) for draws in zip(*answers, strict=True))
     return of_few(tested, circuit, empty)
@@ -165,4 +165,4 @@ def given_complement(tested: CircuitUnderTest, masks: Values, values: SiteValues
         kept: Intervene = mask_nodes(masks, {key: at_positions_of(x, values[key], batch.last)})
         return kept(key, x)
 
-    return padded_answers(tested.model, batch, intervene, tested.whole)
+    return padded_answers(tested.model, batch, intervene)

@@ -130,7 +130,7 @@ def swaps(runs: PairedRuns, swapped: Indices) -> dict[str, Any]:
     into_circuit = given(swapped, runs.model[1], batch.last, runs.masked.intervene)
     into_model = given(swapped, runs.circuit[1], batch.last, lambda _, x: x)
     circuit = padded_answers(tested.model, batch, into_circuit, runs.cuts)
-    model = padded_answers(tested.model, batch, into_model, tested.whole)
+    model = padded_answers(tested.model, batch, into_model)
     return {
         "circuit": tested.estimate(tested.losses(circuit)),
         "model": tested.estimate(tested.losses(model, UNCALIBRATED)),

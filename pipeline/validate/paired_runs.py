@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.circuit import Circuit
-from pipeline.circuit.cut_linear import few_edges
+from pipeline.circuit.cut_linear import sparse_cuts
 from pipeline.circuit.masked import Masked
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.layout import pick
@@ -86,11 +86,11 @@ class PairedRuns:
 
     @cached_property
     def cuts(self) -> Cuts:
-        return few_edges(self.tested.model, self.masked.cuts)
+        return sparse_cuts(self.tested.model, self.masked.cuts)
 
     @cached_property
     def model(self) -> tuple[PromptAnswers, SiteValues]:
-        return recorded(self.tested.model, self.batch, cuts=self.tested.whole)
+        return recorded(self.tested.model, self.batch)
 
     @cached_property
     def circuit(self) -> tuple[PromptAnswers, SiteValues]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import Values
-from pipeline.circuit.cut_linear import live_edges
+from pipeline.circuit.cut_linear import sparse_cuts
 from pipeline.circuit.interventions import SOURCES, edge_cuts, mask_nodes
 from pipeline.data.pairs import PairBatch, prompt_losses
 from pipeline.model.scoring import answers_of, calibrated
@@ -48,8 +48,8 @@ class Units:
         model = self.tested.model
         if self.of_edges:
             cuts = {key: Cut(mask, ablated_to[source_of(key)]) for key, mask in alive.items()}
-            return answers_of(model, batch, cuts=live_edges(model, cuts))
-        return answers_of(model, batch, intervene=mask_nodes(alive, ablated_to), cuts=self.tested.whole)
+            return answers_of(model, batch, cuts=sparse_cuts(model, cuts))
+        return answers_of(model, batch, intervene=mask_nodes(alive, ablated_to))
 
 
 def source_of(key: str) -> str:

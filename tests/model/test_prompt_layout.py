@@ -7,7 +7,7 @@ import torch
 
 from pipeline.circuit.compact import Compact, Frozen
 from pipeline.circuit.interventions import edge_cuts
-from pipeline.circuit.node_masks import only
+from pipeline.circuit.node_masks import NodeMasks
 from pipeline.model.layout import PackedPrompts
 from pipeline.sites import edge_keys
 
@@ -57,7 +57,7 @@ def test_masked_logits_and_the_masks_gradients_are_those_of_the_padded_batch(tin
     found = []
     for layout in ({"tokens": tokens, "at": at}, {"tokens": PackedPrompts.of(tokens, at)}):
         masks = {key: mask.clone().requires_grad_(True) for key, mask in kept.items()}
-        logits = model(**layout, copies=2, **only(model, masks, ablated_to))
+        logits = model(**layout, copies=2, **NodeMasks(model, ablated_to)(masks))
         (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
         found.append([logits.detach(), *(mask.grad for mask in masks.values())])
     assert found[0][0].shape == (2 * n, model.vocab_size)
