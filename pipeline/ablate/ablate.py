@@ -17,14 +17,6 @@ from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
 from pipeline.stats import interval
 
-# Condition → under which name the losses of its random controls are reported.
-RANDOM_NAMES = {
-    Condition.CIRCUIT: "random_circuit",
-    Condition.NODES_ONLY: "random_nodes_only",
-    Condition.ABLATED_NODES: "random_nodes",
-    Condition.ABLATED_EDGES: "random_edges",
-}
-
 
 def ablate_task(
     *, model: Transformer, circuit: Circuit, batch: PairBatch, config: AblateConfig, seed: int
@@ -52,7 +44,8 @@ def ablate_task(
         sets = [complement.random_set(circuit, drawing, of_edges=condition.of_edges) for _ in range(config.n_random)]
         some = batch.first(config.random_pairs)
         losses = [float(prompt_losses(ablator.answers(drawn, condition, some)).mean()) for drawn in sets]
-        row |= {f"{RANDOM_NAMES[condition]}_losses": losses, f"{RANDOM_NAMES[condition]}_loss_median": median(losses)}
+        name = f"random_{condition.value.removeprefix('ablated_')}"
+        row |= {f"{name}_losses": losses, f"{name}_loss_median": median(losses)}
     return row
 
 

@@ -47,7 +47,7 @@ class Complement:
         A site or kind that has fewer nodes or edges than are wanted gives all.
         """
         pools, sizes = (self.edges, like.edges) if of_edges else (self.nodes, like.nodes)
-        drawn = {key: picked(pools[key], len(wanted), generator) for key, wanted in sizes.items()}
+        drawn = {key: picked(pools[key], len(some), generator) for key, some in sizes.items() if len(pools[key])}
         if of_edges:
             return replace(like, nodes=ends(drawn), edges=drawn)
         return replace(like, nodes={key: indices.sort().values for key, indices in drawn.items()}, edges={})

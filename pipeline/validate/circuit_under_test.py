@@ -1,4 +1,4 @@
-"""What every test of a circuit needs, and how the tests write down what they found."""
+"""The circuit under test: its model, pairs and values, and the estimates that all tests share."""
 
 from __future__ import annotations
 

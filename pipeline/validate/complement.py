@@ -32,8 +32,8 @@ from pipeline.validate.subsets import subsets
 from pipeline.validate.verdict import check
 
 FROZEN = "frozen_norms"
-# Of single edges, an adversary can leave alive one side only of what cancels outside the circuit: circuits that are
-# known to be true fail. So it is measured, without a limit.
+# Where two edges of the complement cancel, an adversary can leave only one of them alive: even circuits that are known
+# to be true fail. So this loss is measured, without a limit.
 MEASURED = "adversarial_edges"
 
 

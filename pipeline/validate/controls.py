@@ -38,14 +38,19 @@ def controls(tested: CircuitUnderTest, prune: PruneConfig) -> SectionWork:
     tokens as answers that never follow. ``tests``: the true task's circuit has to be smaller than any that a control
     finds; not tested, where the true task has none.
 
-    n = 1: each is one draw of a model or of labels and one trial of the search, ``seed``'s. The trial is of the first
-    centre, for the true task too, which the circuit itself was tuned for: nothing here is tuned for any of the five.
-    A piece of work for each control.
+    n = 1: each is one draw of a model or of labels and one trial of the search, with the hyperparameters of the first
+    centre, for the true task too: nothing is tuned for any of the five. A piece of work for each control.
     """
-    seed = seed_of(tested.seed, "controls")
-    known = controls_for(tested, seed)
-    pieces = [partial(control_found, tested, control, prune, seed) for control in known.values()]
-    return SectionWork(pieces, lambda rows: compared(dict(zip(known, rows, strict=True))))
+    model, batches, seed = tested.model, tested.batches, seed_of(tested.seed, "controls")
+    made: dict[str, Control] = {
+        "true": lambda: (model, batches),
+        "random_weights": lambda: (random_weights(model, seed), batches),
+        "shuffled_weights": lambda: (shuffled_weights(model, seed), batches),
+        "shuffled_labels": lambda: (model, shuffled_labels(batches, seed)),
+        "nonsense": lambda: (model, nonsense(tested, seed)),
+    }
+    pieces = [partial(control_found, tested, control, prune, seed) for control in made.values()]
+    return SectionWork(pieces, lambda rows: compared(dict(zip(made, rows, strict=True))))
 
 
 def compared(found: dict[str, Any]) -> dict[str, Any]:
@@ -54,17 +59,6 @@ def compared(found: dict[str, Any]) -> dict[str, Any]:
     for row in found.values():
         row["ratio_edges"] = row["n_edges"] / max(1, true["n_edges"]) if row["met"] and true["met"] else None
     return found | {"tests": [check_control(name, row, true) for name, row in found.items() if name != "true"]}
-
-
-def controls_for(tested: CircuitUnderTest, seed: int) -> dict[str, Control]:
-    """Control → what makes the model and the pairs in which a circuit is searched for."""
-    return {
-        "true": lambda: (tested.model, tested.batches),
-        "random_weights": lambda: (random_weights(tested.model, seed), tested.batches),
-        "shuffled_weights": lambda: (shuffled_weights(tested.model, seed), tested.batches),
-        "shuffled_labels": lambda: (tested.model, shuffled_labels(tested.batches, seed)),
-        "nonsense": lambda: (tested.model, nonsense(tested, seed)),
-    }
 
 
 def check_control(name: str, row: Mapping[str, Any], true: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,17 +56,14 @@ def refuted(name: str, test: Mapping[str, Any], alpha: float) -> dict[str, Any]:
     p = test["p_corrected"]
     if p is None:
         return untested(name, "the circuit has no parts", alpha)
-    found = of_independence(test) if name == "independence" else of_minimality(test)
+    margins_depend = "HSIC {hsic:.2g} of the model's margins with and without the circuit"
+    found = margins_depend.format(**test) if name == "independence" else of_minimality(test)
     says = f"{found}; {name} is {'not ' if p > alpha else ''}refuted, p {p:.2g}"
     return check(name, p > alpha, p, alpha, says)
 
 
-def of_independence(test: Mapping[str, Any]) -> str:
-    return f"HSIC {test['hsic']:.2g} of the model's margins with and without the circuit"
-
-
 def of_minimality(test: Mapping[str, Any]) -> str:
-    """Both burdens of proof: parts shown not to be needed, and parts not shown to be needed."""
+    """Both burdens of proof: nodes and edges shown not to be needed, and those not shown to be needed."""
 
     def counted(n: str) -> str:
         return ", ".join(f"{test[kind][n]} of {test[kind]['n_tested']} {kind}" for kind in ("nodes", "edges"))
@@ -137,9 +134,9 @@ def independence(tested: CircuitUnderTest) -> dict[str, Any]:
 
     A prompt's score is half the difference between its answers' logits and those of the pair's other prompt: the pair's
     margin for one prompt and its negative for the other. So the test also fails where the rest of the model still knows
-    the answer of all pairs or of some, however equally sure the model is of them. What both prompts share, such as the
-    bigram table's part, is left out. ``spread``: the root mean square of the score without the circuit, as a share of
-    the model's mean margin; up to SILENT, nothing is left to depend, and p is 1. ``rest``: its mean margin.
+    the answer of all pairs or of some, however equally sure the model is of them. The part that both prompts share,
+    such as the bigram table's, is left out. ``spread``: the root mean square of the score without the circuit, as a
+    share of the model's mean margin; up to SILENT, nothing is left to depend, and p is 1. ``rest``: its mean margin.
     """
     rest = margins(tested.ablator.answers(tested.circuit, Condition.ABLATED_NODES, tested.test)).mean(0)
     model = margins(tested.of_model)

@@ -46,8 +46,8 @@ def mechanism(tested: CircuitUnderTest) -> dict[str, Any]:
 def nodes(runs: PairedRuns) -> dict[str, Any]:
     """``of_each`` kept node, how far its values are from the model's; medians over the nodes that may differ.
 
-    Of every node: ``matters`` (``everywhere`` or at the ``answer`` only), and what ``compared`` gives at the positions
-    where it matters and, with ``_everywhere`` behind the name, at all real positions.
+    Each node has ``matters`` (``everywhere`` or at the ``answer`` only), and the numbers of ``compared`` at the
+    positions where it matters and, with ``_everywhere`` behind the name, at all real positions.
     """
     of_each = []
     for key, kept in in_order(runs).items():
@@ -78,7 +78,7 @@ def in_order(runs: PairedRuns) -> Indices:
 
 
 def compared(circuit: Float[Tensor, "place node"], model: Float[Tensor, "place node"]) -> dict[str, list[float | None]]:
-    """Of every node ``fvu``, ``shift`` and Pearson's ``correlation``; None where the model's value is constant.
+    """``fvu``, ``shift`` and Pearson's ``correlation`` of every node; None where the model's value is constant.
 
     ``fvu`` = Σ (circuit − model)² / Σ (model − its mean)². ``shift`` is the part of it that the difference of the two
     means makes. A circuit's constant has correlation 0 with everything.

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.stats import binom, false_discovery_control
 from torch import Tensor
 
 from pipeline.circuit.compact import Compact, Trace
-from pipeline.circuit.graph import Edge, Item, Node, Parts, by_key, ends, half_of, leads, reads, sites_of
+from pipeline.circuit.graph import Edge, Item, Node, Parts, by_key, ends, half_of, leads, reads, sites_of, together
 from pipeline.circuit.random_circuits import Complement, picked
 from pipeline.model.layout import PackedPrompts
-from pipeline.sites import Site, edge_keys, site_key, split_site_key
 from pipeline.validate.circuit_under_test import CircuitUnderTest, margins
 from pipeline.validate.limits import QUANTILE
 
@@ -51,7 +50,7 @@ def minimality(tested: CircuitUnderTest) -> dict[str, Any]:
 
 
 def correct(found: dict[str, Any], n: int, alpha: float) -> None:
-    """Count the parts of a kind that are not needed, of ``n`` parts tested in all."""
+    """Count the nodes, or edges, that are not needed; ``n`` nodes and edges were tested in all."""
     parts = found["parts"]
     needed = false_discovery_control([part["p_needed"] for part in parts]) if parts else []
     found["n_not_needed"] = sum(n * part["p"] <= alpha for part in parts)
@@ -70,7 +69,8 @@ class Ran:
 
 
 class Knockouts:
-    """Runs a circuit without single parts and with random additions; only what changed is computed again."""
+    """Runs a circuit without single nodes or edges and with random additions; only the half layers that changed are
+    computed again."""
 
     def __init__(self, tested: CircuitUnderTest) -> None:
         self.tested, self.batch = tested, tested.few.to(torch.device("cpu"))
@@ -97,7 +97,7 @@ class Knockouts:
         return self.run(parts, compacts, [trace.until(min(halves)) for trace in before.traces], min(halves))
 
     def delta(self, whole: Ran, item: Item) -> float:
-        """How far a part moves the margin of a pair, in logits; a node goes with its edges."""
+        """How far a node or edge moves the margin of a pair, in logits; a node goes with its edges."""
         less, halves = whole.parts.without([item])
         return float((self.changed(whole, less, halves).margins - whole.margins).abs().mean())
 
@@ -138,7 +138,7 @@ class Additions:
     def __init__(self, complement: Complement, generator: torch.Generator) -> None:
         self.complement, self.generator = complement, generator
         self.inside = set(Parts(complement.circuit.nodes, complement.circuit.edges).list_items())
-        self.keys = edge_keys(complement.model.config.n_layer)
+        self.outside = {key: mask == 0 for key, mask in complement.circuit.node_masks().items()}
 
     def edge(self, like: Edge) -> Addition | None:
         """An edge of the same kind as one of the circuit's, and the path added with it; None where there is none."""
@@ -147,10 +147,8 @@ class Additions:
 
     def node(self, like: Node) -> Addition | None:
         """A node of the same site as one of the circuit's that some edge of the model ends in, and its path."""
-        key = self.pick_key([key for key in self.keys if like[0] in sites_of(key)])
-        end, pairs = sites_of(key).index(like[0]), self.complement.edges[key]
-        edge = self.pick(key, pairs[torch.isin(pairs[:, end], self.complement.nodes[like[0]])])
-        return edge and (ends(edge)[end], self.path(edge))
+        edge = self.pick_ending(like[0], self.outside[like[0]])
+        return edge and (ends(edge)[sites_of(edge[0]).index(like[0])], self.path(edge))
 
     def path(self, edge: Edge) -> list[Item]:
         """All that is to be added for an edge to be on a path from a read to a write."""
@@ -164,25 +162,30 @@ class Additions:
         if node in path:
             return
         path.append(node)
-        layer, site = split_site_key(node[0])
-        if site in (Site.ATTN_Q, Site.ATTN_K):
-            other = Site.ATTN_K if site is Site.ATTN_Q else Site.ATTN_Q
-            self.extend(path, (site_key(layer, other), node[1]), forward=False)
+        for other in together(node, tie_qk=True)[1:]:
+            self.extend(path, other, forward=False)
         if node in self.inside or (leads(node) if forward else reads(node)):
             return
         end = 0 if forward else 1
-        key = self.pick_key([key for key in self.keys if sites_of(key)[end] == node[0]])
-        pairs = self.complement.edges[key]  # the circuit has no edge that ends in a node outside it
-        if edge := self.pick(key, pairs[pairs[:, end] == node[1]]):
+        here = torch.arange(len(self.outside[node[0]])) == node[1]
+        if edge := self.pick_ending(node[0], here, (end,)):
             path.append(edge)
             self.extend(path, ends(edge)[1 - end], forward)
+
+    def pick_ending(self, site: str, nodes: Bool[Tensor, " node"], which: Sequence[int] = (0, 1)) -> Edge | None:
+        """A random edge, of a random kind, with one of some nodes of a site as its source (0) or its target (1)."""
+        pools = [
+            (key, pairs[nodes[pairs[:, end]]])
+            for key, pairs in self.complement.edges.items()
+            for end in which
+            if sites_of(key)[end] == site
+        ]
+        pools = [(key, pairs) for key, pairs in pools if len(pairs)]
+        return self.pick(*pools[self.below(len(pools))]) if pools else None
 
     def pick(self, key: str, pairs: Int[Tensor, "n 2"]) -> Edge | None:
         """A random one of some edges of a kind; None where there is none."""
         return (key, *pairs[self.below(len(pairs))].tolist()) if len(pairs) else None
-
-    def pick_key(self, keys: Sequence[str]) -> str:
-        return keys[self.below(len(keys))]
 
     def below(self, n: int) -> int:
         return int(torch.randint(n, (1,), generator=self.generator))

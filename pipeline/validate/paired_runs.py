@@ -57,19 +57,15 @@ def real(batch: PairBatch) -> Bool[Tensor, "prompt pos"]:
     return torch.arange(batch.tokens.shape[1], device=batch.last.device) <= batch.last[:, None]
 
 
-def carrier(circuit: Circuit) -> int:
-    """The last layer with a kept key or value channel: after it, nothing moves between positions. −1: none."""
-    sites = map(split_site_key, circuit.nodes)
-    return max((layer for layer, site in sites if site in (Site.ATTN_K, Site.ATTN_V)), default=-1)
-
-
 def reaches(circuit: Circuit, key: str) -> bool:
     """Whether a site's values before the last position can reach the answer through the circuit.
 
-    They do through a key or a value of a kept head. Where they do not, only the value at the last position matters: so
-    at all sites of later layers, and in that layer for queries and all that comes after attention.
+    They do through a key or a value of a kept head. After the ``last`` layer that has one, and in it for queries and
+    all that comes after attention, only the value at the last position matters.
     """
-    (layer, site), last = split_site_key(key), carrier(circuit)
+    layer, site = split_site_key(key)
+    sites = map(split_site_key, circuit.nodes)
+    last = max((n for n, kept in sites if kept in (Site.ATTN_K, Site.ATTN_V)), default=-1)
     return layer < last or (layer == last and site in (Site.ATTN_IN, Site.ATTN_K, Site.ATTN_V))
 
 

@@ -89,8 +89,8 @@ def measure(tested: CircuitUnderTest, points: Manipulated, *, nested: int) -> di
 def _fitted(tested: CircuitUnderTest, nested: int) -> tuple[list[Reading], list[list[Reading]]]:
     """Readings of the circuit's nodes, the best first, and of random sets of other nodes of that one's site.
 
-    Of a set, by the same rule: its best node on train, none where no node separates anything. A set has as many nodes
-    as the circuit has at the site, and is drawn among those that are not constant.
+    A random set is read by the same rule: by its best node on train; none where no node separates anything. It has as
+    many nodes as the circuit has at the site, drawn among those that are not constant.
     """
     nodes, train = answering_nodes(tested.circuit), tested.batches["train"]
     closes = (train.answers[:, 0] == nested).cpu()

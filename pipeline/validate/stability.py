@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import combinations
 from statistics import median
 from typing import Any
 
+from pipeline.circuit import Circuit
+from pipeline.circuit.graph import Parts
 from pipeline.config import Hyperparameters, PruneConfig
-from pipeline.prune.discretise import Ranking
+from pipeline.prune.discretise import Candidate, Ranking
 from pipeline.prune.prune import PruneProblem
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.searching import TrialCircuit, one_trial, problem_of
 from pipeline.validate.sections import SectionWork
 from pipeline.validate.verdict import check, untested
 
-Names = set[tuple[str, ...]]  # of nodes or edges
+Items = Mapping[str, set[Any]]  # "nodes" and "edges" → those of a circuit
+SeedCircuit = tuple[dict[str, Any], Items]  # of one seed, its row and its items
 HOW = "after discretisation, before minimisation; noise and batches differ"
 OWN = "the circuit's"  # the seed whose search is not done again
 
@@ -44,15 +46,6 @@ def stability(tested: CircuitUnderTest, prune: PruneConfig) -> SectionWork:
     return SectionWork(pieces, lambda found: compared(tested, found))
 
 
-@dataclass(frozen=True)
-class SeedCircuit:
-    """The circuit that the search finds from one seed: its row, its nodes and its edges."""
-
-    row: dict[str, Any]
-    nodes: Names
-    edges: Names
-
-
 def one_seed(
     tested: CircuitUnderTest, problem: Callable[[], PruneProblem], known: Hyperparameters, name: str
 ) -> SeedCircuit:
@@ -63,48 +56,37 @@ def one_seed(
         found = TrialCircuit.of(ranking, tested.target)
     else:
         found = one_trial(problem(), known, name)
-    row = {"seed": name} | found.row(tested, problem(), tested.test)
-    return SeedCircuit(row, items(found.candidate.nodes), items(found.candidate.edges))
+    return {"seed": name} | found.row(tested, problem(), tested.test), items_of(found.candidate)
+
+
+def items_of(circuit: Circuit | Candidate) -> Items:
+    parts = Parts(circuit.nodes, circuit.edges)
+    return {"nodes": set(parts.list_nodes()), "edges": set(parts.list_edges())}
 
 
 def compared(tested: CircuitUnderTest, found: Sequence[SeedCircuit]) -> dict[str, Any]:
     """All circuits; spread of the sizes, and overlaps, of those that meet the target."""
-    met = [seed for seed in found if seed.row["met"]]
-    rows = {"n_seeds": len(found), "n_met": len(met), "circuits": [seed.row for seed in found]}
+    met = {row["seed"]: items for row, items in found if row["met"]}
+    rows: dict[str, Any] = {"n_seeds": len(found), "n_met": len(met), "circuits": [row for row, _ in found]}
     if len(met) < 2:
         why = f"{len(met)} of {len(found)} seeds find a circuit that meets the target"
         return rows | {"tests": [untested("stable", why)]}
-    return rows | overlapping(tested, met)
-
-
-def overlapping(tested: CircuitUnderTest, met: Sequence[SeedCircuit]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    others = [seed for seed in met if seed.row["seed"] != OWN]
-    for kind in ("nodes", "edges"):
-        each, own = [getattr(seed, kind) for seed in met], items(getattr(tested.circuit, kind))
-        found[f"n_{kind}"] = spread([len(names) for names in each])
-        found[f"jaccard_{kind}"] = spread([jaccard(one, other) for one, other in combinations(each, 2)])
-        found[f"recovered_{kind}"] = spread([share(own, getattr(other, kind)) for other in others])
-    overlap = found["jaccard_edges"]["median"]
+    for kind, own in items_of(tested.circuit).items():
+        each, others = [items[kind] for items in met.values()], [met[seed][kind] for seed in met if seed != OWN]
+        rows[f"n_{kind}"] = spread([len(items) for items in each])
+        rows[f"jaccard_{kind}"] = spread([jaccard(one, other) for one, other in combinations(each, 2)])
+        rows[f"recovered_{kind}"] = spread([share(own, other) for other in others])
+    overlap = rows["jaccard_edges"]["median"]
     says = f"circuits of two of {len(met)} seeds share {100 * overlap:.0f} % of their edges (median), {HOW}"
-    return found | {"tests": [check("stable", None, overlap, None, says)]}
+    return rows | {"tests": [check("stable", None, overlap, None, says)]}
 
 
-def items(parts: Mapping[str, Any]) -> Names:
-    """Nodes or edges as comparable names."""
-    return {
-        (key, *map(str, row if isinstance(row, list) else [row]))
-        for key, rows in parts.items()
-        for row in rows.tolist()
-    }
-
-
-def jaccard(one: Names, other: Names) -> float:
+def jaccard(one: set[Any], other: set[Any]) -> float:
     """Shared ÷ all; 1 for two empty sets."""
     return len(one & other) / len(one | other) if one | other else 1.0
 
 
-def share(own: Names, other: Names) -> float:
+def share(own: set[Any], other: set[Any]) -> float:
     return len(own & other) / len(own) if own else 1.0
 
 

@@ -198,6 +198,18 @@ def test_a_circuit_without_nodes_and_edges_is_tested_as_any_other(model, batch, 
     assert row["ablated_edges_loss"] == pytest.approx(row["unpruned_loss"], rel=1e-5)
 
 
+def test_random_sets_are_of_the_complement_and_of_none_where_the_circuit_is_everything(model, batch, params):
+    circuit = circuit_of(model, batch, 0.4)
+    complement = Complement(model, circuit)
+    for of_edges in (False, True):
+        drawn = complement.random_set(circuit, torch.Generator().manual_seed(0), of_edges=of_edges)
+        own, found = (one.edges if of_edges else one.nodes for one in (circuit, drawn))
+        assert not any(set(map(str, own[key].tolist())) & set(map(str, found[key].tolist())) for key in found)
+    row = ablate_task(model=model, circuit=circuit_of(model, batch, 1.1), batch=batch, config=brief(params), seed=1)
+    for name in ("random_nodes", "random_edges"):
+        assert row[f"{name}_losses"] == pytest.approx([row["unpruned_loss"]] * 3, rel=1e-5)
+
+
 def test_a_circuit_of_another_checkpoint_is_refused_with_both_hashes(model, batch, params):
     model.checkpoint = "def"
     with pytest.raises(WrongModelError, match="abc, not to def"):

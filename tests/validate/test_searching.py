@@ -11,6 +11,7 @@ from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.compact import Compact
 from pipeline.circuit.conditions import score_compact
+from pipeline.circuit.graph import Parts
 from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
 from pipeline.model.means import node_means
@@ -32,7 +33,7 @@ from pipeline.validate.controls import (
     shuffled_weights,
 )
 from pipeline.validate.searching import ablated_as, one_trial, problem_of
-from pipeline.validate.stability import OWN, items, jaccard, share, stability
+from pipeline.validate.stability import OWN, items_of, jaccard, share, stability
 
 
 @pytest.fixture
@@ -62,8 +63,8 @@ def test_a_circuit_that_was_not_searched_for_has_no_stability(claim_of, quote, f
 
 
 def test_overlap_by_hand():
-    one = items({"0.attn_in": torch.tensor([1, 2]), "0.attn_in->attn_q": torch.tensor([[1, 2]])})
-    other = items({"0.attn_in": torch.tensor([2, 3]), "0.attn_in->attn_q": torch.tensor([[1, 2]])})
+    edges = {"0.attn_in->attn_q": torch.tensor([[1, 2]])}
+    one, other = (set(Parts({"0.attn_in": torch.tensor(nodes)}, edges).list_items()) for nodes in ([1, 2], [2, 3]))
     assert jaccard(one, other) == 2 / 4 and share(one, other) == 2 / 3
     assert jaccard(set(), set()) == share(set(), one) == 1
 
@@ -122,7 +123,7 @@ def test_a_trial_finds_the_true_circuit_with_a_loss_in_its_interval(claim_of, qu
     problem = problem_of(tested, quote.model, tested.batches, fast, 0)
     found = one_trial(problem, fast.centres[0], "here")
     row = found.row(tested, problem, tested.batches["test"])
-    assert found.met and items(quote.nodes) <= items(found.candidate.nodes)
+    assert found.met and items_of(claim_of(quote).circuit)["nodes"] <= items_of(found.candidate)["nodes"]
     assert row["test_loss_interval"][0] <= row["test_loss"] <= row["test_loss_interval"][1] and row["n_pairs"] == 48
     few = replace(tested, config=tested.config.model_copy(update={"pairs": 7}))
     assert found.row(few, problem, tested.batches["test"])["n_pairs"] == 7
