@@ -163,7 +163,7 @@ class Additions:
             return
         path.append(node)
         for other in together(node, tie_qk=True)[1:]:
-            self.extend(path, other, forward=False)
+            self.extend(path, (other[0], other[1]), forward=False)
         if node in self.inside or (leads(node) if forward else reads(node)):
             return
         end = 0 if forward else 1
