@@ -26,7 +26,7 @@ from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.validate import validate_circuit
 from pipeline.workspace import LoadedTask, root_of, settings_for
 
-WINDOWS = 128  # sequences of the pretraining distribution that values are drawn from
+N_WINDOWS = 128  # sequences of the pretraining distribution that values are drawn from
 
 
 class OtherPairsError(ValueError):
@@ -105,7 +105,7 @@ def _tokens_of(loaded: LoadedTask, chosen: Path | str | None) -> Path:
 def windows_of(tokens: Path, model: Transformer, seed: int) -> Int[Tensor, "window pos"]:
     """Sequences of the pretraining distribution in a folder of packed tokens, the same for all circuits of a model."""
     stream = TokenStream.open(tokens, "train")
-    return random_windows(stream, WINDOWS, model.config.n_ctx, seed_of(seed, "validate windows"))
+    return random_windows(stream, N_WINDOWS, model.config.n_ctx, seed_of(seed, "validate windows"))
 
 
 def generalisation_of(workspace: Workspace, loaded: LoadedTask) -> dict[str, PairBatch]:

@@ -24,7 +24,7 @@ from pipeline.validate.sections import SectionWork
 from pipeline.validate.verdict import check, untested
 
 Control = Callable[[], tuple[Transformer, PairsBySplit]]
-MAX_LIKELY = 0.1  # of the vocabulary, the least likely tokens, count as those that never follow
+LEAST_LIKELY = 0.1  # of the vocabulary, the least likely tokens, count as those that never follow
 
 
 def controls(tested: CircuitUnderTest, prune: PruneConfig) -> SectionWork:
@@ -134,6 +134,6 @@ def nonsense(tested: CircuitUnderTest, seed: int) -> dict[str, PairBatch]:
 def never_follow(model: Transformer, batch: PairBatch, seed: int) -> tuple[int, int]:
     """Two of the tokens that the model thinks least likely after any prompt."""
     likely = model(batch.tokens, at=batch.last).softmax(-1).amax(0).cpu()
-    least = likely.argsort(stable=True)[: max(2, int(MAX_LIKELY * len(likely)))]
+    least = likely.argsort(stable=True)[: max(2, int(LEAST_LIKELY * len(likely)))]
     picked = least[torch.randperm(len(least), generator=torch.Generator().manual_seed(seed))[:2]]
     return int(picked[0]), int(picked[1])

@@ -75,7 +75,7 @@ def features(tested: CircuitUnderTest) -> dict[str, Any]:
     """
     steps, runs, kept = fitted(tested), PairedRuns(tested, tested.few), tested.circuit.nodes
     late = {key: indices for key, indices in kept.items() if not reaches(tested.circuit, key)}
-    before, after = tested.losses(runs.circuit[0]), losses_with(runs, steps, kept)
+    before, after = tested.losses(runs.circuit.answers), losses_with(runs, steps, kept)
     return {
         "circuit": tested.estimate(before),
         "binarised": tested.estimate(after),
@@ -91,7 +91,7 @@ def fitted(tested: CircuitUnderTest) -> dict[str, Step]:
     """Site key → the step functions of its kept nodes, from train pairs."""
     runs = PairedRuns(tested, tested.first("train"))
     return {
-        key: Step.fit(runs.circuit[1][key][runs.matters(key)][:, kept.to(runs.batch.tokens.device)])
+        key: Step.fit(runs.circuit.values[key][runs.matters(key)][:, kept.to(runs.batch.tokens.device)])
         for key, kept in tested.circuit.nodes.items()
         if len(kept)
     }

@@ -23,7 +23,7 @@ from pipeline.validate.paired_runs import PairedRuns, SiteValues, at_positions_o
 from pipeline.validate.patterns import heads
 from pipeline.validate.verdict import check, untested
 
-CONSTANT = 1e-5  # a smaller standard deviation, as a fraction of the node's size, is rounding in float32
+MIN_DEVIATION = 1e-5  # a smaller standard deviation, as a fraction of the node's size, is rounding in float32
 FIRST = "0.attn_in"  # the embedding's read, which comes before anything that a circuit leaves out
 
 Indices = Mapping[str, Int[Tensor, " n"]]  # site key → nodes
@@ -53,7 +53,9 @@ def nodes(runs: PairedRuns) -> dict[str, Any]:
     for key, kept in in_order(runs).items():
         where = "everywhere" if reaches(runs.tested.circuit, key) else "answer"
         places = {"": runs.matters(key), "_everywhere": real(runs.batch)}
-        own, other = (values[key][..., kept.to(values[key].device)] for _, values in (runs.circuit, runs.model))
+        own, other = (
+            values[key][..., kept.to(values[key].device)] for values in (runs.circuit.values, runs.model.values)
+        )
         found = {
             f"{name}{end}": column
             for end, place in places.items()
@@ -86,7 +88,7 @@ def compared(circuit: Float[Tensor, "place node"], model: Float[Tensor, "place n
     circuit, model = circuit.double(), model.double()
     x, y = circuit - circuit.mean(0), model - model.mean(0)
     variance, circuits = (y**2).sum(0), (x**2).sum(0)
-    moves = [v > CONSTANT**2 * (z**2).sum(0) for v, z in ((variance, model), (circuits, circuit))]
+    moves = [v > MIN_DEVIATION**2 * (z**2).sum(0) for v, z in ((variance, model), (circuits, circuit))]
     found = {
         "fvu": ((circuit - model) ** 2).sum(0) / variance,
         "shift": len(model) * (circuit.mean(0) - model.mean(0)) ** 2 / variance,
@@ -117,8 +119,8 @@ def interchange(runs: PairedRuns) -> dict[str, Any]:
     """
     kept, tested = in_order(runs), runs.tested
     return {
-        "circuit_before": tested.estimate(tested.losses(runs.circuit[0])),
-        "model_before": tested.estimate(tested.losses(runs.model[0], UNCALIBRATED)),
+        "circuit_before": tested.estimate(tested.losses(runs.circuit.answers)),
+        "model_before": tested.estimate(tested.losses(runs.model.answers, UNCALIBRATED)),
         **swaps(runs, kept),
         "sites": {key: swaps(runs, {key: indices}) for key, indices in kept.items() if key != FIRST},
     }
@@ -127,8 +129,8 @@ def interchange(runs: PairedRuns) -> dict[str, Any]:
 def swaps(runs: PairedRuns, swapped: Indices) -> dict[str, Any]:
     """Loss of the circuit with the model's values in some nodes, and of the model with the circuit's in the same."""
     tested, batch = runs.tested, runs.batch
-    into_circuit = given(swapped, runs.model[1], batch.last, runs.masked.intervene)
-    into_model = given(swapped, runs.circuit[1], batch.last, lambda _, x: x)
+    into_circuit = given(swapped, runs.model.values, batch.last, runs.masked.intervene)
+    into_model = given(swapped, runs.circuit.values, batch.last, lambda _, x: x)
     circuit = padded_answers(tested.model, batch, into_circuit, runs.cuts)
     model = padded_answers(tested.model, batch, into_model)
     return {

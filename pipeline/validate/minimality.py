@@ -26,7 +26,7 @@ from pipeline.validate.limits import QUANTILE
 
 N_REFERENCES = 100  # random additions of each kind, as in Shi et al.; p of a part that matters less than all: 1e-100
 MAX_TESTED = 200  # edges, and nodes, that are tested; of more, as many at random
-LARGE = 4000  # edges, from which a run takes as long as the model's
+LARGE_CIRCUIT = 4000  # edges, from which a run takes as long as the model's
 MAX_OF_LARGE = 25  # nodes, edges, and additions of each kind, of a circuit so large
 
 Addition = tuple[Item, list[Item]]  # a node or edge, and all that is added with it
@@ -80,7 +80,7 @@ class Knockouts:
         compacts = [Compact(frozen, parts.nodes, parts.edges) for frozen in tested.ablator.frozen]
         self.whole = self.run(parts, compacts, [Trace() for _ in compacts], 0)
         self.additions = Additions(tested.complement, self.generator)
-        large = parts.n_edges > LARGE
+        large = parts.n_edges > LARGE_CIRCUIT
         self.max_tested, self.n_references = (MAX_OF_LARGE,) * 2 if large else (MAX_TESTED, N_REFERENCES)
 
     def run(self, parts: Parts, compacts: Sequence[Compact], traces: Sequence[Trace], first: int) -> Ran:

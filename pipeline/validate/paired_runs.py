@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,14 +28,20 @@ from pipeline.validate.circuit_under_test import CircuitUnderTest, PromptAnswers
 SiteValues = Mapping[str, Float[Tensor, "prompt pos width"]]  # by site key
 
 
+class Recorded(NamedTuple):
+    """A run's answer logits, and its values at all sites and positions, as the rest of the model saw them."""
+
+    answers: PromptAnswers
+    values: SiteValues
+
+
 @torch.no_grad()
 def recorded(
     model: Transformer, batch: PairBatch, intervene: Intervene | None = None, cuts: Cuts | None = None
-) -> tuple[PromptAnswers, SiteValues]:
-    """Answer logits, and the value at every site as the rest of the model saw it, at all positions. Raises
-    CompiledModelError."""
+) -> Recorded:
+    """One pass over all prompts at once. Raises CompiledModelError."""
     logits, values = record(model, batch.tokens, intervene, cuts)
-    return answer_logits(pick(logits, batch.last)[:, 0], batch).cpu(), values
+    return Recorded(answer_logits(pick(logits, batch.last)[:, 0], batch).cpu(), values)
 
 
 @torch.no_grad()
@@ -85,11 +92,11 @@ class PairedRuns:
         return sparse_cuts(self.tested.model, self.masked.cuts)
 
     @cached_property
-    def model(self) -> tuple[PromptAnswers, SiteValues]:
+    def model(self) -> Recorded:
         return recorded(self.tested.model, self.batch)
 
     @cached_property
-    def circuit(self) -> tuple[PromptAnswers, SiteValues]:
+    def circuit(self) -> Recorded:
         return recorded(self.tested.model, self.batch, self.masked.intervene, self.cuts)
 
     def matters(self, key: str) -> Bool[Tensor, "prompt pos"]:

@@ -53,7 +53,7 @@ def apart(runs: PairedRuns, layer: int) -> dict[str, Float[Tensor, "prompt head"
     ablated_to = {key: draw[key].expand(*place.shape, -1) for key in (q, k)}
     model, circuit, constant = (
         attention_patterns(values[q], values[k], attention.sink_logit, attention.n_head)
-        for values in (runs.model[1], runs.circuit[1], ablated_to)
+        for values in (runs.model.values, runs.circuit.values, ablated_to)
     )
     moved = divergence(model, circuit) * place[:, None]
     ends = [pattern[rows, :, last] for pattern in (model, constant)]

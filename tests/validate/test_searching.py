@@ -22,7 +22,7 @@ from pipeline.validate import controls as module
 from pipeline.validate import searching
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.controls import (
-    MAX_LIKELY,
+    LEAST_LIKELY,
     check_control,
     control_found,
     controls,
@@ -232,5 +232,5 @@ def test_nonsense_answers_never_follow_and_differ_by_side(claim_of, quote):
     first, second = batch.answers[0].tolist()
     likely = quote.model(tested.batches["train"].tokens, at=tested.batches["train"].last).softmax(-1).amax(0)
     assert first != second
-    assert all(int((likely < likely[token]).sum()) < MAX_LIKELY * len(likely) for token in (first, second))
+    assert all(int((likely < likely[token]).sum()) < LEAST_LIKELY * len(likely) for token in (first, second))
     assert torch.equal(batch.answers, torch.tensor([[first, second], [second, first]]).repeat(batch.n_pairs, 1))
