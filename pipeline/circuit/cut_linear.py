@@ -98,7 +98,7 @@ def sparse_cuts(model: Transformer, cuts: Mapping[str, LinearCut]) -> Cuts:
 
 
 @dataclass(frozen=True)
-class LiveEdges:
+class MaskedEdges:
     """The edges of a linear map that have a mask: target (a row of the weight) and source of each.
 
     ``ablated_to``: the sources' ablation values. ``n_head``: the sources are channels of that many heads, each of which
@@ -145,7 +145,7 @@ class LiveEdges:
         return F.linear(x, torch.zeros_like(self.weight).index_put((self.target, self.source), value))
 
 
-def by_edges(edges: LiveEdges, mask: Float[Tensor, " edge"]) -> Product:
+def by_edges(edges: MaskedEdges, mask: Float[Tensor, " edge"]) -> Product:
     """Through the edges that have a mask, however few or many; differentiable in x and in ``mask``."""
 
     def product(x: Tensor, attention_mass: Tensor | None) -> Tensor:
@@ -183,7 +183,7 @@ def _rows(row: Tensor, column: Tensor, n: int) -> tuple[np.ndarray, np.ndarray, 
 
 
 class _EdgeProduct(torch.autograd.Function):
-    """``LiveEdges.product`` through the edges alone; a mask's gradient is one product of two columns."""
+    """``MaskedEdges.product`` through the edges alone; a mask's gradient is one product of two columns."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: Tensor, index: EdgeIndex) -> Tensor:

@@ -61,15 +61,15 @@ class PaddedPrompts:
 class PackedPrompts:
     """Prompts packed into rows, token and position of each, for a model in float32 on a CPU.
 
-    ``index``: where each prompt's positions are among the rows (past its end: its last one). From ``own`` on, up to
-    its ``length``, they are its own: every row is one prompt's own. With ``last``, a prompt ends at the position whose
+    ``index``: the row of each of a prompt's positions (past its end: its last one). Positions from ``first_own`` up to
+    ``length`` are the prompt's own: every row is one prompt's own. With ``last``, a prompt ends at the position whose
     logits are wanted, and the last layer computes one row a prompt.
     """
 
     token: Int[Tensor, " row"]
     position: Int[Tensor, " row"]
     index: Int[Tensor, "prompt pos"]
-    own: Int[Tensor, " prompt"]
+    first_own: Int[Tensor, " prompt"]
     length: Int[Tensor, " prompt"]
     last: bool
 

@@ -35,7 +35,7 @@ def test_every_distinct_beginning_is_one_row():
         assert prompts.token[rows[: len(words)]].tolist() == list(words)
         assert prompts.position[rows[: len(words)]].tolist() == list(range(len(words)))
     assert prompts.end.tolist() == [rows[end] for rows, end in zip(prompts.index.tolist(), AT.tolist(), strict=True)]
-    own = [rows[o:n] for rows, o, n in zip(prompts.index.tolist(), prompts.own, prompts.length, strict=True)]
+    own = [rows[o:n] for rows, o, n in zip(prompts.index.tolist(), prompts.first_own, prompts.length, strict=True)]
     assert sorted(row for rows in own for row in rows) == list(range(len(prompts.token)))
 
 
