@@ -1,6 +1,6 @@
 """Norms with the scales of another run: whether a circuit works by shrinking the residual stream (§6).
 
-Ablated nodes make the residual stream smaller, and RMSNorm then scales its rest up.
+Ablated nodes make the residual stream smaller, and RMSNorm then scales up the rest of it.
 """
 
 from __future__ import annotations
