@@ -53,7 +53,7 @@ class Trace:
     reads: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     mixes: dict[int, Mixed] = field(default_factory=dict)
 
-    def until(self, half: int) -> Trace:
+    def prefix(self, half: int) -> Trace:
         """A trace of its own of what came before a half layer, for a run that goes on from there."""
         reads = {index: read for index, read in self.reads.items() if index <= half}
         return Trace(
@@ -110,7 +110,7 @@ class Compact:
         self.frozen = frozen
         self.halves = [half(frozen, index, nodes, edges) for index in range(2 * frozen.config.n_layer)]
 
-    def replaced(self, halves: Collection[int], nodes: Nodes, edges: Edges) -> Compact:
+    def with_halves(self, halves: Collection[int], nodes: Nodes, edges: Edges) -> Compact:
         """The same for a circuit that differs from this one in some half layers only."""
         other = copy.copy(self)
         other.halves = [

@@ -20,7 +20,7 @@ from scipy.stats import binom, false_discovery_control
 from torch import Tensor
 
 from pipeline.circuit.compact import Compact, Trace
-from pipeline.circuit.graph import Edge, Item, Node, Parts, by_key, ends, half_of, leads, reads, sites_of
+from pipeline.circuit.graph import Edge, Item, Node, Subgraph, by_key, ends, half_of, leads, reads, sites_of
 from pipeline.circuit.random_circuits import nonzero_edges
 from pipeline.model.layout import PackedPrompts
 from pipeline.model.transformer import Transformer
@@ -64,7 +64,7 @@ def correct(found: dict[str, Any], n: int, alpha: float) -> None:
 class Ran:
     """A circuit that has been run: its parts, what the next run can take over, and the margins, mean over draws."""
 
-    parts: Parts
+    parts: Subgraph
     compacts: Sequence[Compact]
     traces: Sequence[Trace]
     margins: Float[Tensor, " pair"]
@@ -76,7 +76,7 @@ class Knockouts:
     def __init__(self, tested: CircuitUnderTest) -> None:
         self.tested, self.batch = tested, tested.few.to(torch.device("cpu"))
         self.prompts = PackedPrompts.of(self.batch.tokens, self.batch.last)
-        parts = Parts(tested.circuit.nodes, tested.circuit.edges)
+        parts = Subgraph(tested.circuit.nodes, tested.circuit.edges)
         self.draw = random.Random(int(torch.randint(2**31, (1,), generator=tested.generator("minimality"))))
         compacts = [Compact(frozen, parts.nodes, parts.edges) for frozen in tested.ablator.frozen]
         self.whole = self.run(parts, compacts, [Trace() for _ in compacts], 0)
@@ -84,18 +84,18 @@ class Knockouts:
         large = parts.n_edges > LARGE
         self.most, self.n_references = (MOST_OF_LARGE, MOST_OF_LARGE) if large else (MOST, REFERENCES)
 
-    def run(self, parts: Parts, compacts: Sequence[Compact], traces: Sequence[Trace], first: int) -> Ran:
+    def run(self, parts: Subgraph, compacts: Sequence[Compact], traces: Sequence[Trace], first: int) -> Ran:
         """The circuit from the ``first`` half layer on, whose past is in ``traces``."""
         every = zip(compacts, traces, strict=True)
         answers = [compact.answers(self.prompts, self.batch.answers, trace, first) for compact, trace in every]
         return Ran(parts, compacts, traces, margins(torch.stack(answers).mean(0)))
 
-    def changed(self, before: Ran, parts: Parts, halves: set[int]) -> Ran:
+    def changed(self, before: Ran, parts: Subgraph, halves: set[int]) -> Ran:
         """A circuit that differs from an earlier one in some half layers."""
         if not halves:
             return before
-        compacts = [compact.replaced(halves, parts.nodes, parts.edges) for compact in before.compacts]
-        return self.run(parts, compacts, [trace.until(min(halves)) for trace in before.traces], min(halves))
+        compacts = [compact.with_halves(halves, parts.nodes, parts.edges) for compact in before.compacts]
+        return self.run(parts, compacts, [trace.prefix(min(halves)) for trace in before.traces], min(halves))
 
     def delta(self, whole: Ran, item: Item) -> float:
         """How far a part moves the margin of a pair, in logits; a node goes with its edges."""
@@ -134,7 +134,7 @@ class Knockouts:
 class Additions:
     """Random parts of a model that its circuit does not have."""
 
-    def __init__(self, model: Transformer, parts: Parts, draw: random.Random) -> None:
+    def __init__(self, model: Transformer, parts: Subgraph, draw: random.Random) -> None:
         self.model, self.parts, self.draw = model, parts, draw
         self.inside: set[Item] = set(parts.list_items())
         self.keys = edge_keys(model.config.n_layer)
@@ -192,10 +192,10 @@ class Additions:
         return (key, *rows[self.draw.randrange(len(rows))].tolist()) if len(rows) else None
 
 
-def plus(parts: Parts, items: Sequence[Item]) -> Parts:
+def plus(parts: Subgraph, items: Sequence[Item]) -> Subgraph:
     """A circuit with some nodes and edges more, that it does not have; sorted as a ``Circuit``'s."""
     merged: dict[str, dict[str, Tensor]] = {"nodes": dict(parts.nodes), "edges": dict(parts.edges)}
     for key, rows in by_key(items).items():
         kind = merged["edges" if "->" in key else "nodes"]
         kind[key] = torch.cat([kind[key], rows]).unique(dim=0) if key in kind else rows.unique(dim=0)
-    return Parts(merged["nodes"], merged["edges"])
+    return Subgraph(merged["nodes"], merged["edges"])

@@ -20,8 +20,9 @@ from pipeline.config import Ablation, Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.model.means import node_means
 from pipeline.model.transformer import Transformer
-from pipeline.prune.discretise import Candidate, Ranking
-from pipeline.prune.prune import PruneProblem, make_problem
+from pipeline.prune.discretise import Ranking
+from pipeline.prune.evaluator import Candidate
+from pipeline.prune.problem import PruneProblem, make_problem
 from pipeline.prune.search import search
 from pipeline.seeds import seed_of
 from pipeline.validate.circuit_under_test import CircuitUnderTest, first_of
@@ -38,7 +39,7 @@ class Found:
 
     def answers(self, problem: PruneProblem, batch: PairBatch) -> Float[Tensor, "draw prompt 2"]:
         """Logits of the two answers, uncalibrated, for every draw of what is outside."""
-        compacts = problem.evaluator.compacts(self.candidate.nodes, self.candidate.edges)
+        compacts = problem.evaluator.compacts(self.candidate)
         return torch.stack([score_compact(compact, batch) for compact in compacts])
 
     def row(self, tested: CircuitUnderTest, problem: PruneProblem, test: PairBatch) -> dict[str, Any]:
@@ -80,8 +81,8 @@ def means_of(model: Transformer, windows: Int[Tensor, "window pos"]) -> dict[str
 def one_trial(problem: PruneProblem, known: Hyperparameters, purpose: str) -> Found:
     """The circuit of one set of hyperparameters. Initial noise and order of batches are each purpose's own."""
     noise, batches = (seed_of(problem.seed, purpose, what) for what in ("noise", "batches"))
-    order = search(problem.masking, problem.train, problem.config, [known], [noise], batches)[0]
-    return best_of(Ranking(problem.evaluator, problem.masking.layout, order), problem.config.target_loss)
+    scores = search(problem.masking, problem.train, problem.config, [known], [noise], batches)[0]
+    return best_of(Ranking(problem.evaluator, problem.masking.layout, scores), problem.config.target_loss)
 
 
 def best_of(ranking: Ranking, target: float) -> Found:

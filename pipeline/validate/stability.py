@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.prune.discretise import Ranking
-from pipeline.prune.prune import PruneProblem
+from pipeline.prune.problem import PruneProblem
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.searching import Found, best_of, one_trial, problem_of
 from pipeline.validate.sections import Section

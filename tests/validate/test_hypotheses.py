@@ -11,11 +11,10 @@ import torch
 from scipy.stats import binom
 
 from pipeline.circuit.ablation_values import AblationValues
-from pipeline.circuit.graph import Parts, dead_ends
+from pipeline.circuit.graph import Subgraph, dead_ends, induced_edges
 from pipeline.circuit.interventions import edge_weights
 from pipeline.circuit.random_circuits import random_nodes
 from pipeline.planted import Algorithm, plant
-from pipeline.prune.edges import induced_edges
 from pipeline.validate.circuit_under_test import MARGIN
 from pipeline.validate.faithfulness import faithfulness_curve
 from pipeline.validate.hypotheses import (
@@ -90,8 +89,8 @@ def test_ten_nodes_too_many_are_not_minimal(fixture, edges, request, claim_of, c
 @pytest.mark.parametrize("algorithm", Algorithm)
 def test_a_circuit_without_one_of_its_edges_is_not_equivalent(algorithm, claim_of, circuit_of):
     planted = plant(algorithm, d_model=64, seed=0)
-    for edge in Parts(planted.nodes, planted.edges).list_edges()[::3]:
-        less, _ = Parts(planted.nodes, planted.edges).without([edge])
+    for edge in Subgraph(planted.nodes, planted.edges).list_edges()[::3]:
+        less, _ = Subgraph(planted.nodes, planted.edges).without([edge])
         found = equivalence(claim_of(planted, circuit_of(planted, planted.nodes, less.edges)))
         assert found["p"] == 1 and found["interval"][0] > found["delta"]
 
@@ -225,7 +224,7 @@ def test_a_part_taken_out_again_leaves_the_circuit_as_it_was(quote, claim_of):
 
 
 def test_additions_are_new_and_lead_from_a_read_to_a_write(induction):
-    parts = Parts(induction.nodes, induction.edges)
+    parts = Subgraph(induction.nodes, induction.edges)
     additions = Additions(induction.model, parts, random.Random(0))
     for like in parts.list_items():
         item, path = (additions.node if len(like) == 2 else additions.edge)(like)
