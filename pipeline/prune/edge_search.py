@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.circuit.ablation_values import Values
-from pipeline.circuit.edge_linear import LiveMap, MaskedEdges
+from pipeline.circuit.cut_linear import CutLinear, MaskedEdges, by_edges
 from pipeline.circuit.interventions import SOURCES, in_matrix, node_masks
 from pipeline.circuit.node_masks import interpolating
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
@@ -41,7 +41,7 @@ class EdgeMasking(Masking):
 
         Edges outside the circuit carry x_ablated, and nodes outside it are ablated.
         """
-        cuts = {name: MaskedEdges(live, mask[places]) for name, (live, places) in self.maps[draw].items()}
+        cuts = {name: CutLinear(by_edges(live, mask[places])) for name, (live, places) in self.maps[draw].items()}
         return {"intervene": interpolating(self.kept, self.ablated_to.draws[draw]), "cuts": cuts}
 
     @cached_property
@@ -50,7 +50,7 @@ class EdgeMasking(Masking):
         return node_masks(self.layout.whole.nodes, self.ablated_to.first)
 
     @cached_property
-    def maps(self) -> list[dict[str, tuple[LiveMap, Int[Tensor, " n"]]]]:
+    def maps(self) -> list[dict[str, tuple[MaskedEdges, Int[Tensor, " n"]]]]:
         """Of every draw: a linear map's name → its live edges, and their places in a mask."""
         names = [(layer, name) for layer in range(self.model.config.n_layer) for name in SOURCES]
         return [
@@ -58,7 +58,7 @@ class EdgeMasking(Masking):
             for ablated_to in self.ablated_to.draws
         ]
 
-    def map(self, layer: int, name: str, ablated_to: Values) -> tuple[LiveMap, Int[Tensor, " n"]]:
+    def map(self, layer: int, name: str, ablated_to: Values) -> tuple[MaskedEdges, Int[Tensor, " n"]]:
         """The live edges of one linear map, and their places in a mask."""
         part, source = self.model.transformer["h"][layer].get_submodule(name), SOURCES[name]
         device, edges = self.model.device, self.layout.whole.edges
@@ -69,7 +69,7 @@ class EdgeMasking(Masking):
         none = torch.zeros(0, dtype=torch.long, device=device)
         rows, columns = (torch.cat([none, *(end[i] for end in ends)]) for i in (0, 1))
         n_head = self.model.config.n_head if source is Site.ATTN_V else 1
-        live = LiveMap(part.weight, part.bias, ablated_to[site_key(layer, source)], rows, columns, n_head)
+        live = MaskedEdges(part.weight, part.bias, ablated_to[site_key(layer, source)], rows, columns, n_head)
         return live, torch.cat([none, *(every[key] for key in keys)])
 
 
