@@ -42,14 +42,14 @@ MIN_STEP = 1e-3  # Newton's step is halved down to this share of itself before c
 MAX_TRIED_EDGES = 1000  # In larger circuits, learning which edges are needed is faster than trying each.
 MAX_START_RATIO = 4.0  # Phases 4 and 5 start from at most this many times the edges that the main target takes.
 MAX_START_EXTRA = 300  # Phase 5 starts, for speed, from at most this many edges more than the main target takes.
-MAX_LEARNED_RATIO = 1.25  # A learned circuit may have this many times a known one's edges, with dead ends counted.
+MAX_LEARNED_RATIO = 1.25  # Learned edges are tried, dead ends included, up to this many times a known circuit's.
 EDGE_LR = 0.05  # This is the learning rate of masks over edges.
 # Weights on the number of edges, in nats an edge, of the first search and of one that continues from its circuit. The
 # best one differs from task to task: too large a one removes all edges at once.
 EDGE_K_COEFS = ((1e-4, 3e-4, 1e-3), (3e-4, 1e-3))
 
 # Phase 5, removal path.
-N_STARTS = 2  # Phases 3 to 5 use the rankings of this many best trials.
+N_STARTS = 2  # Phases 3 to 5 start from the rankings of this many best trials.
 PATH_SHARE = 0.5  # This share of the pairs decides the path.
 ATTRIBUTION_PAIRS = 16  # Attributions of items are taken on this many train pairs.
 MAX_MINIMISED_EDGES = 4000  # In larger circuits, no item is removed by itself.

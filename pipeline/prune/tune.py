@@ -24,7 +24,7 @@ from torch import Tensor
 from pipeline.config import Hyperparameters
 from pipeline.prune import limits
 from pipeline.prune.discretise import Ranking
-from pipeline.prune.evaluator import Candidate, sizes
+from pipeline.prune.evaluator import sizes
 from pipeline.prune.problem import PruneProblem
 from pipeline.prune.search import search
 from pipeline.seeds import seed_of
@@ -86,10 +86,12 @@ class Tuner:
 
     def planned(self) -> list[Hyperparameters]:
         """The centres; where none of them gives a learnable circuit, gentler ones, with less weight on its size."""
-        values = [trial.value for trial in self.finished()]
-        planned = list(self.config.centres)
-        most, gentle = len(planned) + limits.MAX_GENTLER_TRIALS, min(planned, key=lambda centre: centre.k_coef)
-        while len(planned) <= len(values) and len(planned) < most and not any_learnable(values[: len(planned)]):
+        values, planned = [trial.value for trial in self.finished()], list(self.config.centres)
+        gentle = min(planned, key=lambda centre: centre.k_coef)
+        for _ in range(limits.MAX_GENTLER_TRIALS):
+            known = values[: len(planned)]
+            if len(known) < len(planned) or any(n is not None and n <= limits.MAX_LEARNABLE_EDGES for n in known):
+                break
             k_coef = max(gentle.k_coef / limits.GENTLER_DIVISOR, limits.RANGES["k_coef"][0])
             gentle = gentle.model_copy(update={"k_coef": k_coef})
             planned.append(gentle)
@@ -106,7 +108,10 @@ class Tuner:
             if self.storage is not None:
                 save_file({"scores": scores}, self.scores_file(numbers[place]))
             ranking = self.rankings[numbers[place]] = self.ranking(scores)
-            self.finish(trials[place], ranking.smallest(self.config.target_loss, self.max_units()))
+            circuit = ranking.smallest(self.config.target_loss, self.max_units())
+            for name, value in sizes(circuit).items():
+                trials[place].set_user_attr(name, value)
+            self.study.tell(trials[place], float(circuit.n_edges) if circuit else NO_CIRCUIT)
 
     def scores_file(self, number: int) -> Path:
         assert self.storage is not None
@@ -119,11 +124,6 @@ class Tuner:
         """How many units of a ranking are tried: a trial that needs many more nodes than another cannot be the best."""
         found = [n for trial in self.finished() if (n := trial.user_attrs.get("n_nodes")) is not None]
         return limits.START_UNITS + int(limits.MAX_NODES_RATIO * min(found)) if found else None
-
-    def finish(self, trial: optuna.Trial, found: Candidate | None) -> None:
-        for name, value in sizes(found).items():
-            trial.set_user_attr(name, value)
-        self.study.tell(trial, float(found.n_edges) if found else NO_CIRCUIT)
 
     def watch(self, trials: Sequence[optuna.Trial]) -> Callable[[int, Tensor, Tensor], list[bool]] | None:
         """Stops hopeless trials a few times in a search. None for planned trials, which all run to their end.
@@ -171,8 +171,3 @@ class Tuner:
             | {name: trial.user_attrs.get(name) for name in sizes(None)}
             for number, trial in enumerate(self.finished())
         ]
-
-
-def any_learnable(values: Sequence[float | None]) -> bool:
-    """Whether a trial has found a circuit that Phase 4 makes small."""
-    return any(value is not None and value <= limits.MAX_LEARNABLE_EDGES for value in values)
