@@ -47,15 +47,12 @@ GIVEN_UP = {
 # Still to be renamed: nothing is added here.
 TODO_GIVEN_UP = set(
     """
-    held     DEAD DEAR MORE MOST Mass PASS Price SURE
-    WORTH_PAIRS Worth _further _verdict _worth baseline_order drop edge_worths
-    further_loss further_traces
-    order outside own price_sweep replaced since until worth worths
+    held MOST Mass outside own
     """.split()
 )
 TODO_TWO_MEANINGS = set(
     """
-    Attention Item MLP Rows Section
+    Attention MLP Rows Section
     Values
     """.split()
 )
@@ -77,11 +74,7 @@ TODO_PROSE = set(
     pipeline/circuit/ablation_values.py pipeline/circuit/circuit.py pipeline/circuit/compact.py
     pipeline/circuit/compact_attention.py pipeline/circuit/compact_parts.py pipeline/circuit/conditions.py
     pipeline/circuit/masked.py pipeline/circuit/node_masks.py pipeline/kernels/compact_cpu.py pipeline/model/means.py
-    pipeline/model/transformer.py
-    pipeline/prune/calibrate.py pipeline/prune/checkpoint.py pipeline/prune/evaluator.py
-    pipeline/prune/minimise.py pipeline/prune/prune.py pipeline/prune/search.py pipeline/report/by_kind.py
-    pipeline/report/picture.py pipeline/report/verdicts.py
-    docs/pruning.md
+    pipeline/model/transformer.py pipeline/report/by_kind.py pipeline/report/picture.py pipeline/report/verdicts.py
     """.split()
 )
 

@@ -16,8 +16,9 @@ from pipeline.config import Ablation, Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.model.means import node_means
 from pipeline.model.transformer import Transformer
-from pipeline.prune.discretise import Candidate, Ranking
-from pipeline.prune.prune import PruneProblem, make_problem
+from pipeline.prune.discretise import Ranking
+from pipeline.prune.evaluator import Candidate
+from pipeline.prune.problem import PruneProblem, make_problem
 from pipeline.prune.search import search
 from pipeline.seeds import seed_of
 from pipeline.validate.circuit_under_test import CircuitUnderTest, PairsBySplit
@@ -40,7 +41,7 @@ class TrialCircuit:
     def row(self, tested: CircuitUnderTest, problem: PruneProblem, test: PairBatch) -> dict[str, Any]:
         """Size, and loss in nats on validation pairs and on the first ``pairs`` test pairs, with its 95 % interval;
         mean over the draws of ablation values."""
-        compacts = problem.evaluator.compacts(self.candidate.nodes, self.candidate.edges)
+        compacts = problem.evaluator.compacts(self.candidate)
         answers = torch.stack([score_compact(compact, test.first(tested.config.pairs)) for compact in compacts])
         loss = tested.estimate(tested.losses(answers, self.candidate.calibration))
         return {
@@ -73,5 +74,5 @@ def ablated_as(tested: CircuitUnderTest, model: Transformer) -> AblationValues:
 def one_trial(problem: PruneProblem, known: Hyperparameters, purpose: str) -> TrialCircuit:
     """The circuit of one set of hyperparameters. Initial noise and order of batches are each purpose's own."""
     noise, batches = (seed_of(problem.seed, purpose, what) for what in ("noise", "batches"))
-    order = search(problem.masking, problem.train, problem.config, [known], [noise], batches)[0]
-    return TrialCircuit.of(Ranking(problem.evaluator, problem.masking.layout, order), problem.config.target_loss)
+    scores = search(problem.masking, problem.train, problem.config, [known], [noise], batches)[0]
+    return TrialCircuit.of(Ranking(problem.evaluator, problem.masking.layout, scores), problem.config.target_loss)
