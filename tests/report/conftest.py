@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.artifacts import Workspace, write_json
+from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.model.checkpoint import model_hash, save_model
 from pipeline.model.transformer import Transformer
 from pipeline.report.inputs import ModelArtifacts
 from pipeline.sites import edge_keys, site_keys, split_edge_key
+from tests.report.make_fixture import FOLDER, MODELS
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Pair:
     b: Side
 
 
+FIXTURE = {kind: read_json(FOLDER / f"{kind}.json") for kind in MODELS}  # kind → the rows of a model of a smoke study
 TEXTS = [f"t{token}" for token in range(24)]  # of the tiny models' tokens
 
 
