@@ -41,7 +41,7 @@ def ablate(model: str) -> None:
 
 
 @task(name="ablate", **mapped.UNIT)
-def ablate_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
+def ablate_unit(task: str, inputs: dict[str, Any]) -> AblationRow:
     """Losses and accuracies of one circuit and of its random controls."""
     workspace, network = mapped.unit_model(inputs)
     return ablate_task(
@@ -53,7 +53,7 @@ def ablate_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
     )
 
 
-def show_losses(model: str, rows: dict[str, mapped.UnitRow]) -> None:
+def show_losses(model: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Put the table of losses into Prefect's UI."""
     columns = ("unpruned_loss", "circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "ablated_edges_loss")
     table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]

@@ -34,7 +34,7 @@ from pipeline.model.checkpoint import load_model, model_hash
 from pipeline.model.device import pick_device, prepare_cpu
 from pipeline.model.transformer import Transformer
 
-UnitRow = dict[str, Any]  # what a unit found: one task in one model
+UnitRow = TypeVar("UnitRow")  # what a unit found: one task in one model
 
 # How a unit is declared: @task(name="prune", **UNIT)
 UNIT: dict[str, Any] = {

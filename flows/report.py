@@ -17,6 +17,7 @@ from pipeline.artifacts import Workspace, file_hash, read_json
 from pipeline.config import Params
 from pipeline.report.inputs import ModelArtifacts
 from pipeline.report.write import write_report
+from pipeline.rows import Summary
 from pipeline.validate.limits import MARGIN
 
 

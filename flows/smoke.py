@@ -26,6 +26,7 @@ from flows.environment import EXPECTED
 from flows.profiles import merged, write_params
 from flows.tables import show
 from pipeline.artifacts import Workspace, read_json
+from pipeline.rows import Summary
 
 MARKER = ".smoke-workspace"  # marks a folder that may be wiped
 # Files of a checkout that do not belong to the project: artifacts of a study, state of services and tools
@@ -140,7 +141,7 @@ def _run(arguments: list[str], folder: Path, variables: dict[str, str]) -> int:
             raise
 
 
-def tables(summary: dict[str, Any]) -> list[Table]:
+def tables(summary: Summary) -> list[Table]:
     """Tables of a study's results/summary.json: a row per model, then a row per task that any model solved."""
     models = summary["models"]
     overview = Table("model", "validation loss (nats)", "L0", "tasks solved", "edges (geometric mean)", title="Models")

@@ -35,7 +35,7 @@ from flows.tracking_store import Store, TrackingError, as_metrics, digest
 from flows.tracking_trials import Search, circuit_metrics, read_trials, send_trials, validation_metrics
 from pipeline.artifacts import file_hash, read_json
 from pipeline.config import Params
-from pipeline.rows import ModelRow, PruneRow, Summary, TrialRow
+from pipeline.rows import ModelRow, Summary, TrialRow
 
 # Errors of a server that is absent, broken or another program; ValueError: an answer that is not JSON.
 FAILURES = (MlflowException, TrackingError, RequestException, SQLAlchemyError, CommandError, OSError, ImportError,
@@ -53,7 +53,7 @@ class PrunedTask:
     name: str
     row: Mapping[str, Any]
     folder: Path | None
-    trials: Sequence[Mapping[str, Any]]
+    trials: Sequence[TrialRow]
 
 
 class Sender:
@@ -213,7 +213,7 @@ class Tracker:
         self._end_model(run, summary, folder)
         return run
 
-    def _send_circuits(self, summary: Mapping[str, Any], checkpoint: Path, tasks: Sequence[PrunedTask]) -> None:
+    def _send_circuits(self, summary: ModelRow, checkpoint: Path, tasks: Sequence[PrunedTask]) -> None:
         """The run of every circuit, and only then those of trials: the less important come last."""
         parent = self._model_run(summary, checkpoint)
         recorded = self.store.find({"kind": "circuit", "model": self.model})
@@ -225,7 +225,7 @@ class Tracker:
             searches.append(Search(self._send_circuit(summary, parent, others, task), task.name, task.trials))
         send_trials(self.store, self.model, searches, lambda: self.sender.failed)
 
-    def _send_circuit(self, summary: Mapping[str, Any], parent: str, recorded: Sequence[Run], task: PrunedTask) -> str:
+    def _send_circuit(self, summary: ModelRow, parent: str, recorded: Sequence[Run], task: PrunedTask) -> str:
         """The run of one circuit, made or found among those ``recorded`` of its task, with all that is known of it."""
         row = task.row
         identity = circuit_identity(summary["model_hash"], task.name, self.params.prune.target_loss, task.folder)
@@ -240,7 +240,7 @@ class Tracker:
         self.store.end(run, "FINISHED")
         return run
 
-    def _new_circuit(self, summary: Mapping[str, Any], identity: str, task: PrunedTask) -> str:
+    def _new_circuit(self, summary: ModelRow, identity: str, task: PrunedTask) -> str:
         tags = {"kind": "circuit", "model": self.model, "task": task.name, "model_hash": summary["model_hash"]}
         run = self.store.new_run(f"{self.model} {task.name}", tags | {"identity": identity})
         params = {"model": self.model, "task": task.name, "target_loss": self.params.prune.target_loss}

@@ -118,7 +118,8 @@ def pretrain(
                 on_log(run.step, metrics)
                 bar.set_postfix(loss=f"{metrics['val_loss']:.3f}", L0=int(metrics["l0"]))
                 _keep(run, checkpoint)
-    summary = ranks.from_first(_finish(run, tokens, folder, skipped) if ranks.is_first else {})
+    finished = _finish(run, tokens, folder, skipped) if ranks.is_first else None
+    summary = cast(ModelRow, ranks.from_first(finished))
     checkpoint.unlink(missing_ok=True)
     return summary
 
@@ -234,7 +235,7 @@ def validation_loss(model: Transformer, batches: Iterator[Tensor]) -> float:
     return total / n
 
 
-def _finish(run: TrainingRun, tokens: Path, folder: Path, skipped: float) -> dict[str, Any]:
+def _finish(run: TrainingRun, tokens: Path, folder: Path, skipped: float) -> ModelRow:
     """Means, checkpoint, history and summary, written whole. Returns the summary."""
     n_batches = max(1, run.shared.mean_tokens // run.tokens_per_step)
     batches = [run.batches.at(step)[:, :-1] for step in range(n_batches)]
@@ -245,7 +246,7 @@ def _finish(run: TrainingRun, tokens: Path, folder: Path, skipped: float) -> dic
         save_model(run.model, partial, {"name": run.name, "tokenizer": read_json(tokens / "tokenizer.json")["hash"]})
         save_means(means, partial)
         (partial / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in run.history))
-        summary = {
+        summary: ModelRow = {
             "name": run.name,
             "kind": run.config.kind,
             "n_layer": run.config.n_layer,

@@ -23,10 +23,10 @@ from pipeline.prune.evaluator import Candidate, sizes
 from pipeline.prune.minimise import RemovalPath, minimal
 from pipeline.prune.problem import PruneProblem, make_problem
 from pipeline.prune.tune import Tuner
+from pipeline.rows import Certificate, CurvePoint, PruneRow, TrialRow
 
 OnProgress = Callable[[str], None]
 ByTarget = Mapping[float, Candidate | None]  # target loss in nats, the strictest first → the smallest circuit found
-Certificate = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,11 @@ def empty_row() -> PruneRow:
     }  # fmt: skip
 
 
-def point(target: float, candidate: Candidate | None) -> dict[str, Any]:
+def point(target: float, candidate: Candidate | None) -> CurvePoint:
     """A point of the loss-size curve."""
     found = sizes(candidate)
-    return {"target_loss": target, "loss": found.pop("validation_loss"), **found}
+    loss = found["validation_loss"]
+    return {"target_loss": target, "loss": loss, "n_nodes": found["n_nodes"], "n_edges": found["n_edges"]}
 
 
 def as_circuit(

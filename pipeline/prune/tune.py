@@ -26,6 +26,7 @@ from pipeline.prune.discretise import Ranking
 from pipeline.prune.evaluator import sizes
 from pipeline.prune.problem import PruneProblem
 from pipeline.prune.search import search
+from pipeline.rows import TrialRow
 from pipeline.seeds import seed_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -166,7 +167,9 @@ class Tuner:
                 "source": trial.user_attrs.get("source", "optuna"),
                 "state": trial.state.name.lower(),
                 "hyperparameters": trial.params,
+                "n_nodes": trial.user_attrs.get("n_nodes"),
+                "n_edges": trial.user_attrs.get("n_edges"),
+                "validation_loss": trial.user_attrs.get("validation_loss"),
             }
-            | {name: trial.user_attrs.get(name) for name in sizes(None)}
             for number, trial in enumerate(self.finished())
         ]

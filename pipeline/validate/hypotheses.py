@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.circuit.conditions import Condition
 from pipeline.model.scoring import calibrated
+from pipeline.rows import Check
 from pipeline.stats import central
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest, margins
 from pipeline.validate.limits import EPSILON, MARGIN, SILENT

@@ -153,7 +153,7 @@ def given(swapped: Indices, values: SiteValues, last: Int[Tensor, " prompt"], be
     return intervene
 
 
-def attention_test(tested: CircuitUnderTest, heads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def attention_test(tested: CircuitUnderTest, heads: Sequence[Mapping[str, Any]]) -> Check:
     """Whether every kept head looks where it does in the model, at the positions that matter: those of its query."""
     found = []
     for head in heads:

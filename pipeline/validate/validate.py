@@ -65,7 +65,7 @@ def validate_circuit(
     found = run(tests if tested.circuit.n_nodes else {}, workers if forks else 1, on_progress)
     sections = {name: tests[name].join([result for result, _ in pieces]) for name, pieces in found.items()}
     seconds = {name: sum(seconds for _, seconds in pieces) for name, pieces in found.items()}
-    return sections | {"verdict": verdict(sections), "seconds": seconds}
+    return cast(ValidationRow, sections | {"verdict": verdict(sections), "seconds": seconds})
 
 
 def run(tests: Mapping[str, SectionWork], workers: int, on_progress: OnProgress) -> dict[str, list[Timed]]:
