@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from pipeline.artifacts import Workspace, file_hash, read_json
 from pipeline.config import Params
 from pipeline.report.inputs import ModelArtifacts
 from pipeline.report.write import write_report
+from pipeline.rows import Summary
 from pipeline.validate.limits import MARGIN
 
 
@@ -103,7 +103,7 @@ def stage_seconds(workspace: Workspace, params: Params) -> dict[str, dict[str, f
     return {"pretrain": pretrain, "prune": prune}
 
 
-def headline(summary: Mapping[str, Any]) -> str:
+def headline(summary: Summary) -> str:
     """The study's answer in a sentence."""
     frontier = summary["frontier"]
     ratio = frontier["ratio_dense_to_sparse_edges_at_matched_loss"]
@@ -113,7 +113,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     return f"At matched pretraining loss, dense circuits have {ratio:.2f} times the edges of sparse ones ({n} tasks)."
 
 
-def table(summary: Mapping[str, Any]) -> str:
+def table(summary: Summary) -> str:
     """The models as a Markdown table."""
     lines = [
         "| model | kind | L0 | validation loss | solved | edges (geometric mean) | before minimisation |",

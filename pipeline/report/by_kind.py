@@ -55,5 +55,5 @@ def of_kind(circuits: Sequence[Validated], kind: str) -> list[Validated]:
 
 def sections(circuits: Sequence[Validated], name: str) -> list[Mapping[str, Any]]:
     """One section of each circuit that has it."""
-    rows = [task["validation"].get(name) for _, _, task in circuits]
+    rows: list[Any] = [task["validation"].get(name) for _, _, task in circuits]
     return [row for row in rows if row]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.geometric import mean_ratio, ratio_interval
+from pipeline.rows import ModelSummary
 from pipeline.seeds import seed_of
 
 METHOD = (
@@ -63,7 +64,7 @@ class Match:
 
 
 def compare(
-    models: Sequence[Mapping[str, Any]], *, curve_losses: Sequence[float], seed: int, n_bootstrap: int
+    models: Sequence[ModelSummary], *, curve_losses: Sequence[float], seed: int, n_bootstrap: int
 ) -> dict[str, Any]:
     """The ``frontier`` entry of summary.json from its ``models`` entries; the ratio is null where no task is shared."""
     edges = {model["name"]: _solved_edges(model) for model in models}
@@ -90,7 +91,7 @@ def compare(
     }
 
 
-def _per_model(model: Mapping[str, Any], matches: Sequence[Match], n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
+def _per_model(model: ModelSummary, matches: Sequence[Match], n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
     own = [match for match in matches if match.sparse.model == model["name"]]
     return {
         "model": model["name"],
@@ -100,7 +101,7 @@ def _per_model(model: Mapping[str, Any], matches: Sequence[Match], n_bootstrap: 
     }
 
 
-def _at_target(models: Sequence[Mapping[str, Any]], target: float, n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
+def _at_target(models: Sequence[ModelSummary], target: float, n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
     """The same ratio for the circuits of another target loss ("at every target loss", §5)."""
     edges = {model["name"]: curve_edges(model, target) for model in models}
     matches = match_all(models, edges)
@@ -111,11 +112,11 @@ def _at_target(models: Sequence[Mapping[str, Any]], target: float, n_bootstrap: 
     }
 
 
-def _solved_edges(model: Mapping[str, Any]) -> dict[str, int]:
+def _solved_edges(model: ModelSummary) -> dict[str, int]:
     return {name: task["n_edges"] for name, task in model["tasks"].items() if task["solved"]}
 
 
-def curve_edges(model: Mapping[str, Any], target: float) -> dict[str, int]:
+def curve_edges(model: ModelSummary, target: float) -> dict[str, int]:
     """Task → edges of the circuit that meets ``target``, for solved tasks that reached it."""
     return {
         name: point["n_edges"]
@@ -126,7 +127,7 @@ def curve_edges(model: Mapping[str, Any], target: float) -> dict[str, int]:
     }
 
 
-def match_all(models: Sequence[Mapping[str, Any]], edges: Mapping[str, Mapping[str, int]]) -> list[Match]:
+def match_all(models: Sequence[ModelSummary], edges: Mapping[str, Mapping[str, int]]) -> list[Match]:
     """A match for every sparse model and every task in ``edges`` of it and of some dense model, in order."""
     dense = [model for model in models if model["kind"] == "dense"]
     matches = []
@@ -142,7 +143,7 @@ def match_all(models: Sequence[Mapping[str, Any]], edges: Mapping[str, Mapping[s
     return matches
 
 
-def _point(model: Mapping[str, Any], n_edges: int) -> Point:
+def _point(model: ModelSummary, n_edges: int) -> Point:
     return Point(model["name"], model["val_loss_nats"], max(n_edges, 1))
 
 
@@ -174,7 +175,7 @@ def _tasks_of(matches: Sequence[Match]) -> list[str]:
     return sorted({match.task for match in matches})
 
 
-def points_of(models: Sequence[Mapping[str, Any]], kind: str) -> list[Point]:
+def points_of(models: Sequence[ModelSummary], kind: str) -> list[Point]:
     """A point (validation loss, geometric-mean edges) per model of ``kind`` that solves some task."""
     return [
         Point(model["name"], model["val_loss_nats"], model["geomean_edges"])

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import ArtifactError, Workspace, read_json
+from pipeline.rows import AblationRow, Explanation, HistoryRow, ModelRow, OfModel, PruneRow, ValidationRow
 
-NOT_VALIDATED: Mapping[str, Any] = {"tasks": {}}
+NOT_VALIDATED: OfModel[ValidationRow] = {"model": "", "model_hash": "", "tasks": {}}
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class ModelArtifacts:
 class ModelRecord:
     """The raw summaries of one model, as their stages wrote them."""
 
-    pretrained: Mapping[str, Any]
-    pruned: Mapping[str, Any]
-    ablated: Mapping[str, Any]
-    validated: Mapping[str, Any]
-    history: tuple[Mapping[str, Any], ...]  # the lines of history.jsonl
+    pretrained: ModelRow
+    pruned: OfModel[PruneRow]
+    ablated: OfModel[AblationRow]
+    validated: OfModel[ValidationRow]
+    history: tuple[HistoryRow, ...]  # the lines of history.jsonl
 
     @property
     def name(self) -> str:
@@ -68,7 +69,7 @@ def read_record(files: ModelArtifacts) -> ModelRecord:
     return ModelRecord(pretrained, pruned, ablated, validated, _read_history(files.model / "history.jsonl"))
 
 
-def read_explanation(files: ModelArtifacts) -> Mapping[str, Any] | None:
+def read_explanation(files: ModelArtifacts) -> Explanation | None:
     """What the stage explain found in one model; None where it did not run.
 
     Raises ArtifactError where the file is damaged or belongs to another checkpoint.
@@ -105,7 +106,7 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
         yield key, value
 
 
-def _read_history(path: Path) -> tuple[Mapping[str, Any], ...]:
+def _read_history(path: Path) -> tuple[HistoryRow, ...]:
     """The lines of a training history. Raises ArtifactError where the file is missing or a line is damaged."""
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro)")

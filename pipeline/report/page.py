@@ -17,6 +17,7 @@ from pipeline.report.marked_numbers import Numbers
 from pipeline.report.packed import chart_library, pack, pack_json, within_budget
 from pipeline.report.templating import render
 from pipeline.report.validation import lines_of
+from pipeline.rows import Check, HistoryRow, ModelSummary, Summary, TaskSummary
 
 WEB = Path(__file__).parent / "web"
 FIRST, LAST = ("elements.js", "packed.js"), "app.js"  # what the other scripts, between these, are made of
@@ -37,7 +38,7 @@ class PageParts:
     """What the page shows besides the summary."""
 
     prediction: Mapping[str, Any]  # the section of validate that the plot of predictions shows; empty for none
-    histories: Mapping[str, Sequence[Mapping[str, Any]]]  # model → lines of its training history
+    histories: Mapping[str, Sequence[HistoryRow]]  # model → lines of its training history
     bundles: Mapping[tuple[str, str], str]  # (model, task) → packed bundle, of every circuit
     explained: Mapping[str, str]  # model → packed, what the explanations of its circuits have in common
     examples: Mapping[str, Sequence[Example]]  # task → pairs
@@ -46,7 +47,7 @@ class PageParts:
     predicts: str | None  # the model that the plot of predictions is of
 
 
-def build_page(summary: Mapping[str, Any], parts: PageParts) -> str:
+def build_page(summary: Summary, parts: PageParts) -> str:
     """HTML text of the report."""
     specs = charts(summary, parts.histories, parts.prediction)
     common = {"numbers": Numbers(summary), "validation": summary["validation"], "charts": specs}
@@ -112,7 +113,7 @@ def scripts() -> Iterator[str]:
         yield (WEB / name).read_text(encoding="utf-8")
 
 
-def study(summary: Mapping[str, Any], parts: PageParts, common: Mapping[str, Any]) -> str:
+def study(summary: Summary, parts: PageParts, common: Mapping[str, Any]) -> str:
     """HTML of the study's own article."""
     models, tasks = summary["models"], task_names(summary)
     return render(
@@ -131,7 +132,7 @@ def study(summary: Mapping[str, Any], parts: PageParts, common: Mapping[str, Any
     )
 
 
-def further_pages(summary: Mapping[str, Any], parts: PageParts, common: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def further_pages(summary: Summary, parts: PageParts, common: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(route, HTML of what stands in its article) of every model and every circuit."""
     for model in summary["models"]:
         yield f"model/{model['name']}", render("model.html.j2", model=model, targets=targets(model), **common)
@@ -139,9 +140,7 @@ def further_pages(summary: Mapping[str, Any], parts: PageParts, common: Mapping[
             yield f"circuit/{model['name']}/{name}", circuit_text(summary, model, name, parts, common)
 
 
-def circuit_text(
-    summary: Mapping[str, Any], model: Mapping[str, Any], name: str, parts: PageParts, common: Mapping[str, Any]
-) -> str:
+def circuit_text(summary: Summary, model: ModelSummary, name: str, parts: PageParts, common: Mapping[str, Any]) -> str:
     """HTML of what stands in one circuit's article, with links to the same task's circuits in other models."""
     others = [other for other in summary["models"] if other is not model and name in other["tasks"]]
     return render(
@@ -156,28 +155,28 @@ def circuit_text(
     )
 
 
-def targets(model: Mapping[str, Any]) -> list[float]:
+def targets(model: ModelSummary) -> list[float]:
     """All target losses of a model's circuits, the loosest first."""
     return sorted({point["target_loss"] for task in model["tasks"].values() for point in task["curve"]}, reverse=True)
 
 
-def _has_curve(task: Mapping[str, Any] | None) -> bool:
+def _has_curve(task: TaskSummary | None) -> bool:
     return bool(task and task["solved"] and task["curve"])
 
 
-def outcome(test: Mapping[str, Any]) -> str:
+def outcome(test: Check) -> str:
     """A check's result as a sign: passed, failed, only measured, not tested."""
     if test["passed"] is None:
         return "–" if test["value"] is None else "·"
     return "✓" if test["passed"] else "✗"
 
 
-def task_names(summary: Mapping[str, Any]) -> list[str]:
+def task_names(summary: Summary) -> list[str]:
     """All tasks of the study, in the order in which the models list them."""
     return list(dict.fromkeys(task for model in summary["models"] for task in model["tasks"]))
 
 
-def headline(summary: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str, Any]:
+def headline(summary: Summary, statistics: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers at the top: ratio, best loss beside the bigram's, tasks solved, smallest circuit; null where none."""
     models = summary["models"]
     losses = [(model["val_loss_nats"], model["name"]) for model in models if model["val_loss_nats"] is not None]
@@ -195,12 +194,12 @@ def headline(summary: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[
     }
 
 
-def _solved_by(models: Sequence[Mapping[str, Any]], kind: str) -> set[str]:
+def _solved_by(models: Sequence[ModelSummary], kind: str) -> set[str]:
     own = [model for model in models if model["kind"] == kind]
     return {name for model in own for name, task in model["tasks"].items() if task["solved"]}
 
 
-def _cell(model: Mapping[str, Any], name: str, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _cell(model: ModelSummary, name: str, models: Sequence[ModelSummary]) -> dict[str, Any]:
     """One field of the matrix; ``heat`` 0…1 is where the edges lie between the study's smallest and largest circuit."""
     task = model["tasks"].get(name)
     if task is None:

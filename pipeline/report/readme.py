@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.report.page import headline
+from pipeline.report.spread import middle
 from pipeline.report.summary import smallest_circuits
 from pipeline.report.templating import render
 from pipeline.report.validation import lines_of, validated
+from pipeline.rows import ModelSummary, Summary, TaskSummary
 
 BLOCK = re.compile(r"(<!-- (\w+): python -m flows\.readme -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 MOST_SCALE = 0.999  # of the largest calibration scale, from which a circuit counts as leaning on it
 AT_MOST = 1e-9  # a share that rounding may add to a target
 
 
-def filled(text: str, summary: Mapping[str, Any], most_scale: float) -> str:
+def filled(text: str, summary: Summary, most_scale: float) -> str:
     """README text with each ``<!-- name: python -m flows.readme -->`` … ``<!-- /name -->`` block made anew.
 
     ``most_scale``: prune.most_scale, the largest calibration scale. Raises ValueError where the text has no such block.
@@ -32,7 +34,7 @@ def filled(text: str, summary: Mapping[str, Any], most_scale: float) -> str:
     )
 
 
-def figures(summary: Mapping[str, Any], most_scale: float) -> dict[str, Any]:
+def figures(summary: Summary, most_scale: float) -> dict[str, Any]:
     """Name → what the README's templates say."""
     models = summary["models"]
     solved = [(model, name, task) for model in models for name, task in model["tasks"].items() if task["solved"]]
@@ -65,7 +67,7 @@ def figures(summary: Mapping[str, Any], most_scale: float) -> dict[str, Any]:
     }
 
 
-def of_kind(models: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+def of_kind(models: Iterable[ModelSummary], kind: str) -> list[ModelSummary]:
     return [model for model in models if model["kind"] == kind]
 
 
@@ -75,20 +77,19 @@ def ends(values: Iterable[float | None]) -> tuple[float, float] | None:
     return (min(known), max(known)) if known else None
 
 
-def median_of(model: Mapping[str, Any], what: str) -> float | None:
+def median_of(model: ModelSummary, what: Literal["ablated_nodes_loss", "ablated_edges_loss"]) -> float | None:
     """The median over the circuits of solved tasks."""
-    found = [task[what] for task in model["tasks"].values() if task["solved"] and task[what] is not None]
-    return statistics.median(found) if found else None
+    return middle(task[what] for task in model["tasks"].values() if task["solved"])
 
 
-def by_l0(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def by_l0(models: Sequence[ModelSummary]) -> list[ModelSummary]:
     """The sparse models of the width that most of them have, the densest first."""
     sparse = of_kind(models, "sparse")
     width = statistics.mode(model["d_model"] for model in sparse)
     return sorted((model for model in sparse if model["d_model"] == width), key=lambda model: -model["l0"])
 
 
-def by_width(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def by_width(models: Sequence[ModelSummary]) -> list[ModelSummary]:
     """Sparse models with as many nonzero weights in their blocks' matrices but other widths, the narrowest first."""
     sparse = of_kind(models, "sparse")
     common = statistics.mode(block_l0(model) for model in sparse)
@@ -106,13 +107,13 @@ def improved(models: Sequence[Mapping[str, Any]]) -> str:
     return {0: "neither", 1: f"{better[0]} only" if better else "", 2: "both"}[len(better)]
 
 
-def block_l0(model: Mapping[str, Any]) -> int:
+def block_l0(model: ModelSummary) -> int:
     """Nonzero weights of the matrices inside blocks."""
     matrices = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
     return sum(count for name, count in model["l0_by_matrix"].items() if name.endswith(matrices))
 
 
-def on_test(tasks: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], most_scale: float) -> dict[str, Any]:
+def on_test(tasks: Sequence[TaskSummary], summary: Summary, most_scale: float) -> dict[str, Any]:
     """How circuits of solved tasks do on test pairs, and how many lean on the largest calibration scale."""
     losses = [task["circuit_loss"] for task in tasks]
     return {
@@ -126,12 +127,12 @@ def on_test(tasks: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], most
     }
 
 
-def surely_above(task: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
+def surely_above(task: TaskSummary, summary: Summary) -> bool:
     """Whether the whole interval of the loss on test pairs lies above target and margin."""
     return task["circuit_loss_interval"][0] > summary["target_loss"] + summary["test_margin"]
 
 
-def tested(summary: Mapping[str, Any]) -> dict[str, Any]:
+def tested(summary: Summary) -> dict[str, Any]:
     """What validation found, in numbers of circuits: ``n``, and by test of all, sparse and dense ones."""
     circuits = validated(summary["models"])
     by_test = {row["name"]: row for row in summary["validation"]["by_test"]}
@@ -149,12 +150,12 @@ def tested(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def outcome(task: Mapping[str, Any], name: str) -> bool | None:
+def outcome(task: TaskSummary, name: str) -> bool | None:
     """What a test said of a circuit, None where it was not taken."""
     return next((test["passed"] for test in lines_of(task["validation"]) if test["name"] == name), None)
 
 
-def example(summary: Mapping[str, Any], task: str = "bracket_counting") -> Mapping[str, Any] | None:
+def example(summary: Summary, task: str = "bracket_counting") -> Mapping[str, Any] | None:
     """The row of a task's smallest circuit, which the report draws, and its ``model``; None where none does it."""
     model = smallest_circuits(summary).get(task)
     return next((row["tasks"][task] | {"model": model} for row in summary["models"] if row["name"] == model), None)

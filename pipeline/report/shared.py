@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.report.bundle import node_names
+from pipeline.rows import Explanation
 
 
-def common_part(explanation: Mapping[str, Any]) -> dict[str, Any]:
+def common_part(explanation: Explanation) -> dict[str, Any]:
     """``tokens`` and ``nodes`` of a model's explanation."""
-    return {key: explanation[key] for key in ("tokens", "nodes")}
+    return {"tokens": explanation["tokens"], "nodes": explanation["nodes"]}
 
 
-def own_part(bundle: Mapping[str, Any], explanation: Mapping[str, Any] | None) -> dict[str, Any]:
+def own_part(bundle: Mapping[str, Any], explanation: Explanation | None) -> dict[str, Any]:
     """A bundle made without explanation, with what the model's explanation says of its task alone."""
-    found = (explanation or {}).get("circuits", {}).get(bundle["task"])
+    found = explanation["circuits"].get(bundle["task"]) if explanation else None
     if found is None:
         return dict(bundle)
     nodes = [found["nodes"].get(name) for name in node_names(bundle["drawing"])]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pipeline.report.by_kind import complement, generalisation
 from pipeline.report.frontier import compare
@@ -18,6 +18,7 @@ from pipeline.report.necessity import necessity_curves
 from pipeline.report.pruning import compare_baselines, curve_means, minimisation, minimised_logs
 from pipeline.report.validation import brief, spreads_of_model, summarise_validation, validated
 from pipeline.report.verdicts import Asked, verdict
+from pipeline.rows import ModelSummary, PruneRow, Summary, TaskSummary, ValidationRow
 
 MODEL_FIELDS = (
     "name", "kind", "n_layer", "d_model", "n_params", "l0", "tokens", "val_loss_nats", "train_seconds", "model_hash",
@@ -41,7 +42,7 @@ def summarise(
     n_bootstrap: int,
     bigram_loss: float | None,
     provenance: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> Summary:
     """The contents of results/summary.json: models, what they are compared by, provenance; numbers finite or null.
 
     ``bigram_loss``: the validation loss in nats of the table of bigram counts alone.
@@ -66,7 +67,7 @@ def summarise(
     }
 
 
-def summarise_model(record: ModelRecord, asked: Asked) -> dict[str, Any]:
+def summarise_model(record: ModelRecord, asked: Asked) -> ModelSummary:
     """One entry of ``models``: the model's facts, its tasks, how many it solves, its circuits' geometric-mean edges."""
     ablated, tested = record.ablated["tasks"], record.validated["tasks"]
     tasks = {
@@ -76,21 +77,22 @@ def summarise_model(record: ModelRecord, asked: Asked) -> dict[str, Any]:
     solved = [task for task in tasks.values() if task["solved"]]
     before = [task["discretised"]["n_edges"] for task in solved if task["discretised"] is not None]
     facts = {field: record.pretrained.get(field) for field in MODEL_FIELDS}
-    named = {"name": facts["name"], "kind": facts["kind"], "tasks": tasks}
-    return facts | {
+    facts |= {
         "l0_by_matrix": record.pretrained.get("l0_by_matrix"),
         "tasks": tasks,
         "n_solved": len(solved),
         "geomean_edges": geometric_mean_edges(task["n_edges"] for task in solved),
         "geomean_edges_discretised": geometric_mean_edges(before),
-        "ratio_discretised_to_minimised": mean_ratio([log for _, log in minimised_logs({"tasks": tasks})]),
+        "ratio_discretised_to_minimised": mean_ratio([log for _, log in minimised_logs(tasks)]),
         "test_loss": check_test_loss(tasks),
         "residual_kurtosis": record.validated.get("residual_kurtosis"),
-        "validation": spreads_of_model(named),
     }
+    model = cast(ModelSummary, facts)
+    model["validation"] = spreads_of_model(model)
+    return model
 
 
-def check_test_loss(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def check_test_loss(tasks: Mapping[str, TaskSummary]) -> dict[str, Any]:
     """How many circuits of solved tasks stay within the margin of the target on test pairs, and which do not, by their
     verdict."""
     outcomes = {name: task["verdict"]["sufficient"]["passed"] for name, task in tasks.items() if task["solved"]}
@@ -100,8 +102,8 @@ def check_test_loss(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def summarise_task(
-    pruned: Mapping[str, Any], ablated: Mapping[str, Any], tested: Mapping[str, Any] | None, asked: Asked
-) -> dict[str, Any]:
+    pruned: PruneRow, ablated: Mapping[str, Any], tested: ValidationRow | None, asked: Asked
+) -> TaskSummary:
     """One task of one model: ``solved`` = expressible, unpruned test loss at most the target, and a circuit exists."""
     facts: dict[str, Any] = {"expressible": bool(pruned["expressible"])}
     facts |= {field: pruned.get(field) for field in PRUNE_FIELDS}
@@ -118,7 +120,8 @@ def summarise_task(
     facts["baselines"] = pruned.get("baselines") or {}
     facts["prune_seconds"] = pruned.get("seconds")
     facts["validation"] = None if tested is None else brief(tested)
-    return facts | {"verdict": verdict(facts, asked)}
+    facts["verdict"] = verdict(cast(TaskSummary, facts), asked)
+    return cast(TaskSummary, facts)
 
 
 def _describe(name: str, losses: Sequence[float] | None) -> dict[str, Any]:
@@ -132,7 +135,7 @@ def _describe(name: str, losses: Sequence[float] | None) -> dict[str, Any]:
     }
 
 
-def smallest_circuits(summary: Mapping[str, Any]) -> dict[str, str]:
+def smallest_circuits(summary: Summary) -> dict[str, str]:
     """Task → the model whose circuit for it has the fewest edges, for tasks that are solved."""
     best: dict[str, tuple[int, str]] = {}
     for model in summary["models"]:

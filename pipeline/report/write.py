@@ -28,6 +28,7 @@ from pipeline.report.shared import common_part, own_part
 from pipeline.report.summary import smallest_circuits, summarise
 from pipeline.report.tables import curves_csv, frontier_csv, metrics
 from pipeline.report.verdicts import Asked
+from pipeline.rows import Explanation, Summary
 
 
 class PairSource(Protocol):
@@ -47,7 +48,7 @@ def write_report(
     margin: float,
     provenance: Mapping[str, Any],
     folder: Path,
-) -> dict[str, Any]:
+) -> Summary:
     """The summary, after writing ``folder`` whole: summary.json, index.html, figures, tables, the smallest circuits.
 
     ``margin``: nats that a circuit's loss on test pairs may be above its target; validate has it. ``provenance`` (git
@@ -77,7 +78,7 @@ def assemble(
     margin: float,
     provenance: Mapping[str, Any],
     folder: Path,
-) -> dict[str, Any]:
+) -> Summary:
     """``write_report`` with the tasks, the tokens' texts and their statistics already read."""
     records = [read_record(files) for files in models.values()]
     summary = summarise(
@@ -128,9 +129,9 @@ def prediction_of(records: Sequence[ModelRecord]) -> tuple[str, Mapping[str, Any
 
 
 def _pack_all(
-    summary: Mapping[str, Any],
+    summary: Summary,
     files: Mapping[str, ModelArtifacts],
-    explanations: Mapping[str, Mapping[str, Any] | None],
+    explanations: Mapping[str, Explanation | None],
     task_set: PairSource,
     texts: Sequence[str],
 ) -> Iterator[tuple[tuple[str, str], str]]:
@@ -147,7 +148,7 @@ def _pack_all(
 
 
 def _draw_smallest(
-    summary: Mapping[str, Any],
+    summary: Summary,
     files: Mapping[str, ModelArtifacts],
     task_set: PairSource,
     texts: Sequence[str],

@@ -24,6 +24,7 @@ from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
 from pipeline.model.record import record
 from pipeline.model.transformer import Intervene
+from pipeline.rows import Check
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest, PromptAnswers, margins
 from pipeline.validate.limits import MARGIN, half_way
 from pipeline.validate.norms import frozen_norms
@@ -63,7 +64,7 @@ def made_for(tested: CircuitUnderTest) -> str:
     return tested.circuit.ablation_values.kind.as_tested
 
 
-def check_sufficient(tested: CircuitUnderTest, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def check_sufficient(tested: CircuitUnderTest, name: str, row: Mapping[str, Any]) -> Check:
     """Whether the circuit still does the task: within MARGIN of its target under the ablation that it was made for;
     otherwise nearer to the target than to chance. MEASURED has no limit."""
     loss = row["loss"]["mean"]
