@@ -16,6 +16,9 @@ from flows.stage import load_study, main, stage_flow
 from flows.tracking import log_study
 from pipeline.artifacts import Workspace, file_hash, read_json
 from pipeline.config import Params
+from pipeline.data.tasks import TaskSet
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.report.bundle import token_texts
 from pipeline.report.inputs import ModelArtifacts
 from pipeline.report.write import write_report
 from pipeline.validate.circuit_under_test import MARGIN
@@ -27,8 +30,9 @@ def report() -> None:
     workspace, params = load_study()
     summary = write_report(
         {name: ModelArtifacts.of(workspace, name) for name in params.models},
-        tasks=workspace.tasks,
-        tokens=workspace.tokens,
+        task_set=TaskSet.load(workspace.tasks),
+        texts=token_texts(Tokenizer.load(workspace.tokens)),
+        statistics=read_json(workspace.tokens / "stats.json"),
         params=params,
         margin=MARGIN,
         provenance=provenance(workspace, params),

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.tasks import Pair
 from pipeline.report.charts import charts
 from pipeline.report.marked_numbers import Numbers
 from pipeline.report.packed import chart_library, pack, pack_json, within_budget
@@ -25,14 +26,6 @@ TITLE = "Sparse circuits"
 
 
 @dataclass(frozen=True)
-class Example:
-    """One contrast pair as text: two (prompt, answer)."""
-
-    first: tuple[str, str]
-    second: tuple[str, str]
-
-
-@dataclass(frozen=True)
 class PageParts:
     """What the page shows besides the summary."""
 
@@ -40,7 +33,7 @@ class PageParts:
     histories: Mapping[str, Sequence[Mapping[str, Any]]]  # model → lines of its training history
     bundles: Mapping[tuple[str, str], str]  # (model, task) → packed bundle, of every circuit
     explained: Mapping[str, str]  # model → packed, what the explanations of its circuits have in common
-    examples: Mapping[str, Sequence[Example]]  # task → pairs
+    examples: Mapping[str, Sequence[Pair]]  # task → pairs as text
     decides: Mapping[str, str]  # task → what decides the answer
     statistics: Mapping[str, Any]  # the tokenise stage's stats.json
     predicts: str | None  # the model that the plot of predictions is of

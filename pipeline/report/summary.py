@@ -17,7 +17,7 @@ from pipeline.report.inputs import ModelRecord
 from pipeline.report.necessity import necessity_curves
 from pipeline.report.pruning import compare_baselines, curve_means, minimisation, minimised_logs
 from pipeline.report.validation import brief, spreads_of_model, summarise_validation, validated
-from pipeline.report.verdicts import Asked, verdict
+from pipeline.report.verdicts import CircuitTarget, verdict
 
 MODEL_FIELDS = (
     "name", "kind", "n_layer", "d_model", "n_params", "l0", "tokens", "val_loss_nats", "train_seconds", "model_hash",
@@ -35,7 +35,7 @@ RANDOM_SETS = ("circuit", "nodes_only", "nodes", "edges")  # what was drawn at r
 def summarise(
     records: Sequence[ModelRecord],
     *,
-    asked: Asked,
+    target: CircuitTarget,
     curve_losses: Sequence[float],
     seed: int,
     n_bootstrap: int,
@@ -46,7 +46,7 @@ def summarise(
 
     ``bigram_loss``: the validation loss in nats of the table of bigram counts alone.
     """
-    models = [summarise_model(record, asked) for record in records]
+    models = [summarise_model(record, target) for record in records]
     return {
         "models": models,
         "frontier": compare(models, curve_losses=curve_losses, seed=seed, n_bootstrap=n_bootstrap),
@@ -59,18 +59,18 @@ def summarise(
             "generalisation": generalisation(validated(models)),
             "necessity": necessity_curves(records, models),
         },
-        "target_loss": asked.target_loss,
-        "test_margin": asked.margin,
+        "target_loss": target.target_loss,
+        "test_margin": target.margin,
         "bigram_loss_nats": bigram_loss,
         "provenance": dict(provenance),
     }
 
 
-def summarise_model(record: ModelRecord, asked: Asked) -> dict[str, Any]:
+def summarise_model(record: ModelRecord, target: CircuitTarget) -> dict[str, Any]:
     """One entry of ``models``: the model's facts, its tasks, how many it solves, its circuits' geometric-mean edges."""
     ablated, tested = record.ablated["tasks"], record.validated["tasks"]
     tasks = {
-        name: summarise_task(pruned, ablated.get(name) or {}, tested.get(name), asked)
+        name: summarise_task(pruned, ablated.get(name) or {}, tested.get(name), target)
         for name, pruned in record.pruned["tasks"].items()
     }
     solved = [task for task in tasks.values() if task["solved"]]
@@ -100,14 +100,14 @@ def check_test_loss(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def summarise_task(
-    pruned: Mapping[str, Any], ablated: Mapping[str, Any], tested: Mapping[str, Any] | None, asked: Asked
+    pruned: Mapping[str, Any], ablated: Mapping[str, Any], tested: Mapping[str, Any] | None, target: CircuitTarget
 ) -> dict[str, Any]:
     """One task of one model: ``solved`` = expressible, unpruned test loss at most the target, and a circuit exists."""
     facts: dict[str, Any] = {"expressible": bool(pruned["expressible"])}
     facts |= {field: pruned.get(field) for field in PRUNE_FIELDS}
     loss = facts["unpruned_loss"]
     facts["solved"] = bool(
-        facts["expressible"] and loss is not None and loss <= asked.target_loss and facts["n_edges"] is not None
+        facts["expressible"] and loss is not None and loss <= target.target_loss and facts["n_edges"] is not None
     )
     facts |= {field: ablated.get(field) for field in (*ABLATE_LOSSES, *UNCALIBRATED, *ABLATE_ACCURACIES)}
     for field in ("unpruned_loss", *ABLATE_LOSSES):
@@ -118,7 +118,7 @@ def summarise_task(
     facts["baselines"] = pruned.get("baselines") or {}
     facts["prune_seconds"] = pruned.get("seconds")
     facts["validation"] = None if tested is None else brief(tested)
-    return facts | {"verdict": verdict(facts, asked)}
+    return facts | {"verdict": verdict(facts, target)}
 
 
 def _describe(name: str, losses: Sequence[float] | None) -> dict[str, Any]:

@@ -68,17 +68,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {
-        "nats": nats,
-        "count": count,
-        "ratio": ratio,
-        "percent": percent,
-        "words": words,
-        "visible": visible,
-        "code": code,
-        "breakable": breakable,
-        "script_json": script_json,
-    }
+    filters = (nats, count, ratio, percent, words, visible, code, breakable, script_json)
+    environment.filters |= {each.__name__: each for each in filters}
     return environment
 
 

@@ -13,7 +13,7 @@ from pipeline.config import Params
 from pipeline.model.transformer import Transformer
 from pipeline.report.packed import unpack
 from pipeline.report.page import build_circuit_page
-from pipeline.report.write import assemble
+from pipeline.report.write import write_report
 from tests.browser.chromium import Page, wait_until
 from tests.report.conftest import TEXTS, FakeTasks, write_model
 
@@ -30,7 +30,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., T
     models = {
         name: write_model(folder, tiny_model(seed=seed), name, kind, loss, TASKS) for name, kind, loss, seed in invented
     }
-    assemble(
+    write_report(
         models,
         task_set=FakeTasks(),
         texts=TEXTS,

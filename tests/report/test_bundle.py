@@ -13,8 +13,7 @@ from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tokenizer import END_OF_TEXT, Tokenizer
 from pipeline.model.transformer import Transformer
-from pipeline.report.bundle import circuit_bundle, node_names, token_texts
-from pipeline.report.shared import own_part
+from pipeline.report.bundle import circuit_bundle, node_names, own_part, token_texts
 
 TEXTS = [f"t{token}" for token in range(24)]
 BATCH = PairBatch(torch.tensor([[5, 6, 7], [5, 6, 8]]), torch.tensor([2, 2]), torch.tensor([[1, 2], [2, 1]]))

@@ -17,7 +17,7 @@ from pipeline.config import Params
 from pipeline.report.inputs import ModelArtifacts
 from pipeline.report.packed import AROUND, within_budget
 from pipeline.report.templating import code, count, nats
-from pipeline.report.write import assemble
+from pipeline.report.write import write_report
 from tests.report.conftest import TEXTS
 from tests.report.numbers_of import read, unpacked, wrong
 
@@ -30,7 +30,7 @@ def write(params: Params, task_source: Any, tmp_path: Path) -> Write:
     """Writes the report of the given models into ``tmp_path / folder`` and returns the summary."""
 
     def run(models: dict[str, ModelArtifacts], folder: str = "results") -> dict[str, Any]:
-        return assemble(
+        return write_report(
             models,
             task_set=task_source,
             texts=TEXTS,
