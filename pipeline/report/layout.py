@@ -24,12 +24,13 @@ from pipeline.sites import Site, site_key, split_edge_key, split_site_key
 
 RESIDUAL_SITES = (Site.ATTN_IN, Site.ATTN_OUT, Site.MLP_IN, Site.MLP_OUT)
 HEAD_SITES = (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)
+HEADS, NEURONS = "q · k · v", "neurons"  # labels of two kinds of row
 ROWS = (
     ("attention in", (Site.ATTN_IN,)),
-    ("q · k · v", HEAD_SITES),
+    (HEADS, HEAD_SITES),
     ("attention out", (Site.ATTN_OUT,)),
     ("MLP in", (Site.MLP_IN,)),
-    ("neurons", (Site.MLP_NEURON,)),
+    (NEURONS, (Site.MLP_NEURON,)),
     ("MLP out", (Site.MLP_OUT,)),
 )
 ROW_HEIGHT = 68
@@ -43,7 +44,7 @@ EDGES_TO_ORDER = 10_000  # rounds × edges: a dense circuit takes seconds a roun
 
 NodeId = tuple[str, int]  # site key, index
 GroupId = tuple[int, str, int]  # layer, "head" or "neuron", number
-Name = int | GroupId  # of a residual channel, or of what reads and writes them
+VertexName = int | GroupId  # of a residual channel, or of what reads and writes them
 Spot = tuple[float, float]
 Start = Callable[[nx.Graph], Iterable[int]]
 
@@ -64,7 +65,7 @@ class HeadBox:
 
 
 @dataclass(frozen=True)
-class Row:
+class LayoutRow:
     """A row that has nodes."""
 
     layer: int
@@ -78,7 +79,7 @@ class GraphLayout:
 
     width: int
     height: int
-    rows: tuple[Row, ...]
+    rows: tuple[LayoutRow, ...]
     spots: Mapping[NodeId, Spot]  # in forward order
     channels: Mapping[int, float]  # residual channel → x
     heads: tuple[HeadBox, ...]
@@ -140,7 +141,7 @@ def _assemble(
     labels = []
     for rank, (layer, label, nodes) in enumerate(rows):
         y = height - BOTTOM - ROW_HEIGHT * rank - LAYER_GAP * (layer - rows[0][0])
-        labels.append(Row(layer, label, y))
+        labels.append(LayoutRow(layer, label, y))
         spots |= {(key, index): (placed.get((key, index), x_of.get(index, 0.0)), y) for key, index in nodes}
     boxes = tuple(_boxes(_members(circuit, d_head), spots, pitch))
     return GraphLayout(LEFT + inner + RIGHT, height, tuple(labels), spots, x_of, boxes, pitch)
@@ -160,7 +161,7 @@ def _rows(circuit: Circuit) -> list[tuple[int, str, list[NodeId]]]:
     rows = []
     for layer in range(n_layer):
         for label, sites in ROWS:
-            keys = [f"{layer}.{site.value}" for site in sites]
+            keys = [site_key(layer, site) for site in sites]
             nodes = [(key, int(index)) for key in keys if key in circuit.nodes for index in circuit.nodes[key]]
             if nodes:
                 rows.append((layer, label, nodes))
@@ -173,19 +174,15 @@ def _channels(circuit: Circuit) -> list[int]:
     return sorted({int(index) for nodes in residual for index in nodes})
 
 
-def _group(key: str, index: int, d_head: int) -> GroupId:
-    """What a node moves with: its head, or a neuron by itself."""
-    layer, site = split_site_key(key)
-    return (layer, "head", index // d_head) if site in HEAD_SITES else (layer, "neuron", index)
-
-
 def _members(circuit: Circuit, d_head: int) -> dict[GroupId, list[NodeId]]:
-    """Group → its nodes, a head's in the order q, k, v."""
+    """Group, a head or one neuron → its nodes, a head's in the order q, k, v."""
     members: dict[GroupId, list[NodeId]] = defaultdict(list)
-    for _, _, nodes in _rows(circuit):
+    for layer, label, nodes in _rows(circuit):
         for key, index in nodes:
-            if split_site_key(key)[1] not in RESIDUAL_SITES:
-                members[_group(key, index, d_head)].append((key, index))
+            if label == HEADS:
+                members[layer, "head", index // d_head].append((key, index))
+            elif label == NEURONS:
+                members[layer, "neuron", index].append((key, index))
     return dict(members)
 
 
@@ -196,9 +193,9 @@ def _links(circuit: Circuit) -> dict[NodeId, list[int]]:
         layer, kind = split_edge_key(key)
         for source, target in ends.tolist():
             if kind.source in RESIDUAL_SITES:
-                near[f"{layer}.{kind.target.value}", target].append(source)
+                near[site_key(layer, kind.target), target].append(source)
             else:
-                near[f"{layer}.{kind.source.value}", source].append(target)
+                near[site_key(layer, kind.source), source].append(target)
     return near
 
 
@@ -213,7 +210,7 @@ def order_ranks(
 
     Connected parts stand side by side, the largest first; what has no edge comes last.
     """
-    names: list[Name] = [*channels, *members]
+    names: list[VertexName] = [*channels, *members]
     number = {name: n for n, name in enumerate(names)}  # integers, so that the order of sets is always the same
     graph = nx.Graph()
     graph.add_nodes_from(range(len(names)))
@@ -255,7 +252,7 @@ def _room(
     heads: dict[int, int] = defaultdict(int)
     for layer, kind, _ in members:
         heads[layer] += kind == "head"
-    needs = [len(nodes) + (BESIDE_HEAD * heads[layer] if label == "q · k · v" else 0) for layer, label, nodes in rows]
+    needs = [len(nodes) + (BESIDE_HEAD * heads[layer] if label == HEADS else 0) for layer, label, nodes in rows]
     columns = max([*needs, n_channels + 1, 1])
     inner = min(max(round(columns * COLUMN_WIDTH), MIN_WIDTH), MAX_WIDTH)
     return inner, min(COLUMN_WIDTH, inner / columns)
@@ -273,7 +270,7 @@ def _place_row(
     low, high = bounds
     inside = {group: _order_members(members[group], links, x_of) for group in row}
     sizes = [(len(inside[group]) + BESIDE_HEAD * (group[1] == "head")) * pitch for group in row]
-    wishes = [_wish([x for node in inside[group] for x in _near(node, links, x_of)], (low + high) / 2) for group in row]
+    wishes = [_mean_x(inside[group], links, x_of, (low + high) / 2) for group in row]
     places: dict[NodeId, float] = {}
     for group, middle in zip(row, spread(wishes, sizes, low, high), strict=True):
         first = middle - pitch * (len(inside[group]) - 1) / 2
@@ -281,11 +278,11 @@ def _place_row(
     return places
 
 
-def _near(node: NodeId, links: Mapping[NodeId, Sequence[int]], x_of: Mapping[int, float]) -> list[float]:
-    return [x_of[channel] for channel in links.get(node, ())]
-
-
-def _wish(near: Sequence[float], otherwise: float) -> float:
+def _mean_x(
+    nodes: Sequence[NodeId], links: Mapping[NodeId, Sequence[int]], x_of: Mapping[int, float], otherwise: float
+) -> float:
+    """The mean place of all channels that the nodes read and write; ``otherwise`` for none."""
+    near = [x_of[channel] for node in nodes for channel in links.get(node, ())]
     return sum(near) / len(near) if near else otherwise
 
 
@@ -294,7 +291,7 @@ def _order_members(
 ) -> list[NodeId]:
     """Nodes of one head: q, k, v beside each other, each by the mean of its channels."""
     sites = list(dict.fromkeys(key for key, _ in nodes))
-    return sorted(nodes, key=lambda node: (sites.index(node[0]), _wish(_near(node, links, x_of), 0), node[1]))
+    return sorted(nodes, key=lambda node: (sites.index(node[0]), _mean_x([node], links, x_of, 0), node[1]))
 
 
 def spread(wished: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:

@@ -5,7 +5,6 @@ No number is made here that is not in the summary; this module only chooses what
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +13,10 @@ from typing import Any
 
 from pipeline.data.tasks import Pair
 from pipeline.report.charts import charts
+from pipeline.report.geometric import log_edges
 from pipeline.report.marked_numbers import Numbers
 from pipeline.report.packed import chart_library, pack, pack_json, within_budget
+from pipeline.report.solved import of_kind, solved_tasks
 from pipeline.report.templating import render
 from pipeline.report.validation import lines_of
 
@@ -116,7 +117,7 @@ def study(summary: Mapping[str, Any], parts: PageParts, common: Mapping[str, Any
         baselines=summary["baselines"],
         headline=headline(summary, parts.statistics),
         matrix=[{"task": task, "cells": [_cell(model, task, models) for model in models]} for task in tasks],
-        curve_tasks=[task for task in tasks if any(_has_curve(model["tasks"].get(task)) for model in models)],
+        curve_tasks=[task for task in tasks if any(solved_tasks(model).get(task, {}).get("curve") for model in models)],
         statistics=parts.statistics,
         provenance=summary["provenance"],
         predicts=parts.predicts,
@@ -154,10 +155,6 @@ def targets(model: Mapping[str, Any]) -> list[float]:
     return sorted({point["target_loss"] for task in model["tasks"].values() for point in task["curve"]}, reverse=True)
 
 
-def _has_curve(task: Mapping[str, Any] | None) -> bool:
-    return bool(task and task["solved"] and task["curve"])
-
-
 def outcome(test: Mapping[str, Any]) -> str:
     """A check's result as a sign: passed, failed, only measured, not tested."""
     if test["passed"] is None:
@@ -175,22 +172,19 @@ def headline(summary: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[
     models = summary["models"]
     losses = [(model["val_loss_nats"], model["name"]) for model in models if model["val_loss_nats"] is not None]
     best_loss, best_model = min(losses, default=(None, None))
-    solved = {kind: _solved_by(models, kind) for kind in ("sparse", "dense")}
+    sparse, dense = (
+        {name for model in of_kind(models, kind) for name in solved_tasks(model)} for kind in ("sparse", "dense")
+    )
     return {
         "best_loss": best_loss,
         "best_model": best_model,
         "bigram_loss": statistics.get("bigram_loss_nats"),
         "n_tasks": len(task_names(summary)),
-        "n_solved": len(solved["sparse"] | solved["dense"]),
-        "n_sparse": len(solved["sparse"]),
-        "n_dense": len(solved["dense"]),
-        "n_both": len(solved["sparse"] & solved["dense"]),
+        "n_solved": len(sparse | dense),
+        "n_sparse": len(sparse),
+        "n_dense": len(dense),
+        "n_both": len(sparse & dense),
     }
-
-
-def _solved_by(models: Sequence[Mapping[str, Any]], kind: str) -> set[str]:
-    own = [model for model in models if model["kind"] == kind]
-    return {name for model in own for name, task in model["tasks"].items() if task["solved"]}
 
 
 def _cell(model: Mapping[str, Any], name: str, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -202,7 +196,7 @@ def _cell(model: Mapping[str, Any], name: str, models: Sequence[Mapping[str, Any
         return {"state": "not expressible", "reason": task["reason"]}
     if not task["solved"]:
         return {"state": "not solved"}
-    sizes = [t["n_edges"] for m in models for t in m["tasks"].values() if t["solved"]]
-    low, high = (math.log(max(size, 1)) for size in (min(sizes), max(sizes)))
-    heat = (math.log(max(task["n_edges"], 1)) - low) / (high - low) if high > low else 0.0
+    sizes = [log_edges(solved["n_edges"]) for other in models for solved in solved_tasks(other).values()]
+    low, high = min(sizes), max(sizes)
+    heat = (log_edges(task["n_edges"]) - low) / (high - low) if high > low else 0.0
     return {"state": "solved", "heat": round(heat, 2), "tested": bool(task["n_nodes"] and task["validation"])}

@@ -120,18 +120,20 @@ def two_answers(batch: PairBatch | None) -> tuple[int, int] | None:
 
 
 def _nodes(circuit: Circuit, state: Mapping[str, Tensor], layout: GraphLayout) -> dict[str, list[Any]]:
-    """Columns: number of the site, index, place, bias (0 where there is none), what it is held at when it is off."""
-    sites = list(circuit.nodes)
+    """Columns: number of the site, index, place, bias, ablation value; 0 where there is no bias or ablation value."""
+    sites, nodes = list(circuit.nodes), list(layout.spots)
     bias = biases(state, 1 + max((row.layer for row in layout.rows), default=-1))
-    held = circuit.ablation_values.first
-    nodes = list(layout.spots)
+
+    def at(values: Mapping[str, Tensor]) -> list[float]:
+        return [rounded(float(values[key][index])) if key in values else 0 for key, index in nodes]
+
     return {
         "site": [sites.index(key) for key, _ in nodes],
         "index": [index for _, index in nodes],
         "x": [round(x) for x, _ in layout.spots.values()],
         "y": [round(y) for _, y in layout.spots.values()],
-        "bias": [rounded(float(bias[key][index])) if key in bias else 0 for key, index in nodes],
-        "held": [rounded(float(held[key][index])) if key in held else 0 for key, index in nodes],
+        "bias": at(bias),
+        "ablated_to": at(circuit.ablation_values.first),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.report.frontier import curve_edges
 from pipeline.report.geometric import geometric_mean_edges, log_edges, mean_ratio, ratio_interval
+from pipeline.report.solved import solved_tasks
 from pipeline.seeds import seed_of
 
 Model = Mapping[str, Any]  # an entry of summary.json's ``models``
@@ -41,8 +42,8 @@ def minimisation(models: Sequence[Model], *, n_bootstrap: int, seed: int) -> dic
 
 def minimised_logs(model: Model) -> Iterator[tuple[str, float]]:
     """(task, logarithm of edges before over edges after minimisation) of a model's solved tasks."""
-    for name, task in model["tasks"].items():
-        if task["solved"] and task["discretised"] is not None:
+    for name, task in solved_tasks(model).items():
+        if task["discretised"] is not None:
             yield name, log_edges(task["discretised"]["n_edges"]) - log_edges(task["n_edges"])
 
 
@@ -80,8 +81,8 @@ def _against(baseline: str, models: Sequence[Model], n_bootstrap: int, rng_seed:
 
 def _pairs(model: Model, baseline: str) -> Iterator[tuple[str, int, int | None]]:
     """(task, edges of the learned ranking, edges of the baseline's or None) of a model's solved tasks."""
-    for name, task in model["tasks"].items():
-        if task["solved"] and task["discretised"] is not None and baseline in task["baselines"]:
+    for name, task in solved_tasks(model).items():
+        if task["discretised"] is not None and baseline in task["baselines"]:
             yield name, task["discretised"]["n_edges"], task["baselines"][baseline]["n_edges"]
 
 

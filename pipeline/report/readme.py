@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean, mode
 from typing import Any
 
 from pipeline.report.page import headline
+from pipeline.report.solved import of_kind, solved_tasks
+from pipeline.report.spread import known, middle
 from pipeline.report.summary import smallest_circuits
 from pipeline.report.templating import render
-from pipeline.report.validation import lines_of, validated
+from pipeline.report.validation import KINDS, validated
 
 BLOCK = re.compile(r"(<!-- (\w+): python -m flows\.readme -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 MOST_SCALE = 0.999  # of the largest calibration scale, from which a circuit counts as leaning on it
@@ -35,19 +37,14 @@ def filled(text: str, summary: Mapping[str, Any], most_scale: float) -> str:
 def figures(summary: Mapping[str, Any], most_scale: float) -> dict[str, Any]:
     """Name → what the README's templates say."""
     models = summary["models"]
-    solved = [(model, name, task) for model in models for name, task in model["tasks"].items() if task["solved"]]
+    solved = [(model, name, task) for model in models for name, task in solved_tasks(model).items()]
     return {
         "summary": summary,
         "headline": headline(summary, {"bigram_loss_nats": summary["bigram_loss_nats"]}),
         "frontier": summary["frontier"],
         "baselines": summary["baselines"]["overall"],
-        "losses": {
-            kind: ends(model["val_loss_nats"] for model in of_kind(models, kind)) for kind in ("sparse", "dense")
-        },
-        "before": {
-            kind: ends(model["ratio_discretised_to_minimised"] for model in of_kind(models, kind))
-            for kind in ("sparse", "dense")
-        },
+        "losses": ends_of("val_loss_nats", models),
+        "before": ends_of("ratio_discretised_to_minimised", models),
         "by_l0": by_l0(models),
         "by_width": by_width(models),
         "improved": improved(by_width(models)),
@@ -65,33 +62,33 @@ def figures(summary: Mapping[str, Any], most_scale: float) -> dict[str, Any]:
     }
 
 
-def of_kind(models: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
-    return [model for model in models if model["kind"] == kind]
-
-
 def ends(values: Iterable[float | None]) -> tuple[float, float] | None:
     """Smallest and largest of those that are known."""
-    known = [value for value in values if value is not None]
-    return (min(known), max(known)) if known else None
+    found = known(values)
+    return (min(found), max(found)) if found else None
+
+
+def ends_of(key: str, models: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float] | None]:
+    """Kind of model → smallest and largest of a number of its models."""
+    return {kind: ends(model[key] for model in of_kind(models, kind)) for kind in KINDS}
 
 
 def median_of(model: Mapping[str, Any], what: str) -> float | None:
     """The median over the circuits of solved tasks."""
-    found = [task[what] for task in model["tasks"].values() if task["solved"] and task[what] is not None]
-    return statistics.median(found) if found else None
+    return middle(task[what] for task in solved_tasks(model).values())
 
 
 def by_l0(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The sparse models of the width that most of them have, the densest first."""
     sparse = of_kind(models, "sparse")
-    width = statistics.mode(model["d_model"] for model in sparse)
+    width = mode(model["d_model"] for model in sparse)
     return sorted((model for model in sparse if model["d_model"] == width), key=lambda model: -model["l0"])
 
 
 def by_width(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Sparse models with as many nonzero weights in their blocks' matrices but other widths, the narrowest first."""
     sparse = of_kind(models, "sparse")
-    common = statistics.mode(block_l0(model) for model in sparse)
+    common = mode(block_l0(model) for model in sparse)
     return sorted((model for model in sparse if block_l0(model) == common), key=lambda model: model["d_model"])
 
 
@@ -119,7 +116,7 @@ def on_test(tasks: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], most
         "n": len(tasks),
         "n_at_target": sum(loss <= summary["target_loss"] * (1 + AT_MOST) for loss in losses),
         "n_within": sum(model["test_loss"]["n_within"] for model in summary["models"]),
-        "mean": statistics.mean(losses),
+        "mean": mean(losses),
         "n_most_scale": sum((task["calibration_scale"] or 0) >= MOST_SCALE * most_scale for task in tasks),
         "most_scale": most_scale,
         "n_minimal": sum(bool(task["one_minimal"]) for task in tasks),
@@ -135,23 +132,22 @@ def tested(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What validation found, in numbers of circuits: ``n``, and by test of all, sparse and dense ones."""
     circuits = validated(summary["models"])
     by_test = {row["name"]: row for row in summary["validation"]["by_test"]}
+    passed, taken = (
+        {name: sum(row[kind][key] for kind in KINDS) for name, row in by_test.items()}
+        for key in ("n_passed", "n_tested")
+    )
     controls = [row for row in summary["validation"]["controls"] if row["control"] != "true"]
     return {
         "n": len(circuits),
         "n_models": len({model["name"] for model, _, _ in circuits}),
-        "passed": {name: sum(row[kind]["n_passed"] for kind in ("sparse", "dense")) for name, row in by_test.items()},
-        "taken": {name: sum(row[kind]["n_tested"] for kind in ("sparse", "dense")) for name, row in by_test.items()},
+        "passed": passed,
+        "taken": taken,
         "by_test": by_test,
         "circuits": summary["validation"]["circuits"],
-        "n_without_needless": sum(outcome(task, "minimality") is True for _, _, task in circuits),
+        "n_without_needless": passed.get("minimality", 0),
         "n_controls": len(controls),
         "n_controls_met": sum(row["met"] for row in controls),
     }
-
-
-def outcome(task: Mapping[str, Any], name: str) -> bool | None:
-    """What a test said of a circuit, None where it was not taken."""
-    return next((test["passed"] for test in lines_of(task["validation"]) if test["name"] == name), None)
 
 
 def example(summary: Mapping[str, Any], task: str = "bracket_counting") -> Mapping[str, Any] | None:

@@ -16,6 +16,7 @@ from pipeline.report.geometric import geometric_mean_edges, mean_ratio
 from pipeline.report.inputs import ModelRecord
 from pipeline.report.necessity import necessity_curves
 from pipeline.report.pruning import compare_baselines, curve_means, minimisation, minimised_logs
+from pipeline.report.solved import solved_tasks
 from pipeline.report.validation import brief, spreads_of_model, summarise_validation, validated
 from pipeline.report.verdicts import CircuitTarget, verdict
 
@@ -136,7 +137,7 @@ def smallest_circuits(summary: Mapping[str, Any]) -> dict[str, str]:
     """Task → the model whose circuit for it has the fewest edges, for tasks that are solved."""
     best: dict[str, tuple[int, str]] = {}
     for model in summary["models"]:
-        for name, task in model["tasks"].items():
-            if task["solved"] and (name not in best or task["n_edges"] < best[name][0]):
+        for name, task in solved_tasks(model).items():
+            if name not in best or task["n_edges"] < best[name][0]:
                 best[name] = (task["n_edges"], model["name"])
     return {name: model for name, (_, model) in best.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.report.solved import solved_tasks
 from pipeline.report.spread import middle, spread
 
 KINDS = ("sparse", "dense")
@@ -35,14 +36,19 @@ def lines_of(validation: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     return [test for section in sections if isinstance(section, Mapping) for test in section.get("tests", ())]
 
 
+def check_of(validation: Mapping[str, Any] | None, name: str) -> Mapping[str, Any] | None:
+    """One line of a circuit's verdict, None where that test was not taken."""
+    return next((test for test in lines_of(validation) if test["name"] == name), None)
+
+
 def validated(models: Sequence[Mapping[str, Any]]) -> list[Validated]:
     """(model, task, its entry) of every circuit of a solved task that was validated; without empty ones, of tasks that
     the bigram table does, since their tests would test nothing."""
     return [
         (model, name, task)
         for model in models
-        for name, task in model["tasks"].items()
-        if task["solved"] and task["n_nodes"] and task["validation"] is not None
+        for name, task in solved_tasks(model).items()
+        if task["n_nodes"] and task["validation"] is not None
     ]
 
 
@@ -66,13 +72,8 @@ def summarise_validation(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def outcomes(circuits: Iterable[Validated], kind: str, name: str) -> dict[str, Any]:
     """How many circuits of a kind of model took a test, how many pass, how many were only measured, and the median of
     what was found."""
-    own = [
-        test
-        for model, _, task in circuits
-        if model["kind"] == kind
-        for test in lines_of(task["validation"])
-        if test["name"] == name
-    ]
+    found = [check_of(task["validation"], name) for model, _, task in circuits if model["kind"] == kind]
+    own = [test for test in found if test is not None]
     taken = [test for test in own if test["passed"] is not None]
     return {
         "n_tested": len(taken),

@@ -140,7 +140,7 @@ def test_sections_that_are_missing_leave_their_tables_out(models):
     assert found["models"][0]["tasks"]["quotes"]["verdict"]["sufficient"] == {"passed": None, "says": "not tested"}
 
 
-def test_other_ways_to_hold_the_rest_are_found_by_their_losses(summary):
+def test_other_ablations_of_the_complement_are_found_by_their_losses(summary):
     rows = {row["name"]: row for row in summary["validation"]["complement"]}
     assert list(rows) == ["mean", "zero"]
     assert rows["zero"]["dense"]["loss"] == {"median": 1.0, "low": 0.5, "high": 1.5, "n": 2}
