@@ -95,11 +95,11 @@ def random_model(d_model: int, n_layer: int, density: float, generator: torch.Ge
         lr=0.01,
         tokens=1,
     )
-    model = new_model(config, VOCAB, 0, None).requires_grad_(False).eval()
-    for name, p in model.named_parameters():
+    model = new_model(config, VOCAB, 0, None)
+    for name, p in model.requires_grad_(False).named_parameters():
         if ".h." in name and p.ndim == 2 and density < 1:
             p.mul_((torch.rand(p.shape, generator=generator) < density) / density**0.5)
-    return model
+    return model.freeze()
 
 
 def executor(problem: PruneProblem, n_nodes: int) -> dict[str, Callable[[], object]]:

@@ -13,8 +13,9 @@ from benchmarks.straightforward import Straightforward
 from pipeline.config import ModelConfig, Params, load_params
 from pipeline.model.device import pick_device, training_precision
 from pipeline.model.initial import new_model
+from pipeline.model.linear import skip_zeros
 from pipeline.pretrain.optimizer import SparseAdam
-from pipeline.pretrain.products import skip_zeros, sparse_below
+from pipeline.pretrain.products import sparse_below
 from pipeline.pretrain.step import train_step
 
 N_STEPS = 1000

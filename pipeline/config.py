@@ -171,7 +171,7 @@ class PretrainConfig(Section):
 
 
 class Ablation(StrEnum):
-    """What a node outside a circuit is held at (§4, §6): one number a node, the same at all positions."""
+    """The ablation value of a node outside a circuit (§4, §6): one number a node, the same at all positions."""
 
     MEAN = "mean"  # its average over the pretraining distribution
     ZERO = "zero"
@@ -233,7 +233,7 @@ class AblateConfig(Section):
 
 
 class GeneralisationConfig(Section):
-    """Second test sets, which tell a task's algorithm from rivals that do as well on its own pairs."""
+    """Second test sets, which tell a task's algorithm from other algorithms that do as well on its own pairs."""
 
     n_pairs: PositiveInt  # of each family, made from the task's test pairs
     n_natural: PositiveInt  # contexts of the held-out corpus in which the same decision is made, at most
@@ -259,13 +259,13 @@ class ValidateConfig(Section):
 class ExplainConfig(Section):
     """What is shown of a circuit's nodes, and what labels rest on."""
 
-    tokens: PositiveInt  # of held-out code, at which nodes are watched
+    tokens: PositiveInt  # of held-out code, at which the values of nodes are recorded
     contexts: PositiveInt  # of each kind (largest, least, random), a node
     context_tokens: PositiveInt  # of each of them
     bins: PositiveInt  # of a node's histogram
     pairs: PositiveInt  # of the test pairs, on which nodes are shown token by token
     pattern_pairs: PositiveInt  # of these, those on which attention patterns are shown
-    ablated_pairs: PositiveInt  # of the test pairs, for the loss with a single node held
+    ablated_pairs: PositiveInt  # of the test pairs, for the loss with a single node ablated
     most_nodes: PositiveInt  # of a circuit, those of largest effect
     least_score: Fraction  # R² below which a label is none
     margin: Fraction  # R² that a longer label has to have more

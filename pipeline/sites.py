@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pipeline.shape import ModelShape
+
 
 class Site(StrEnum):
     """The eight sites of a layer, in the order in which the forward pass meets them."""
@@ -23,20 +25,37 @@ class Site(StrEnum):
     MLP_NEURON = "mlp_neuron"  # after the activation function
     MLP_OUT = "mlp_out"  # c_proj of the MLP, before the residual add: a write
 
+    @property
+    def reads_residual(self) -> bool:
+        return self in (Site.ATTN_IN, Site.MLP_IN)
+
+    @property
+    def writes_residual(self) -> bool:
+        return self in (Site.ATTN_OUT, Site.MLP_OUT)
+
+    @property
+    def in_head(self) -> bool:
+        """Whether its nodes are channels of attention heads."""
+        return self in (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)
+
+    @property
+    def in_attention(self) -> bool:
+        """Whether it is in the first half of a layer."""
+        return self.value.startswith("attn")
+
+    @property
+    def partner(self) -> Site | None:
+        """The site that it is multiplied with in attention's scores: queries of keys, and keys of queries."""
+        return {Site.ATTN_Q: Site.ATTN_K, Site.ATTN_K: Site.ATTN_Q}.get(self)
+
+    def width(self, shape: ModelShape) -> int:
+        """How many nodes it has."""
+        if self.in_head:
+            return shape.n_head * shape.d_head
+        return shape.d_mlp if self is Site.MLP_NEURON else shape.d_model
+
 
 SITES = tuple(Site)
-
-# Site → name of the released circuits' hook for it (docs/checkpoint_format.md).
-RELEASED_HOOKS = {
-    Site.ATTN_IN: "attn.act_in",
-    Site.ATTN_Q: "attn.q",
-    Site.ATTN_K: "attn.k",
-    Site.ATTN_V: "attn.v",
-    Site.ATTN_OUT: "attn.resid_delta",
-    Site.MLP_IN: "mlp.act_in",
-    Site.MLP_NEURON: "mlp.post_act",
-    Site.MLP_OUT: "mlp.resid_delta",
-}
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def tiny_model(tiny_config: Callable[..., ModelConfig]) -> Callable[..., Transfo
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-        return model.requires_grad_(False).eval()
+        return model.freeze()
 
     return build
 

@@ -77,7 +77,7 @@ TODO_PROSE = set(
     flows/generalisation.py pipeline/ablate/ablate.py pipeline/circuit/ablation_samples.py
     pipeline/circuit/ablation_values.py pipeline/circuit/circuit.py pipeline/circuit/compact.py
     pipeline/circuit/compact_attention.py pipeline/circuit/compact_parts.py pipeline/circuit/conditions.py
-    pipeline/circuit/cut_linear.py pipeline/circuit/edge_linear.py pipeline/circuit/masked.py
+    pipeline/circuit/cut_linear.py pipeline/circuit/masked.py
     pipeline/circuit/node_masks.py pipeline/circuit/random_circuits.py pipeline/config.py
     pipeline/explain/prompts.py pipeline/kernels/compact_cpu.py pipeline/model/means.py
     pipeline/model/transformer.py pipeline/play/session.py pipeline/play/switches.py

@@ -1,4 +1,4 @@
-"""What a circuit is, and the two ways to run one: the definition (``Masked``) and the compact executor."""
+"""Circuits, and the two ways to run one: the definition (``Masked``) and the compact executor (``Compact``)."""
 
 from pipeline.circuit.circuit import Circuit, WrongModelError
 

@@ -1,4 +1,4 @@
-"""Values of all nodes at random places of the pretraining distribution, and what nodes are held at, by kind."""
+"""Ablation values by kind, and values of all nodes at random places of the pretraining distribution (§4, §6)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ablation_values_for(
     draws: int,
     seed: int,
 ) -> AblationValues:
-    """What nodes outside a circuit are held at, on the means' device.
+    """The ablation values of a circuit's complement, on the means' device.
 
     ``tokens``, the folder of packed tokens, is read for resampling only: ``draws`` random places of the training split,
     over which the means were taken too. Raises ArtifactError where the tokens are missing or not those of
@@ -79,7 +79,7 @@ def node_samples(
     samples: dict[str, list[Tensor]] = {}
     for place, index in zip(chosen.tolist(), torch.searchsorted(ends, chosen, right=True).tolist(), strict=True):
         position = place - (int(ends[index]) - len(windows[index]))
-        upto = windows[index][None, : position + 1]  # what comes after is not seen
+        upto = windows[index][None, : position + 1]  # the model is causal
         for key, value in record(model, upto.to(model.device))[1].items():
             samples.setdefault(key, []).append(value[0, position].float().cpu())
     return {key: torch.stack(values) for key, values in samples.items()}

@@ -1,4 +1,4 @@
-"""What nodes outside a circuit are held at: their means, zero, or values drawn from the pretraining distribution."""
+"""Ablation values, those of a circuit's complement: means, zeros, or draws from the pretraining distribution (§4)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A circuit: the nodes and edges of one model that do one task, with all that is needed to run them (§5).
 
-``Circuit.load(path)`` reads one, ``circuit(model)`` is the model with everything else held, ``circuit.compact(model)``
-the same computed by the circuit's nodes alone. Saved as ``circuit.json`` (which nodes and edges, by name; what they
-belong to; the certificate) and ``circuit.safetensors`` (means, held values and order of all nodes), readable without
-this project.
+``Circuit.load(path)`` reads one, ``circuit(model)`` is the model with its complement ablated,
+``circuit.compact(model)`` computes the same by the circuit's nodes alone. A circuit is saved as ``circuit.json`` (nodes
+and edges by name, model and task, certificate) and ``circuit.safetensors`` (means, ablation values and order of all
+nodes), readable without this project.
 """
 
 from __future__ import annotations
@@ -52,10 +52,9 @@ class Circuit:
     ``nodes``: site key → kept indices, ascending; sites without kept nodes are absent. ``edges``: edge key → [n_edges,
     2] (source index, target index), sorted; absent where empty. ``means``: site key → mean of *every* node of the site
     over the pretraining distribution. ``order``: site key → how needed the search found every node, the larger the
-    more. ``ablated_to``: what everything outside is ablated to (None: the means). ``calibration``: (scale, shift) of
-    the two answer logits. ``about``: model, task, model_hash, task_hash, target_loss, validation_loss and what else
-    identifies it. ``certificate``: what loss it has to answer for after each single removal
-    (``pipeline.prune.minimise``); or None.
+    more. ``ablated_to``: the complement's ablation values (None: the means). ``calibration``: (scale, shift) of the two
+    answer logits. ``about``: model, task, model_hash, task_hash, target_loss, validation_loss and other facts that
+    identify it. ``certificate``: the loss after each single removal (``pipeline.prune.minimise``); or None.
     """
 
     nodes: Mapping[str, Int[Tensor, " n"]]
@@ -77,7 +76,7 @@ class Circuit:
 
     @property
     def ablation_values(self) -> AblationValues:
-        """What nodes outside the circuit and sources of cut edges are held at."""
+        """The values of nodes outside the circuit, and of cut edges' sources."""
         return self.ablated_to or AblationValues.at_means(self.means)
 
     def node_masks(self) -> dict[str, Float[Tensor, " width"]]:

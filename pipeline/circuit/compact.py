@@ -1,12 +1,13 @@
 """A circuit computed by itself: only its nodes and edges, everything else folded into constants (§5).
 
-What a circuit's run is: nodes outside it are held, and every edge outside it carries its source's held value. Then a
-node outside reads constants only, so in AbsTopK it is a rival of known size: a node of the circuit passes where fewer
-than k others are larger. The residual stream is the embedding, a constant, and a few columns. This is the masked
-model's result up to rounding, at a price that falls with the circuit's size; it runs on a CPU.
+In a circuit's run, nodes of the complement have their ablation values, and an edge of the complement carries its
+source's. So a node of the complement reads constants only, and in AbsTopK it is a competitor of known size: a node of
+the circuit passes where fewer than k others are larger. The residual stream is the embedding, a constant, and a few
+columns. The result is the masked model's up to rounding, at a cost that falls with the circuit's size; it runs on a
+CPU.
 
-The exception is attention with a sink: what a held value channel writes is scaled by its head's weight on real tokens.
-That weight follows from the position alone but in heads with a query or key channel in the circuit.
+Attention with a sink is the exception: it scales an ablated value channel by its head's weight on real tokens. That
+weight follows from the position alone, except in heads with a query or key channel in the circuit.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.circuit.compact_attention import Attention, Mixed
-from pipeline.circuit.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, columns
+from pipeline.circuit.compact_attention import CompactAttention, Mixed
+from pipeline.circuit.compact_parts import KINDS, MIN_ROWS, NONE, Edges, Frozen, Map, Nodes, columns
 from pipeline.kernels.compact_cpu import read_rows
 from pipeline.kernels.threads import in_shares
 from pipeline.model.layout import PackedPrompts
@@ -46,22 +47,22 @@ class Stream:
 
 @dataclass
 class Trace:
-    """What a run left behind: the stream before every half layer and after the last, what each half read, and what
-    each attention mixed."""
+    """Intermediate values of a run: the stream before every half layer and after the last, the reads of each half, and
+    the mixed values of each attention."""
 
     streams: list[Stream] = field(default_factory=list)
     reads: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     mixes: dict[int, Mixed] = field(default_factory=dict)
 
-    def until(self, half: int) -> Trace:
-        """A trace of its own of what came before a half layer, for a run that goes on from there."""
+    def prefix(self, half: int) -> Trace:
+        """A copy that ends before a half layer, for a run that goes on from there."""
         reads = {index: read for index, read in self.reads.items() if index <= half}
         return Trace(
             self.streams[: half + 1], reads, {index: mix for index, mix in self.mixes.items() if index <= half}
         )
 
 
-class MLP:
+class CompactMLP:
     """The MLP of a layer, as far as a circuit needs it."""
 
     def __init__(
@@ -92,15 +93,15 @@ class MLP:
         return self.out(columns(inner, self.inner.targets, self.out.sources))
 
 
-Half = Attention | MLP
+HalfLayer = CompactAttention | CompactMLP
 
 
-def half(frozen: Frozen, index: int, nodes: Nodes, edges: Edges, before: Half | None = None) -> Half:
+def half(frozen: Frozen, index: int, nodes: Nodes, edges: Edges, before: HalfLayer | None = None) -> HalfLayer:
     """The index-th half layer: attention of layer 0, its MLP, attention of layer 1, and so on.
 
     Maps of ``before``, the same half layer of another circuit, are used again where they are the same.
     """
-    return (Attention, MLP)[index % 2](frozen, index // 2, nodes, edges, *(before.maps if before else ()))
+    return (CompactAttention, CompactMLP)[index % 2](frozen, index // 2, nodes, edges, *(before.maps if before else ()))
 
 
 class Compact:
@@ -110,7 +111,7 @@ class Compact:
         self.frozen = frozen
         self.halves = [half(frozen, index, nodes, edges) for index in range(2 * frozen.config.n_layer)]
 
-    def replaced(self, halves: Collection[int], nodes: Nodes, edges: Edges) -> Compact:
+    def with_halves(self, halves: Collection[int], nodes: Nodes, edges: Edges) -> Compact:
         """The same for a circuit that differs from this one in some half layers only."""
         other = copy.copy(self)
         other.halves = [
@@ -159,7 +160,7 @@ class Compact:
                 trace.reads.pop(index, None)
                 trace.mixes.pop(index, None)
             h = self.read(index, part, stream, prompts.rows(last_layer and not mixing), trace)
-            if isinstance(part, Attention):
+            if isinstance(part, CompactAttention):
                 trace.mixes[index] = mix = part.mix(h, prompts, last_layer, trace.mixes.get(index))
                 delta = part(mix, prompts, last_layer)
             else:
@@ -169,9 +170,9 @@ class Compact:
         return stream.plus(part.when_ablated, part.writes, delta)
 
     def read(
-        self, index: int, part: Half, stream: Stream, rows: tuple[Tensor, Tensor], trace: Trace
+        self, index: int, part: HalfLayer, stream: Stream, rows: tuple[Tensor, Tensor], trace: Trace
     ) -> Float[Tensor, "row read"]:
-        """What the half layer reads, after its norm and AbsTopK; from the trace where that has it."""
+        """The half layer's reads, after its norm and AbsTopK; from the trace where that has them."""
         wanted = part.reads
         if index in trace.reads:
             known, values = trace.reads[index]
@@ -183,7 +184,7 @@ class Compact:
             arrays = (token.numpy(), position.numpy(), self.frozen.tables)
             past = (stream.constant.numpy(), stream.columns.numpy(), stream.delta.numpy())
             site = (part.gain.numpy(), part.read_k, wanted.numpy())
-            in_shares(lambda a, b: read_rows(a, b, *arrays, past, site, out.numpy()), len(out), least=LEAST)
+            in_shares(lambda a, b: read_rows(a, b, *arrays, past, site, out.numpy()), len(out), least=MIN_ROWS)
         trace.reads[index] = (wanted, out)
         return out
 

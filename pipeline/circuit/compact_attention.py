@@ -1,7 +1,7 @@
 """The attention of a layer, as far as a circuit needs it (§1, §5).
 
-With a sink, what a held value channel writes is scaled by its head's weight on real tokens. That weight follows from
-the position alone, but in heads with a query or key channel in the circuit.
+With a sink, an ablated value channel is scaled by its head's weight on real tokens. That weight follows from the
+position alone, except in heads with a query or key channel in the circuit.
 """
 
 from __future__ import annotations
@@ -13,26 +13,28 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pipeline.circuit.compact_parts import KINDS, LEAST, NONE, Edges, Frozen, Map, Nodes, columns
+from pipeline.circuit.compact_parts import KINDS, MIN_ROWS, NONE, Edges, Frozen, Map, Nodes, columns
 from pipeline.circuit.interventions import edge_codes
 from pipeline.kernels.compact_cpu import mix_heads, spread_rows, write_rows
 from pipeline.kernels.threads import in_shares
 from pipeline.model.layout import PackedPrompts
 from pipeline.sites import Site, site_key
 
-PROMPTS = 4  # prompts worth a thread
+MIN_PROMPTS = 4  # of a thread's share: handing fewer over costs more than it gives
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """What an attention mixed: the value channels that its attn_out reads, and each head's weight on real tokens."""
+    """The mixed value channels that attn_out reads, and each head's weight on real tokens."""
 
-    part: Attention
+    part: CompactAttention
     mixed: Float[Tensor, "query source"]
     attention_mass: Float[Tensor, "query head"]
 
-    def hand_over(self, to: Attention, same: Bool[Tensor, " head"], mixed: Tensor, attention_mass: Tensor) -> None:
-        """Write what the ``same`` heads of another circuit's attention have in common with this one's."""
+    def hand_over(
+        self, to: CompactAttention, same: Bool[Tensor, " head"], mixed: Tensor, attention_mass: Tensor
+    ) -> None:
+        """Copy the values of the ``same`` heads to another circuit's attention."""
         heads = to.heads[same]
         attention_mass[:, same] = self.attention_mass.index_select(1, torch.searchsorted(self.part.heads, heads))
         own = torch.isin(to.head_of(to.out.sources), heads)
@@ -47,14 +49,14 @@ def differing(one: Map, other: Map) -> Int[Tensor, " target"]:
 
 
 def only_one(some: Int[Tensor, " n"], others: Int[Tensor, " m"]) -> Int[Tensor, " k"]:
-    """What is in one of two sets, and not in both."""
+    """The members of exactly one of two sets."""
     if some is others:
         return some[:0]
     values, counts = torch.cat([some, others]).unique(return_counts=True)
     return values[counts == 1]
 
 
-class Attention:
+class CompactAttention:
     """The attention of a layer, as far as a circuit needs it."""
 
     def __init__(self, frozen: Frozen, layer: int, nodes: Nodes, edges: Edges, *before: Map) -> None:
@@ -93,7 +95,7 @@ class Attention:
 
     @cached_property
     def by_head(self) -> Float[Tensor, "channel head"]:
-        """What each head's cut value channels write, for a weight of 1 on real tokens."""
+        """The output of each head's cut value channels, for a weight of 1 on real tokens."""
         weight = self.frozen.weight(self.layer, KINDS[Site.ATTN_V, Site.ATTN_OUT])
         ablated_to = self.frozen.ablated_to[site_key(self.layer, Site.ATTN_V)]
         written = self.frozen.once(
@@ -105,13 +107,13 @@ class Attention:
 
     @cached_property
     def by_position(self) -> Float[Tensor, "pos channel"]:
-        """What the cut value channels write at each position by heads whose weight follows from it, and the bias."""
-        attention_mass = self.frozen.once(f"{self.layer}.mass", self.ablated_attention_mass).clone()
+        """The bias, and the output of cut value channels in heads whose weight follows from the position."""
+        attention_mass = self.frozen.once(f"{self.layer}.attention_mass", self.ablated_attention_mass).clone()
         attention_mass[:, self.varying] = 0
         return attention_mass @ self.by_head.T + self.frozen.block(self.layer).attn.c_proj.bias.detach()
 
     def ablated_attention_mass(self) -> Float[Tensor, "pos head"]:
-        """Every head's weight on real tokens at each position, where all queries and keys are held."""
+        """Every head's weight on real tokens at each position, with all queries and keys ablated."""
         assert self.sink is not None
         ablated_to = self.frozen.ablated_to
         q, k = (ablated_to[site_key(self.layer, s)].view(-1, self.config.d_head) for s in (Site.ATTN_Q, Site.ATTN_K))
@@ -122,7 +124,7 @@ class Attention:
     def mix(self, h: Float[Tensor, "row read"], prompts: PackedPrompts, last: bool, before: Mixed | None) -> Mixed:
         """The mixed value channels that attn_out reads, and the weight of real tokens, at all rows or at prompts' ends.
 
-        ``before``: what another circuit mixed of the same values; heads that are the same in both are taken from it.
+        ``before``: the mixed values of another circuit on the same reads; heads that both share are taken from it.
         """
         queries = h[prompts.end] if last else h
         todo = torch.ones(len(self.heads), dtype=torch.bool)
@@ -132,7 +134,7 @@ class Attention:
         return self.mixed(q, k, v, prompts, last, todo, before)
 
     def __call__(self, mix: Mixed, prompts: PackedPrompts, last: bool) -> Float[Tensor, "row write"]:
-        """What the circuit's attn_out nodes write."""
+        """The output of the circuit's attn_out nodes."""
         mixed, attention_mass = mix.mixed, mix.attention_mass
         if self.sink is None:
             return self.out(mixed)
@@ -149,7 +151,7 @@ class Attention:
             by_head.T.contiguous().numpy(),
         )
         site = self.writes.numpy(), self.out.k, every
-        in_shares(lambda a, b: write_rows(a, b, *inputs, *site, y.numpy()), len(y), least=LEAST)
+        in_shares(lambda a, b: write_rows(a, b, *inputs, *site, y.numpy()), len(y), least=MIN_ROWS)
         return y
 
     def picked(self, h: Tensor, part: Map, todo: Bool[Tensor, " head"]) -> Float[Tensor, "row target"]:
@@ -181,8 +183,8 @@ class Attention:
             mixed.numpy(),
             attention_mass.numpy(),
         )
-        layout = prompts.index.numpy(), prompts.own.numpy(), prompts.length.numpy()
-        in_shares(lambda a, b: mix_heads(a, b, layout, last, scores, pairs, *arrays), prompts.n, least=PROMPTS)
+        layout = prompts.index.numpy(), prompts.first_own.numpy(), prompts.length.numpy()
+        in_shares(lambda a, b: mix_heads(a, b, layout, last, scores, pairs, *arrays), prompts.n, least=MIN_PROMPTS)
         return Mixed(self, mixed, attention_mass)
 
     @property
@@ -190,7 +192,7 @@ class Attention:
         """Whether AbsTopK makes a channel depend on those of other heads."""
         return self.q.k < len(self.q.full)
 
-    def changed(self, other: Attention) -> Int[Tensor, " head"]:
+    def changed(self, other: CompactAttention) -> Int[Tensor, " head"]:
         """The heads of which some channel differs from another circuit's, in what it reads or in being there."""
         both = zip(self.maps[:3], other.maps[:3], strict=True)
         targets = [differing(one, two) for one, two in both if one is not two]
@@ -217,7 +219,7 @@ class Attention:
         return torch.where(live, live.cumsum(0) - 1, -1)
 
     def alone(self, part: Map, other: Map) -> Float[Tensor, "target head"]:
-        """What live channels of queries (or keys) do to scores where a head's keys (or queries) are held."""
+        """The share of live queries (or keys) in the scores of heads whose keys (or queries) are ablated."""
         matrix, head = torch.zeros(len(part.targets), len(self.heads)), self.place(part.targets)
         matrix[torch.arange(len(head)), head] = torch.where(
             self.both[head] < 0, other.ablated_to[part.targets] * self.scale, 0
@@ -226,7 +228,7 @@ class Attention:
 
     @cached_property
     def fixed(self) -> Float[Tensor, " head"]:
-        """What held channels of both do to each head's scores."""
+        """The share of ablated queries times ablated keys in each head's scores."""
         products = self.q.ablated_to * self.k.ablated_to * self.scale
         products[self.q.targets] = 0
         products[self.k.targets] = 0

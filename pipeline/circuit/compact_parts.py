@@ -1,4 +1,4 @@
-"""What the compact executor is built of: a frozen model's constants, a map between a few nodes."""
+"""Parts of the compact executor: a frozen model's constants, and a linear map between a few nodes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Edges = Mapping[str, Int[Tensor, "n 2"]]
 NONE = torch.zeros(0, dtype=torch.long)
 NO_ENDS = NONE.view(0, 2)
 KINDS = {(kind.source, kind.target): kind for kind in EDGE_KINDS}
-LEAST = 64  # rows worth a thread
+MIN_ROWS = 64  # of a thread's share: handing fewer over costs more than it gives
 
 
 class Frozen:
-    """A model and the values its nodes are held at: what all of its circuits share. On a CPU, in float32."""
+    """A model and ablation values, with the constants that all of its circuits share. On a CPU, in float32."""
 
     def __init__(self, model: Transformer, ablated_to: Mapping[str, Float[Tensor, " width"]]) -> None:
         self.model = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
@@ -50,13 +50,13 @@ class Frozen:
         return values[kind.rows(len(values))]
 
     def once(self, key: str, make: Callable[[], Tensor]) -> Tensor:
-        """What ``make`` gave the first time that it was asked for by this key; it may not be changed."""
+        """The result of the first ``make`` under this key; callers must not change it."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     def constants(self, layer: int, kind: EdgeKind) -> Float[Tensor, " target"]:
-        """What every target would be if all it read were held."""
+        """Every target with all of its sources ablated."""
         source = self.ablated_to[site_key(layer, kind.source)]
         return self.once(
             f"{edge_key(layer, kind)} constants",
@@ -134,5 +134,5 @@ class Map:
         """AbsTopK's choice among all nodes of the site."""
         if self.k < len(self.full) and y.numel():
             values, nodes, competitors = y.numpy(), self.targets.numpy(), self.competitors
-            in_shares(lambda a, b: compete(a, b, values, nodes, competitors, self.k), len(y), least=LEAST)
+            in_shares(lambda a, b: compete(a, b, values, nodes, competitors, self.k), len(y), least=MIN_ROWS)
         return y

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.compact import Compact, Frozen, Trace
-from pipeline.circuit.cut_linear import live_edges
+from pipeline.circuit.cut_linear import sparse_cuts
 from pipeline.circuit.interventions import edge_cuts, mask_nodes
 from pipeline.circuit.node_masks import NodeMasks
 from pipeline.data.pairs import PairBatch
@@ -25,18 +25,18 @@ Answers = Float[Tensor, "draw prompt 2"]  # logits of the right and the wrong an
 
 
 class Condition(Enum):
-    """What is left of the model. Values are the names under which losses are reported.
+    """The part of the model that stays live; the rest is ablated. Values are the names under which losses are reported.
 
-    What is not left is held: a node, or the source of an edge, has its held value in place of its own. A circuit that
-    has all edges between its nodes is the same by CIRCUIT and by NODES_ONLY but for one thing: which nodes AbsTopK
-    keeps. Nodes outside the circuit compete for a place before they are held, with the constants that cut inputs give
-    them in the first case, and with their live values in the second. Without AbsTopK the two are equal.
+    An ablated node, or the source of an ablated edge, has its ablation value. CIRCUIT and NODES_ONLY of a circuit with
+    all edges between its nodes differ in one thing: the nodes that AbsTopK keeps. Nodes of the complement compete
+    before they are ablated: under CIRCUIT with the constants that cut inputs give them, under NODES_ONLY with their
+    live values. Without AbsTopK the two are equal.
     """
 
-    CIRCUIT = "circuit"  # the circuit alone: all other nodes are held, and all other edges
-    NODES_ONLY = "nodes_only"  # its nodes alone, with all edges between live nodes; all other nodes are held
-    ABLATED_NODES = "ablated_nodes"  # everything but the circuit's nodes, which are held
-    ABLATED_EDGES = "ablated_edges"  # everything but the circuit's edges, which carry their source's held value
+    CIRCUIT = "circuit"  # the circuit alone: all other nodes and edges are ablated
+    NODES_ONLY = "nodes_only"  # its nodes alone, with all edges between them
+    ABLATED_NODES = "ablated_nodes"  # everything but the circuit's nodes
+    ABLATED_EDGES = "ablated_edges"  # everything but the circuit's edges
 
     @property
     def keeps(self) -> bool:
@@ -50,20 +50,20 @@ class Condition(Enum):
 
 
 class Ablator:
-    """A frozen model and what is held at what, ready to be run under any condition, once for every draw."""
+    """Runs of a frozen model under any condition, once for every draw of ablation values."""
 
     def __init__(self, model: Transformer, ablated_to: AblationValues) -> None:
         self.model, self.ablated_to = model, ablated_to.to(model.device)
 
     @cached_property
     def frozen(self) -> list[Frozen]:
-        """What the compact circuits of each draw share."""
+        """The constants that compact circuits share, of each draw."""
         on_cpu = self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu()
         return [Frozen(on_cpu, draw) for draw in self.ablated_to.draws]
 
     @cached_property
     def node_maskings(self) -> list[NodeMasks]:
-        """What runs of many nodes share, of each draw."""
+        """Masks of nodes, of each draw."""
         return [NodeMasks(self.model, draw) for draw in self.ablated_to.draws]
 
     def answers(self, circuit: Circuit, condition: Condition, batch: PairBatch) -> Answers:
@@ -79,7 +79,7 @@ class Ablator:
         """The logits under a condition that leaves too much of the model for the compact executor to gain by."""
         if condition is Condition.ABLATED_EDGES:
             cuts = edge_cuts(self.model, circuit.edges, masking.ablated_to, keep=False)
-            return score(self.model, batch, cuts=live_edges(self.model, cuts)).cpu()
+            return score(self.model, batch, cuts=sparse_cuts(self.model, cuts)).cpu()
         masks = {key: mask.to(self.model.device) for key, mask in circuit.node_masks().items()}
         if condition is Condition.NODES_ONLY:
             return score(self.model, batch, **masking(masks)).cpu()

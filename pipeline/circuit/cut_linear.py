@@ -1,72 +1,203 @@
-"""Cut edges, computed without their zeros: by the nonzeros of a weight, or between the channels that are live."""
+"""The one stand-in for a linear map of which edges are cut or masked, and its three ways to multiply (§4, §5).
+
+An edge with mask m carries m·x + (1 − m)·x_ablated; an edge without a mask carries x_ablated. The part that does not
+depend on x is a constant, and need not be multiplied. ``Cut`` (pipeline.model.transformer) is the definition.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pipeline.circuit.node_masks import is_sparse
-from pipeline.kernels.sparse import Nonzeros
-from pipeline.model.linear import sparse_product
+from pipeline.kernels.sparse import Nonzeros, Rows, dot_ends, fits, multiply, n_nonzero
+from pipeline.model.linear import FROZEN_BELOW, sparse_product
 from pipeline.model.transformer import Cut, Cuts, LinearCut, Transformer
 
-Product = Callable[[Tensor, Tensor], Tensor]  # input, constant → output
+FEW_CHANNELS = 0.6  # fraction of live channels above which picking them out costs more than it spares
+
+# One candidate's rows [batch, pos, in], attention's weight on real tokens [batch, head, pos] → [batch, pos, out].
+Product = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class CutLinear:
-    """A linear map of which some edges are cut: ``Cut``'s map up to rounding, by a faster product."""
+    """``layer(x)`` for x [candidate · batch, pos, in] with some edges cut or masked: a product for every candidate."""
 
     position_free = True
 
-    def __init__(self, layer: nn.Linear, cut: Cut, product: Callable[[Tensor, Cut], Product]) -> None:
-        self.constant = layer.bias + (layer.weight * (1 - cut.keep)) @ cut.mean
-        self.product = product(layer.weight, cut)
+    def __init__(self, *products: Product) -> None:
+        self.products = products
 
-    def __call__(self, layer: nn.Linear, x: Tensor, attention_mass: Tensor | None = None) -> Tensor:
-        return self.product(x, self.constant)
-
-
-def by_nonzeros(weight: Tensor, cut: Cut) -> Product:
-    """Through the live edges that are nonzero; differentiable in ``keep``."""
-    live = weight * cut.keep
-    nonzeros = Nonzeros.of(live)
-    return lambda x, constant: sparse_product(x, live, constant, nonzeros)
+    def __call__(
+        self, layer: nn.Linear, x: Tensor, attention_mass: Float[Tensor, "batch head pos"] | None = None
+    ) -> Tensor:
+        if len(self.products) == 1:  # spares a copy
+            return self.products[0](x, attention_mass)
+        chunks = x.chunk(len(self.products))
+        return torch.cat([product(rows, None) for product, rows in zip(self.products, chunks, strict=True)])
 
 
-def by_channels(weight: Tensor, cut: Cut) -> Product:
-    """Between the channels that have a live edge, where these are few."""
-    sources, targets = (cut.keep.any(dim).nonzero().flatten() for dim in (0, 1))
-    live = (weight * cut.keep)[targets][:, sources]
-
-    def product(x: Tensor, constant: Tensor) -> Tensor:
-        y = constant.expand(*x.shape[:-1], -1).contiguous()
-        return y.index_add_(-1, targets, x[..., sources] @ live.T)
-
-    return product
+def by_nonzeros(weight: Tensor, nonzeros: Nonzeros, constant: Float[Tensor, " out"]) -> Product:
+    """Through the nonzeros alone; differentiable in ``weight``, whose nonzeros they are, and in ``constant``."""
+    return lambda x, _: sparse_product(x, weight, constant, nonzeros)
 
 
-def live_edges(model: Transformer, cuts: Mapping[str, LinearCut]) -> Cuts:
-    """The same cuts, faster where a weight is mostly zero; elsewhere as they are."""
-    return faster(model, cuts, by_nonzeros, lambda layer: is_sparse(layer.weight))
+def by_channels(
+    weight: Tensor, constant: Float[Tensor, " out"], sources: Bool[Tensor, " in"], targets: Bool[Tensor, " out"]
+) -> Product:
+    """A dense product of the live sources; where live channels are few, they are picked out.
+
+    The gradient of x is that of the live targets, at every source: masks of ablated sources need it.
+    """
+    source, target = (
+        live.nonzero().flatten() if live.float().mean() < FEW_CHANNELS else None for live in (sources, targets)
+    )
+    forward = weight * sources if source is None else weight[:, source]
+    backward = weight * targets[:, None] if target is None else weight[target]
+    return lambda x, _: _ChannelProduct.apply(x, constant, forward, source, backward, target)  # type: ignore[no-any-return]
 
 
-def few_edges(model: Transformer, cuts: Mapping[str, LinearCut]) -> Cuts:
-    """The same cuts, faster where they leave few edges, as a circuit's do."""
-    return faster(model, cuts, by_channels, lambda layer: True)
+class _ChannelProduct(torch.autograd.Function):
+    """``by_channels`` of x; source and target: indices of live channels, None where all are multiplied."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, constant: Tensor, live: Tensor, source: Tensor | None, back: Tensor, target: Tensor | None
+    ) -> Tensor:
+        ctx.back, ctx.target = back, target
+        return F.linear(x if source is None else x.index_select(-1, source), live, constant)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        g = grads[0] if ctx.target is None else grads[0].index_select(-1, ctx.target)
+        return g @ ctx.back, None, None, None, None, None
 
 
-def faster(
-    model: Transformer,
-    cuts: Mapping[str, LinearCut],
-    product: Callable[[Tensor, Cut], Product],
-    fits: Callable[[nn.Linear], bool],
-) -> Cuts:
-    """The same cuts, by a product where it fits. Not attention's c_proj, whose ablation values attention scales."""
+def sparse_cuts(model: Transformer, cuts: Mapping[str, LinearCut]) -> Cuts:
+    """The same cuts, through their nonzeros where few edges are live and nonzero; differentiable in ``keep``.
+
+    Not attention's c_proj, whose ablation values attention scales.
+    """
     changed: dict[str, LinearCut] = dict(cuts)
     for key, cut in cuts.items():
         layer, _, name = key.partition(".")
         part = model.transformer["h"][int(layer)].get_submodule(name)
-        if isinstance(cut, Cut) and name != "attn.c_proj" and fits(part):
-            changed[key] = CutLinear(part, cut, product)
+        if isinstance(cut, Cut) and name != "attn.c_proj" and cut.keep.device.type == "cpu" and fits(part.weight):
+            live = part.weight * cut.keep
+            if n_nonzero(live) <= FROZEN_BELOW * live.numel():
+                constant = part.bias + (part.weight * (1 - cut.keep)) @ cut.mean
+                changed[key] = CutLinear(by_nonzeros(live, Nonzeros.of(live), constant))
     return changed
+
+
+@dataclass(frozen=True)
+class MaskedEdges:
+    """The edges of a linear map that have a mask: target (a row of the weight) and source of each.
+
+    ``ablated_to``: the sources' ablation values. ``n_head``: the sources are channels of that many heads, each of which
+    has a weight on real tokens; 1 where they are of none.
+    """
+
+    weight: Float[Tensor, "out in"]
+    bias: Float[Tensor, " out"]
+    ablated_to: Float[Tensor, " in"]
+    target: Int[Tensor, " edge"]
+    source: Int[Tensor, " edge"]
+    n_head: int
+
+    @cached_property
+    def edge_weight(self) -> Float[Tensor, " edge"]:
+        return self.weight[self.target, self.source]
+
+    @cached_property
+    def index(self) -> EdgeIndex:
+        return EdgeIndex.of(self.target, self.source, *self.weight.shape)
+
+    @cached_property
+    def head(self) -> Int[Tensor, " edge"]:
+        """Which head each edge's source is a channel of."""
+        return self.source.div(len(self.ablated_to) // self.n_head, rounding_mode="floor")
+
+    @cached_property
+    def all_ablated(self) -> Float[Tensor, "head out"]:
+        """The output of each head's sources at their ablation values."""
+        return (self.weight * self.ablated_to).unflatten(1, (self.n_head, -1)).sum(-1).T
+
+    def ablated(self, value: Float[Tensor, " edge"]) -> Float[Tensor, "head out"]:
+        """The output of each head's sources at their ablation values, less the part that live values replace."""
+        replaced = -value * self.ablated_to[self.source]
+        return self.all_ablated.index_put((self.head, self.target), replaced, accumulate=True)
+
+    def product(
+        self, x: Float[Tensor, "batch pos in"], value: Float[Tensor, " edge"]
+    ) -> Float[Tensor, "batch pos out"]:
+        """The sum over edges of ``value`` times their source."""
+        if x.device.type == "cpu" and x.dtype == torch.float32 and fits(self.weight):
+            product: Tensor = _EdgeProduct.apply(x, value, self.index)
+            return product
+        return F.linear(x, torch.zeros_like(self.weight).index_put((self.target, self.source), value))
+
+
+def by_edges(edges: MaskedEdges, mask: Float[Tensor, " edge"]) -> Product:
+    """Through the edges that have a mask, however few or many; differentiable in x and in ``mask``."""
+
+    def product(x: Tensor, attention_mass: Tensor | None) -> Tensor:
+        value = edges.edge_weight * mask
+        live, ablated = edges.product(x, value), edges.ablated(value)
+        scaled = ablated[0] if attention_mass is None else attention_mass.transpose(1, 2) @ ablated
+        return live + edges.bias + scaled
+
+    return product
+
+
+@dataclass(frozen=True)
+class EdgeIndex:
+    """Edges by target and by source, as ``sparse.Rows`` has them, and places in the order that they were given in."""
+
+    by_target: tuple[np.ndarray, np.ndarray, np.ndarray]  # starts, sources, places
+    by_source: tuple[np.ndarray, np.ndarray, np.ndarray]  # starts, targets, places
+    targets: Int[Tensor, " n"]  # that any edge has, ascending
+    sources: Int[Tensor, " n"]
+    ends: tuple[np.ndarray, np.ndarray]  # target and source of each edge, among those
+
+    @classmethod
+    def of(cls, target: Int[Tensor, " edge"], source: Int[Tensor, " edge"], n_out: int, n_in: int) -> EdgeIndex:
+        targets, t = target.unique(return_inverse=True)
+        sources, s = source.unique(return_inverse=True)
+        ends = t.numpy(), s.numpy()
+        return cls(_rows(target, source, n_out), _rows(source, target, n_in), targets, sources, ends)
+
+
+def _rows(row: Tensor, column: Tensor, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    place = np.lexsort((column.numpy(), row.numpy()))
+    start = np.zeros(n + 1, np.int32)
+    start[1:] = np.bincount(row.numpy(), minlength=n).cumsum()
+    return start, column.numpy()[place].astype(np.int32), place
+
+
+class _EdgeProduct(torch.autograd.Function):
+    """``MaskedEdges.product`` through the edges alone; a mask's gradient is one product of two columns."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, index: EdgeIndex) -> Tensor:
+        ctx.save_for_backward(x, value)
+        ctx.index = index
+        start, column, place = index.by_target
+        return multiply(x, Rows(start, column, value.detach().numpy()[place]), None)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (x, value), index, g = ctx.saved_tensors, ctx.index, grads[0]
+        start, column, place = index.by_source
+        dx = multiply(g, Rows(start, column, value.detach().numpy()[place]), None)
+        ends = [v.flatten(0, 1).index_select(1, i).T.contiguous() for v, i in ((g, index.targets), (x, index.sources))]
+        dvalue = torch.empty_like(value)
+        dot_ends(*(end.detach().numpy() for end in ends), *index.ends, dvalue.numpy())
+        return dx, dvalue, None

@@ -1,4 +1,4 @@
-"""A circuit as a graph: taking items away, what ends where, what leads nowhere."""
+"""A circuit as a graph: items taken away, ends of edges, dead ends."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from torch import Tensor
 
 from pipeline.circuit.compact_parts import Edges, Nodes
 from pipeline.circuit.interventions import edge_codes
-from pipeline.sites import Site, site_key, split_edge_key, split_site_key
+from pipeline.sites import site_key, split_edge_key, split_site_key
 
 Node = tuple[str, int]  # site key, index
 Edge = tuple[str, int, int]  # edge key, source, target
 Item = Node | Edge
-ATTENTION = (Site.ATTN_IN, Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V, Site.ATTN_OUT)
 
 
 @dataclass(frozen=True)
@@ -98,22 +97,22 @@ def dead_ends(parts: Parts) -> set[Node]:
 
 
 def together(item: Item, tie_qk: bool) -> list[Item]:
-    """What goes with an item: itself, and with tied masks the key of a query or the query of a key."""
+    """The items that are removed with an item: itself, and with tied masks the key of a query or the query of a key."""
     if not tie_qk or len(item) != 2:
         return [item]
     layer, site = split_site_key(item[0])
-    other = {Site.ATTN_Q: Site.ATTN_K, Site.ATTN_K: Site.ATTN_Q}.get(site)
-    return [item] if other is None else [item, (site_key(layer, other), item[1])]
+    return [item] if site.partner is None else [item, (site_key(layer, site.partner), item[1])]
 
 
 def reads(node: Node) -> bool:
     """Whether a node reads the residual stream."""
-    return split_site_key(node[0])[1] in (Site.ATTN_IN, Site.MLP_IN)
+    return split_site_key(node[0])[1].reads_residual
 
 
 def leads(node: Node) -> bool:
     """Whether a node has its effect without an edge."""
-    return split_site_key(node[0])[1] in (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_OUT, Site.MLP_OUT)
+    site = split_site_key(node[0])[1]
+    return site.writes_residual or site.partner is not None
 
 
 def ends(edge: Any) -> tuple[Node, Node]:
@@ -133,4 +132,4 @@ def sites_of(key: str) -> tuple[str, str]:
 def half_of(key: str) -> int:
     """Which half layer a site or an edge key belongs to: attention of layer 0, its MLP, attention of layer 1, …"""
     layer, site = split_site_key(sites_of(key)[0] if "->" in key else key)
-    return 2 * layer + (site not in ATTENTION)
+    return 2 * layer + (not site.in_attention)

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.circuit.ablation_values import Values
 from pipeline.model.transformer import Cut, Intervene, Transformer, position_free
 from pipeline.sites import EDGE_KINDS, site_key, split_edge_key
 
 SOURCES = {kind.weight: kind.source for kind in EDGE_KINDS}  # matrix → the site that it reads
-Values = Mapping[str, Tensor]
 
 
 def node_masks(nodes: Mapping[str, Int[Tensor, " n"]], values: Values) -> dict[str, Float[Tensor, " width"]]:

@@ -13,8 +13,10 @@ from pipeline.model.transformer import Transformer, refuse_compiled
 
 
 class Masked:
-    """``masked(tokens)``: logits of a model whose nodes outside ``nodes`` are held, and whose edges outside ``edges``
-    carry their source's held value. Raises CompiledModelError."""
+    """``masked(tokens)``: logits of a model with only ``nodes`` and ``edges`` live.
+
+    Other nodes have their ablation values, and other edges carry their source's. Raises CompiledModelError.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Kernels of the compact executor: what a few nodes read of the residual stream, and whether AbsTopK lets them pass.
+"""Kernels of the compact executor: reads of a few nodes from the residual stream, and their fate in AbsTopK.
 
 Both decide as ``abs_topk`` does over the whole site, ties to the lower index, without computing the whole site for
 every token.
@@ -15,7 +15,7 @@ from pipeline.kernels.simd import BITS, EPS, TILE, add_rows, exp2_differences
 from pipeline.kernels.threshold import magnitudes, threshold
 
 COUNTED = 2  # wanted entries up to which each is ranked by itself; above, the threshold of the whole site is sought
-FEW = 12  # live nodes up to which each is ranked among constant rivals; above, likewise
+FEW = 12  # live nodes up to which each is ranked among constant competitors; above, likewise
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -139,9 +139,9 @@ def write_rows(
     start: int, stop: int, position: Any, by_position: Any, attention_mass: Any, by_head: Any, nodes: Any, k: int,
     every: bool, out: Any,
 ) -> None:  # fmt: skip
-    """Add to ``out`` [row, node] what held value channels write, then zero what AbsTopK would of the whole site.
+    """Add to ``out`` [row, node] the output of ablated value channels, then zero as AbsTopK would over the whole site.
 
-    That is ``by_position[position]`` plus each varying head's ``attention_mass`` times what it writes for a mass of 1.
+    That is ``by_position[position]`` plus each varying head's ``attention_mass`` times its output for a mass of 1.
     Without ``every``, both are given for the nodes alone, and AbsTopK is off.
     """
     width = by_position.shape[1]

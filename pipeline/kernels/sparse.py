@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.kernels.simd import BLOCK, TILE, add_rows, lowest_bit, nonzero_bits, transpose_block
@@ -35,6 +35,14 @@ class Rows:
     column: Ints
     value: Floats
 
+    def filtered(self, live: Bool[Tensor, " column"]) -> Rows:
+        """Only those nonzeros whose column is live."""
+        if bool(live.all()):
+            return self
+        start, column, value = np.empty_like(self.start), np.empty_like(self.column), np.empty_like(self.value)
+        n = _filter(self.start, self.column, self.value, live.numpy(), start, column, value)
+        return Rows(start, column[:n], value[:n])
+
 
 @dataclass(frozen=True)
 class Nonzeros:
@@ -52,6 +60,10 @@ class Nonzeros:
         _by_rows(matrix, rows.start, rows.column, rows.value)
         _by_columns(rows.start, rows.column, rows.value, columns.start, columns.column, columns.value)
         return cls(rows, columns)
+
+    def between(self, sources: Bool[Tensor, " in"], targets: Bool[Tensor, " out"]) -> Nonzeros:
+        """For y those from live sources, for dX those to live targets."""
+        return Nonzeros(self.rows.filtered(sources), self.columns.filtered(targets))
 
 
 def _empty_rows(n_rows: int, n: int) -> Rows:
@@ -96,6 +108,29 @@ def outer(g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> tuple[Float[Te
     gradients, values, into, sums = g.contiguous().numpy(), x.detach().contiguous().numpy(), out.numpy(), total.numpy()
     in_shares(lambda start, stop: _outer(gradients, values, start, stop, into, sums), len(into), multiple=2 * BLOCK)
     return out, total
+
+
+@numba.njit(nogil=True, cache=True)
+def _filter(start: Any, column: Any, value: Any, live: Any, into: Any, columns: Any, values: Any) -> int:
+    n = 0
+    for i in range(len(start) - 1):
+        into[i] = n
+        for j in range(start[i], start[i + 1]):
+            if live[column[j]]:
+                columns[n], values[n] = column[j], value[j]
+                n += 1
+    into[len(start) - 1] = n
+    return n
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def dot_ends(target: Any, source: Any, t: Any, s: Any, out: Any) -> None:
+    """For every edge e, the product of row ``t[e]`` of ``target`` with row ``s[e]`` of ``source`` [channel, token]."""
+    for e in range(len(out)):
+        one, other, total = target[t[e]], source[s[e]], np.float32(0)
+        for r in range(len(one)):
+            total += one[r] * other[r]
+        out[e] = total
 
 
 @numba.njit(nogil=True, cache=True)

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
-import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.kernels.simd import TILE, keep_by_bits, nonzero_bits
+from pipeline.kernels.abstopk_cpu import mask_by_bits, pack_bits, select_rows
+from pipeline.kernels.simd import TILE
 from pipeline.kernels.threads import in_shares
-from pipeline.kernels.threshold import magnitudes, threshold
 
 SHARE = 1 << 16  # entries below which a second thread costs more than it gives
 
@@ -85,7 +83,7 @@ def select_bits(x: Tensor, k: int, inplace: bool = False) -> tuple[Tensor, Tenso
     undefined: list[int] = []
 
     def work(start: int, stop: int) -> None:
-        row = _select(source[start:stop], k, infinity, into[start:stop], mask[start:stop])
+        row = select_rows(source[start:stop], k, infinity, into[start:stop], mask[start:stop])
         undefined.extend([start + row] if row >= 0 else [])
 
     in_shares(work, len(rows), least=-(-SHARE // rows.shape[1]))
@@ -100,7 +98,7 @@ def packed(keep: Tensor) -> Tensor:
         return keep
     words = torch.empty(-(-keep.numel() // TILE), dtype=torch.int64)
     flat, into = keep.view(-1).numpy(), words.numpy()
-    in_shares(lambda at, to: _pack(flat, at, to, into), len(into), least=SHARE // TILE)
+    in_shares(lambda at, to: pack_bits(flat, at, to, into), len(into), least=SHARE // TILE)
     return words
 
 
@@ -111,62 +109,14 @@ def masked(x: Tensor, keep: Tensor) -> Tensor:
     bits, _ = _bits(x.dtype)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     source, words, into = x.contiguous().view(-1).view(bits).numpy(), keep.numpy(), out.view(-1).view(bits).numpy()
-    in_shares(lambda at, to: _mask(source, words, at, to, into), len(words), least=SHARE // TILE)
+    in_shares(lambda at, to: mask_by_bits(source, words, at, to, into), len(words), least=SHARE // TILE)
     return out
-
-
-@numba.njit(nogil=True, cache=True)
-def _pack(keep: Any, first: int, last: int, words: Any) -> None:
-    for w in range(first, last):
-        if (w + 1) * TILE <= len(keep):
-            words[w] = nonzero_bits(keep, w * TILE)
-        else:
-            words[w] = 0
-            for i in range(w * TILE, len(keep)):
-                words[w] |= np.int64(keep[i]) << (i - w * TILE)
-
-
-@numba.njit(nogil=True, cache=True)
-def _mask(values: Any, words: Any, first: int, last: int, out: Any) -> None:
-    for w in range(first, last):
-        if (w + 1) * TILE <= len(values):
-            keep_by_bits(values, w * TILE, words[w], out)
-        else:
-            for i in range(w * TILE, len(values)):
-                out[i] = values[i] if words[w] >> (i - w * TILE) & 1 else 0
 
 
 def _bits(dtype: torch.dtype) -> tuple[torch.dtype, int]:
     if dtype not in _BITS:
         raise TypeError(f"AbsTopK of {dtype} on a CPU; allowed: {', '.join(map(str, _BITS))}")
     return _BITS[dtype]
-
-
-@numba.njit(nogil=True, cache=True)
-def _select(rows: Any, k: int, infinity: int, kept: Any, keep: Any) -> int:
-    """Select from rows of bit patterns. Returns the first row that holds NaN, or -1."""
-    kind, width = rows.dtype.type, rows.shape[1]
-    magnitude, row = np.empty(width, rows.dtype), np.empty(width, rows.dtype)
-    limit = np.int64(0)
-    for r in range(rows.shape[0]):
-        top = magnitudes(rows[r], magnitude)
-        if top > infinity:
-            return r
-        limit, n = threshold(magnitude, k, top, limit)
-        bound = kind(limit)
-        for i in range(width):  # in place, rows and kept are one, and a loop over one memory is not vectorised
-            row[i] = rows[r, i]
-        for i in range(width):
-            kept[r, i] = row[i] & kind(-kind(magnitude[i] >= bound))
-        for i in range(width):
-            keep[r, i] = magnitude[i] >= bound
-        i = width
-        while n > k:  # too many equal to the threshold: the last ones go
-            i -= 1
-            if magnitude[i] == bound:
-                kept[r, i], keep[r, i] = 0, 0
-                n -= 1
-    return -1
 
 
 # Type → that of its bit patterns, and the pattern of infinity: what is above it is NaN.

@@ -20,7 +20,7 @@ from pipeline.kernels.threads import in_shares
 
 ALIGNED = 8
 Heads = Float[Tensor, "batch pos width"]
-Mass = Float[Tensor, "batch head pos"]
+AttentionMass = Float[Tensor, "batch head pos"]
 
 
 def attend(
@@ -31,7 +31,7 @@ def attend(
     n_head: int,
     at: Int[Tensor, "batch query"] | None,
     branch: Int[Tensor, "batch 2"] | None = None,
-) -> tuple[Heads, Mass]:
+) -> tuple[Heads, AttentionMass]:
     """Values averaged over the past, heads side by side, and each head's total weight on real tokens (no sink: 1).
 
     Softmax and sums in float32, in which the result is given. With ``at``, q holds only the queries at some positions
@@ -47,7 +47,7 @@ def attend(
 
 def attend_fused(
     q: Heads, k: Heads, v: Heads, sink: Tensor | None, n_head: int, at: Tensor | None, branch: Tensor | None = None
-) -> tuple[Heads, Mass]:
+) -> tuple[Heads, AttentionMass]:
     """The same by torch's fused kernel, which knows no sink and returns no weights.
 
     Constant channels carry both through one call of it: queries have a 1 that meets the sink's logit in the sink's key,

@@ -50,7 +50,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
     except (ValidationError, KeyError, RuntimeError, IndexError) as error:
         raise ArtifactError(f"{folder}: not a checkpoint of this project: {error}; run pretrain again") from error
     model.checkpoint = model_hash(folder)
-    return model.requires_grad_(False).eval().to(device)
+    return model.to(device).freeze()
 
 
 def _shape(described: Mapping[str, Any]) -> ModelShape:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from pipeline.kernels.layout_cpu import add_rows_at, branch_sequences, number_rows, place_rows
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,15 @@ class PaddedPrompts:
 class PackedPrompts:
     """Prompts packed into rows, token and position of each, for a model in float32 on a CPU.
 
-    ``index``: where each prompt's positions are among the rows (past its end: its last one). From ``own`` on, up to
-    its ``length``, they are its own: every row is one prompt's own. With ``last``, a prompt ends at the position whose
+    ``index``: the row of each of a prompt's positions (past its end: its last one). Positions from ``first_own`` up to
+    ``length`` are the prompt's own: every row is one prompt's own. With ``last``, a prompt ends at the position whose
     logits are wanted, and the last layer computes one row a prompt.
     """
 
     token: Int[Tensor, " row"]
     position: Int[Tensor, " row"]
     index: Int[Tensor, "prompt pos"]
-    own: Int[Tensor, " prompt"]
+    first_own: Int[Tensor, " prompt"]
     length: Int[Tensor, " prompt"]
     last: bool
 
@@ -79,7 +80,7 @@ class PackedPrompts:
         length = np.full(len(words), words.shape[1]) if at is None else at.numpy() + 1
         index, own = np.empty(words.shape, np.int64), np.empty(len(words), np.int64)
         token, position = np.empty(words.size, np.int64), np.empty(words.size, np.int64)
-        n = _number(words, length, np.lexsort(words.T[::-1]), index, own, token, position)
+        n = number_rows(words, length, np.lexsort(words.T[::-1]), index, own, token, position)
         token, position, index, own, length = map(torch.from_numpy, (token[:n], position[:n], index, own, length))
         return cls(token, position, index, own, length, last=at is not None)
 
@@ -111,8 +112,8 @@ class PackedPrompts:
         n, shape = self.n // per, (self.n // per, per * self.index.shape[1])
         index, place = np.empty(shape, np.int64), np.empty(len(self.token), np.int64)
         branch, at = np.empty((n, 2), np.int64), np.empty((n, per), np.int64)
-        longest = _branch(self.index.numpy(), self.length.numpy(), index, branch, at)
-        _place(index[:, :longest], at, place)
+        longest = branch_sequences(self.index.numpy(), self.length.numpy(), index, branch, at)
+        place_rows(index[:, :longest], at, place)
         return Sequences(*map(torch.from_numpy, (np.ascontiguousarray(index[:, :longest]), place, branch, at)))
 
     def rows(self, ended: bool) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
@@ -189,63 +190,5 @@ class _Take(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         g = grads[0].contiguous()
         total = torch.zeros(len(g), ctx.n, g.shape[2], dtype=g.dtype)
-        _add_rows(g.numpy(), ctx.rows.numpy(), total.numpy())
+        add_rows_at(g.numpy(), ctx.rows.numpy(), total.numpy())
         return total, None
-
-
-@numba.njit(nogil=True, cache=True)
-def _add_rows(g: Any, rows: Any, total: Any) -> None:
-    for copy in range(len(g)):
-        for i in range(len(rows)):
-            into, row = total[copy, rows[i]], g[copy, i]
-            for c in range(len(row)):
-                into[c] += row[c]
-
-
-@numba.njit(nogil=True, cache=True)
-def _number(words: Any, length: Any, order: Any, index: Any, own: Any, token: Any, position: Any) -> int:
-    """Number the distinct beginnings of prompts, which ``order`` sorts, and fill in all the rest; returns how many."""
-    n = 0
-    for i in range(len(order)):
-        p, before = order[i], order[max(i - 1, 0)]
-        most = min(length[p], length[before]) if i > 0 else 0
-        at = 0
-        while at < most and words[p, at] == words[before, at]:
-            index[p, at] = index[before, at]
-            at += 1
-        own[p] = at
-        for at in range(own[p], length[p]):
-            index[p, at], token[n], position[n] = n, words[p, at], at
-            n += 1
-        index[p, length[p] :] = index[p, length[p] - 1]
-    return n
-
-
-@numba.njit(nogil=True, cache=True)
-def _branch(rows: Any, length: Any, index: Any, branch: Any, at: Any) -> int:
-    """Lay out the prompts of every sequence one after the other, what they share once; returns the longest's length."""
-    per, longest = at.shape[1], 0
-    for s in range(len(index)):
-        first = per * s
-        n = shared = length[first]
-        index[s, :n], at[s, 0] = rows[first, :n], n - 1
-        if per == 2:
-            most, shared = min(n, length[first + 1]), 0
-            while shared < most and rows[first, shared] == rows[first + 1, shared]:
-                shared += 1
-            more = length[first + 1] - shared
-            index[s, n : n + more] = rows[first + 1, shared : shared + more]
-            at[s, 1] = n + more - 1 if more > 0 else shared - 1
-        branch[s, 0], branch[s, 1] = shared, length[first]
-        n = max(n, at[s].max() + 1)
-        index[s, n:] = index[s, n - 1]
-        longest = max(longest, n)
-    return longest
-
-
-@numba.njit(nogil=True, cache=True)
-def _place(index: Any, at: Any, place: Any) -> None:
-    """A place of every row among all positions of all sequences."""
-    for s in range(len(index)):
-        for i in range(at[s].max() + 1):
-            place[index[s, i]] = s * index.shape[1] + i

@@ -1,4 +1,4 @@
-"""Each node's mean over the pretraining distribution: what an ablated node is held at (§4)."""
+"""Each node's mean over the pretraining distribution: its ablation value by default (§4)."""
 
 from __future__ import annotations
 

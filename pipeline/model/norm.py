@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.kernels.simd import EPS
+from pipeline.kernels.norm_cpu import ROWS, normalise, normalise_backward
 from pipeline.kernels.threads import in_shares
-
-ROWS = 256  # whose part of the gain's gradient is summed on its own, whatever the number of threads
 
 
 class RMSNorm(nn.RMSNorm):
@@ -33,7 +29,7 @@ class Normalise(torch.autograd.Function):
         x = x.contiguous()
         rows, y, inverse = x.detach().flatten(0, -2), torch.empty_like(x), torch.empty(x.shape[:-1].numel())
         arrays = rows.numpy(), gain.detach().numpy(), y.view_as(rows).numpy(), inverse.numpy()
-        in_shares(lambda start, stop: _forward(start, stop, *arrays), len(rows), multiple=ROWS)
+        in_shares(lambda start, stop: normalise(start, stop, *arrays), len(rows), multiple=ROWS)
         ctx.save_for_backward(x, gain, inverse)
         return y
 
@@ -44,34 +40,5 @@ class Normalise(torch.autograd.Function):
         parts = torch.zeros(-(-len(rows) // ROWS), x.shape[-1])
         arrays = (t.detach().numpy() for t in (rows, gain, inverse, g, dx.view_as(rows), parts))
         fixed = tuple(arrays)
-        in_shares(lambda start, stop: _backward(start, stop, *fixed), len(rows), multiple=ROWS)
+        in_shares(lambda start, stop: normalise_backward(start, stop, *fixed), len(rows), multiple=ROWS)
         return dx, parts.sum(0)
-
-
-# The sums over a row may be taken in any order: that is what lets them be vectors.
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def _forward(start: int, stop: int, x: Any, gain: Any, y: Any, inverse: Any) -> None:
-    width = x.shape[1]
-    for r in range(start, stop):
-        total = np.float32(0)
-        for i in range(width):
-            total += x[r, i] * x[r, i]
-        scale = np.float32(1 / np.sqrt(total / width + EPS))
-        inverse[r] = scale
-        for i in range(width):
-            y[r, i] = x[r, i] * scale * gain[i]
-
-
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def _backward(start: int, stop: int, x: Any, gain: Any, inverse: Any, g: Any, dx: Any, parts: Any) -> None:
-    width = x.shape[1]
-    for r in range(start, stop):
-        total = np.float32(0)
-        for i in range(width):
-            total += g[r, i] * gain[i] * x[r, i]
-        scale = inverse[r]
-        mean = np.float32(total * scale * scale * scale / width)
-        part = parts[r // ROWS]
-        for i in range(width):
-            part[i] += g[r, i] * x[r, i] * scale
-            dx[r, i] = g[r, i] * gain[i] * scale - x[r, i] * mean

@@ -1,4 +1,4 @@
-"""The answers of a model, changed or not, to contrast pairs: what prune, ablate and report all score by."""
+"""The answers of a model, changed or not, to contrast pairs: the one way to score for all stages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def answers_of(model: Transformer, batch: PairBatch, copies: int = 1, **changes:
     """
     if not is_position_free(changes.get("intervene"), changes.get("cuts")):
         logits = pick(model(batch.tokens, copies=copies, **changes), batch.last.repeat(copies))[:, 0]
-    elif model.device.type == "cpu":  # where packing is worth it, and its sums have one order
+    elif model.device.type == "cpu":  # where packing pays, and sums have one order
         logits = model(PackedPrompts.of(batch.tokens, batch.last), copies=copies, **changes)
     else:
         logits = model(batch.tokens, at=batch.last, copies=copies, **changes)

@@ -1,8 +1,8 @@
 """The only forward pass: a GPT-2 style, pre-norm, decoder-only transformer with AbsTopK at every site (§1).
 
-Training, mean caching, pruning, ablation and pictures all call ``Transformer.forward``. What they change, they change
-by two arguments: ``intervene`` sees the value at every site, after AbsTopK, and returns the value to go on with;
-``cuts`` holds the source of single edges at its mean.
+Training, mean caching, pruning, ablation and pictures all call ``Transformer.forward``, and change it by two arguments:
+``intervene`` gets the value at every site, after AbsTopK, and returns the value to go on with; ``cuts`` gives single
+edges their source's ablation value.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from torch import Tensor, nn
 from pipeline.model.abstopk import abs_topk
 from pipeline.model.attention import attend
 from pipeline.model.layout import Layout, PackedPrompts, PaddedPrompts
-from pipeline.model.linear import Linear
+from pipeline.model.linear import FROZEN_BELOW, ON_GPU, Linear, skip_zeros
 from pipeline.model.norm import RMSNorm
 from pipeline.shape import ModelShape
-from pipeline.sites import SITES, Site, site_key, site_keys, split_site_key
+from pipeline.sites import SITES, Site, site_key
 
 Intervene = Callable[[str, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Edges of one matrix that carry their source's mean instead of its value (§5).
+    """Edges of one matrix that carry their source's ablation value (§5): the definition of a cut.
 
-    ``keep`` is 1 where the edge is live and 0 where it is cut; ``mean`` is the source site's mean.
+    ``keep`` is 1 where the edge is live and 0 where it is cut; ``mean`` is the source site's ablation values.
     """
 
     position_free = True
@@ -38,17 +38,17 @@ class Cut:
     mean: Float[Tensor, " in"]
 
 
-# What takes a linear map's place: cut edges, or another way to compute such a map (pipeline.circuit.node_masks) from
-# its input and, behind attention, from each head's weight on real tokens.
+# A linear map's stand-in: its cut edges, or a function of the map, its input and, behind attention, each head's weight
+# on real tokens (pipeline.circuit.cut_linear).
 LinearCut = Cut | Callable[[nn.Linear, Tensor, Tensor | None], Tensor]
 Cuts = Mapping[str, LinearCut]
 
 
 def linear(layer: nn.Linear, x: Tensor, cut: LinearCut | None, attention_mass: Tensor | None = None) -> Tensor:
-    """``layer(x)`` with the cut edges fed by their source's mean.
+    """``layer(x)`` with cut edges that carry their source's ablation value.
 
-    ``attention_mass`` [batch, head, pos] scales the means of a head's channels: attention's total weight on real
-    tokens, below 1 with a sink (None: 1).
+    ``attention_mass`` [batch, head, pos] scales the ablation values of a head's channels: attention's total weight on
+    real tokens, below 1 with a sink (None: 1).
     """
     if cut is None:
         return layer(x)
@@ -202,12 +202,16 @@ class Transformer(nn.Module):
     def device(self) -> torch.device:
         return self.lm_head.weight.device
 
+    def freeze(self) -> Transformer:
+        """The model itself, to be run and not trained: no gradients of weights, whose zeros are skipped."""
+        skip_zeros(self, FROZEN_BELOW if self.device.type == "cpu" else ON_GPU)
+        return self.requires_grad_(False).eval()
+
     def widths(self) -> dict[str, int]:
         """Site key → how many nodes the site has."""
-        c = self.config
-        heads = dict.fromkeys((Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V), c.n_head * c.d_head)
-        widths = dict.fromkeys(SITES, c.d_model) | heads | {Site.MLP_NEURON: c.d_mlp}
-        return {key: widths[split_site_key(key)[1]] for key in site_keys(c.n_layer)}
+        return {
+            site_key(layer, site): site.width(self.config) for layer in range(self.config.n_layer) for site in SITES
+        }
 
     def embed(self, layout: Layout) -> Float[Tensor, "batch pos d_model"]:
         x = self.transformer["wte"](layout.tokens)
@@ -228,7 +232,7 @@ class Transformer(nn.Module):
 
         With ``at``, the last layer computes only what those positions need: its sites after the keys and values hold
         [batch, 1, width]. ``intervene(site_key, value)`` returns the value to use at each site; ``cuts`` maps
-        ``"0.mlp.c_fc"`` and its like to the edges held at their mean. With ``copies``, the result is of the batch that
+        ``"0.mlp.c_fc"`` and its like to its cut edges. With ``copies``, the result is of the batch that
         many times over, for interventions that treat each copy differently: what comes before the first site is
         computed once. ``PackedPrompts`` (with ends, on a CPU) give logits [prompt, vocab] at these, their sites hold
         [copy, row, width] and in the last layer [copy, prompt, width]. Raises ValueError for prompts longer than n_ctx.

@@ -108,7 +108,7 @@ def plant(
     model = Transformer(config, vocab_size)
     fill(model, recipe, layout, generator)
     write(model, recipe, layout, generator)
-    model.requires_grad_(False).eval()
+    model.freeze()
     centre(model, recipe, layout, language)
     fit_answers(model, recipe, layout, language)
     means = node_means(model, [language.corpus(MEAN_TOKENS)])

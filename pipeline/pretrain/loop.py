@@ -24,11 +24,12 @@ from pipeline.data.shards import TokenStream
 from pipeline.model.checkpoint import model_hash, save_means, save_model
 from pipeline.model.device import pick_device, prepare_cpu, training_precision
 from pipeline.model.initial import new_model
+from pipeline.model.linear import skip_zeros
 from pipeline.model.means import node_means
 from pipeline.model.transformer import Transformer
 from pipeline.pretrain.distributed import ALONE, Ranks
 from pipeline.pretrain.optimizer import SparseAdam
-from pipeline.pretrain.products import skip_zeros, sparse_below
+from pipeline.pretrain.products import sparse_below
 from pipeline.pretrain.projection import l0, nonzeros
 from pipeline.pretrain.step import next_token_loss, recompute_blocks, train_step
 from pipeline.seeds import seed_of

@@ -13,21 +13,12 @@ from tqdm import tqdm
 from pipeline.artifacts import read_json, whole_file, write_json
 from pipeline.config import ComputeConfig, ModelConfig
 from pipeline.kernels.sparse import fits
-from pipeline.model.linear import Linear
-from pipeline.model.transformer import Transformer
+from pipeline.model.linear import ON_GPU, Linear
 
 DENSITIES = (0.25, 0.125, 0.0625, 0.03125, 0.015625)  # from which the highest that pays is taken
 PAYS = 0.9  # of the dense product's time
 TOKENS = 2048  # at most, of a measured product, whose memory the process goes on to hold
 ROUNDS = 5
-ON_GPU = 0.01
-
-
-def skip_zeros(model: Transformer, density: float) -> None:
-    """Let every linear map of ``model`` multiply through its nonzeros once they are at most this fraction."""
-    for module in model.modules():
-        if isinstance(module, Linear):
-            module.sparse_below = density
 
 
 def sparse_below(

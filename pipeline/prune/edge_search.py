@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.circuit.ablation_values import AblationValues, Values
 from pipeline.circuit.compact_parts import Edges, Nodes
-from pipeline.circuit.edge_linear import LiveMap, MaskedEdges
+from pipeline.circuit.cut_linear import CutLinear, MaskedEdges, by_edges
 from pipeline.circuit.interventions import SOURCES, in_matrix, node_masks
 from pipeline.circuit.node_masks import interpolating
 from pipeline.config import PruneConfig
@@ -55,7 +55,7 @@ class EdgeMasking(Maskable):
 
     def changes(self, mask: Float[Tensor, " edge"], draw: int) -> dict[str, Any]:
         """Keyword arguments of ``Transformer.forward`` that leave the nodes live, and each edge as far as its mask."""
-        cuts = {name: MaskedEdges(live, mask[places]) for name, (live, places) in self.maps[draw].items()}
+        cuts = {name: CutLinear(by_edges(live, mask[places])) for name, (live, places) in self.maps[draw].items()}
         return {"intervene": interpolating(self.kept, self.ablated_to.draws[draw]), "cuts": cuts}
 
     @cached_property
@@ -64,12 +64,12 @@ class EdgeMasking(Maskable):
         return node_masks(self.layout.nodes, self.ablated_to.first)
 
     @cached_property
-    def maps(self) -> list[dict[str, tuple[LiveMap, Int[Tensor, " n"]]]]:
+    def maps(self) -> list[dict[str, tuple[MaskedEdges, Int[Tensor, " n"]]]]:
         """Of every draw: a linear map's name → its live edges, and their places in a mask."""
         names = [f"{layer}.{name}" for layer in range(self.model.config.n_layer) for name in SOURCES]
         return [{name: self.map(name, ablated_to) for name in names} for ablated_to in self.ablated_to.draws]
 
-    def map(self, name: str, ablated_to: Values) -> tuple[LiveMap, Int[Tensor, " n"]]:
+    def map(self, name: str, ablated_to: Values) -> tuple[MaskedEdges, Int[Tensor, " n"]]:
         layer, _, which = name.partition(".")
         part = self.model.transformer["h"][int(layer)].get_submodule(which)
         source, device = SOURCES[which], self.model.device
@@ -81,7 +81,7 @@ class EdgeMasking(Maskable):
         none = torch.zeros(0, dtype=torch.long, device=device)
         rows, columns = (torch.cat([none, *(end[i] for end in ends)]) for i in (0, 1))
         n_head = self.model.config.n_head if source is Site.ATTN_V else 1
-        live = LiveMap(part.weight, part.bias, ablated_to[site_key(int(layer), source)], rows, columns, n_head)
+        live = MaskedEdges(part.weight, part.bias, ablated_to[site_key(int(layer), source)], rows, columns, n_head)
         return live, torch.cat([none, *(places[key] for key in mine)])
 
 

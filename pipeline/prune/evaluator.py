@@ -85,7 +85,7 @@ class Evaluator:
 
     def changed(self, before: Evaluation, halves: set[int], nodes: Nodes, edges: Edges, target: float) -> Evaluation:
         """The verdict on a circuit that differs from an earlier one only in some half layers."""
-        compacts = tuple(compact.replaced(halves, nodes, edges) for compact in before.compacts)
+        compacts = tuple(compact.with_halves(halves, nodes, edges) for compact in before.compacts)
         return self._verdict(compacts, before, min(halves), target)
 
     def _verdict(
@@ -155,7 +155,7 @@ def losses_of(answers: Float[Tensor, "draw prompt 2"], calibration: tuple[float,
 
 def since(traces: Sequence[Trace], compacts: Sequence[Compact], first: int) -> tuple[Trace, ...]:
     """Traces of their own of what came before the ``first`` half layer; empty ones where there are none."""
-    return tuple(trace.until(first) for trace in traces) or tuple(Trace() for _ in compacts)
+    return tuple(trace.prefix(first) for trace in traces) or tuple(Trace() for _ in compacts)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from pipeline.circuit.random_circuits import edge_pools
 from pipeline.config import ValidateConfig
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
 from pipeline.model.scoring import calibrated, score
-from pipeline.model.transformer import Cuts, Transformer
+from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
 from pipeline.stats import central, resampled_means, rows
 
@@ -69,15 +69,9 @@ class CircuitUnderTest:
         """Runs circuits with what is outside held as this circuit's is."""
         return Ablator(self.model, self.circuit.ablation_values)
 
-    @cached_property
-    def whole(self) -> Cuts:
-        """The linear maps of the unpruned model, for runs of it: without the zeros of its weights."""
-        every = {key: torch.ones(width, device=self.model.device) for key, width in self.model.widths().items()}
-        return self.ablator.node_maskings[0].cuts(every)
-
     def model_answers(self, batch: PairBatch) -> Answers:
         """The unpruned model's."""
-        return score(self.model, batch, cuts=self.whole).cpu()
+        return score(self.model, batch).cpu()
 
     @cached_property
     def of_model(self) -> Answers:

@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues, Values
 from pipeline.circuit.conditions import Ablator, Condition
-from pipeline.circuit.cut_linear import few_edges
+from pipeline.circuit.cut_linear import sparse_cuts
 from pipeline.circuit.interventions import mask_nodes
 from pipeline.circuit.masked import Masked
 from pipeline.config import Ablation
@@ -142,7 +142,7 @@ def masked_answers(tested: CircuitUnderTest, circuit: Circuit, draw: Values) -> 
     """Answers to the few pairs of the masked model, in one pass over all of them."""
     model, batch = tested.model, tested.few
     masked = Masked(model, circuit.nodes, circuit.edges, draw)
-    cuts = few_edges(model, masked.cuts)
+    cuts = sparse_cuts(model, masked.cuts)
     with torch.no_grad():
         logits = model(batch.tokens, at=batch.last, intervene=masked.intervene, cuts=cuts)
     return answer_logits(logits, batch).cpu()
@@ -159,7 +159,7 @@ def resample_examples(tested: CircuitUnderTest) -> dict[str, Any]:
     for _ in range(tested.config.draws):
         chosen = torch.randint(len(tested.windows), (len(batch.tokens),), generator=generator)
         sequences = tested.windows[chosen, : batch.tokens.shape[1]].to(tested.model.device)
-        values = record(tested.model, sequences, cuts=tested.whole)[1]
+        values = record(tested.model, sequences)[1]
         answers.append([given_complement(tested, masks, values) for masks in (kept, nothing)])
     circuit, empty = (torch.stack(draws) for draws in zip(*answers, strict=True))
     return of_few(tested, circuit, empty)
@@ -176,7 +176,7 @@ def given_complement(
         kept: Intervene = mask_nodes(masks, {key: other})
         return kept(key, x)
 
-    return padded_answers(tested.model, batch, intervene, tested.whole)
+    return padded_answers(tested.model, batch, intervene)
 
 
 def of_few(

@@ -103,7 +103,7 @@ def random_weights(model: Transformer, seed: int) -> Transformer:
     drawn = new_model(model.config, model.vocab_size, seed, bigram=None).to(model.device)
     for (name, parameter), trained in zip(drawn.named_parameters(), model.parameters(), strict=True):
         parameter.copy_(trained if name == "bigram_table" else parameter * (trained != 0))
-    return drawn.requires_grad_(False).eval()
+    return drawn.freeze()
 
 
 @torch.no_grad()

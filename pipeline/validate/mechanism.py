@@ -142,9 +142,7 @@ def swaps(runs: Runs, swapped: Nodes) -> dict[str, Any]:
     into_model = given(swapped, runs.circuit[1], runs.batch.last, lambda _, x: x)
     return {
         "circuit": tested.estimate(tested.losses(padded_answers(tested.model, runs.batch, into_circuit, runs.cuts))),
-        "model": tested.estimate(
-            tested.losses(padded_answers(tested.model, runs.batch, into_model, tested.whole), UNCALIBRATED)
-        ),
+        "model": tested.estimate(tested.losses(padded_answers(tested.model, runs.batch, into_model), UNCALIBRATED)),
     }
 
 

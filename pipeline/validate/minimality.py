@@ -94,8 +94,8 @@ class Knockouts:
         """A circuit that differs from an earlier one in some half layers."""
         if not halves:
             return before
-        compacts = [compact.replaced(halves, parts.nodes, parts.edges) for compact in before.compacts]
-        return self.run(parts, compacts, [trace.until(min(halves)) for trace in before.traces], min(halves))
+        compacts = [compact.with_halves(halves, parts.nodes, parts.edges) for compact in before.compacts]
+        return self.run(parts, compacts, [trace.prefix(min(halves)) for trace in before.traces], min(halves))
 
     def delta(self, whole: Ran, item: Item) -> float:
         """How far a part moves the margin of a pair, in logits; a node goes with its edges."""

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.circuit import Circuit
-from pipeline.circuit.cut_linear import few_edges
+from pipeline.circuit.cut_linear import sparse_cuts
 from pipeline.circuit.masked import Masked
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.layout import pick
@@ -77,11 +77,11 @@ class Runs:
 
     @cached_property
     def cuts(self) -> Cuts:
-        return few_edges(self.tested.model, self.masked.cuts)
+        return sparse_cuts(self.tested.model, self.masked.cuts)
 
     @cached_property
     def model(self) -> tuple[Answers, Values]:
-        return recorded(self.tested.model, self.batch, cuts=self.tested.whole)
+        return recorded(self.tested.model, self.batch)
 
     @cached_property
     def circuit(self) -> tuple[Answers, Values]:

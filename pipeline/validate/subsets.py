@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import Values
-from pipeline.circuit.cut_linear import live_edges
+from pipeline.circuit.cut_linear import sparse_cuts
 from pipeline.circuit.interventions import SOURCES, edge_cuts, mask_nodes
 from pipeline.circuit.random_circuits import edge_pools, random_edges, random_nodes
 from pipeline.data.pairs import PairBatch, prompt_losses
@@ -59,13 +59,13 @@ def edges_of(tested: CircuitUnderTest) -> Parts:
 
 def run_nodes(tested: CircuitUnderTest, alive: Masks, batch: PairBatch, ablated_to: Values) -> Tensor:
     """Answer logits [prompt, 2] with every node at m·x + (1 − m)·held."""
-    return answers_of(tested.model, batch, intervene=mask_nodes(alive, ablated_to), cuts=tested.whole)
+    return answers_of(tested.model, batch, intervene=mask_nodes(alive, ablated_to))
 
 
 def run_edges(tested: CircuitUnderTest, alive: Masks, batch: PairBatch, ablated_to: Values) -> Tensor:
     """The same with every edge carrying m·x + (1 − m)·held of its source; nodes are live."""
     cuts = {key: Cut(mask, ablated_to[source_of(key)]) for key, mask in alive.items()}
-    return answers_of(tested.model, batch, cuts=live_edges(tested.model, cuts))
+    return answers_of(tested.model, batch, cuts=sparse_cuts(tested.model, cuts))
 
 
 def source_of(key: str) -> str:

@@ -75,7 +75,7 @@ def test_what_another_circuit_mixed_is_taken_over_for_the_heads_that_are_the_sam
     for _ in range(60):
         less, halves = parts.without([draw.choice(parts.list_items())])
         first = min(halves)
-        other, of_it = compact.replaced(halves, less.nodes, less.edges), trace.until(first)
+        other, of_it = compact.with_halves(halves, less.nodes, less.edges), trace.prefix(first)
         got = other.answers(prompts, answers, of_it, first)
         fresh = Compact(Frozen(model, ablated_to), less.nodes, less.edges).answers(prompts, answers, Trace())
         torch.testing.assert_close(got, fresh, rtol=1e-5, atol=1e-5)

@@ -165,7 +165,7 @@ def test_heads_with_a_kept_channel_are_drawn_and_no_others(found, planted, circu
 def watched(tokenizer, tiny_config):
     """A small model that reads the tokens of the held-out snippets."""
     config = tiny_config(n_ctx=32)
-    return new_model(config, vocab_size=tokenizer.vocab_size, seed=0, bigram=None).requires_grad_(False).eval()
+    return new_model(config, vocab_size=tokenizer.vocab_size, seed=0, bigram=None).freeze()
 
 
 def test_numbers_of_a_node_are_those_of_its_values_at_all_places(watched, stream, tokenizer, config):

@@ -93,7 +93,7 @@ def write_model(folder: Path, batches: list[PairBatch]) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    model.requires_grad_(False).eval()
+    model.freeze()
     folder.mkdir(parents=True)
     save_model(model, folder, {"name": "tiny", "tokenizer": TOKENIZER.hash})
     save_means(node_means(model, [batches[0].tokens]), folder)

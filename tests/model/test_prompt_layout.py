@@ -7,7 +7,7 @@ import torch
 
 from pipeline.circuit.compact import Compact, Frozen
 from pipeline.circuit.interventions import edge_cuts
-from pipeline.circuit.node_masks import only
+from pipeline.circuit.node_masks import NodeMasks
 from pipeline.model.layout import PackedPrompts
 from pipeline.sites import edge_keys
 
@@ -35,7 +35,7 @@ def test_every_distinct_beginning_is_one_row():
         assert prompts.token[rows[: len(words)]].tolist() == list(words)
         assert prompts.position[rows[: len(words)]].tolist() == list(range(len(words)))
     assert prompts.end.tolist() == [rows[end] for rows, end in zip(prompts.index.tolist(), AT.tolist(), strict=True)]
-    own = [rows[o:n] for rows, o, n in zip(prompts.index.tolist(), prompts.own, prompts.length, strict=True)]
+    own = [rows[o:n] for rows, o, n in zip(prompts.index.tolist(), prompts.first_own, prompts.length, strict=True)]
     assert sorted(row for rows in own for row in rows) == list(range(len(prompts.token)))
 
 
@@ -57,7 +57,7 @@ def test_masked_logits_and_the_masks_gradients_are_those_of_the_padded_batch(tin
     found = []
     for layout in ({"tokens": tokens, "at": at}, {"tokens": PackedPrompts.of(tokens, at)}):
         masks = {key: mask.clone().requires_grad_(True) for key, mask in kept.items()}
-        logits = model(**layout, copies=2, **only(model, masks, ablated_to))
+        logits = model(**layout, copies=2, **NodeMasks(model, ablated_to)(masks))
         (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
         found.append([logits.detach(), *(mask.grad for mask in masks.values())])
     assert found[0][0].shape == (2 * n, model.vocab_size)

@@ -46,7 +46,7 @@ def make_model() -> Transformer:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model.requires_grad_(False).eval()
+    return model.freeze()
 
 
 def make_circuit(model: Transformer) -> Circuit:

@@ -12,9 +12,9 @@ from torch import nn
 
 from pipeline.model import abstopk, attention, norm
 from pipeline.model.initial import new_model
+from pipeline.model.linear import skip_zeros
 from pipeline.pretrain import optimizer, step
 from pipeline.pretrain.optimizer import SparseAdam
-from pipeline.pretrain.products import skip_zeros
 from pipeline.pretrain.projection import largest
 
 STEPS, VOCAB = 50, 40

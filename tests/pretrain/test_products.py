@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipeline.model.initial import new_model
-from pipeline.model.linear import Linear
+from pipeline.model.linear import ON_GPU, Linear, skip_zeros
 from pipeline.pretrain import products
-from pipeline.pretrain.products import DENSITIES, skip_zeros, sparse_below
+from pipeline.pretrain.products import DENSITIES, sparse_below
 
 CPU = torch.device("cpu")
 
@@ -62,7 +62,7 @@ def test_a_real_measurement_gives_one_of_the_densities_and_is_not_made_again(cho
 
 def test_a_number_in_params_is_taken_as_it_is_and_a_gpu_is_not_measured(choose):
     assert choose(setting=0.1) == 0.1
-    assert choose(device=torch.device("cuda")) == products.ON_GPU
+    assert choose(device=torch.device("cuda")) == ON_GPU
 
 
 def test_every_linear_map_of_the_model_is_told(tiny_config):

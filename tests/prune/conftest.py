@@ -37,5 +37,5 @@ def able(tiny_model, pairs):
         right = model(pairs.tokens, at=pairs.last).gather(-1, pairs.answers)
         torch.nn.functional.softplus(right[:, 1] - right[:, 0]).mean().backward()
         optimizer.step()
-    _, values = record(model.requires_grad_(False), pairs.tokens)
+    _, values = record(model.freeze(), pairs.tokens)
     return model, {key: value.mean((0, 1)) for key, value in values.items()}

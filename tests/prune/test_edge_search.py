@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.circuit.ablation_values import AblationValues
-from pipeline.circuit.edge_linear import LiveMap, MaskedEdges
+from pipeline.circuit.cut_linear import CutLinear, MaskedEdges, by_edges
 from pipeline.circuit.graph import Parts, dead_ends
 from pipeline.circuit.interventions import edge_cuts, mask_nodes
 from pipeline.data.pairs import prompt_losses
@@ -32,8 +32,8 @@ def test_a_mask_takes_from_an_edge_what_the_held_value_takes_the_place_for(n_out
     for ours in (True, False):
         leaves = [v.clone().requires_grad_(True) for v in (x, start, *([on_real] if attention_mass else []))]
         if ours:
-            live = LiveMap(weight, bias, ablated_to, target, source, 4 if attention_mass else 1)
-            y = MaskedEdges(live, leaves[1])(None, leaves[0], leaves[2] if attention_mass else None)
+            live = MaskedEdges(weight, bias, ablated_to, target, source, 4 if attention_mass else 1)
+            y = CutLinear(by_edges(live, leaves[1]))(None, leaves[0], leaves[2] if attention_mass else None)
         else:
             grown = leaves[2].transpose(1, 2).repeat_interleave(n_in // 4, -1) if attention_mass else grown
             full = torch.zeros_like(weight).index_put((target, source), leaves[1])
