@@ -47,7 +47,7 @@ GIVEN_UP = {
 # Still to be renamed: nothing is added here.
 TODO_GIVEN_UP = set(
     """
-    held     DEAD DEAR MORE MOST Mass PASS Price RIVALS SURE
+    DEAD DEAR MORE MOST Mass PASS Price RIVALS SURE
     WORTH_PAIRS Worth _further _verdict _worth baseline_order drop edge_worths
     further_loss further_traces
     order outside own price_sweep replaced since until worth worths
@@ -55,8 +55,7 @@ TODO_GIVEN_UP = set(
 )
 TODO_TWO_MEANINGS = set(
     """
-    Answers Asked Attention Batches Found Half Item Lines MLP Masks Name Parts Point Row Rows Run Runs Section
-    Values
+    Answers Attention Batches Found Half Item Lines MLP Masks Parts Run Runs Section Values
     """.split()
 )
 
@@ -82,8 +81,7 @@ TODO_PROSE = set(
     pipeline/explain/prompts.py pipeline/kernels/compact_cpu.py pipeline/model/means.py
     pipeline/model/transformer.py pipeline/play/session.py pipeline/play/switches.py
     pipeline/prune/calibrate.py pipeline/prune/checkpoint.py pipeline/prune/evaluator.py
-    pipeline/prune/minimise.py pipeline/prune/prune.py pipeline/prune/search.py pipeline/report/by_kind.py
-    pipeline/report/picture.py pipeline/report/verdicts.py pipeline/validate/circuit_under_test.py
+    pipeline/prune/minimise.py pipeline/prune/prune.py pipeline/prune/search.py pipeline/validate/circuit_under_test.py
     pipeline/validate/complement.py pipeline/validate/controls.py pipeline/validate/faithfulness.py
     pipeline/validate/features.py pipeline/validate/generalisation.py pipeline/validate/mechanism.py
     pipeline/validate/necessity.py pipeline/validate/patterns.py pipeline/validate/runs.py

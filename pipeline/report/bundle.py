@@ -1,4 +1,4 @@
-"""All that the page of one circuit needs, as one JSON value: the picture, what explains its nodes, and its sizes.
+"""All that the page of one circuit needs, as one JSON value: the picture, its nodes' explanations, and its sizes.
 
 Nodes are numbers in the picture's order, and texts of tokens numbers in a table, so that a hundred circuits fit into
 one page.

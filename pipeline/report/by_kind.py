@@ -28,7 +28,7 @@ def ablated(circuits: Sequence[Validated], kind: str, name: str) -> dict[str, An
 
 
 def generalisation(circuits: Sequence[Validated]) -> list[dict[str, Any]]:
-    """Every second test set: ``family``, and per kind of model what its circuits make of it."""
+    """Every generalisation set: ``family``, and per kind of model the results of its circuits on that set."""
     families = dict.fromkeys(name for row in sections(circuits, "generalisation") for name in row.get("families", ()))
     return [{"family": family} | {kind: followed(circuits, kind, family) for kind in KINDS} for family in families]
 

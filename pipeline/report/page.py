@@ -1,6 +1,6 @@
 """results/index.html: the whole study in one file that needs nothing else: the study, a page a model, one a circuit.
 
-No number is made here that is not in the summary; this module only chooses what stands where.
+The module computes no number: it chooses which numbers of the summary stand where.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from pipeline.report.templating import render
 from pipeline.report.validation import lines_of
 
 WEB = Path(__file__).parent / "web"
-FIRST, LAST = ("elements.js", "packed.js"), "app.js"  # what the other scripts, between these, are made of
+FIRST, LAST = ("elements.js", "packed.js"), "app.js"  # the scripts between them use the first two; the last starts all
 MOST_BYTES = 8_000_000  # of the page; results/ is committed, and a browser has to open it
 TITLE = "Sparse circuits"
 
 
 @dataclass(frozen=True)
 class PageParts:
-    """What the page shows besides the summary."""
+    """All that the page shows besides the summary."""
 
     prediction: Mapping[str, Any]  # the section of validate that the plot of predictions shows; empty for none
     histories: Mapping[str, Sequence[Mapping[str, Any]]]  # model → lines of its training history
     bundles: Mapping[tuple[str, str], str]  # (model, task) → packed bundle, of every circuit
-    explained: Mapping[str, str]  # model → packed, what the explanations of its circuits have in common
+    explained: Mapping[str, str]  # model → packed common part of the explanations of its circuits
     examples: Mapping[str, Sequence[Pair]]  # task → pairs as text
-    decides: Mapping[str, str]  # task → what decides the answer
+    decides: Mapping[str, str]  # task → the sentence that says how its answer is decided
     statistics: Mapping[str, Any]  # the tokenise stage's stats.json
     predicts: str | None  # the model that the plot of predictions is of
 
@@ -46,7 +46,7 @@ def build_page(summary: Mapping[str, Any], parts: PageParts) -> str:
     common = {"numbers": Numbers(summary), "validation": summary["validation"], "charts": specs}
     common |= {"lines_of": lines_of, "outcome": outcome}
     pages = {f"/{route}": pack(text) for route, text in further_pages(summary, parts, common)}
-    rest: dict[str, Any] = {"specs": specs, "pages": pages, "explained": parts.explained}
+    rest: dict[str, Any] = {"charts": specs, "pages": pages, "explained": parts.explained}
     whole = partial(shell, study(summary, parts, common), title=TITLE, first="frontier", **rest)
     bundles = within_budget(parts.bundles, MOST_BYTES - len(whole(bundles={}, left_out=list(parts.bundles)).encode()))
     return whole(bundles=bundles, left_out=[key for key in parts.bundles if key not in bundles])
@@ -56,41 +56,19 @@ def build_circuit_page(bundle: Mapping[str, Any], *, title: str, body: str = "")
     """HTML text of one circuit's page alone, in the same shell; ``body``: HTML to stand above the drawing."""
     model, task = bundle["model"], bundle["task"]
     article = render("alone.html.j2", model=model, task=task, title=title, body=body, row=bundle["row"])
-    bundles = {(model, task): pack_json(bundle)}
-    return shell(article, title=title, first="drawing", specs={}, pages={}, explained={}, bundles=bundles, left_out=[])
+    return shell(article, title=title, first="drawing", bundles={(model, task): pack_json(bundle)})
 
 
-def shell(
-    body: str,
-    *,
-    title: str,
-    first: str,
-    specs: Mapping[str, Any],
-    pages: Mapping[str, str],
-    explained: Mapping[str, str],
-    bundles: Mapping[tuple[str, str], str],
-    left_out: Sequence[tuple[str, str]],
-) -> str:
-    """A whole document around its first article: style, scripts, charts, and what is packed.
+def shell(body: str, *, title: str, first: str, **packed: Any) -> str:
+    """A whole document around its first article: style, scripts, charts, and all that is packed.
 
-    ``pages``: route → packed text of an article; ``explained`` and ``bundles``: as in PageParts; ``left_out``: circuits
-    whose bundle had no room.
+    ``packed``, empty where not given: ``charts``; ``pages``, route → packed text of an article; ``explained`` and
+    ``bundles``, as in PageParts; ``left_out``, circuits whose bundle had no room.
     """
-    return render(
-        "index.html.j2",
-        title=title,
-        first=first,
-        body=body,
-        left_out=left_out,
-        most_bytes=MOST_BYTES,
-        charts=specs,
-        library=chart_library() if specs else "",
-        pages=pages,
-        explained=explained,
-        bundles=bundles,
-        style=style(),
-        scripts=list(scripts()),
-    )
+    found = dict.fromkeys(("charts", "pages", "explained", "bundles", "left_out"), {}) | packed
+    found |= {"library": chart_library() if found["charts"] else "", "most_bytes": MOST_BYTES}
+    found |= {"style": style(), "scripts": list(scripts())}
+    return render("index.html.j2", body=body, title=title, first=first, **found)
 
 
 def style() -> str:
@@ -112,23 +90,21 @@ def study(summary: Mapping[str, Any], parts: PageParts, common: Mapping[str, Any
     return render(
         "study.html.j2",
         summary=summary,
-        models=models,
-        frontier=summary["frontier"],
-        baselines=summary["baselines"],
         headline=headline(summary, parts.statistics),
         matrix=[{"task": task, "cells": [_cell(model, task, models) for model in models]} for task in tasks],
         curve_tasks=[task for task in tasks if any(solved_tasks(model).get(task, {}).get("curve") for model in models)],
         statistics=parts.statistics,
-        provenance=summary["provenance"],
         predicts=parts.predicts,
         **common,
     )
 
 
 def further_pages(summary: Mapping[str, Any], parts: PageParts, common: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(route, HTML of what stands in its article) of every model and every circuit."""
+    """(route, HTML inside of its article) of every model and every circuit."""
     for model in summary["models"]:
-        yield f"model/{model['name']}", render("model.html.j2", model=model, targets=targets(model), **common)
+        losses = {point["target_loss"] for task in model["tasks"].values() for point in task["curve"]}
+        targets = sorted(losses, reverse=True)  # the loosest first
+        yield f"model/{model['name']}", render("model.html.j2", model=model, targets=targets, **common)
         for name in model["tasks"]:
             yield f"circuit/{model['name']}/{name}", circuit_text(summary, model, name, parts, common)
 
@@ -136,7 +112,7 @@ def further_pages(summary: Mapping[str, Any], parts: PageParts, common: Mapping[
 def circuit_text(
     summary: Mapping[str, Any], model: Mapping[str, Any], name: str, parts: PageParts, common: Mapping[str, Any]
 ) -> str:
-    """HTML of what stands in one circuit's article, with links to the same task's circuits in other models."""
+    """HTML inside of one circuit's article, with links to the same task's circuits in other models."""
     others = [other for other in summary["models"] if other is not model and name in other["tasks"]]
     return render(
         "circuit.html.j2",
@@ -148,11 +124,6 @@ def circuit_text(
         decides=parts.decides.get(name),
         **common,
     )
-
-
-def targets(model: Mapping[str, Any]) -> list[float]:
-    """All target losses of a model's circuits, the loosest first."""
-    return sorted({point["target_loss"] for task in model["tasks"].values() for point in task["curve"]}, reverse=True)
 
 
 def outcome(test: Mapping[str, Any]) -> str:

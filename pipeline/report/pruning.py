@@ -1,7 +1,7 @@
-"""What pruning gained: edges before and after minimisation, learned against other rankings, size against target loss.
+"""Gains of pruning: edges before and after minimisation, learned against other rankings, size against target loss.
 
-Means are geometric and over solved tasks only. What is compared is stated beside each number, because a ranking that
-finds no circuit for a task leaves that task out of its mean.
+Means are geometric and over solved tasks only. A ranking that finds no circuit for a task leaves that task out of its
+mean, so each number says beside it over how many circuits it is.
 """
 
 from __future__ import annotations

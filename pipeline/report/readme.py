@@ -35,7 +35,7 @@ def filled(text: str, summary: Mapping[str, Any], most_scale: float) -> str:
 
 
 def figures(summary: Mapping[str, Any], most_scale: float) -> dict[str, Any]:
-    """Name → what the README's templates say."""
+    """Name → value of all that the README's templates say."""
     models = summary["models"]
     solved = [(model, name, task) for model in models for name, task in solved_tasks(model).items()]
     return {
@@ -93,7 +93,7 @@ def by_width(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def improved(models: Sequence[Mapping[str, Any]]) -> str:
-    """Which of loss and size the last model betters against the first."""
+    """Says which of validation loss and circuit size is smaller in the last model than in the first."""
     first, last = models[0], models[-1]
     better = [
         what
@@ -129,7 +129,7 @@ def surely_above(task: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
 
 
 def tested(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What validation found, in numbers of circuits: ``n``, and by test of all, sparse and dense ones."""
+    """Counts of validated circuits: ``n`` in all, and by test those of both kinds, of sparse and of dense models."""
     circuits = validated(summary["models"])
     by_test = {row["name"]: row for row in summary["validation"]["by_test"]}
     passed, taken = (

@@ -1,4 +1,4 @@
-"""The study in one dictionary, results/summary.json: what every model solved, with which circuits, and how they test.
+"""The study in one dictionary, results/summary.json: the tasks that each model solves, its circuits, their tests.
 
 Losses are in nats. A value that does not exist is null, never 0. Circuits of tasks that a model does not solve are
 never averaged in (§3).
@@ -28,9 +28,12 @@ PRUNE_FIELDS = (
     "calibration_scale", "hyperparameters", "n_trials", "one_minimal",
 )  # fmt: skip
 ABLATE_LOSSES = ("circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "ablated_edges_loss")
-UNCALIBRATED = ("circuit_loss_uncalibrated", "nodes_only_loss_uncalibrated")  # comparable with the random sets
+UNCALIBRATED = (
+    "circuit_loss_uncalibrated",
+    "nodes_only_loss_uncalibrated",
+)  # as the random sets are
 ABLATE_ACCURACIES = ("unpruned_accuracy", "circuit_accuracy", "nodes_only_accuracy")
-RANDOM_SETS = ("circuit", "nodes_only", "nodes", "edges")  # what was drawn at random, in the words of ablate
+RANDOM_SETS = ("circuit", "nodes_only", "nodes", "edges")  # kinds of random sets, in the words of ablate
 
 
 def summarise(
@@ -43,7 +46,7 @@ def summarise(
     bigram_loss: float | None,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The contents of results/summary.json: models, what they are compared by, provenance; numbers finite or null.
+    """The contents of results/summary.json: models, comparisons, provenance; numbers finite or null.
 
     ``bigram_loss``: the validation loss in nats of the table of bigram counts alone.
     """

@@ -1,4 +1,4 @@
-"""What the report says of validation: every test over all circuits, sparse against dense, and what controls found."""
+"""The report's counts of validation: every test over all circuits, sparse against dense, and every control."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def validated(models: Sequence[Mapping[str, Any]]) -> list[Validated]:
 
 
 def summarise_validation(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """``by_test``: test → per kind of model how many circuits were tested and pass; ``controls``: what each found;
+    """``by_test``: test → per kind of model how many circuits were tested and pass; ``controls``: a row of each;
     ``n_circuits``, ``n_whole`` (pass every test), ``median_failed``, per kind."""
     circuits = validated(models)
     names = dict.fromkeys(test["name"] for _, _, task in circuits for test in lines_of(task["validation"]))
@@ -70,8 +70,8 @@ def summarise_validation(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def outcomes(circuits: Iterable[Validated], kind: str, name: str) -> dict[str, Any]:
-    """How many circuits of a kind of model took a test, how many pass, how many were only measured, and the median of
-    what was found."""
+    """How many circuits of a kind of model took a test, how many pass, how many were only measured, and the median
+    value."""
     found = [check_of(task["validation"], name) for model, _, task in circuits if model["kind"] == kind]
     own = [test for test in found if test is not None]
     taken = [test for test in own if test["passed"] is not None]

@@ -1,7 +1,7 @@
 """Is a circuit sufficient, is it necessary: the one verdict that summary and page give.
 
-It is validate's wherever a circuit was validated. Ablate's losses judge the others, and empty circuits, in which
-validate has nothing to test.
+The verdict is validate's wherever a circuit was validated. All other circuits, and empty ones, in which validate has
+nothing to test, get theirs from ablate's losses.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class CircuitTarget:
 
 
 def verdict(task: Mapping[str, Any], target: CircuitTarget) -> dict[str, Any]:
-    """``sufficient``, ``necessary_nodes`` and ``necessary_edges``, each with ``passed`` (None: not tested) and what it
-    ``says``; ``by``: the stage that gives the verdict, None where no stage measured the circuit."""
+    """``sufficient``, ``necessary_nodes`` and ``necessary_edges``, each with ``passed`` (None: not tested) and
+    ``says``, a sentence; ``by``: the stage that gives the verdict, None where no stage measured the circuit."""
     lines = {line["name"]: line for line in lines_of(task["validation"])}
     if not lines:
         return by_ablate(task, target)
@@ -42,7 +42,7 @@ def verdict(task: Mapping[str, Any], target: CircuitTarget) -> dict[str, Any]:
 
 
 def said(line: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a check found, in short."""
+    """Outcome and sentence of a check."""
     return found(None, "not tested") if line is None else found(line["passed"], line["says"])
 
 

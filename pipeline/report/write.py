@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
@@ -12,7 +12,7 @@ from pipeline.artifacts import whole_folder, write_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
 from pipeline.data.pairs import PairBatch
-from pipeline.data.tasks import Pair, find_task
+from pipeline.data.tasks import TaskSet, find_task
 from pipeline.data.tasks import task_names as registered_tasks
 from pipeline.model.checkpoint import load_model
 from pipeline.model.transformer import Transformer
@@ -28,18 +28,10 @@ from pipeline.report.tables import curves_csv, frontier_csv, metrics
 from pipeline.report.verdicts import CircuitTarget
 
 
-class PairSource(Protocol):
-    """The part of TaskSet that the report uses."""
-
-    def batch(self, name: str, split: str) -> PairBatch: ...
-
-    def examples(self, name: str, n: int) -> Sequence[Pair]: ...
-
-
 def write_report(
     models: Mapping[str, ModelArtifacts],
     *,
-    task_set: PairSource,
+    task_set: TaskSet,
     texts: Sequence[str],
     statistics: Mapping[str, Any],
     params: Params,
@@ -106,7 +98,7 @@ def _pack_and_draw(
     summary: Mapping[str, Any],
     models: Mapping[str, ModelArtifacts],
     explanations: Mapping[str, Mapping[str, Any] | None],
-    task_set: PairSource,
+    task_set: TaskSet,
     texts: Sequence[str],
     folder: Path,
 ) -> Iterator[tuple[tuple[str, str], str]]:

@@ -96,7 +96,7 @@ const App = (() => {
     await draw(page, node);
   }
 
-  // Unfolds all that is folded on the page that is shown; what it unfolded.
+  // Unfolds all that is folded on the shown page; returns the folds that it opened.
   function unfold() {
     const folded = [...document.querySelectorAll(".shown details:not([open])")];
     for (const each of folded) each.open = true;

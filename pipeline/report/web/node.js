@@ -52,7 +52,7 @@ const CircuitNode = (() => {
 
   // --- values as coloured code
 
-  // What colours are around: 0, or the node's ablation value where it is nearly never 0.
+  // Colours are around 0, or around the node's ablation value where the node is nearly never 0.
   const centreOf = (page, n, found) => (page.centre ?? (found.density > DENSE ? "ablated" : "0")) === "0" ? 0 : page.bundle.drawing.nodes.ablated_to[n];
 
   function overPrompts(page, n, found) {
