@@ -18,7 +18,7 @@ from flows import mapped
 from flows.stage import load_study, stage_flow
 from flows.tracking import Tracker
 from pipeline.artifacts import Workspace, whole_folder, write_json
-from pipeline.circuit.ablation_samples import ablation_values_for
+from pipeline.circuit.ablation_values import ablation_values_for
 from pipeline.config import PruneConfig
 from pipeline.data.tasks import TaskSet
 from pipeline.model.checkpoint import load_means

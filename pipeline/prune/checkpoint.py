@@ -17,8 +17,7 @@ from typing import Any
 
 from pipeline.artifacts import whole_folder, write_json
 from pipeline.circuit import Circuit
-from pipeline.circuit.ablation_samples import ablation_values_for
-from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.ablation_values import AblationValues, ablation_values_for
 from pipeline.config import ConfigError, Params, PruneConfig, parse_params
 from pipeline.data.pairs import PairBatch
 from pipeline.data.words import SPLITS

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.artifacts import ArtifactError, Workspace
 from pipeline.circuit import Circuit
-from pipeline.circuit.ablation_samples import random_windows
+from pipeline.circuit.ablation_values import random_windows
 from pipeline.data.generalisation import GeneralisationSet
 from pipeline.data.pairs import PairBatch
 from pipeline.data.shards import STATS_FILE, TokenStream

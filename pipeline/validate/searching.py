@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.circuit.ablation_samples import node_samples
-from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.ablation_values import AblationValues, node_samples
 from pipeline.circuit.conditions import score_compact
 from pipeline.config import Ablation, Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch
@@ -66,10 +65,10 @@ def ablated_as(tested: CircuitUnderTest, model: Transformer) -> AblationValues:
     own = tested.circuit.ablation_values
     if model is tested.model or own.kind is Ablation.ZERO:
         return own
-    if own.kind is Ablation.RESAMPLE:
-        seed = seed_of(tested.seed, "validate", "resampled")
-        return AblationValues.resampled(node_samples(model, [tested.windows], len(own.draws), seed))
-    return AblationValues.at_means(means_of(model, tested.windows))
+    if own.kind is Ablation.MEAN:
+        return AblationValues.at_means(means_of(model, tested.windows))
+    seed = seed_of(tested.seed, "validate", "resampled")
+    return AblationValues.resampled(node_samples(model, [tested.windows], len(own.draws), seed))
 
 
 def means_of(model: Transformer, windows: Int[Tensor, "window pos"]) -> dict[str, Float[Tensor, " width"]]:
