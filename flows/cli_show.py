@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +15,7 @@ from flows.cli_options import CIRCUIT_HELP, CutOutOf, MadeFor, NoBrowser, Params
 from flows.environment import find_root
 from pipeline.artifacts import Workspace, read_json, whole_file
 from pipeline.config import Params
+from pipeline.rows import Explanation
 
 if TYPE_CHECKING:
     from pipeline.play.session import Session
@@ -82,7 +82,7 @@ def page_of(session: Session, place: Path, settings: Params, prompts: list[str])
     return html
 
 
-def explanation_of(session: Session, name: str, place: Path, settings: Params) -> Mapping[str, Any] | None:
+def explanation_of(session: Session, name: str, place: Path, settings: Params) -> Explanation | None:
     """The study's explanation of this circuit, or a new one; None where the model's tokens are missing."""
     from pipeline.data.shards import STATS_FILE, TokenStream
     from pipeline.play.alone import explained, fits

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.report.bundle import token_texts
 from pipeline.report.inputs import ModelArtifacts
 from pipeline.report.write import write_report
+from pipeline.rows import Summary
 from pipeline.validate.circuit_under_test import MARGIN
 
 
@@ -107,7 +107,7 @@ def stage_seconds(workspace: Workspace, params: Params) -> dict[str, dict[str, f
     return {"pretrain": pretrain, "prune": prune}
 
 
-def headline(summary: Mapping[str, Any]) -> str:
+def headline(summary: Summary) -> str:
     """The study's answer in a sentence."""
     frontier = summary["frontier"]
     ratio = frontier["ratio_dense_to_sparse_edges_at_matched_loss"]
@@ -117,7 +117,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     return f"At matched pretraining loss, dense circuits have {ratio:.2f} times the edges of sparse ones ({n} tasks)."
 
 
-def table(summary: Mapping[str, Any]) -> str:
+def table(summary: Summary) -> str:
     """The models as a Markdown table."""
     lines = [
         "| model | kind | L0 | validation loss | solved | edges (geometric mean) | before minimisation |",

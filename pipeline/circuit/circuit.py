@@ -27,6 +27,7 @@ from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.scoring import calibrated
 from pipeline.model.transformer import Transformer
+from pipeline.rows import Certificate
 from pipeline.sites import (
     EDGE_KINDS,
     edge_name,
@@ -64,7 +65,7 @@ class Circuit:
     ablated_to: AblationValues | None = None
     calibration: tuple[float, float] = (1.0, 0.0)
     about: Mapping[str, Any] = field(default_factory=dict)
-    certificate: Mapping[str, Any] | None = None
+    certificate: Certificate | None = None
 
     @property
     def n_nodes(self) -> int:

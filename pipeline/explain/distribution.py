@@ -16,6 +16,7 @@ from pipeline.explain.places import Places
 from pipeline.explain.rounding import rounded, together
 from pipeline.model.record import record
 from pipeline.model.transformer import Transformer
+from pipeline.rows import Label
 from pipeline.seeds import seed_of
 
 WINDOWS = 16  # of one forward pass
@@ -110,7 +111,7 @@ def context(
     }
 
 
-def shortened(label: dict[str, Any] | None) -> dict[str, Any] | None:
+def shortened(label: Label | None) -> Label | None:
     """A label with its scores rounded."""
     if label is None:
         return None

@@ -19,7 +19,7 @@ Node = tuple[str, int]
 
 def removed_losses(circuit: Circuit) -> dict[Node, float]:
     """Node → loss of the circuit without it, in nats on the pairs of the certificate; empty where it has none."""
-    found = (circuit.certificate or {}).get("nodes", {})
+    found = circuit.certificate["nodes"] if circuit.certificate else {}
     return {
         (key, index): float(loss)
         for key, indices in circuit.nodes.items()

@@ -27,6 +27,7 @@ from pipeline.explain.prompts import Runs, node_runs, prompts
 from pipeline.explain.rounding import rounded
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
+from pipeline.rows import Explanation
 from pipeline.sites import site_keys
 
 Found = dict[str, Any]
@@ -98,7 +99,7 @@ def by_site(model: Transformer, names: Iterable[str]) -> dict[str, Int[Tensor, "
 
 def assembled(
     model: str, model_hash: str, nodes: Mapping[str, Found], circuits: Mapping[str, Found], tokenizer: Tokenizer
-) -> Found:
+) -> Explanation:
     """The whole of ``explanations/<model>.json``: tokens become indices into the table ``tokens`` of their texts."""
     used = sorted({token for part in token_lists([nodes, circuits]) for token in part})
     place = {token: index for index, token in enumerate(used)}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from pipeline.config import ExplainConfig
 from pipeline.explain.candidates import Counts, Moments, Table, best_sets, pairs_between
 from pipeline.explain.places import Facts, Places
 from pipeline.explain.syntax import SYNTAX
+from pipeline.rows import Label
 from pipeline.seeds import seed_of
 
 MEASURE = "R² on documents that it was not chosen on"
@@ -32,8 +32,6 @@ WHICH = {0: "the", 1: "the previous", 2: "the last but one"}
 NAMED = 4  # tokens of a set that a label names
 MOST_TOKENS = 12  # of a set
 JOINED = 12  # marks, the best of each node, that are tried two together
-
-Label = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pipeline.play.session import Session
 from pipeline.play.switches import PlayError, node_names
 from pipeline.report.bundle import circuit_bundle, token_texts
 from pipeline.report.page import build_circuit_page
+from pipeline.rows import Explanation
 
 
 def page_alone(
@@ -26,7 +27,7 @@ def page_alone(
     name: str,
     *,
     facts: Mapping[str, Any],
-    explanation: Mapping[str, Any] | None,
+    explanation: Explanation | None,
     texts: Sequence[str] = (),
 ) -> tuple[str, list[str]]:
     """HTML of one circuit's page, and a sentence for each text that had to be shortened.
@@ -77,14 +78,14 @@ def losses(session: Session, circuit: Circuit, batch: PairBatch) -> dict[str, fl
     }
 
 
-def fits(explanation: Mapping[str, Any], circuit: Circuit, name: str) -> bool:
+def fits(explanation: Explanation, circuit: Circuit, name: str) -> bool:
     """Whether a model's explanation has this very circuit."""
     found = explanation["circuits"].get(name)
     same_model = explanation["model_hash"] == circuit.about.get("model_hash")
     return found is not None and same_model and set(found["nodes"]) == set(node_names(circuit))
 
 
-def explained(session: Session, name: str, stream: TokenStream, config: ExplainConfig, seed: int) -> dict[str, Any]:
+def explained(session: Session, name: str, stream: TokenStream, config: ExplainConfig, seed: int) -> Explanation:
     """What the stage explain writes, of this one circuit, all of its nodes."""
     circuit, model = session.circuit(name), session.model
     every = config.model_copy(update={"most_nodes": max(1, circuit.n_nodes)})
@@ -94,8 +95,8 @@ def explained(session: Session, name: str, stream: TokenStream, config: ExplainC
 
 
 def with_texts(
-    session: Session, name: str, explanation: Mapping[str, Any] | None, texts: Sequence[str]
-) -> tuple[dict[str, Any], list[str]]:
+    session: Session, name: str, explanation: Explanation | None, texts: Sequence[str]
+) -> tuple[Explanation, list[str]]:
     """The explanation with texts after the prompts of the circuit's pairs, and a sentence for each shortened one."""
     if explanation is None:
         raise PlayError(

@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.circuit.graph import Item, Parts, dead_ends, ends, together
 from pipeline.prune.discretise import Candidate, smallest_that
 from pipeline.prune.evaluator import Evaluation, Evaluator
+from pipeline.rows import Certificate
 
 Worth = Callable[[Parts], dict[Item, float]]  # a circuit → what each item is estimated to be worth, in nats
 Price = Callable[[Candidate], "RemovalCosts"]
@@ -151,7 +152,7 @@ def minimal(
     target: float,
     tie_qk: bool,
     cost: Price = lambda candidate: RemovalCosts(),
-) -> tuple[Candidate, dict[str, Any] | None]:
+) -> tuple[Candidate, Certificate | None]:
     """The circuit without all that can go by itself, and its certificate; itself and None where it is too large.
 
     Single nodes and edges go, the cheapest first, in rounds, until none can go from what is left; ``cost`` estimates
@@ -203,7 +204,7 @@ def untried(found: Minimiser, refused: set[Item]) -> list[Item]:
     return sorted(set(found.parts.list_items()) - refused, key=lambda item: (rises.get(item, 0.0), item))
 
 
-def certificate(found: Minimiser) -> dict[str, Any]:
+def certificate(found: Minimiser) -> Certificate:
     """The losses that single removals had, each since the last one that was taken."""
     losses = found.costs.losses
     return {

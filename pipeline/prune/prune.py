@@ -29,6 +29,7 @@ from pipeline.prune.evaluator import Evaluator
 from pipeline.prune.minimise import RemovalCosts, RemovalPath, minimal
 from pipeline.prune.search import Masking
 from pipeline.prune.tune import Tuner
+from pipeline.rows import Certificate, CurvePoint, PruneRow, Sizes, TrialRow
 from pipeline.seeds import seed_of
 
 SHARE = 0.5  # of the pairs, by which it is decided what goes on the way
@@ -46,9 +47,9 @@ OnProgress = Callable[[str], None]
 class Pruned:
     """What pruning found: a summary row, the circuit where the model does the task, and a row a trial."""
 
-    row: dict[str, Any]
+    row: PruneRow
     circuit: Circuit | None
-    trials: list[dict[str, Any]]
+    trials: list[TrialRow]
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,10 @@ def prune_task(
         "hyperparameters": trial.params,
     }  # fmt: skip
     circuit = as_circuit(candidate, ranking, problem, means, about, certificate)
-    row |= sizes(candidate) | {
+    row |= {
+        "n_nodes": candidate.n_nodes,
+        "n_edges": candidate.n_edges,
+        "validation_loss": candidate.validation_loss,
         "solved": True,
         "discretised": sizes(discretised),
         "calibration_scale": candidate.calibration[0],
@@ -156,13 +160,13 @@ def prune_task(
     return Pruned(row, circuit, trials)
 
 
-def empty_row() -> dict[str, Any]:
+def empty_row() -> PruneRow:
     """A summary row of a task without a circuit."""
-    nothing = dict.fromkeys(
-        ("unpruned_loss", "unpruned_validation_loss", "n_nodes", "n_edges", "validation_loss", "discretised",
-         "calibration_scale", "hyperparameters", "n_trials", "one_minimal")
-    )  # fmt: skip
-    return nothing | {"solved": False, "curve": [], "baselines": {}}
+    return {
+        "unpruned_loss": None, "unpruned_validation_loss": None, "n_nodes": None, "n_edges": None,
+        "validation_loss": None, "discretised": None, "calibration_scale": None, "hyperparameters": None,
+        "n_trials": None, "one_minimal": None, "solved": False, "curve": [], "baselines": {},
+    }  # fmt: skip
 
 
 def make_problem(
@@ -179,7 +183,7 @@ def make_problem(
     return PruneProblem(Masking.of(model, ablated_to.to(model.device), config.tie_qk), evaluator, train, config, seed)
 
 
-def sizes(candidate: Candidate | None) -> dict[str, Any]:
+def sizes(candidate: Candidate | None) -> Sizes:
     """Nodes, edges and validation loss of a circuit; nulls where there is none."""
     if candidate is None:
         return {"n_nodes": None, "n_edges": None, "validation_loss": None}
@@ -192,7 +196,7 @@ def as_circuit(
     problem: PruneProblem,
     means: Values,
     about: dict[str, Any],
-    certificate: dict[str, Any] | None,
+    certificate: Certificate | None,
 ) -> Circuit:
     """The circuit, with all that is needed to run it again."""
     order: dict[str, Float[Tensor, " width"]] = problem.masking.layout.by_site(ranking.order)
@@ -210,7 +214,7 @@ def as_circuit(
 
 def minimise_path(
     problem: PruneProblem, rankings: Sequence[Ranking]
-) -> dict[float, tuple[Candidate | None, dict[str, Any] | None]]:
+) -> dict[float, tuple[Candidate | None, Certificate | None]]:
     """Target loss → the smallest circuit found, for the curve's targets and, 1-minimal, the main one; certificates.
 
     Raises ValueError where no ranking meets the main target.
@@ -224,7 +228,7 @@ def minimise_path(
     start, worst = where_to_start(thinned, main, MORE), max(thinned)
     removal_path = RemovalPath(evaluator, evaluator.smaller(SHARE), start, worst, problem.worth, tie_qk)
     found = {target: smallest([candidate, removal_path.smallest(target)]) for target, candidate in thinned.items()}
-    path: dict[float, tuple[Candidate | None, dict[str, Any] | None]] = {
+    path: dict[float, tuple[Candidate | None, Certificate | None]] = {
         t: (candidate, None) for t, candidate in found.items()
     }
     path[main] = minimal(evaluator, found[main] or start, main, tie_qk, problem.costs)
@@ -269,13 +273,14 @@ def smallest(candidates: Iterable[Candidate | None]) -> Candidate | None:
     )
 
 
-def point(target: float, candidate: Candidate | None, certificate: object) -> dict[str, Any]:
+def point(target: float, candidate: Candidate | None, certificate: object) -> CurvePoint:
     """A point of the loss-against-size curve."""
     found = sizes(candidate)
-    return {"target_loss": target, "loss": found.pop("validation_loss"), **found}
+    loss = found["validation_loss"]
+    return {"target_loss": target, "loss": loss, "n_nodes": found["n_nodes"], "n_edges": found["n_edges"]}
 
 
-def baselines(problem: PruneProblem) -> dict[str, dict[str, Any]]:
+def baselines(problem: PruneProblem) -> dict[str, Sizes]:
     """Size of the discretised circuit at the target loss by every baseline's ranking, by the same bisection."""
     pairs, found = problem.train.take(torch.arange(min(BASELINE_PAIRS, problem.train.n_pairs))), {}
     for kind in problem.config.baselines:

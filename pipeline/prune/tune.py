@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import optuna
 from jaxtyping import Float
@@ -26,6 +25,7 @@ from pipeline.data.pairs import PairBatch
 from pipeline.prune.discretise import START, Candidate, Ranking
 from pipeline.prune.evaluator import Evaluator
 from pipeline.prune.search import Masking, search
+from pipeline.rows import TrialRow
 from pipeline.seeds import seed_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -176,7 +176,7 @@ class Tuner:
                     self.rankings[trial.number] = Ranking(self.evaluator, self.masking.layout, order)
                 yield trial, self.rankings[trial.number]
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> list[TrialRow]:
         """A row a trial, in order."""
         return [
             {

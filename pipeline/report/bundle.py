@@ -14,6 +14,7 @@ from pipeline.data.pairs import PairBatch
 from pipeline.data.tokenizer import END_OF_TEXT, Tokenizer
 from pipeline.model.transformer import Transformer
 from pipeline.report.picture import TokenTable, picture_of, rounded
+from pipeline.rows import Explanation
 
 MODEL_FIELDS = ("name", "kind", "n_layer", "d_model", "l0", "val_loss_nats")
 ROW_FIELDS = ("n_nodes", "n_edges", "solved", "unpruned_loss", "validation_loss", "circuit_loss", "ablated_nodes_loss")
@@ -29,7 +30,7 @@ def circuit_bundle(
     row: Mapping[str, Any],
     batch: PairBatch,
     texts: Sequence[str],
-    explanation: Mapping[str, Any] | None,
+    explanation: Explanation | None,
 ) -> dict[str, Any]:
     """The bundle of one circuit page.
 
@@ -81,13 +82,13 @@ def certified(circuit: Circuit, picture: Mapping[str, Any]) -> dict[str, Any] | 
     }
 
 
-def explained(picture: Mapping[str, Any], explanation: Mapping[str, Any] | None, task: str) -> dict[str, Any] | None:
+def explained(picture: Mapping[str, Any], explanation: Explanation | None, task: str) -> dict[str, Any] | None:
     """The part of a model's explanation that is about one circuit, nodes in the picture's order; None without one.
 
     ``nodes``: as in the explanation, and ``model``, ``circuit``, ``removed_loss`` and ``ablated_loss`` of the task;
     None for those of a large circuit that explain leaves out.
     """
-    found = (explanation or {}).get("circuits", {}).get(task)
+    found = explanation["circuits"].get(task) if explanation else None
     if explanation is None or found is None:
         return None
     table = TokenTable(explanation["tokens"])
@@ -112,17 +113,17 @@ def _renumbered(row: Mapping[str, Any], table: TokenTable) -> dict[str, Any]:
     return dict(row) | {"tokens": [table(token) for token in row["tokens"]]}
 
 
-def common_part(explanation: Mapping[str, Any]) -> dict[str, Any]:
+def common_part(explanation: Explanation) -> dict[str, Any]:
     """The part of a model's explanation that stands in the study's page once for all circuits of the model."""
-    return {key: explanation[key] for key in ("tokens", "nodes")}
+    return {"tokens": explanation["tokens"], "nodes": explanation["nodes"]}
 
 
-def own_part(bundle: Mapping[str, Any], explanation: Mapping[str, Any] | None) -> dict[str, Any]:
+def own_part(bundle: Mapping[str, Any], explanation: Explanation | None) -> dict[str, Any]:
     """A bundle made without explanation, with the rest of the model's explanation that is about its task alone.
 
     Tokens keep the numbers of the model's table; web/app.js puts ``common_part`` and ``own_part`` together.
     """
-    found = (explanation or {}).get("circuits", {}).get(bundle["task"])
+    found = explanation["circuits"].get(bundle["task"]) if explanation else None
     if found is None:
         return dict(bundle)
     nodes = [found["nodes"].get(name) for name in node_names(bundle["drawing"])]

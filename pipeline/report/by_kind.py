@@ -52,5 +52,5 @@ def followed(circuits: Sequence[Validated], kind: str, family: str) -> dict[str,
 
 def sections(circuits: Sequence[Validated], name: str, kinds: Sequence[str] = KINDS) -> list[Mapping[str, Any]]:
     """One section of each circuit that has it, of models of some kinds."""
-    rows = [task["validation"].get(name) for model, _, task in circuits if model["kind"] in kinds]
+    rows: list[Any] = [task["validation"].get(name) for model, _, task in circuits if model["kind"] in kinds]
     return [row for row in rows if row]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.report.solved import curve_points
+from pipeline.rows import HistoryRow, ModelSummary, Summary
 
 Spec = dict[str, Any]
 Data = list[dict[str, Any]]  # rows of a chart
@@ -27,8 +28,8 @@ DASH: Mapping[str, Any] = {"domain": ["sparse", "dense"], "range": [[1, 0], [6, 
 
 
 def charts(
-    summary: Mapping[str, Any],
-    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    summary: Summary,
+    histories: Mapping[str, Sequence[HistoryRow]],
     predicted: Mapping[str, Any],
 ) -> dict[str, Spec]:
     """Name → specification of every chart that has something to show; ``predicted``: validate's section prediction."""
@@ -84,7 +85,7 @@ def _targets(rows: Data, n_tasks: Mapping[float, int] | None = None) -> Spec:
     return _field("target task loss (nats)", "x", scale=LOG, axis=axis)
 
 
-def hues(models: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def hues(models: Iterable[ModelSummary]) -> dict[str, str]:
     """Model → CSS variable of its colour: cool ones for sparse models, warm ones for dense ones."""
     seen = dict.fromkeys(HUES, 0)
     found = {}
@@ -95,12 +96,12 @@ def hues(models: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def frontier(summary: Mapping[str, Any]) -> Spec:
+def frontier(summary: Summary) -> Spec:
     """Validation loss against geometric-mean edges, one mark a model, its size the L0; lines are the Pareto fronts."""
     fronts = {name for front in summary["frontier"]["pareto"].values() for name in front}
     keys = ("name", "kind", "n_solved", "l0", "d_model", "val_loss_nats", "geomean_edges")
-    rows = [
-        {key: model[key] for key in keys} | {"front": model["name"] in fronts}
+    rows: Data = [
+        {key: model.get(key) for key in keys} | {"front": model["name"] in fronts}
         for model in summary["models"]
         if model["geomean_edges"] is not None
     ]
@@ -142,7 +143,7 @@ def _names(which: str, mark: Spec) -> Spec:
     return {"transform": [{"filter": which}], "mark": drawn, "encoding": {"text": {"field": "name"}}}
 
 
-def _lines(models: Sequence[Mapping[str, Any]], rows: Data, x: Spec, y: Spec) -> Spec:
+def _lines(models: Sequence[ModelSummary], rows: Data, x: Spec, y: Spec) -> Spec:
     """One line a model through ``rows`` of {name, x, y}; a click on the legend leaves only that model."""
     kinds = {model["name"]: model["kind"] for model in models}
     colours = hues(models)
@@ -166,7 +167,7 @@ def _lines(models: Sequence[Mapping[str, Any]], rows: Data, x: Spec, y: Spec) ->
     }
 
 
-def mean_curves(summary: Mapping[str, Any]) -> Data:
+def mean_curves(summary: Summary) -> Data:
     """Geometric-mean edges at each target loss, all models over the same tasks."""
     return [
         {"name": name, "x": point["target_loss"], "y": edges}
@@ -176,7 +177,7 @@ def mean_curves(summary: Mapping[str, Any]) -> Data:
     ]
 
 
-def task_curves(models: Sequence[Mapping[str, Any]]) -> Spec:
+def task_curves(models: Sequence[ModelSummary]) -> Spec:
     """Edges at each target loss for the one task that the parameter ``task`` names; no edges are drawn at 1."""
     rows = [
         {"name": model["name"], "task": name, "x": point["target_loss"], "y": max(point["n_edges"], 1)}
@@ -188,7 +189,7 @@ def task_curves(models: Sequence[Mapping[str, Any]]) -> Spec:
     return spec | {"params": [*spec["params"], chosen], "transform": [{"filter": "datum.task == task"}]}
 
 
-def ratio_at_targets(summary: Mapping[str, Any]) -> Spec:
+def ratio_at_targets(summary: Summary) -> Spec:
     """Dense over sparse edges at matched pretraining loss against target loss, with 95 % intervals."""
     points = [point for point in summary["frontier"]["by_target_loss"] if point["ratio"] is not None]
     ends = [point["interval"] or [point["ratio"]] * 2 for point in points]
@@ -211,7 +212,7 @@ def ratio_at_targets(summary: Mapping[str, Any]) -> Spec:
     }
 
 
-def history(histories: Mapping[str, Sequence[Mapping[str, Any]]], field: str) -> Data:
+def history(histories: Mapping[str, Sequence[HistoryRow]], field: str) -> Data:
     """A field of the training histories over tokens."""
     return [
         {"name": name, "x": line["tokens"], "y": line[field]}

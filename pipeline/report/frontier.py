@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.report.geometric import mean_ratio, ratio_interval
 from pipeline.report.solved import curve_points, of_kind, solved_tasks
+from pipeline.rows import ModelSummary
 from pipeline.seeds import seed_of
 
 METHOD = (
@@ -64,10 +65,13 @@ class Match:
 
 
 def compare(
-    models: Sequence[Mapping[str, Any]], *, curve_losses: Sequence[float], seed: int, n_bootstrap: int
+    models: Sequence[ModelSummary], *, curve_losses: Sequence[float], seed: int, n_bootstrap: int
 ) -> dict[str, Any]:
     """The ``frontier`` entry of summary.json from its ``models`` entries; the ratio is null where no task is shared."""
-    edges = {model["name"]: {name: task["n_edges"] for name, task in solved_tasks(model).items()} for model in models}
+    edges = {
+        model["name"]: {name: task["n_edges"] for name, task in solved_tasks(model["tasks"]).items()}
+        for model in models
+    }
     matches = match_all(models, edges)
     rng_seed = seed_of(seed, "report", "frontier")
     interpolated = [match for match in matches if match.matched == "interpolated"]
@@ -86,7 +90,7 @@ def compare(
     }
 
 
-def _per_model(model: Mapping[str, Any], matches: Sequence[Match], n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
+def _per_model(model: ModelSummary, matches: Sequence[Match], n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
     own = [match for match in matches if match.sparse.model == model["name"]]
     overall = summarise_matches(own, n_bootstrap, rng_seed)
     facts = {"model": model["name"], "val_loss_nats": model["val_loss_nats"]}
@@ -94,18 +98,18 @@ def _per_model(model: Mapping[str, Any], matches: Sequence[Match], n_bootstrap: 
     return facts | {"tasks": {match.task: match.as_dict() for match in own}}
 
 
-def _at_target(models: Sequence[Mapping[str, Any]], target: float, n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
+def _at_target(models: Sequence[ModelSummary], target: float, n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
     """The same ratio for the circuits of another target loss ("at every target loss", §5)."""
     edges = {model["name"]: curve_edges(model, target) for model in models}
     return {"target_loss": target, **summarise_matches(match_all(models, edges), n_bootstrap, rng_seed)}
 
 
-def curve_edges(model: Mapping[str, Any], target: float) -> dict[str, int]:
+def curve_edges(model: ModelSummary, target: float) -> dict[str, int]:
     """Task → edges of the circuit that meets ``target``, for solved tasks that reached it."""
     return {name: point["n_edges"] for name, point in curve_points(model) if point["target_loss"] == target}
 
 
-def match_all(models: Sequence[Mapping[str, Any]], edges: Mapping[str, Mapping[str, int]]) -> list[Match]:
+def match_all(models: Sequence[ModelSummary], edges: Mapping[str, Mapping[str, int]]) -> list[Match]:
     """A match for every sparse model and every task in ``edges`` of it and of some dense model, in order."""
     matches = []
     for model in of_kind(models, "sparse"):
@@ -117,7 +121,7 @@ def match_all(models: Sequence[Mapping[str, Any]], edges: Mapping[str, Mapping[s
     return matches
 
 
-def _point(model: Mapping[str, Any], n_edges: int) -> CircuitPoint:
+def _point(model: ModelSummary, n_edges: int) -> CircuitPoint:
     return CircuitPoint(model["name"], model["val_loss_nats"], max(n_edges, 1))
 
 
@@ -146,7 +150,7 @@ def summarise_matches(matches: Sequence[Match], n_bootstrap: int, rng_seed: int)
     }
 
 
-def points_of(models: Sequence[Mapping[str, Any]], kind: str) -> list[CircuitPoint]:
+def points_of(models: Sequence[ModelSummary], kind: str) -> list[CircuitPoint]:
     """A point (validation loss, geometric-mean edges) per model of ``kind`` that solves some task."""
     return [
         CircuitPoint(model["name"], model["val_loss_nats"], model["geomean_edges"])

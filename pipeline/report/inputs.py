@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import ArtifactError, Workspace, read_json
+from pipeline.rows import AblationRow, Explanation, HistoryRow, ModelRow, OfModel, PruneRow, ValidationRow
+
+NOT_VALIDATED: OfModel[ValidationRow] = {"model": "", "model_hash": "", "tasks": {}}
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,11 @@ class ModelArtifacts:
 class ModelRecord:
     """The raw summaries of one model, as their stages wrote them."""
 
-    pretrained: Mapping[str, Any]
-    pruned: Mapping[str, Any]
-    ablated: Mapping[str, Any]
-    validated: Mapping[str, Any]
-    history: tuple[Mapping[str, Any], ...]  # the lines of history.jsonl
+    pretrained: ModelRow
+    pruned: OfModel[PruneRow]
+    ablated: OfModel[AblationRow]
+    validated: OfModel[ValidationRow]
+    history: tuple[HistoryRow, ...]  # the lines of history.jsonl
 
     @property
     def name(self) -> str:
@@ -52,11 +55,11 @@ def read_record(files: ModelArtifacts) -> ModelRecord:
     """
     pretrained = _finite(files.model / "summary.json", read_json(files.model / "summary.json"))
     pruned, ablated = (_of_model(path, files) for path in (files.circuits / "summary.json", files.ablations))
-    validated = _of_model(files.validations, files) if files.validations.is_file() else {"tasks": {}}
+    validated = _of_model(files.validations, files) if files.validations.is_file() else NOT_VALIDATED
     return ModelRecord(pretrained, pruned, ablated, validated, _read_history(files.model / "history.jsonl"))
 
 
-def read_explanation(files: ModelArtifacts) -> Mapping[str, Any] | None:
+def read_explanation(files: ModelArtifacts) -> Explanation | None:
     """The stage explain's file of one model; None where the stage did not run.
 
     Raises ArtifactError where the file is damaged or belongs to another checkpoint.
@@ -93,7 +96,7 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
         yield key, value
 
 
-def _read_history(path: Path) -> tuple[Mapping[str, Any], ...]:
+def _read_history(path: Path) -> tuple[HistoryRow, ...]:
     """The lines of a training history. Raises ArtifactError where the file is missing or a line is damaged."""
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro)")

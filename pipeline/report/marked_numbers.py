@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from pipeline.report.templating import count, nats, percent, ratio
+from pipeline.rows import Summary
 
 NAMES = ("name", "model", "family", "task")  # an entry of a list is named by the first of these keys that it has
 DIGITS = 9  # of the exact value that the page has beside the shown one
@@ -47,7 +48,7 @@ def _entry(entries: list[Any], step: str) -> Any:
 class Numbers:
     """``numbers(path, way)``: the value at a path below ``at``, written in one of WAYS."""
 
-    def __init__(self, summary: Mapping[str, Any], at: str = "", here: Any = None) -> None:
+    def __init__(self, summary: Summary, at: str = "", here: Any = None) -> None:
         self.summary, self.at = summary, at
         self._here = summary if here is None else here
 

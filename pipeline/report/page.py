@@ -19,6 +19,7 @@ from pipeline.report.packed import chart_library, pack, pack_json, within_budget
 from pipeline.report.solved import of_kind, solved_tasks
 from pipeline.report.templating import render
 from pipeline.report.validation import lines_of
+from pipeline.rows import HistoryRow, ModelSummary, Summary
 
 WEB = Path(__file__).parent / "web"
 FIRST, LAST = ("elements.js", "packed.js"), "app.js"  # the scripts between them use the first two; the last starts all
@@ -31,7 +32,7 @@ class PageParts:
     """All that the page shows besides the summary."""
 
     prediction: Mapping[str, Any]  # the section of validate that the plot of predictions shows; empty for none
-    histories: Mapping[str, Sequence[Mapping[str, Any]]]  # model → lines of its training history
+    histories: Mapping[str, Sequence[HistoryRow]]  # model → lines of its training history
     bundles: Mapping[tuple[str, str], str]  # (model, task) → packed bundle, of every circuit
     explained: Mapping[str, str]  # model → packed common part of the explanations of its circuits
     examples: Mapping[str, Sequence[Pair]]  # task → pairs as text
@@ -40,7 +41,7 @@ class PageParts:
     predicts: str | None  # the model that the plot of predictions is of
 
 
-def build_page(summary: Mapping[str, Any], parts: PageParts) -> str:
+def build_page(summary: Summary, parts: PageParts) -> str:
     """HTML text of the report."""
     specs = charts(summary, parts.histories, parts.prediction)
     common = {"numbers": Numbers(summary), "validation": summary["validation"], "charts": specs}
@@ -84,22 +85,23 @@ def scripts() -> Iterator[str]:
         yield (WEB / name).read_text(encoding="utf-8")
 
 
-def study(summary: Mapping[str, Any], parts: PageParts, common: Mapping[str, Any]) -> str:
+def study(summary: Summary, parts: PageParts, common: Mapping[str, Any]) -> str:
     """HTML of the study's own article."""
     models, tasks = summary["models"], task_names(summary)
+    with_curve = {task for model in models for task, found in solved_tasks(model["tasks"]).items() if found["curve"]}
     return render(
         "study.html.j2",
         summary=summary,
         headline=headline(summary, parts.statistics),
         matrix=[{"task": task, "cells": [_cell(model, task, models) for model in models]} for task in tasks],
-        curve_tasks=[task for task in tasks if any(solved_tasks(model).get(task, {}).get("curve") for model in models)],
+        curve_tasks=[task for task in tasks if task in with_curve],
         statistics=parts.statistics,
         predicts=parts.predicts,
         **common,
     )
 
 
-def further_pages(summary: Mapping[str, Any], parts: PageParts, common: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def further_pages(summary: Summary, parts: PageParts, common: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(route, HTML inside of its article) of every model and every circuit."""
     for model in summary["models"]:
         losses = {point["target_loss"] for task in model["tasks"].values() for point in task["curve"]}
@@ -109,9 +111,7 @@ def further_pages(summary: Mapping[str, Any], parts: PageParts, common: Mapping[
             yield f"circuit/{model['name']}/{name}", circuit_text(summary, model, name, parts, common)
 
 
-def circuit_text(
-    summary: Mapping[str, Any], model: Mapping[str, Any], name: str, parts: PageParts, common: Mapping[str, Any]
-) -> str:
+def circuit_text(summary: Summary, model: ModelSummary, name: str, parts: PageParts, common: Mapping[str, Any]) -> str:
     """HTML inside of one circuit's article, with links to the same task's circuits in other models."""
     others = [other for other in summary["models"] if other is not model and name in other["tasks"]]
     return render(
@@ -133,18 +133,19 @@ def outcome(test: Mapping[str, Any]) -> str:
     return "✓" if test["passed"] else "✗"
 
 
-def task_names(summary: Mapping[str, Any]) -> list[str]:
+def task_names(summary: Summary) -> list[str]:
     """All tasks of the study, in the order in which the models list them."""
     return list(dict.fromkeys(task for model in summary["models"] for task in model["tasks"]))
 
 
-def headline(summary: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str, Any]:
+def headline(summary: Summary, statistics: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers at the top: ratio, best loss beside the bigram's, tasks solved, smallest circuit; null where none."""
     models = summary["models"]
     losses = [(model["val_loss_nats"], model["name"]) for model in models if model["val_loss_nats"] is not None]
     best_loss, best_model = min(losses, default=(None, None))
     sparse, dense = (
-        {name for model in of_kind(models, kind) for name in solved_tasks(model)} for kind in ("sparse", "dense")
+        {name for model in of_kind(models, kind) for name in solved_tasks(model["tasks"])}
+        for kind in ("sparse", "dense")
     )
     return {
         "best_loss": best_loss,
@@ -158,7 +159,7 @@ def headline(summary: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[
     }
 
 
-def _cell(model: Mapping[str, Any], name: str, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _cell(model: ModelSummary, name: str, models: Sequence[ModelSummary]) -> dict[str, Any]:
     """One field of the matrix; ``heat`` 0…1 is where the edges lie between the study's smallest and largest circuit."""
     task = model["tasks"].get(name)
     if task is None:
@@ -167,7 +168,7 @@ def _cell(model: Mapping[str, Any], name: str, models: Sequence[Mapping[str, Any
         return {"state": "not expressible", "reason": task["reason"]}
     if not task["solved"]:
         return {"state": "not solved"}
-    sizes = [log_edges(solved["n_edges"]) for other in models for solved in solved_tasks(other).values()]
+    sizes = [log_edges(solved["n_edges"]) for other in models for solved in solved_tasks(other["tasks"]).values()]
     low, high = min(sizes), max(sizes)
     heat = (log_edges(task["n_edges"]) - low) / (high - low) if high > low else 0.0
     return {"state": "solved", "heat": round(heat, 2), "tested": bool(task["n_nodes"] and task["validation"])}

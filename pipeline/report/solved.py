@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+
+from pipeline.rows import CurvePoint, ModelSummary, TaskSummary
 
 
-def solved_tasks(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Task → its entry in an entry of the summary's ``models``, of tasks that the model solves."""
-    return {name: task for name, task in model["tasks"].items() if task["solved"]}
+def solved_tasks(tasks: Mapping[str, TaskSummary]) -> dict[str, TaskSummary]:
+    """Those of a model's tasks that the model solves."""
+    return {name: task for name, task in tasks.items() if task["solved"]}
 
 
-def of_kind(models: Sequence[Any], kind: str) -> list[Any]:
+def of_kind(models: Sequence[ModelSummary], kind: str) -> list[ModelSummary]:
     """The sparse models, or the dense ones, in order."""
     return [model for model in models if model["kind"] == kind]
 
 
-def curve_points(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def curve_points(model: ModelSummary) -> Iterator[tuple[str, CurvePoint]]:
     """(task, circuit of one target loss) of solved tasks, where a circuit meets that target."""
-    for name, task in solved_tasks(model).items():
+    for name, task in solved_tasks(model["tasks"]).items():
         yield from ((name, point) for point in task["curve"] if point.get("n_edges") is not None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pipeline.report.by_kind import complement, generalisation
 from pipeline.report.frontier import compare
@@ -19,6 +19,7 @@ from pipeline.report.pruning import compare_baselines, curve_means, minimisation
 from pipeline.report.solved import solved_tasks
 from pipeline.report.validation import brief, spreads_of_model, summarise_validation, validated
 from pipeline.report.verdicts import CircuitTarget, verdict
+from pipeline.rows import ModelSummary, PruneRow, Summary, TaskSummary, ValidationRow
 
 MODEL_FIELDS = (
     "name", "kind", "n_layer", "d_model", "n_params", "l0", "tokens", "val_loss_nats", "train_seconds", "model_hash",
@@ -45,7 +46,7 @@ def summarise(
     n_bootstrap: int,
     bigram_loss: float | None,
     provenance: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> Summary:
     """The contents of results/summary.json: models, comparisons, provenance; numbers finite or null.
 
     ``bigram_loss``: the validation loss in nats of the table of bigram counts alone.
@@ -70,42 +71,43 @@ def summarise(
     }
 
 
-def summarise_model(record: ModelRecord, target: CircuitTarget) -> dict[str, Any]:
+def summarise_model(record: ModelRecord, target: CircuitTarget) -> ModelSummary:
     """One entry of ``models``: the model's facts, its tasks, how many it solves, its circuits' geometric-mean edges."""
     ablated, tested = record.ablated["tasks"], record.validated["tasks"]
     tasks = {
         name: summarise_task(pruned, ablated.get(name) or {}, tested.get(name), target)
         for name, pruned in record.pruned["tasks"].items()
     }
-    solved = [task for task in tasks.values() if task["solved"]]
+    solved = solved_tasks(tasks).values()
     before = [task["discretised"]["n_edges"] for task in solved if task["discretised"] is not None]
     facts = {field: record.pretrained.get(field) for field in MODEL_FIELDS}
-    named = {"name": facts["name"], "kind": facts["kind"], "tasks": tasks}
-    return facts | {
+    facts |= {
         "l0_by_matrix": record.pretrained.get("l0_by_matrix"),
         "tasks": tasks,
         "n_solved": len(solved),
         "geomean_edges": geometric_mean_edges(task["n_edges"] for task in solved),
         "geomean_edges_discretised": geometric_mean_edges(before),
-        "ratio_discretised_to_minimised": mean_ratio([log for _, log in minimised_logs({"tasks": tasks})]),
+        "ratio_discretised_to_minimised": mean_ratio([log for _, log in minimised_logs(tasks)]),
         "test_loss": check_test_loss(tasks),
         "residual_kurtosis": record.validated.get("residual_kurtosis"),
-        "validation": spreads_of_model(named),
     }
+    model = cast(ModelSummary, facts)
+    model["validation"] = spreads_of_model(model)
+    return model
 
 
-def check_test_loss(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def check_test_loss(tasks: Mapping[str, TaskSummary]) -> dict[str, Any]:
     """How many circuits of solved tasks stay within the margin of the target on test pairs, and which do not, by their
     verdict."""
-    outcomes = {name: task["verdict"]["sufficient"]["passed"] for name, task in tasks.items() if task["solved"]}
+    outcomes = {name: task["verdict"]["sufficient"]["passed"] for name, task in solved_tasks(tasks).items()}
     tested = {name: passed for name, passed in outcomes.items() if passed is not None}
     above = [name for name, passed in tested.items() if not passed]
     return {"n_tested": len(tested), "n_within": len(tested) - len(above), "above": above}
 
 
 def summarise_task(
-    pruned: Mapping[str, Any], ablated: Mapping[str, Any], tested: Mapping[str, Any] | None, target: CircuitTarget
-) -> dict[str, Any]:
+    pruned: PruneRow, ablated: Mapping[str, Any], tested: ValidationRow | None, target: CircuitTarget
+) -> TaskSummary:
     """One task of one model: ``solved`` = expressible, unpruned test loss at most the target, and a circuit exists."""
     facts: dict[str, Any] = {"expressible": bool(pruned["expressible"])}
     facts |= {field: pruned.get(field) for field in PRUNE_FIELDS}
@@ -122,7 +124,8 @@ def summarise_task(
     facts["baselines"] = pruned.get("baselines") or {}
     facts["prune_seconds"] = pruned.get("seconds")
     facts["validation"] = None if tested is None else brief(tested)
-    return facts | {"verdict": verdict(facts, target)}
+    facts["verdict"] = verdict(cast(TaskSummary, facts), target)
+    return cast(TaskSummary, facts)
 
 
 def _describe(name: str, losses: Sequence[float] | None) -> dict[str, Any]:
@@ -136,11 +139,11 @@ def _describe(name: str, losses: Sequence[float] | None) -> dict[str, Any]:
     }
 
 
-def smallest_circuits(summary: Mapping[str, Any]) -> dict[str, str]:
+def smallest_circuits(summary: Summary) -> dict[str, str]:
     """Task → the model whose circuit for it has the fewest edges, for tasks that are solved."""
     best: dict[str, tuple[int, str]] = {}
     for model in summary["models"]:
-        for name, task in solved_tasks(model).items():
+        for name, task in solved_tasks(model["tasks"]).items():
             if name not in best or task["n_edges"] < best[name][0]:
                 best[name] = (task["n_edges"], model["name"])
     return {name: model for name, (_, model) in best.items()}

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.config import Ablation
 from pipeline.report.validation import lines_of
+from pipeline.rows import Check, TaskSummary
 
 PARTS = ("nodes", "edges")
 
@@ -30,7 +31,7 @@ class CircuitTarget:
         return self.target_loss + self.margin
 
 
-def verdict(task: Mapping[str, Any], target: CircuitTarget) -> dict[str, Any]:
+def verdict(task: TaskSummary, target: CircuitTarget) -> dict[str, Any]:
     """``sufficient``, ``necessary_nodes`` and ``necessary_edges``, each with ``passed`` (None: not tested) and
     ``says``, a sentence; ``by``: the stage that gives the verdict, None where no stage measured the circuit."""
     lines = {line["name"]: line for line in lines_of(task["validation"])}
@@ -41,7 +42,7 @@ def verdict(task: Mapping[str, Any], target: CircuitTarget) -> dict[str, Any]:
     return {"by": "validate"} | {what: said(lines.get(name)) for what, name in names.items()}
 
 
-def said(line: Mapping[str, Any] | None) -> dict[str, Any]:
+def said(line: Check | None) -> dict[str, Any]:
     """Outcome and sentence of a check."""
     return found(None, "not tested") if line is None else found(line["passed"], line["says"])
 
@@ -50,7 +51,7 @@ def found(passed: bool | None, says: str) -> dict[str, Any]:
     return {"passed": passed, "says": says}
 
 
-def by_ablate(task: Mapping[str, Any], target: CircuitTarget) -> dict[str, Any]:
+def by_ablate(task: TaskSummary, target: CircuitTarget) -> dict[str, Any]:
     """The verdict from ablate's losses on all test pairs.
 
     Sufficient: the circuit's loss is at most the target and the margin. Necessary: ablating it costs more than ablating

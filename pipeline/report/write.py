@@ -26,6 +26,7 @@ from pipeline.report.picture import Picture, picture_of
 from pipeline.report.summary import smallest_circuits, summarise
 from pipeline.report.tables import curves_csv, frontier_csv, metrics
 from pipeline.report.verdicts import CircuitTarget
+from pipeline.rows import Explanation, Summary
 
 
 def write_report(
@@ -38,7 +39,7 @@ def write_report(
     margin: float,
     provenance: Mapping[str, Any],
     folder: Path,
-) -> dict[str, Any]:
+) -> Summary:
     """The summary, after writing ``folder`` whole: summary.json, index.html, figures, tables, the smallest circuits.
 
     ``texts``: of every token (``token_texts``); ``statistics``: the tokenise stage's stats.json; ``margin``: nats that
@@ -95,9 +96,9 @@ def prediction_of(records: Sequence[ModelRecord]) -> tuple[str, Mapping[str, Any
 
 
 def _pack_and_draw(
-    summary: Mapping[str, Any],
+    summary: Summary,
     models: Mapping[str, ModelArtifacts],
-    explanations: Mapping[str, Mapping[str, Any] | None],
+    explanations: Mapping[str, Explanation | None],
     task_set: TaskSet,
     texts: Sequence[str],
     folder: Path,

@@ -26,6 +26,7 @@ from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.layout import pick
 from pipeline.model.record import record
 from pipeline.model.transformer import Intervene
+from pipeline.rows import Check
 from pipeline.validate.circuit_under_test import MARGIN, UNCALIBRATED, Answers, CircuitUnderTest, margins
 from pipeline.validate.norms import frozen_norms
 from pipeline.validate.runs import padded_answers
@@ -70,7 +71,7 @@ def asked_for(tested: CircuitUnderTest, name: str) -> bool:
     return not name.endswith(FROZEN) or name == f"{made_for(tested)}_{FROZEN}"
 
 
-def check_sufficient(tested: CircuitUnderTest, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def check_sufficient(tested: CircuitUnderTest, name: str, row: Mapping[str, Any]) -> Check:
     """Whether the circuit still does the task: within MARGIN of its target, as it was made; otherwise nearer to the
     target than to chance. Of MEASURED nothing is asked."""
     found, limit = row["loss"], tested.target + MARGIN if name == made_for(tested) else still(tested.target)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.circuit.conditions import Condition
 from pipeline.model.scoring import calibrated
+from pipeline.rows import Check
 from pipeline.stats import resampled_means, rows
 from pipeline.validate.circuit_under_test import MARGIN, UNCALIBRATED, CircuitUnderTest, margins
 from pipeline.validate.minimality import minimality
@@ -47,7 +48,7 @@ def hypotheses(tested: CircuitUnderTest) -> dict[str, Any]:
     )
 
 
-def shown(test: Mapping[str, Any], alpha: float) -> dict[str, Any]:
+def shown(test: Mapping[str, Any], alpha: float) -> Check:
     """The check of equivalence, which has to be shown."""
     passed, (low, high) = test["p"] <= alpha, test["interval"]
     says = (
@@ -57,7 +58,7 @@ def shown(test: Mapping[str, Any], alpha: float) -> dict[str, Any]:
     return check("equivalence", passed, test["p"], alpha, says)
 
 
-def refuted(name: str, test: Mapping[str, Any], alpha: float) -> dict[str, Any]:
+def refuted(name: str, test: Mapping[str, Any], alpha: float) -> Check:
     """The check of a test whose null hypothesis is an ideal circuit, which must not be refuted."""
     p = test["p_corrected"]
     if p is None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pipeline.model.layout import pick
 from pipeline.model.transformer import Intervene
+from pipeline.rows import Check
 from pipeline.sites import Site, site_key, site_keys
 from pipeline.validate.circuit_under_test import MARGIN, UNCALIBRATED, CircuitUnderTest
 from pipeline.validate.patterns import heads
@@ -159,7 +160,7 @@ def given(swapped: Nodes, values: Values, last: Int[Tensor, " prompt"], before: 
     return intervene
 
 
-def attention_test(tested: CircuitUnderTest, heads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def attention_test(tested: CircuitUnderTest, heads: Sequence[Mapping[str, Any]]) -> Check:
     """Whether every kept head looks where it does in the model, at the positions that matter: where its query does."""
     found = []
     for head in heads:
@@ -172,7 +173,7 @@ def attention_test(tested: CircuitUnderTest, heads: Sequence[Mapping[str, Any]])
     return check("attention", max(found) <= MOST_DIVERGENCE, max(found), MOST_DIVERGENCE, says)
 
 
-def values_tests(nodes: Mapping[str, Any]) -> list[dict[str, Any]]:
+def values_tests(nodes: Mapping[str, Any]) -> list[Check]:
     """Whether kept nodes have the values that they have in the model, and whether they at least rise and fall with
     them: a circuit in which everything else is held may work at another level."""
     found = nodes["where_it_matters"]
@@ -191,7 +192,7 @@ def values_tests(nodes: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def interchange_tests(tested: CircuitUnderTest, swapped: Mapping[str, Any]) -> list[dict[str, Any]]:
+def interchange_tests(tested: CircuitUnderTest, swapped: Mapping[str, Any]) -> list[Check]:
     """Whether circuit and model go on doing the task with each other's values in the circuit's nodes.
 
     Up to MARGIN above what the same pairs lost before, or above the target where that is more.

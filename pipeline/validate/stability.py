@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.prune.discretise import Ranking
 from pipeline.prune.prune import PruneProblem
+from pipeline.rows import Check
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.searching import Found, best_of, one_trial, problem_of
 from pipeline.validate.sections import Section
@@ -104,7 +105,7 @@ def overlapping(tested: CircuitUnderTest, met: Sequence[Seed]) -> dict[str, Any]
     }
 
 
-def untested(why: str) -> dict[str, Any]:
+def untested(why: str) -> Check:
     return check("stable", None, None, None, why)
 
 

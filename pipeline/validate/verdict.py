@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+from pipeline.rows import Check, SectionRow, VerdictRow
 
 NOTHING = "not tested: the circuit is empty, the bigram table alone does the task"
 
 
-def verdict(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def verdict(sections: Mapping[str, SectionRow]) -> VerdictRow:
     """``n_passed``, ``n_failed``, the names of tests that ``passed``, ``failed``, were only ``measured`` or were
     ``not_tested``, and the ``line``."""
-    tests = [test for section in sections.values() for test in section.get("tests", ())]
+    tests: list[Check] = [test for section in sections.values() for test in section.get("tests", ())]
     passed, failed, neither = ([test for test in tests if test["passed"] is outcome] for outcome in (True, False, None))
     return {
         "n_passed": len(passed),
@@ -24,7 +25,7 @@ def verdict(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def line(passed: list[Mapping[str, Any]], failed: list[Mapping[str, Any]]) -> str:
+def line(passed: list[Check], failed: list[Check]) -> str:
     """``passes 9 of 12; fails sufficient_zero (loss 1.292 nats with all else at zero)``."""
     counted = f"passes {len(passed)} of {len(passed) + len(failed)}"
     if not failed:
@@ -32,7 +33,7 @@ def line(passed: list[Mapping[str, Any]], failed: list[Mapping[str, Any]]) -> st
     return f"{counted}; fails " + ", ".join(f"{test['name']} ({test['says']})" for test in failed)
 
 
-def check(name: str, passed: bool | None, value: float | None, limit: float | None, says: str) -> dict[str, Any]:
+def check(name: str, passed: bool | None, value: float | None, limit: float | None, says: str) -> Check:
     """One line of a circuit's verdict. ``passed`` None: with a value, only measured, nothing is asked of it; without
     one, not tested here. ``says`` tells what was found, or why not."""
     return {"name": name, "passed": passed, "value": value, "limit": limit, "says": says}
