@@ -6,7 +6,6 @@ never averaged in (§3).
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from pipeline.report.inputs import ModelRecord
 from pipeline.report.necessity import necessity_curves
 from pipeline.report.pruning import compare_baselines, curve_means, minimisation, minimised_logs
 from pipeline.report.solved import solved_tasks
+from pipeline.report.spread import spread
 from pipeline.report.validation import brief, spreads_of_model, summarise_validation, validated
 from pipeline.report.verdicts import CircuitTarget, verdict
 from pipeline.rows import ModelSummary, PruneRow, Summary, TaskSummary, ValidationRow
@@ -130,13 +130,9 @@ def summarise_task(
 
 def _describe(name: str, losses: Sequence[float] | None) -> dict[str, Any]:
     """Median, range and number of a control's losses; null where there is none."""
-    if not losses:
-        return {f"{name}_median": None, f"{name}_range": None, f"{name}_n": None}
-    return {
-        f"{name}_median": statistics.median(losses),
-        f"{name}_range": [min(losses), max(losses)],
-        f"{name}_n": len(losses),
-    }
+    found = spread(losses or ())
+    ends = [found["low"], found["high"]] if losses else None
+    return {f"{name}_median": found["median"], f"{name}_range": ends, f"{name}_n": found["n"] or None}
 
 
 def smallest_circuits(summary: Summary) -> dict[str, str]:

@@ -87,11 +87,7 @@ def outcomes(circuits: Iterable[Validated], kind: str, name: str) -> dict[str, A
 def counts(tasks: Iterable[TaskSummary]) -> dict[str, Any]:
     """Circuits, those that pass every test, and the median number of tests failed."""
     failed = [task["validation"]["verdict"]["n_failed"] for task in tasks]
-    return {
-        "n_circuits": len(failed),
-        "n_whole": failed.count(0),
-        "median_failed": middle(failed),
-    }
+    return {"n_circuits": len(failed), "n_whole": failed.count(0), "median_failed": middle(failed)}
 
 
 def spreads_of_model(model: ModelSummary) -> dict[str, dict[str, Any]]:
