@@ -19,7 +19,7 @@ from pipeline.rows import AblationRow
 from pipeline.seeds import seed_of
 
 
-@stage_flow()
+@stage_flow
 def ablate(model: str) -> None:
     """Write ablations/<model>.json from models/<model>, circuits/<model> and data/tasks."""
     workspace, params = load_study()

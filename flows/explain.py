@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import task
@@ -16,7 +17,7 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.explain import assembled, explain_circuit, explain_nodes
 
 
-@stage_flow()
+@stage_flow
 def explain(model: str) -> None:
     """Write explanations/<model>.json from models/<model>, circuits/<model>, data/tasks and data/tokens."""
     workspace, params = load_study()
@@ -70,7 +71,7 @@ def tokens_hash(workspace: Workspace) -> str:
     return file_hash(*(workspace.tokens / name for name in ("stats.json", "tokenizer.json", "validation.bin")))
 
 
-def show_labels(model: str, nodes: dict[str, Any]) -> None:
+def show_labels(model: str, nodes: Mapping[str, Any]) -> None:
     """Put the labels into Prefect's UI, those of the best score first."""
     labels = {name: node["label"] for name, node in nodes.items() if node["label"] is not None}
     ordered = sorted(labels.items(), key=lambda item: -item[1]["score"])

@@ -29,7 +29,7 @@ from pipeline.seeds import seed_of
 NOT_EXPRESSIBLE: PruneRow = empty_row() | {"solved": None, "seconds": None}
 
 
-@stage_flow()
+@stage_flow
 def prune(model: str) -> None:
     """Write circuits/<model> from models/<model> and data/tasks."""
     workspace, params = load_study()

@@ -21,10 +21,10 @@ from pipeline.report.bundle import token_texts
 from pipeline.report.inputs import ModelArtifacts
 from pipeline.report.write import write_report
 from pipeline.rows import Summary
-from pipeline.validate.circuit_under_test import MARGIN
+from pipeline.validate.limits import MARGIN
 
 
-@stage_flow()
+@stage_flow
 def report() -> None:
     """Write results/."""
     workspace, params = load_study()

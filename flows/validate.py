@@ -22,7 +22,7 @@ from pipeline.seeds import seed_of
 from pipeline.validate import CircuitUnderTest, residual_kurtosis, validate_circuit, windows_of
 
 
-@stage_flow()
+@stage_flow
 def validate(model: str) -> None:
     """Write validations/<model>.json from the model, its circuits, data/tasks, data/generalisation and data/tokens."""
     workspace, params = load_study()

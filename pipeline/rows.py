@@ -112,8 +112,8 @@ Label = TypedDict("Label", {"text": str, "score": float, "measure": str, "others
 
 # explanations/<model>.json; tokens are indices into the texts in ``tokens``
 Explanation = TypedDict("Explanation", {
-    "model": str, "model_hash": str, "tokens": list[str], "nodes": dict[str, dict[str, Any]],
-    "circuits": dict[str, dict[str, Any]],
+    "model": str, "model_hash": str, "tokens": list[str], "nodes": Mapping[str, dict[str, Any]],
+    "circuits": Mapping[str, dict[str, Any]],
 })  # fmt: skip
 
 

@@ -187,8 +187,8 @@ def test_the_page_says_what_minimisation_and_the_learned_ranking_gain(
     assert rows["integrated gradients"] == ["0", "–", "–", "–", "–", "4"]
     assert "can go. Minimisation alone makes circuits 3.00 times smaller" in section
     entry = plain(unpacked(text)).partition('id="/circuit/sparse_a/quotes"')[2]
-    losses = "uncalibrated</th><td>0.330"
-    for said in ("calibration scale</dt><dd>1.75", "Best of 2 trials: k_coef 0.002", losses):
+    losses, k_coef = "uncalibrated</th><td>0.330", summary["models"][1]["tasks"]["quotes"]["hyperparameters"]["k_coef"]
+    for said in ("calibration scale</dt><dd>1.75", f"Best of 2 trials: k_coef {k_coef:g}", losses):
         assert said in entry
 
 

@@ -14,6 +14,8 @@ from pipeline.config import Ablation
 from pipeline.report.inputs import ModelArtifacts, read_record
 from pipeline.report.summary import check_test_loss, summarise
 from pipeline.report.verdicts import CircuitTarget
+from tests.report.conftest import FIXTURE
+from tests.report.make_fixture import SOLVED
 
 MakeModel = Callable[..., ModelArtifacts]
 
@@ -117,7 +119,12 @@ def test_sizes_before_minimisation_and_baselines_are_in_the_summary(make_model: 
     }  # fmt: skip
     assert (overall["integrated_gradients"]["n_none"], overall["random"]["n_learned_smaller"]) == (2, 2)
     task = summary["models"][0]["tasks"]["quotes"]
-    assert task["hyperparameters"]["lr"] == 0.02 and task["calibration_scale"] == 1.75 and task["n_trials"] == 2
+    row = FIXTURE["sparse"]["circuits"]["tasks"][SOLVED]
+    assert (
+        task["hyperparameters"] == row["hyperparameters"]
+        and task["calibration_scale"] == 1.75
+        and task["n_trials"] == 2
+    )
     assert summary["models"][0]["tasks"]["for_while"]["baselines"] == {}
 
 
