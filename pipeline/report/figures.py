@@ -45,13 +45,7 @@ TEXT = {"labelColor": INK, "titleColor": INK, "titleFontWeight": 500}
 LOOK: Mapping[str, Any] = {
     "background": "transparent",
     "view": {"stroke": None},
-    "axis": {
-        **TEXT,
-        "gridColor": "#80868f",
-        "gridOpacity": 0.25,
-        "domainColor": INK,
-        "tickColor": INK,
-    },
+    "axis": {**TEXT, "gridColor": "#80868f", "gridOpacity": 0.25, "domainColor": INK, "tickColor": INK},
     "legend": {**TEXT, "orient": "bottom", "columns": 4, "labelLimit": 220},
     "title": {"color": INK, "fontWeight": 500},
     "header": {"labelColor": INK, "titleColor": INK},

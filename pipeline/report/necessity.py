@@ -1,4 +1,4 @@
-"""What a model loses while a circuit is taken away from it: validate's curves of necessity, over all circuits."""
+"""The loss of a model while a circuit is removed from it part by part: validate's curves, over all circuits (§6)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.rows import ModelSummary, SectionRow
 
 STEPS = 20  # from nothing removed to the whole circuit
 PARTS = ("nodes", "edges")
-SETS = {"circuit": ("loss", "mean"), "random": ("random", "median")}  # what is removed → where a point has its loss
+SETS = {"circuit": ("loss", "mean"), "random": ("random", "median")}  # removed → path of its loss in a point
 
 
 def necessity_curves(records: Sequence[ModelRecord], models: Sequence[ModelSummary]) -> dict[str, Any]:

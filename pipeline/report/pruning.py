@@ -1,7 +1,7 @@
-"""What pruning gained: edges before and after minimisation, learned against other rankings, size against target loss.
+"""Gains of pruning: edges before and after minimisation, learned against other rankings, size against target loss.
 
-Means are geometric and over solved tasks only. What is compared is stated beside each number, because a ranking that
-finds no circuit for a task leaves that task out of its mean.
+Means are geometric and over solved tasks only. A ranking that finds no circuit for a task leaves that task out of its
+mean, so each number says beside it over how many circuits it is.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.report.frontier import curve_edges
 from pipeline.report.geometric import geometric_mean_edges, log_edges, mean_ratio, ratio_interval
+from pipeline.report.solved import solved_tasks
 from pipeline.rows import ModelSummary, TaskSummary
 from pipeline.seeds import seed_of
 
@@ -40,8 +41,8 @@ def minimisation(models: Sequence[ModelSummary], *, n_bootstrap: int, seed: int)
 
 def minimised_logs(tasks: Mapping[str, TaskSummary]) -> Iterator[tuple[str, float]]:
     """(task, logarithm of edges before over edges after minimisation) of a model's solved tasks."""
-    for name, task in tasks.items():
-        if task["solved"] and task["discretised"] is not None:
+    for name, task in solved_tasks(tasks).items():
+        if task["discretised"] is not None:
             yield name, log_edges(task["discretised"]["n_edges"]) - log_edges(task["n_edges"])
 
 
@@ -79,8 +80,8 @@ def _against(baseline: str, models: Sequence[ModelSummary], n_bootstrap: int, rn
 
 def _pairs(model: ModelSummary, baseline: str) -> Iterator[tuple[str, int, int | None]]:
     """(task, edges of the learned ranking, edges of the baseline's or None) of a model's solved tasks."""
-    for name, task in model["tasks"].items():
-        if task["solved"] and task["discretised"] is not None and baseline in task["baselines"]:
+    for name, task in solved_tasks(model["tasks"]).items():
+        if task["discretised"] is not None and baseline in task["baselines"]:
             yield name, task["discretised"]["n_edges"], task["baselines"][baseline]["n_edges"]
 
 

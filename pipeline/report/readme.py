@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from statistics import mean, mode
+from typing import Any
 
 from pipeline.report.page import headline
-from pipeline.report.spread import middle
+from pipeline.report.solved import of_kind, solved_tasks
+from pipeline.report.spread import known, middle
 from pipeline.report.summary import smallest_circuits
 from pipeline.report.templating import render
-from pipeline.report.validation import lines_of, validated
+from pipeline.report.validation import KINDS, validated
 from pipeline.rows import ModelSummary, Summary, TaskSummary
 
 BLOCK = re.compile(r"(<!-- (\w+): python -m flows\.readme -->\n).*?(<!-- /\2 -->)", re.DOTALL)
@@ -35,26 +36,23 @@ def filled(text: str, summary: Summary, most_scale: float) -> str:
 
 
 def figures(summary: Summary, most_scale: float) -> dict[str, Any]:
-    """Name → what the README's templates say."""
+    """Name → value of all that the README's templates say."""
     models = summary["models"]
-    solved = [(model, name, task) for model in models for name, task in model["tasks"].items() if task["solved"]]
+    solved = [(model, name, task) for model in models for name, task in solved_tasks(model["tasks"]).items()]
     return {
         "summary": summary,
         "headline": headline(summary, {"bigram_loss_nats": summary["bigram_loss_nats"]}),
         "frontier": summary["frontier"],
         "baselines": summary["baselines"]["overall"],
-        "losses": {
-            kind: ends(model["val_loss_nats"] for model in of_kind(models, kind)) for kind in ("sparse", "dense")
-        },
+        "losses": {kind: ends(model["val_loss_nats"] for model in of_kind(models, kind)) for kind in KINDS},
         "before": {
-            kind: ends(model["ratio_discretised_to_minimised"] for model in of_kind(models, kind))
-            for kind in ("sparse", "dense")
+            kind: ends(model["ratio_discretised_to_minimised"] for model in of_kind(models, kind)) for kind in KINDS
         },
         "by_l0": by_l0(models),
         "by_width": by_width(models),
         "improved": improved(by_width(models)),
-        "ablated_nodes": ends(median_of(model, "ablated_nodes_loss") for model in models),
-        "ablated_edges": ends(median_of(model, "ablated_edges_loss") for model in models),
+        "ablated_nodes": medians(models, "ablated_nodes_loss"),
+        "ablated_edges": medians(models, "ablated_edges_loss"),
         "on_test": on_test([task for _, _, task in solved], summary, most_scale),
         "above": [(model["name"], name) for model in models for name in model["test_loss"]["above"]],
         "n_surely_above": sum(surely_above(task, summary) for _, _, task in solved),
@@ -67,37 +65,34 @@ def figures(summary: Summary, most_scale: float) -> dict[str, Any]:
     }
 
 
-def of_kind(models: Iterable[ModelSummary], kind: str) -> list[ModelSummary]:
-    return [model for model in models if model["kind"] == kind]
-
-
 def ends(values: Iterable[float | None]) -> tuple[float, float] | None:
     """Smallest and largest of those that are known."""
-    known = [value for value in values if value is not None]
-    return (min(known), max(known)) if known else None
+    found = known(values)
+    return (min(found), max(found)) if found else None
 
 
-def median_of(model: ModelSummary, what: Literal["ablated_nodes_loss", "ablated_edges_loss"]) -> float | None:
-    """The median over the circuits of solved tasks."""
-    return middle(task[what] for task in model["tasks"].values() if task["solved"])
+def medians(models: Sequence[ModelSummary], key: str) -> tuple[float, float] | None:
+    """Smallest and largest of the models' medians over the circuits of solved tasks."""
+    circuits: list[list[Mapping[str, Any]]] = [list(solved_tasks(model["tasks"]).values()) for model in models]
+    return ends(middle(task[key] for task in tasks) for tasks in circuits)
 
 
 def by_l0(models: Sequence[ModelSummary]) -> list[ModelSummary]:
     """The sparse models of the width that most of them have, the densest first."""
     sparse = of_kind(models, "sparse")
-    width = statistics.mode(model["d_model"] for model in sparse)
+    width = mode(model["d_model"] for model in sparse)
     return sorted((model for model in sparse if model["d_model"] == width), key=lambda model: -model["l0"])
 
 
 def by_width(models: Sequence[ModelSummary]) -> list[ModelSummary]:
     """Sparse models with as many nonzero weights in their blocks' matrices but other widths, the narrowest first."""
     sparse = of_kind(models, "sparse")
-    common = statistics.mode(block_l0(model) for model in sparse)
+    common = mode(block_l0(model) for model in sparse)
     return sorted((model for model in sparse if block_l0(model) == common), key=lambda model: model["d_model"])
 
 
 def improved(models: Sequence[Mapping[str, Any]]) -> str:
-    """Which of loss and size the last model betters against the first."""
+    """``both``, ``neither``, or which of loss and circuits is smaller in the last model than in the first."""
     first, last = models[0], models[-1]
     better = [
         what
@@ -120,7 +115,7 @@ def on_test(tasks: Sequence[TaskSummary], summary: Summary, most_scale: float) -
         "n": len(tasks),
         "n_at_target": sum(loss <= summary["target_loss"] * (1 + AT_MOST) for loss in losses),
         "n_within": sum(model["test_loss"]["n_within"] for model in summary["models"]),
-        "mean": statistics.mean(losses),
+        "mean": mean(losses),
         "n_most_scale": sum((task["calibration_scale"] or 0) >= MOST_SCALE * most_scale for task in tasks),
         "most_scale": most_scale,
         "n_minimal": sum(bool(task["one_minimal"]) for task in tasks),
@@ -133,26 +128,25 @@ def surely_above(task: TaskSummary, summary: Summary) -> bool:
 
 
 def tested(summary: Summary) -> dict[str, Any]:
-    """What validation found, in numbers of circuits: ``n``, and by test of all, sparse and dense ones."""
+    """Counts of validated circuits: ``n`` in all, and by test those of both kinds, of sparse and of dense models."""
     circuits = validated(summary["models"])
     by_test = {row["name"]: row for row in summary["validation"]["by_test"]}
+    passed, taken = (
+        {name: sum(row[kind][key] for kind in KINDS) for name, row in by_test.items()}
+        for key in ("n_passed", "n_tested")
+    )
     controls = [row for row in summary["validation"]["controls"] if row["control"] != "true"]
     return {
         "n": len(circuits),
         "n_models": len({model["name"] for model, _, _ in circuits}),
-        "passed": {name: sum(row[kind]["n_passed"] for kind in ("sparse", "dense")) for name, row in by_test.items()},
-        "taken": {name: sum(row[kind]["n_tested"] for kind in ("sparse", "dense")) for name, row in by_test.items()},
+        "passed": passed,
+        "taken": taken,
         "by_test": by_test,
         "circuits": summary["validation"]["circuits"],
-        "n_without_needless": sum(outcome(task, "minimality") is True for _, _, task in circuits),
+        "n_without_needless": passed.get("minimality", 0),
         "n_controls": len(controls),
         "n_controls_met": sum(row["met"] for row in controls),
     }
-
-
-def outcome(task: TaskSummary, name: str) -> bool | None:
-    """What a test said of a circuit, None where it was not taken."""
-    return next((test["passed"] for test in lines_of(task["validation"]) if test["name"] == name), None)
 
 
 def example(summary: Summary, task: str = "bracket_counting") -> Mapping[str, Any] | None:

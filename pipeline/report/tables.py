@@ -13,7 +13,7 @@ FRONTIER_COLUMNS = (
     "name", "kind", "n_layer", "d_model", "n_params", "l0", "val_loss_nats", "n_solved", "geomean_edges",
 )  # fmt: skip
 METRICS = ("val_loss_nats", "n_solved", "geomean_edges", "geomean_edges_discretised")  # of a model
-DIGITS = 4  # of a metric: what two runs differ by is read at a glance; the summary has all
+DIGITS = 4  # of a metric, so that two runs are compared at a glance; the summary has all digits
 CURVE_COLUMNS = ("target_loss", "n_nodes", "n_edges", "loss")
 
 
@@ -36,7 +36,7 @@ def curves_csv(summary: Summary) -> str:
 
 
 def metrics(summary: Summary) -> dict[str, Any]:
-    """What ``dvc metrics show`` and ``diff`` print, to DIGITS significant digits: the ratios, a few numbers a model."""
+    """The ratios and a few numbers of each model, to DIGITS significant digits, for ``dvc metrics show``, ``diff``."""
     frontier = summary["frontier"]
     low, high = frontier["interval"] or (None, None)
     found = {

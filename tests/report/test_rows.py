@@ -12,7 +12,7 @@ import pytest
 from pipeline.config import Ablation
 from pipeline.report.inputs import ModelRecord
 from pipeline.report.summary import summarise
-from pipeline.report.verdicts import Asked
+from pipeline.report.verdicts import CircuitTarget
 from pipeline.rows import (
     AblationRow,
     Certificate,
@@ -64,7 +64,7 @@ def summary_of(fixture: dict[str, Any]) -> Summary:
     records = [ModelRecord(*(copy.deepcopy(rows[part]) for part in parts)) for rows in fixture.values()]
     return summarise(
         records,
-        asked=Asked(0.15, 0.03, Ablation.MEAN),
+        target=CircuitTarget(0.15, 0.03, Ablation.MEAN),
         curve_losses=[0.15, 0.5],
         seed=0,
         n_bootstrap=100,

@@ -13,7 +13,7 @@ from pipeline.artifacts import ArtifactError, read_json, write_json
 from pipeline.config import Ablation
 from pipeline.report.inputs import ModelArtifacts, read_record
 from pipeline.report.summary import check_test_loss, summarise
-from pipeline.report.verdicts import Asked
+from pipeline.report.verdicts import CircuitTarget
 from tests.report.conftest import FIXTURE
 from tests.report.make_fixture import SOLVED
 
@@ -42,7 +42,7 @@ FRONTIER_CONTRACT: dict[str, Any] = {
 TASKS = {"quotes": (0.05, 0.4), "lists": (0.3, 0.4), "for_while": (0.6, None), "with_as": (None, None)}
 
 
-ASKED = Asked(0.15, 0.03, Ablation.MEAN)
+TARGET = CircuitTarget(0.15, 0.03, Ablation.MEAN)
 
 
 def check(value: dict[str, Any], contract: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ def summary_of(*files: ModelArtifacts) -> dict[str, Any]:
     records = [read_record(each) for each in files]
     return summarise(
         records,
-        asked=ASKED,
+        target=TARGET,
         curve_losses=[0.15, 0.5],
         seed=0,
         n_bootstrap=100,

@@ -12,8 +12,8 @@ from pipeline.report.inputs import read_record
 from pipeline.report.summary import summarise
 from pipeline.report.templating import nats
 from pipeline.report.validation import at, brief, lines_of
-from pipeline.report.verdicts import Asked
-from pipeline.report.write import assemble, prediction_of
+from pipeline.report.verdicts import CircuitTarget
+from pipeline.report.write import prediction_of, write_report
 from tests.report.conftest import FIXTURE, TEXTS
 from tests.report.make_fixture import SOLVED
 from tests.report.numbers_of import unpacked
@@ -23,9 +23,9 @@ TASKS = {"quotes": (0.05, 0.4), "lists": (0.1, 0.6), "for_while": (0.6, None), "
 
 
 def summary_of(records):
-    asked = Asked(0.15, 0.03, Ablation.MEAN)
+    target = CircuitTarget(0.15, 0.03, Ablation.MEAN)
     return summarise(
-        records, asked=asked, curve_losses=[0.15], seed=0, n_bootstrap=100, bigram_loss=None, provenance={}
+        records, target=target, curve_losses=[0.15], seed=0, n_bootstrap=100, bigram_loss=None, provenance={}
     )
 
 
@@ -103,7 +103,7 @@ def plain(path: Path) -> str:
 
 
 def test_the_page_shows_outcomes_verdicts_and_controls(models, params, task_source, tmp_path: Path):
-    assemble(
+    write_report(
         models, task_set=task_source, texts=TEXTS, statistics={"bigram_loss_nats": 3.75}, params=params, margin=0.03,
         provenance={"seconds": {}}, folder=tmp_path / "results",
     )  # fmt: skip
@@ -117,7 +117,7 @@ def test_the_page_shows_outcomes_verdicts_and_controls(models, params, task_sour
 
 
 def test_the_pages_tables_hold_the_summarys_numbers(models, params, task_source, tmp_path: Path):
-    summary = assemble(
+    summary = write_report(
         models, task_set=task_source, texts=TEXTS, statistics={"bigram_loss_nats": 3.75}, params=params, margin=0.03,
         provenance={"seconds": {}}, folder=tmp_path / "results",
     )  # fmt: skip
@@ -153,7 +153,7 @@ def test_sections_that_are_missing_leave_their_tables_out(models):
     assert found["models"][0]["tasks"]["quotes"]["verdict"]["sufficient"] == {"passed": None, "says": "not tested"}
 
 
-def test_other_ways_to_hold_the_rest_are_found_by_their_losses(summary):
+def test_other_ablations_of_the_complement_are_found_by_their_losses(summary):
     rows = {row["name"]: row for row in summary["validation"]["complement"]}
     assert list(rows) == [name for name in ROW["complement"] if name != "tests"]
     assert rows["zero"]["dense"]["loss"] == {"median": 1.0, "low": 0.5, "high": 1.5, "n": 2}
