@@ -62,9 +62,9 @@ def prune_checkpoint(
     """
     folder, out = Path(model), None if out is None else Path(out)
     _check_free(out)
-    settings = params if isinstance(params, Params) else settings_for(folder, None if params is None else Path(params))
+    settings = params if isinstance(params, Params) else settings_for(folder, params)
     config = _changed(settings, {name: value for name, value in changes.items() if value is not None})
-    loaded = LoadedTask.load(folder, task, settings, None if tokenizer is None else Path(tokenizer))
+    loaded = LoadedTask.load(folder, task, settings, tokenizer)
     _check_solved(loaded, config, chosen=changes.get("target_loss") is not None)
     about = loaded.about | {"seed": settings.seed if seed is None else seed}
     pruned = _searched(loaded, config, about, loaded.tokens if tokens is None else Path(tokens), out, on_progress)
@@ -139,7 +139,7 @@ def _searched(
         model=loaded.model,
         means=loaded.means,
         tokens=tokens,
-        tokenizer=loaded.tokenizer,
+        tokenizer=loaded.tokenizer.hash,
         draws=config.draws,
         seed=seed_of(seed, "draws"),
     )

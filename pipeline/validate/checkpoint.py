@@ -1,4 +1,4 @@
-"""Validate any circuit of any checkpoint: from folders and files to everything that the tests found.
+"""Validate any circuit of any checkpoint: from folders and files to all that the tests found.
 
 ``validate_checkpoint("models/sparse_d256", "my_circuit")`` for what ``prune_checkpoint`` wrote, or for a circuit of a
 study (circuits/<model>/<task>).
@@ -24,9 +24,9 @@ from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.validate import validate_circuit
-from pipeline.workspace import LoadedTask, root_of, settings_for
+from pipeline.workspace import LoadedTask, settings_for
 
-WINDOWS = 128  # sequences of the pretraining distribution that values are drawn from
+N_WINDOWS = 128  # sequences of the pretraining distribution that values are drawn from
 
 
 class OtherPairsError(ValueError):
@@ -49,14 +49,14 @@ def validate_checkpoint(
 
     ``model``: a checkpoint's folder. ``task``: the name, or the file of pairs, that the circuit was made for (None: the
     name that the circuit says). ``params``, ``tokenizer``, ``tokens``: as ``prune_checkpoint``'s. ``controls``:
-    whether the method's controls are run, which takes longest. ``workers``: as ``validate_circuit``'s. Second test sets
-    are used where the model's workspace has them for the task of that name (data/generalisation). Raises
+    whether the method's controls are run, which takes longest. ``workers``: as ``validate_circuit``'s. Generalisation
+    sets are used where the model's workspace has them for the task of that name (data/generalisation). Raises
     OtherPairsError, WrongModelError, ArtifactError, TaskError, ConfigError and CorpusTooSmallError.
     """
     folder, found = Path(model), circuit if isinstance(circuit, Circuit) else Circuit.load(circuit)
-    settings = settings_for(folder, None if params is None else Path(params))
+    settings = settings_for(folder, params)
     name = str(found.about.get("task")) if task is None else task
-    loaded = LoadedTask.load(folder, name, settings, None if tokenizer is None else Path(tokenizer))
+    loaded = LoadedTask.load(folder, name, settings, tokenizer)
     found.check_model(loaded.model)
     known = found.about.get("task_hash", loaded.about["task_hash"])
     if known != loaded.about["task_hash"]:
@@ -76,9 +76,9 @@ def validate_checkpoint(
     )
     return validate_circuit(
         tested,
-        generalisation=generalisation_of(Workspace(root_of(folder)), loaded) if loaded.task == str(name) else {},
+        generalisation=generalisation_of(loaded.workspace, loaded) if loaded.task == str(name) else {},
         prune=settings.prune,
-        tokenizer=loaded.words,
+        tokenizer=loaded.tokenizer,
         with_controls=controls,
         workers=workers,
         on_progress=on_progress,
@@ -94,10 +94,10 @@ def _tokens_of(loaded: LoadedTask, chosen: Path | str | None) -> Path:
             "trained on (--tokens)"
         )
     stream = TokenStream.open(folder, "train")
-    if stream.tokenizer_hash != loaded.tokenizer:
+    if stream.tokenizer_hash != loaded.tokenizer.hash:
         raise ArtifactError(
             f"{folder}: in the tokens of tokenizer {stream.tokenizer_hash}, but {loaded.folder} was trained with "
-            f"{loaded.tokenizer}; name the folder of the tokens that it was trained on (--tokens)"
+            f"{loaded.tokenizer.hash}; name the folder of the tokens that it was trained on (--tokens)"
         )
     return folder
 
@@ -105,18 +105,18 @@ def _tokens_of(loaded: LoadedTask, chosen: Path | str | None) -> Path:
 def windows_of(tokens: Path, model: Transformer, seed: int) -> Int[Tensor, "window pos"]:
     """Sequences of the pretraining distribution in a folder of packed tokens, the same for all circuits of a model."""
     stream = TokenStream.open(tokens, "train")
-    return random_windows(stream, WINDOWS, model.config.n_ctx, seed_of(seed, "validate windows"))
+    return random_windows(stream, N_WINDOWS, model.config.n_ctx, seed_of(seed, "validate windows"))
 
 
 def generalisation_of(workspace: Workspace, loaded: LoadedTask) -> dict[str, PairBatch]:
-    """Family → second test set of the subject's task; none where the workspace has none for it.
+    """Family → generalisation set of the task; none where the workspace has none for it.
 
-    Raises ArtifactError where they are of other pairs than the subject's.
+    Raises ArtifactError where they are of other pairs than the task's.
     """
     if not (workspace.generalisation / "report.json").is_file():
         return {}
     generalisation = GeneralisationSet.load(workspace.generalisation)
-    if generalisation.tokenizer_hash != loaded.tokenizer or loaded.task not in generalisation.names:
+    if generalisation.tokenizer_hash != loaded.tokenizer.hash or loaded.task not in generalisation.names:
         return {}
     generalisation.check_tasks(loaded.tasks, workspace.generalisation)
     return {
