@@ -20,7 +20,7 @@ from flows.tracking import Tracker
 from pipeline.artifacts import Workspace, whole_folder, write_json
 from pipeline.circuit.ablation_values import ablation_values_for
 from pipeline.config import PruneConfig
-from pipeline.data.tasks import TaskSet
+from pipeline.data.words import SPLITS
 from pipeline.model.checkpoint import load_means
 from pipeline.prune import empty_row, prune_task
 from pipeline.rows import PruneRow
@@ -36,10 +36,15 @@ def prune(model: str) -> None:
     tasks = mapped.checked_tasks(workspace, model)
     shared = mapped.shared_inputs(workspace, params, "prune", model)
     names = sorted(filter(tasks.expressible, tasks.names), key=lambda name: -tasks.about(name)["n_tokens_max"])
-    inputs = {name: shared | {"task_hash": tasks.hash(name)} for name in names}  # those first that may take longest
+    inputs = {
+        name: shared | {"task_hash": tasks.hash(name)} for name in names
+    }  # the units that may take longest come first
     folders = {name: unit_folder(workspace, name, values) for name, values in inputs.items()}
     found = mapped.run_units(prune_unit, inputs, redo={name for name in folders if not folders[name].is_dir()})
-    rows = {name: full_row(tasks, name, found.get(name, NOT_EXPRESSIBLE)) for name in tasks.names}
+    rows = {
+        name: {"expressible": tasks.expressible(name), "reason": tasks.reason(name)} | found.get(name, NOT_EXPRESSIBLE)
+        for name in tasks.names
+    }
     with whole_folder(workspace.circuits(model)) as partial:
         for name, folder in folders.items():
             if rows[name]["n_edges"] is not None:
@@ -74,7 +79,7 @@ def prune_unit(task: str, inputs: dict[str, Any]) -> PruneRow:
             draws=config.draws,
             seed=seed_of(inputs["seed"], "draws", inputs["model"]),
         ),
-        batches={split: pairs.batch(task, split).to(model.device) for split in ("train", "validation", "test")},
+        batches={split: pairs.batch(task, split).to(model.device) for split in SPLITS},
         config=config,
         seed=seed_of(inputs["seed"], "prune", inputs["model"], task),
         about={"task": task} | {key: inputs[key] for key in ("model", "model_hash", "task_hash")},
@@ -92,11 +97,6 @@ def unit_folder(workspace: Workspace, task: str, inputs: Mapping[str, Any]) -> P
     """Where the unit with these inputs leaves its circuit until all are there."""
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
     return workspace.scratch / "prune" / inputs["model"] / f"{task}-{digest}"
-
-
-def full_row(tasks: TaskSet, name: str, found: PruneRow) -> PruneRow:
-    """A task's entry in circuits/<model>/summary.json."""
-    return {"expressible": tasks.expressible(name), "reason": tasks.reason(name), **found}
 
 
 def forget_others(folders: Iterable[Path]) -> None:

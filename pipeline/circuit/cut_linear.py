@@ -23,12 +23,12 @@ from pipeline.model.transformer import Cut, Cuts, LinearCut, Transformer
 
 FEW_CHANNELS = 0.6  # fraction of live channels above which picking them out costs more than it spares
 
-# One candidate's rows [batch, pos, in], attention's weight on real tokens [batch, head, pos] → [batch, pos, out].
+# One trial's rows [batch, pos, in], attention's weight on real tokens [batch, head, pos] → [batch, pos, out].
 Product = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class CutLinear:
-    """``layer(x)`` for x [candidate · batch, pos, in] with some edges cut or masked: a product for every candidate."""
+    """``layer(x)`` for x [trial · batch, pos, in] with some edges cut or masked: a product for every trial."""
 
     position_free = True
 

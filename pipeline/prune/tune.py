@@ -141,12 +141,12 @@ class Tuner:
             excess = (losses - self.config.target_loss).clamp(min=0)
             for trial, value in zip(running, (kept * (1 + excess / self.config.target_loss)).tolist(), strict=True):
                 trial.report(value, (step + 1) // every)
-            go_on = [not trial.should_prune() for trial in running]
-            for trial, goes_on in zip(running, go_on, strict=True):
-                if not goes_on:
+            continued = [not trial.should_prune() for trial in running]
+            for trial, continues in zip(running, continued, strict=True):
+                if not continues:
                     self.study.tell(trial, state=TrialState.PRUNED)
-            running[:] = [trial for trial, goes_on in zip(running, go_on, strict=True) if goes_on]
-            return go_on
+            running[:] = [trial for trial, continues in zip(running, continued, strict=True) if continues]
+            return continued
 
         return look
 
