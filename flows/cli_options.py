@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from pipeline.circuit import Circuit
 
 ModelDir = Annotated[Path, typer.Option(metavar="DIR", help="The checkpoint's folder, models/<name>.")]
 CutOutOf = Annotated[
@@ -28,8 +25,3 @@ CIRCUIT_HELP = "The circuit's folder, or its circuit.json."
 def folder_of(circuit: Path) -> Path:
     """The folder of a circuit that is named by it or by the file in it."""
     return circuit.parent if circuit.name == "circuit.json" else circuit
-
-
-def beside(folder: Path, circuit: Circuit) -> Path:
-    """Where a study keeps the checkpoint of a circuit in circuits/<model>/<task>."""
-    return folder.resolve().parents[2] / "models" / str(circuit.about.get("model"))

@@ -43,10 +43,8 @@ def play(
     from pipeline.workspace import settings_for
 
     prepare_cpu(1)
-    circuits = [folder_of(path) for path in circuit or ()]
-    session, left_out = load_session(
-        model, settings_for(model, params), circuits=circuits, task=task, tokenizer=tokenizer
-    )
+    settings, circuits = settings_for(model, params), [folder_of(path) for path in circuit or ()]
+    session, left_out = load_session(model, settings, circuits=circuits, task=task, tokenizer=tokenizer)
     for sentence in left_out:
         print(sentence, file=sys.stderr)
     session.run("x")  # kernels are compiled now, not at the first key

@@ -5,20 +5,15 @@ from __future__ import annotations
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from flows.cli_options import CIRCUIT_HELP, CutOutOf, MadeFor, NoBrowser, ParamsFile, TokenizerDir, beside, folder_of
+from flows.cli_options import CIRCUIT_HELP, CutOutOf, MadeFor, NoBrowser, ParamsFile, TokenizerDir, folder_of
 from flows.environment import find_root
-from pipeline.artifacts import Workspace, read_json, whole_file
-from pipeline.config import Params
-
-if TYPE_CHECKING:
-    from pipeline.play.session import Session
+from pipeline.artifacts import Workspace, whole_file
 
 EXAMPLE = "Example: sparse-circuits show circuits/sparse_d256/bracket_counting --prompt 'rows = [[1, 2'"
 
@@ -41,17 +36,23 @@ def show(
     effect and its edges. The page is one file and needs neither network nor server."""
     from pipeline.circuit import Circuit
     from pipeline.model.device import prepare_cpu
+    from pipeline.play.alone import explanation_of, page_alone
     from pipeline.play.load import load_session  # takes seconds to import
-    from pipeline.workspace import settings_for
+    from pipeline.workspace import model_beside, settings_for
 
     folder = folder_of(circuit)
-    place = model or beside(folder, Circuit.load(folder))
+    place = model or model_beside(Circuit.load(folder))
     settings = settings_for(place, params)
     prepare_cpu(1)
     session, _ = load_session(place, settings, circuits=[folder], task=task, tokenizer=tokenizer)
-    path = out or default_place(folder, session.name)
+    path, [name] = out or default_place(folder, session.name), session.circuits
     with Console(stderr=True).status("looking at the circuit's nodes"):
-        html = page_of(session, place, settings, prompt or [])
+        explanation = explanation_of(session, name, settings.explain, settings.seed)
+        html, said = page_alone(session, name, explanation, prompt or [])
+    if explanation is None:
+        said.append(f"{session.tokens}: no tokens, so nothing explains the nodes (dvc repro tokenise)")
+    for sentence in said:
+        print(sentence, file=sys.stderr)
     with whole_file(path) as partial:
         partial.write_text(html, encoding="utf-8")
     print(path)
@@ -66,36 +67,3 @@ def default_place(folder: Path, model: str) -> Path:
         Workspace(root).scratch if (root / "dvc.yaml").is_file() else Path(tempfile.gettempdir()) / "sparse-circuits"
     )
     return scratch / "show" / f"{model}-{folder.resolve().name}.html"
-
-
-def page_of(session: Session, place: Path, settings: Params, prompts: list[str]) -> str:
-    """HTML of the session's only circuit."""
-    from pipeline.play.alone import page_alone
-
-    [name] = session.circuits
-    summary = place / "summary.json"
-    facts = read_json(summary) if summary.is_file() else {}
-    explanation = explanation_of(session, name, place, settings)
-    html, said = page_alone(session, name, facts=facts, explanation=explanation, texts=prompts)
-    for sentence in said:
-        print(sentence, file=sys.stderr)
-    return html
-
-
-def explanation_of(session: Session, name: str, place: Path, settings: Params) -> Mapping[str, Any] | None:
-    """The study's explanation of this circuit, or a new one; None where the model's tokens are missing."""
-    from pipeline.data.shards import STATS_FILE, TokenStream
-    from pipeline.play.alone import explained, fits
-    from pipeline.workspace import root_of
-
-    stored = Workspace(root_of(place)).explanations(place.resolve().name)
-    if stored.is_file():
-        explanation = read_json(stored)
-        if fits(explanation, session.circuits[name], name):
-            return explanation
-    places = [place, Workspace(root_of(place)).tokens]
-    tokens = next((folder for folder in places if (folder / STATS_FILE).is_file()), None)
-    if tokens is None:
-        print(f"{places[-1]}: no tokens, so nothing explains the nodes (dvc repro tokenise)", file=sys.stderr)
-        return None
-    return explained(session, name, TokenStream.open(tokens, "validation"), settings.explain, settings.seed)

@@ -21,7 +21,7 @@ from pipeline.report.write import write_report
 from pipeline.validate.limits import MARGIN
 
 
-@stage_flow()
+@stage_flow
 def report() -> None:
     """Write results/."""
     workspace, params = load_study()

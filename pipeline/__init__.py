@@ -20,8 +20,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 def __getattr__(name: str) -> Any:
     """The face, imported when it is first asked for: that takes seconds, which stages need not spend."""
+    if name not in __all__:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    face = importlib.import_module("pipeline.face")
     if name in ("prune", "validate"):  # packages that are functions, too
         return importlib.import_module(f"pipeline.{name}")
-    if name in __all__:
-        return getattr(importlib.import_module("pipeline.face"), name)
-    raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    return getattr(face, name)

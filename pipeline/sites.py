@@ -136,13 +136,13 @@ def edge_name(key: str, source: int, target: int) -> str:
 
 def split_edge_name(name: str) -> tuple[str, int, int]:
     """Edge key, source index and target index of an edge's name. Raises ValueError for anything else."""
-    source, _, target = name.partition("->")
-    (source_key, i), (target_key, j) = split_node_name(source), split_node_name(target)
-    layer, _, site = source_key.partition(".")
-    if target_key.partition(".")[0] != layer:
-        raise ValueError(f"{name!r} is not an edge; its ends are in two layers")
-    key = f"{layer}.{site}->{target_key.partition('.')[2]}"
-    split_edge_key(key)
+    try:
+        (source_key, i), (target_key, j) = map(split_node_name, name.split("->"))
+        layer, _, site = source_key.partition(".")
+        key = f"{layer}.{site}->{target_key.removeprefix(f'{layer}.')}"
+        split_edge_key(key)
+    except ValueError:
+        raise ValueError(f"{name!r} joins no two sites of a layer; expected e.g. '0.attn_in.12->0.attn_v.34'") from None
     return key, i, j
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +31,31 @@ from pipeline.sites import residual_names, site_keys
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A checkpoint, its tokenizer (``words``) and its nodes' means."""
+    """A checkpoint, its tokenizer and the means of its nodes over the pretraining distribution."""
 
     folder: Path
     name: str
     model: Transformer
     means: dict[str, Tensor]
-    words: Tokenizer
+    tokenizer: Tokenizer
 
     @classmethod
-    def open(cls, folder: Path | str, params: Params | None = None, tokenizer: Path | None = None) -> LoadedModel:
-        """The model saved in ``folder``, on a CPU where no settings say which device.
+    def open(cls, folder: Path | str, params: Params | None = None, tokenizer: Path | str | None = None) -> LoadedModel:
+        """The model saved in ``folder``, on the device that ``params`` choose (None: a CPU).
 
         ``tokenizer``: the folder of its tokenizer (None: the model's own, else data/tokens of its workspace). Raises
         ArtifactError for files that are missing, damaged or do not belong together.
         """
         folder = Path(folder)
-        described = description_of(folder)
+        described = _description_of(folder)
         model = load_model(folder, pick_device(params.compute) if params else "cpu")
         means = {key: value.to(model.device) for key, value in load_means(folder).items()}
         if {key: len(mean) for key, mean in means.items()} != model.widths():
             raise ArtifactError(
                 f"{folder}/means.safetensors: sites of other widths than the model's; run pretrain again"
             )
-        words = tokenizer_of(folder, model, described.get("tokenizer"), tokenizer)
-        return LoadedModel(folder, described.get("name") or folder.resolve().name, model, means, words)
+        loaded = _tokenizer_of(folder, model, described.get("tokenizer"), tokenizer)
+        return cls(folder, described.get("name") or folder.resolve().name, model, means, loaded)
 
     def load_task(self, task: str | Path, params: Params | None = None) -> LoadedTask:
         """One task in the model's tokens: a name of the study's twenty, or a file of contrast pairs.
@@ -62,21 +63,38 @@ class LoadedModel:
         ``params``: the settings that say how many pairs there are (None: those of the model's workspace). Raises
         TaskError, PairsFileError, ArtifactError or ConfigError for a task that cannot be used.
         """
-        params = params or settings_for(self.folder)
-        tasks = tasks_for(self.folder, str(task), params, self.words, self.model.config.n_ctx)
+        tasks = _tasks_for(self, str(task), params or settings_for(self.folder))
         return LoadedTask(**vars(self), tasks=tasks, task=str(task) if str(task) in tasks.names else Path(task).stem)
 
     def to_tokens(self, text: str | Sequence[str] | Int[Tensor, "prompt pos"]) -> Int[Tensor, "prompt pos"]:
-        """Token ids: each text begins with ``<|endoftext|>``, as documents do in training; texts of one length.
+        """Token ids on the model's device: each text begins with ``<|endoftext|>``, as documents do in training.
 
-        Raises ValueError where texts differ in length: run them one by one, or give tokens that are padded.
+        Raises ValueError for an empty text, for texts of different lengths (run them one by one, or give tokens that
+        are padded), for more than n_ctx tokens, and for ids outside the vocabulary.
         """
         if isinstance(text, Tensor):
-            return text
-        rows = [[self.words.eot, *self.words.encode(one)] for one in ([text] if isinstance(text, str) else text)]
+            return self._checked(text)
+        texts = [text] if isinstance(text, str) else list(text)
+        if not texts or not all(texts):
+            raise ValueError(
+                f"an empty text; allowed: code, or tokens: torch.tensor([[{self.tokenizer.eot}]]) for none"
+            )
+        rows = [[self.tokenizer.eot, *self.tokenizer.encode(one)] for one in texts]
         if len({len(row) for row in rows}) != 1:
             raise ValueError(f"texts of {', '.join(str(len(row)) for row in rows)} tokens; run them one by one")
-        return torch.tensor(rows, device=self.model.device)
+        return self._checked(torch.tensor(rows))
+
+    def _checked(self, tokens: Int[Tensor, "prompt pos"]) -> Int[Tensor, "prompt pos"]:
+        """The tokens on the model's device. Raises ValueError where the model cannot read them."""
+        if tokens.ndim != 2 or not tokens.numel() or tokens.is_floating_point():
+            raise ValueError(f"tokens {list(tokens.shape)} of {tokens.dtype}; allowed: ids [prompt, pos], one at least")
+        if tokens.shape[1] > self.model.config.n_ctx:
+            raise ValueError(f"a text of {tokens.shape[1]} tokens; allowed: at most n_ctx, {self.model.config.n_ctx}")
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.model.vocab_size:
+            outside = low if low < 0 else high
+            raise ValueError(f"token {outside} is outside the vocabulary; allowed: 0 to {self.model.vocab_size - 1}")
+        return tokens.to(self.model.device)
 
     def run_with_cache(
         self,
@@ -92,14 +110,15 @@ class LoadedModel:
         Names are ``"0.attn_in"`` and its like (``pipeline.sites``), and of the residual stream ``"0.resid_pre"``,
         ``"0.resid_mid"``, ``"final_resid"``. ``circuit``: only that circuit is live. ``intervene(name, value)`` returns
         the value to go on with, at sites and in the residual stream, after the circuit's masks. Raises
-        WrongModelError for a circuit of another model, ValueError for a pattern that fits no name.
+        WrongModelError for a circuit of another model, ValueError for a pattern that fits no name, and as
+        ``to_tokens``.
         """
         patterns = [names] if isinstance(names, str) else list(names)
         known = [*site_keys(self.model.config.n_layer), *residual_names(self.model.config.n_layer)]
         for pattern in patterns:
             if not fnmatch.filter(known, pattern):
                 raise ValueError(f"{pattern!r} fits no name; allowed: patterns of {', '.join(known)}")
-        changes = changes_of(self.model, circuit, intervene, cuts)
+        changes = _changes_of(self.model, circuit, intervene, cuts)
         with torch.no_grad():
             logits, values = record(self.model, self.to_tokens(text), **changes, residual=True)
         return logits, {key: values[key] for key in values if any(fnmatch.fnmatch(key, p) for p in patterns)}
@@ -118,30 +137,32 @@ class LoadedModel:
     ) -> str:
         """The text and what the model, or a circuit of it, writes after it, up to ``<|endoftext|>`` or n_ctx tokens.
 
-        ``temperature`` 0: always the likeliest token. Raises ValueError for a negative one.
+        ``temperature`` 0: always the likeliest token. Raises ValueError for a negative one, and as ``to_tokens``.
         """
         if temperature < 0:
             raise ValueError(f"temperature {temperature}; allowed: 0 and above")
         tokens, generator = self.to_tokens(text), torch.Generator(self.model.device).manual_seed(seed)
-        changes = changes_of(self.model, circuit, intervene, cuts)
+        changes = _changes_of(self.model, circuit, intervene, cuts)
         for _ in range(min(max_new_tokens, self.model.config.n_ctx - tokens.shape[1])):
             logits = self.model(tokens, **changes)[0, -1]
-            choice = torch.multinomial((logits / (temperature or 1)).softmax(-1), 1, generator=generator)
-            token = choice if temperature else logits.argmax()[None]
-            if int(token) == self.words.eot:
+            if temperature:
+                token = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+            else:
+                token = logits.argmax()[None]
+            if int(token) == self.tokenizer.eot:
                 break
             tokens = torch.cat([tokens, token[None]], dim=1)
-        return self.words.decode(tokens[0, 1:].tolist())
+        return self.tokenizer.decode(tokens[0, 1:].tolist())
 
     @property
-    def tokenizer(self) -> str:
-        """The tokenizer's hash."""
-        return self.words.hash
+    def workspace(self) -> Workspace:
+        """The workspace that the model's folder, models/<name>, lies in."""
+        return _workspace_of(self.folder)
 
     @property
     def tokens(self) -> Path:
         """The folder of the packed tokens that the model was trained on: its own, or its workspace's data/tokens."""
-        return self.folder if (self.folder / STATS_FILE).is_file() else Workspace(root_of(self.folder)).tokens
+        return self.folder if (self.folder / STATS_FILE).is_file() else self.workspace.tokens
 
 
 @dataclass(frozen=True)
@@ -152,8 +173,10 @@ class LoadedTask(LoadedModel):
     task: str
 
     @classmethod
-    def load(cls, folder: Path, task: str | Path, params: Params, tokenizer: Path | None) -> LoadedTask:
-        """Raises ArtifactError for files that are missing, damaged or do not belong together, ValueError for a task."""
+    def load(
+        cls, folder: Path | str, task: Path | str, params: Params, tokenizer: Path | str | None = None
+    ) -> LoadedTask:
+        """``LoadedModel.open(...).load_task(...)``, with the same settings for both. Raises as they do."""
         return LoadedModel.open(folder, params, tokenizer).load_task(task, params)
 
     def batch(self, split: str) -> PairBatch:
@@ -167,7 +190,7 @@ class LoadedTask(LoadedModel):
         return {"task": self.task, "model": self.name, "model_hash": self.model.checkpoint, "task_hash": task_hash}
 
 
-def changes_of(
+def _changes_of(
     model: Transformer, circuit: Circuit | None, intervene: Intervene | None, cuts: Cuts | None
 ) -> dict[str, Any]:
     """``intervene`` and ``cuts`` of a run: the circuit's, then the caller's own. Raises WrongModelError."""
@@ -180,43 +203,47 @@ def changes_of(
     return {"intervene": sees_residual(both), "cuts": {**(masked.cuts if masked else {}), **(cuts or {})}}
 
 
-def root_of(folder: Path) -> Path:
-    """The workspace that a model's folder, models/<name>, lies in."""
-    return folder.resolve().parent.parent
+def _workspace_of(folder: Path) -> Workspace:
+    return Workspace(folder.resolve().parent.parent)
 
 
-def settings_for(folder: Path, params: Path | None = None) -> Params:
+def model_beside(circuit: Circuit) -> Path:
+    """The checkpoint of a circuit loaded from circuits/<model>/<task>: models/<model> of that workspace.
+
+    Raises ArtifactError for a circuit that lies elsewhere, or in no folder.
+    """
+    model = str(circuit.about.get("model"))
+    if circuit.folder is None:
+        raise ArtifactError(f"a circuit of {model} that was not loaded from a folder; name its model too")
+    return circuit.folder.resolve().parents[2] / "models" / model
+
+
+def settings_for(folder: Path | str, params: Path | str | None = None) -> Params:
     """The settings in a file; None: those of the workspace that the model lies in, else of the current folder."""
     if params is None:
-        places = [Workspace(root_of(folder)).params, Path("params.yaml").resolve()]
+        places = [_workspace_of(Path(folder)).params, Path("params.yaml").resolve()]
         params = next((place for place in places if place.is_file()), None)
         if params is None:
             raise ConfigError(f"no settings: neither {places[0]} nor {places[1]} is there; name one (--params)")
     return load_params(params)
 
 
-def description_of(folder: Path) -> dict[str, Any]:
+def _description_of(folder: Path) -> dict[str, Any]:
     """The checkpoint's config.json. Raises ArtifactError where the folder has none."""
     path = folder / "config.json"
     described = read_json(path) if path.is_file() else None
     if not isinstance(described, dict):
-        why = (
-            "no such folder"
-            if not folder.is_dir()
-            else "has no config.json"
-            if described is None
-            else "is no checkpoint"
-        )
+        absent = "has no config.json" if described is None else "is no checkpoint"
         raise ArtifactError(
-            f"{folder}: {why}; allowed: the folder of a checkpoint, with config.json, model.safetensors and "
-            "means.safetensors, as pretrain writes models/<name>"
+            f"{folder}: {absent if folder.is_dir() else 'no such folder'}; allowed: the folder of a checkpoint, with "
+            "config.json, model.safetensors and means.safetensors, as pretrain writes models/<name>"
         )
     return described
 
 
-def tokenizer_of(folder: Path, model: Transformer, trained_with: str | None, chosen: Path | None) -> Tokenizer:
+def _tokenizer_of(folder: Path, model: Transformer, trained_with: str | None, chosen: Path | str | None) -> Tokenizer:
     """The tokenizer of a checkpoint. Raises ArtifactError where it is missing or another one."""
-    places = [folder, Workspace(root_of(folder)).tokens] if chosen is None else [chosen]
+    places = [folder, _workspace_of(folder).tokens] if chosen is None else [Path(chosen)]
     place = next((place for place in places if (place / SETTINGS_FILE).is_file()), None)
     if place is None:
         raise ArtifactError(
@@ -233,12 +260,13 @@ def tokenizer_of(folder: Path, model: Transformer, trained_with: str | None, cho
     return tokenizer
 
 
-def tasks_for(folder: Path, task: str, params: Params, tokenizer: Tokenizer, n_ctx: int) -> TaskSet:
+def _tasks_for(loaded: LoadedModel, task: str, params: Params) -> TaskSet:
     """A set that has the task: pairs of a file; or the study's where it is in these tokens, else made now."""
+    tokenizer, n_ctx = loaded.tokenizer, loaded.model.config.n_ctx
     if task not in task_names() and Path(task).is_file():
         return read_pairs(Path(task), tokenizer, n_ctx=n_ctx, seed=params.seed)
-    known, made = _known(task), Workspace(root_of(folder)).tasks
-    tasks = TaskSet.load(made) if (made / "report.json").is_file() else None
+    known, report = _known(task), loaded.workspace.tasks / "report.json"
+    tasks = _study_tasks(report.parent, report.stat().st_mtime_ns) if report.is_file() else None
     if tasks is None or task not in tasks.names or tasks.tokenizer_hash != tokenizer.hash:
         rows, about = encode_task(known, params.tasks, params.seed, tokenizer)
         tasks = TaskSet({"tokenizer": tokenizer.hash, "seed": params.seed, "tasks": {task: about}}, {task: rows})
@@ -249,6 +277,12 @@ def tasks_for(folder: Path, task: str, params: Params, tokenizer: Tokenizer, n_c
             "take another task or a model that reads more"
         )
     return tasks
+
+
+@lru_cache(maxsize=1)
+def _study_tasks(folder: Path, _written: int) -> TaskSet:
+    """All tasks of a study, read once for every time they were written."""
+    return TaskSet.load(folder)
 
 
 def _known(task: str) -> Task:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -31,7 +31,6 @@ from pipeline.sites import (
     EDGE_KINDS,
     edge_name,
     node_name,
-    site_key,
     split_edge_key,
     split_edge_name,
     split_node_name,
@@ -55,6 +54,7 @@ class Circuit:
     more. ``ablated_to``: the complement's ablation values (None: the means). ``calibration``: (scale, shift) of the two
     answer logits. ``about``: model, task, model_hash, task_hash, target_loss, validation_loss and other facts that
     identify it. ``certificate``: the loss after each single removal (``pipeline.prune.minimise``); or None.
+    ``folder``: where it was loaded from; None for one made here.
     """
 
     nodes: Mapping[str, Int[Tensor, " n"]]
@@ -65,6 +65,13 @@ class Circuit:
     calibration: tuple[float, float] = (1.0, 0.0)
     about: Mapping[str, Any] = field(default_factory=dict)
     certificate: Mapping[str, Any] | None = None
+    folder: Path | None = None
+
+    if TYPE_CHECKING:  # methods that need a loaded model or the report are defined in pipeline.face
+
+        def run_with_cache(self, model: Any, text: Any, names: str | list[str] = "*", **changes: Any) -> Any: ...
+
+        def draw(self, out: Path | str | None = None, model: Any = None) -> str: ...
 
     @property
     def n_nodes(self) -> int:
@@ -103,35 +110,48 @@ class Circuit:
         """``"0.attn_in.12->0.attn_v.34"`` and its like."""
         return [edge_name(key, *pair) for key, pairs in self.edges.items() for pair in pairs.tolist()]
 
+    @property
+    def removal_losses(self) -> dict[str, float]:
+        """Name of a node or an edge → loss in nats of the circuit without it, on the certificate's pairs.
+
+        Empty without a certificate.
+        """
+        certificate = self.certificate or {}
+        found: dict[str, float] = {}
+        for kind, keys, names in (("nodes", self.nodes, self.node_names), ("edges", self.edges, self.edge_names)):
+            if losses := certificate.get(kind):
+                found |= zip(names, (float(loss) for key in keys for loss in losses[key]), strict=True)
+        return found
+
     def without(self, *names: str) -> Circuit:
-        """The circuit without some nodes and their edges, and without some edges. Raises KeyError for unknown names."""
+        """The circuit without some nodes and their edges, and without some edges. Raises ValueError for other names."""
         unknown = sorted(set(names) - {*self.node_names, *self.edge_names})
         if unknown:
-            raise KeyError(f"not in the circuit: {', '.join(unknown)}; see its node_names and edge_names")
+            raise ValueError(f"not in the circuit: {', '.join(unknown)}; allowed: its node_names and edge_names")
         nodes = [name for name in self.node_names if name not in names]
         edges = [e for e in self.edge_names if e not in names and not {*e.split("->")} & {*names}]
-        return self._of(nodes, edges)
+        return self.of_names(nodes, edges)
 
     def with_edge(self, *names: str, model: Transformer | None = None) -> Circuit:
         """The circuit and some edges more, with their ends.
 
-        ``model``: where it is given, its weight of an edge has to be nonzero. Raises ValueError for what is no edge,
-        IndexError for an index beyond its site.
+        ``model``: where it is given, its weight of an edge has to be nonzero. Raises ValueError for a name that is no
+        edge's, and for an end that is no node of the model.
         """
         for name in names:
             key, source, target = split_edge_name(name)
-            layer, kind = split_edge_key(key)
-            for site, index in ((kind.source, source), (kind.target, target)):
-                n = len(self.means.get(site_key(layer, site), ()))
-                if not 0 <= index < n:
-                    raise IndexError(f"{name}: index {index} at {site_key(layer, site)}, which has {n} nodes")
+            for end in name.split("->"):
+                site, index = split_node_name(end)
+                width = len(self.means.get(site, ()))
+                if not 0 <= index < width:
+                    raise ValueError(f"{name}: {end} is no node of the model, which has {width} at {site}")
             if model is not None and not edge_weights(model, key)[target, source]:
                 raise ValueError(f"{name}: its weight is zero, so it is no edge of this model")
         ends = {end for name in names for end in name.split("->")}
-        return self._of([*{*self.node_names, *ends}], [*{*self.edge_names, *names}])
+        return self.of_names({*self.node_names, *ends}, {*self.edge_names, *names})
 
-    def _of(self, nodes: Iterable[str], edges: Iterable[str]) -> Circuit:
-        """The circuit of these nodes and edges, without the certificate, which was for others."""
+    def of_names(self, nodes: Iterable[str], edges: Iterable[str]) -> Circuit:
+        """The circuit of these nodes and edges of the same model, without the certificate, which was for others."""
         by_site: dict[str, list[int]] = {key: [] for key in self.means}
         by_kind: dict[str, list[list[int]]] = {}
         for name in nodes:
@@ -229,10 +249,11 @@ class Circuit:
             edges={key: torch.tensor(value).view(-1, 2) for key, value in description["edges"].items()},
             means=means,
             order=_named(tensors, "order."),
-            ablated_to=_ablation_values(Ablation(description["ablation"]), means, _named(tensors, "draws.")),
+            ablated_to=AblationValues.of(Ablation(description["ablation"]), means, _named(tensors, "draws.")),
             calibration=(description["calibration"]["scale"], description["calibration"]["shift"]),
             about=description["about"],
             certificate=description["certificate"],
+            folder=folder,
         )
 
 
@@ -243,9 +264,3 @@ def _place(item: tuple[str, Any]) -> tuple[int, int]:
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _ablation_values(kind: Ablation, means: Mapping[str, Tensor], draws: Mapping[str, Tensor]) -> AblationValues:
-    if kind is Ablation.RESAMPLE:
-        return AblationValues.resampled(draws)
-    return AblationValues.at_zero(means) if kind is Ablation.ZERO else AblationValues.at_means(means)

@@ -1,4 +1,4 @@
-"""How well what is said of places predicts a node: least squares on one half of the documents, scored on the other.
+"""How well a mark of places predicts a node: least squares on one half of the documents, scored on the other.
 
 All that is needed are sums: of a predictor, of its square, of its product with the node. Predictors are marks and
 levels (a line each), sets of tokens at, one or two before the place (two values), two marks together, and a table of
@@ -54,6 +54,25 @@ class Moments:
         errors = errors + 2 * (intercept * slope * self.x[:, None] - intercept * self.y - slope * self.xy)
         total = self.total
         return torch.where(total > TINY * self.n, 1 - errors / total.clamp(min=TINY), 0)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Lines fitted on one half of the documents: their slope, R² there (``chosen``), on the other (``score``)."""
+
+    slope: Float[Tensor, "*column node"]
+    chosen: Float[Tensor, "*column node"]
+    score: Float[Tensor, "*column node"]
+
+    @classmethod
+    def of(cls, choice: Moments, test: Moments) -> Fit:
+        intercept, slope = choice.line()
+        return cls(slope, choice.explained(intercept, slope), test.explained(intercept, slope))
+
+    @property
+    def own(self) -> Fit:
+        """Of one column a node: each column's fit to its own node, [node]."""
+        return Fit(self.slope.diagonal(), self.chosen.diagonal(), self.score.diagonal())
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.config import ExplainConfig
-from pipeline.explain.labels import Labeller
 from pipeline.explain.places import Places
 from pipeline.explain.rounding import rounded, together
 from pipeline.model.record import record
 from pipeline.model.transformer import Transformer
-from pipeline.seeds import seed_of
 
 WINDOWS = 16  # of one forward pass
 AMONG = 64  # times as many places are looked through for different documents
@@ -36,23 +34,6 @@ def node_values(
             if key in nodes:
                 parts[key].append(value[..., nodes[key].to(value.device)].float().cpu())
     return {key: torch.cat(found) for key, found in parts.items()}
-
-
-def distribution(
-    model: Transformer, places: Places, nodes: Nodes, config: ExplainConfig, seed: int
-) -> dict[str, dict[str, Any]]:
-    """Node name → what it does over held-out code, with its label (see ``pipeline.explain.explain``)."""
-    labeller = Labeller(places, places.facts(), config, seed)
-    some = np.random.default_rng(seed_of(seed, "random places")).choice(
-        places.tokens.numel(), min(config.contexts, places.tokens.numel()), replace=False
-    )
-    found: dict[str, dict[str, Any]] = {}
-    for key, values in node_values(model, places.tokens, nodes).items():
-        labels = labeller(values.flatten(0, 1))
-        for place, (index, label) in enumerate(zip(nodes[key].tolist(), labels, strict=True)):
-            described = of_node(values[..., place], places, config, some.tolist())
-            found[f"{key}.{index}"] = described | {"label": shortened(label)}
-    return found
 
 
 def of_node(
@@ -108,11 +89,3 @@ def context(
         "values": together(values[window, here], most),
         "at": position - start,
     }
-
-
-def shortened(label: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A label with its scores rounded."""
-    if label is None:
-        return None
-    others = [other | {"score": rounded(other["score"])} for other in label["others"]]
-    return label | {"score": rounded(label["score"]), "others": others}

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.heads import CHANNELS, attention_patterns, kept_heads
-from pipeline.explain.prompts import Run, Runs
+from pipeline.explain.prompts import PromptRun, PromptRuns
 from pipeline.explain.rounding import HUNDREDTHS, to_decimals
 from pipeline.model.transformer import Transformer
 from pipeline.sites import site_key
 
 
 @torch.no_grad()
-def heads(model: Transformer, circuit: Circuit, runs: Runs, n_prompts: int) -> list[dict[str, Any]]:
+def heads(model: Transformer, circuit: Circuit, runs: PromptRuns, n_prompts: int) -> list[dict[str, Any]]:
     """Every head with a kept channel: which, and its patterns on the first prompts, weights to a hundredth.
 
     A pattern has a row for each query; row i has i + 1 weights. The sink's is what a row lacks of 1.
@@ -40,7 +40,7 @@ def heads(model: Transformer, circuit: Circuit, runs: Runs, n_prompts: int) -> l
     return found
 
 
-def reads(run: Run, layer: int, letter: str) -> Float[Tensor, "prompt pos width"]:
+def reads(run: PromptRun, layer: int, letter: str) -> Float[Tensor, "prompt pos width"]:
     return run.values[site_key(layer, CHANNELS[letter])]
 
 

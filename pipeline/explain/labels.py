@@ -1,14 +1,14 @@
-"""Short descriptions of nodes by rule: what of a place predicts a node best, said with how well it does.
+"""Short descriptions of nodes by rule: the mark of a place that predicts a node best, and how well it does.
 
-A label is a hypothesis. What it says is chosen on one half of the documents; its score is the R² of that choice, with
+A label is a hypothesis. Its statement is chosen on one half of the documents; its score is the R² of that choice, with
 the coefficients of that half, on the other half. A simple statement gives way to a longer one (a set of tokens, two
-marks together, at last a table of all tokens) only where that is better by a margin. Of a node that is hardly ever
-other than 0, nothing is said.
+marks together, at last a table of all tokens) only where that is better by a margin. A node that is hardly ever other
+than 0 has no label.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.config import ExplainConfig
-from pipeline.explain.candidates import Counts, Moments, Table, best_sets, pairs_between
+from pipeline.explain.candidates import Counts, Fit, Moments, Table, best_sets, pairs_between
 from pipeline.explain.places import Facts, Places
+from pipeline.explain.rounding import rounded
 from pipeline.explain.syntax import SYNTAX
 from pipeline.seeds import seed_of
 
@@ -29,6 +30,7 @@ LAGS = {0: "at", 1: "after", 2: "two tokens after"}
 LEAST_SEEN = 8  # times that a token is in the half of the choice, for a set to name it
 LEAST_ACTIVE = 32  # places of each half where a node is not 0, for anything to be said of it
 WHICH = {0: "the", 1: "the previous", 2: "the last but one"}
+BEST_LINES = 4  # single marks and levels of a node that become statements
 NAMED = 4  # tokens of a set that a label names
 MOST_TOKENS = 12  # of a set
 JOINED = 12  # marks, the best of each node, that are tried two together
@@ -48,7 +50,7 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Half:
+class DocumentHalf:
     """The places of one half of the documents."""
 
     marks: Float[Tensor, "place mark"]
@@ -56,6 +58,24 @@ class Half:
     parsed: Bool[Tensor, " place"]
     tokens: dict[int, Tensor]  # lag → [place]
     values: Float[Tensor, "place node"]
+
+
+@dataclass(frozen=True)
+class TokenSets:
+    """A set of tokens for each node, at one lag, with its fit [node] and its name."""
+
+    lag: int
+    tokens: Bool[Tensor, "token node"]
+    fit: Fit
+    names: list[str]  # "" for an empty set
+
+    def statement(self, node: int) -> Statement:
+        text = f"{direction(self.fit.slope[node])} {self.names[node]}"
+        length = int(self.tokens[:, node].sum() > 1)
+        return Statement(text, float(self.fit.chosen[node]), float(self.fit.score[node]), length)
+
+
+Halves = tuple[DocumentHalf, DocumentHalf]  # the statement is chosen on the first, and scored on the second
 
 
 class Labeller:
@@ -77,91 +97,104 @@ class Labeller:
         return [label for some in values.split(AT_ONCE, dim=1) for label in self._labels(some)]
 
     def _labels(self, values: Float[Tensor, "place node"]) -> Iterator[Label | None]:
-        choice, test = (self._half(rows, values) for rows in self.halves)
-        active = [(half.values != 0).sum(0) for half in (choice, test)]
-        singles, (sets, tables) = self._lines(choice, test), self._sets(choice, test)
+        halves = self._half(self.halves[0], values), self._half(self.halves[1], values)
+        active = torch.stack([(half.values != 0).sum(0) for half in halves]).amin(0)
+        names, lines = self._lines(halves)
+        sets, tables = self._tokens(halves)
         for node in range(values.shape[1]):
-            if min(int(count[node]) for count in active) < LEAST_ACTIVE:
+            if active[node] < LEAST_ACTIVE:
                 yield None
                 continue
-            parts: list[Lines | Sets | Tables] = [singles, *sets, *tables]
-            found = [statement for part in parts for statement in part.statements(node)]
-            yield self._best([*found, *self._pairs(choice, test, node, singles, sets)])
+            order = lines.chosen[:, node].argsort(descending=True).tolist()
+            found = [self._line(names[i], lines, i, node) for i in order[:BEST_LINES]]
+            found += [part.statement(node) for part in sets if part.names[node]]
+            found += [statements[node] for statements in tables]
+            marks = [names[i] for i in order if names[i] in self.facts.mark_names][:JOINED]
+            yield self._best([*found, self._pair(halves, node, marks, [part for part in sets if part.names[node]])])
 
-    def _half(self, rows: Tensor, values: Tensor) -> Half:
+    def _half(self, rows: Tensor, values: Tensor) -> DocumentHalf:
         facts, index = self.facts, rows.numpy()
         tokens = {lag: self.places.previous(lag).flatten()[rows] for lag in LAGS}
         marks, levels, parsed = (
             torch.from_numpy(column[index]) for column in (facts.marks, facts.levels, facts.parsed)
         )
-        return Half(marks.float(), levels, parsed, tokens, values[rows])
+        return DocumentHalf(marks.float(), levels, parsed, tokens, values[rows])
 
-    def _lines(self, choice: Half, test: Half) -> Lines:
-        """Every mark and level by itself."""
-        groups = []
-        for names, moments in self._groups(choice, test):
-            intercept, slope = moments[0].line()
-            scores = [of.explained(intercept, slope) for of in moments]
-            groups.append((names, slope, *scores))
-        names = [name for group in groups for name in group[0]]
-        slope, chosen, score = (torch.cat([group[i] for group in groups]) for i in (1, 2, 3))
-        return Lines(names, set(self.facts.mark_names), slope, chosen, score)
-
-    def _groups(self, choice: Half, test: Half) -> Iterator[tuple[list[str], list[Moments]]]:
-        """Names and moments of marks of the text, of levels, and of marks of the syntax, these where it is known."""
-        names = self.facts.mark_names
-        halves = (choice, test)
-        yield [names[i] for i in self.plain], [Moments.of(h.marks[:, self.plain], h.values) for h in halves]
-        yield list(self.facts.level_names), [Moments.of(h.levels, h.values) for h in halves]
+    def _lines(self, halves: Halves) -> tuple[list[str], Fit]:
+        """Every mark and level by itself: marks of the text, levels, and marks of the syntax where it is known."""
+        marks, (choice, test) = self.facts.mark_names, halves
+        names = [*(marks[i] for i in self.plain), *self.facts.level_names]
+        fits = [Fit.of(*(Moments.of(half.marks[:, self.plain], half.values) for half in halves))]
+        fits.append(Fit.of(Moments.of(choice.levels, choice.values), Moments.of(test.levels, test.values)))
         known = [Moments.of(h.marks[h.parsed][:, self.syntax], h.values[h.parsed]) for h in halves]
         if all(of.n > 1 for of in known):
-            yield [names[i] for i in self.syntax], known
+            names += [marks[i] for i in self.syntax]
+            fits.append(Fit.of(*known))
+        return names, Fit(*(torch.cat([getattr(fit, part) for fit in fits]) for part in ("slope", "chosen", "score")))
 
-    def _sets(self, choice: Half, test: Half) -> tuple[list[Sets], list[Tables]]:
-        """At each lag, each node's best single token, its best set of tokens, and its table of all tokens."""
-        n_tokens, sets, tables = self.places.tokenizer.vocab_size, list[Sets](), list[Tables]()
-        of = [Moments.of(half.marks[:, :0], half.values) for half in (choice, test)]
+    def _line(self, name: str, lines: Fit, i: int, node: int) -> Statement:
+        rises = "rises with" if lines.slope[i, node] > 0 else "falls with"
+        how = direction(lines.slope[i, node]) if name in self.facts.mark_names else rises
+        return Statement(f"{how} {name}", float(lines.chosen[i, node]), float(lines.score[i, node]), 0)
+
+    def _tokens(self, halves: Halves) -> tuple[list[TokenSets], list[list[Statement]]]:
+        """At each lag, each node's best single token and its best set of tokens; and its table of all tokens."""
+        n_tokens, sets, tables = self.places.tokenizer.vocab_size, list[TokenSets](), list[list[Statement]]()
+        of = [Moments.of(half.marks[:, :0], half.values) for half in halves]
         for lag in LAGS:
-            counts = [Counts.of(half.tokens[lag], half.values, n_tokens) for half in (choice, test)]
-            pull = counts[0].y - counts[0].n[:, None] * of[0].y / of[0].n
+            counts = [Counts.of(half.tokens[lag], half.values, n_tokens) for half in halves]
+            pull = counts[0].y - counts[0].n[:, None] * of[0].y / of[0].n  # how each token moves a node in sum
             for tokens in best_sets(counts[0], of[0], least=LEAST_SEEN, most=MOST_TOKENS):
-                moments = [count.moments(tokens, m) for count, m in zip(counts, of, strict=True)]
-                intercept, slope = moments[0].line()
-                scores = [m.explained(intercept, slope).diagonal() for m in moments]
-                sets.append(Sets(self._names, lag, tokens, pull, slope.diagonal(), *scores))
+                fit = Fit.of(*(count.moments(tokens, m) for count, m in zip(counts, of, strict=True))).own
+                names = [self._set_name(lag, tokens[:, node], pull[:, node]) for node in range(pull.shape[1])]
+                sets.append(TokenSets(lag, tokens, fit, names))
             table = Table.of(counts[0], of[0], LEAST_SEEN)
             chosen, score = (table.explained(*one, of[0].y / of[0].n) for one in zip(counts, of, strict=True))
-            tables.append(Tables(self._names, lag, pull, table.adjusted(chosen, of[0].n), score))
+            adjusted = zip(table.adjusted(chosen, of[0].n).tolist(), score.tolist(), pull.T, strict=True)
+            tables.append([Statement(self._table_text(lag, p), fitted, tested, 3) for fitted, tested, p in adjusted])
         return sets, tables
+
+    def _set_name(self, lag: int, tokens: Bool[Tensor, " token"], pull: Float[Tensor, " token"]) -> str:
+        """``at '(' or '['``, the tokens that move the node most first; "" for no tokens."""
+        members = tokens.nonzero().flatten()
+        ordered = members[pull[members].abs().argsort(descending=True)].tolist()
+        shown, n_more = self._names(ordered[:NAMED]), len(ordered) - NAMED
+        if n_more > 0:
+            shown.append(f"{n_more} other token{'s' if n_more > 1 else ''}")
+        return f"{LAGS[lag]} {' or '.join([', '.join(shown[:-1]), shown[-1]] if shown[1:] else shown)}" if shown else ""
+
+    def _table_text(self, lag: int, pull: Float[Tensor, " token"]) -> str:
+        order = pull.argsort(descending=True).tolist()
+        high, low = (", ".join(self._names(some)) for some in (order[:NAMED], order[: -NAMED - 1 : -1]))
+        return f"by {WHICH[lag]} token: high for {high}; low for {low}"
 
     def _names(self, tokens: Sequence[int]) -> list[str]:
         return [repr(self.places.tokenizer.decode([token])) for token in tokens]
 
-    def _pairs(self, choice: Half, test: Half, node: int, singles: Lines, sets: list[Sets]) -> list[Statement]:
-        """The best two marks together, a set of tokens counting as one; none where there are not two."""
-        sets = [part for part in sets if bool(part.tokens[:, node].any())]
-        best = [i for i in singles.chosen[:, node].argsort(descending=True).tolist() if singles.is_mark(i)][:JOINED]
-        marks = [self.facts.mark_names.index(singles.names[i]) for i in best]
-        columns = [self._columns(half, node, marks, sets) for half in (choice, test)]
-        names = [*(singles.names[i] for i in best), *(part.name(node) for part in sets)]
-        of = Moments.of(choice.marks[:, :0], choice.values[:, node : node + 1])
-        joint, without = pairs_between(columns[0], choice.values[:, node], of)
+    def _pair(self, halves: Halves, node: int, marks: Sequence[str], sets: Sequence[TokenSets]) -> Statement:
+        """The best two marks together, a set of tokens counting as one."""
+        columns = [self._columns(half, node, marks, sets) for half in halves]
+        names = [*marks, *(part.names[node] for part in sets)]
+        values = [half.values[:, node] for half in halves]
+        of = Moments.of(halves[0].marks[:, :0], values[0][:, None])
+        joint, without = pairs_between(columns[0], values[0], of)
         joint.fill_diagonal_(0)
         both = float(joint.max()) >= float(without.max())
         i, j = divmod(int((joint if both else without).argmax()), len(names))
-        chosen, score, slope = fitted(
-            *((c[:, i] * (c[:, j] if both else 1 - c[:, j]), h.values[:, node])
-              for c, h in zip(columns, (choice, test), strict=True))
-        )  # fmt: skip
-        text = f"{direction(slope)} {names[i]} {'and' if both else 'but not'} {names[j]}"
-        return [Statement(text, chosen, score, 2)]
+        together = [(c[:, i] * (c[:, j] if both else 1 - c[:, j]))[:, None] for c in columns]
+        fit = Fit.of(*(Moments.of(x, y[:, None]) for x, y in zip(together, values, strict=True))).own
+        text = f"{direction(fit.slope[0])} {names[i]} {'and' if both else 'but not'} {names[j]}"
+        return Statement(text, float(fit.chosen), float(fit.score), 2)
 
-    def _columns(self, half: Half, node: int, marks: Sequence[int], sets: list[Sets]) -> Float[Tensor, "place mark"]:
+    def _columns(
+        self, half: DocumentHalf, node: int, marks: Sequence[str], sets: Sequence[TokenSets]
+    ) -> Float[Tensor, "place mark"]:
         among = [part.tokens[:, node][half.tokens[part.lag]] & (half.tokens[part.lag] >= 0) for part in sets]
-        return torch.cat([half.marks[:, list(marks)], torch.stack(among, dim=1).float()], dim=1)
+        indices = [self.facts.mark_names.index(name) for name in marks]
+        return torch.cat([half.marks[:, indices], torch.stack(among, dim=1).float()], dim=1)
 
     def _best(self, found: list[Statement]) -> Label | None:
-        """What is said: the best simple statement, or a longer one that is better by the margin of each step."""
+        """The best simple statement, or a longer one that is better by the margin of each step."""
         ordered = sorted(found, key=lambda s: -s.chosen)
         best = next(s for s in ordered if s.length == 0)
         for length in (1, 2, 3):
@@ -172,86 +205,11 @@ class Labeller:
         others = [s for s in ordered if s is not best and s.length < 2 and s.score >= self.config.least_score]
         return {
             "text": best.text,
-            "score": best.score,
+            "score": rounded(best.score),
             "measure": MEASURE,
-            "others": [{"text": s.text, "score": s.score} for s in others[: self.config.others]],
+            "others": [{"text": s.text, "score": rounded(s.score)} for s in others[: self.config.others]],
         }
 
 
-@dataclass(frozen=True)
-class Lines:
-    """What each mark and level predicts of each node by itself."""
-
-    names: list[str]
-    marks: set[str]
-    slope: Float[Tensor, "column node"]
-    chosen: Float[Tensor, "column node"]
-    score: Float[Tensor, "column node"]
-
-    def is_mark(self, column: int) -> bool:
-        return self.names[column] in self.marks
-
-    def statements(self, node: int, most: int = 4) -> Iterator[Statement]:
-        """The best few."""
-        for i in self.chosen[:, node].argsort(descending=True)[:most].tolist():
-            slope = float(self.slope[i, node])
-            how = direction(slope) if self.is_mark(i) else "rises with" if slope > 0 else "falls with"
-            text = f"{how} {self.names[i]}"
-            yield Statement(text, float(self.chosen[i, node]), float(self.score[i, node]), 0)
-
-
-@dataclass(frozen=True)
-class Sets:
-    """A set of tokens for each node, and what it predicts of it; ``pull``: how much each token moves it, all in all."""
-
-    names: Callable[[Sequence[int]], list[str]]
-    lag: int
-    tokens: Bool[Tensor, "token node"]
-    pull: Float[Tensor, "token node"]
-    slope: Float[Tensor, " node"]
-    chosen: Float[Tensor, " node"]
-    score: Float[Tensor, " node"]
-
-    def name(self, node: int) -> str:
-        """``at '(' or '['``"""
-        members = self.tokens[:, node].nonzero().flatten()
-        ordered = members[self.pull[members, node].abs().argsort(descending=True)].tolist()
-        *shown, last = self.names(ordered[:NAMED])
-        if len(ordered) > NAMED:
-            n_more = len(ordered) - NAMED
-            return f"{LAGS[self.lag]} {', '.join([*shown, last])} or {n_more} other token{'s' if n_more > 1 else ''}"
-        return f"{LAGS[self.lag]} {' or '.join([', '.join(shown), last] if shown else [last])}"
-
-    def statements(self, node: int) -> Iterator[Statement]:
-        if n := int(self.tokens[:, node].sum()):
-            text = f"{direction(float(self.slope[node]))} {self.name(node)}"
-            yield Statement(text, float(self.chosen[node]), float(self.score[node]), int(n > 1))
-
-
-@dataclass(frozen=True)
-class Tables:
-    """What the token by itself, whichever it is, predicts of each node."""
-
-    names: Callable[[Sequence[int]], list[str]]
-    lag: int
-    pull: Float[Tensor, "token node"]
-    chosen: Float[Tensor, " node"]
-    score: Float[Tensor, " node"]
-
-    def statements(self, node: int) -> Iterator[Statement]:
-        order = self.pull[:, node].argsort(descending=True).tolist()
-        high, low = (", ".join(self.names(some)) for some in (order[:NAMED], order[: -NAMED - 1 : -1]))
-        text = f"by {WHICH[self.lag]} token: high for {high}; low for {low}"
-        yield Statement(text, float(self.chosen[node]), float(self.score[node]), 3)
-
-
-def fitted(choice: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> tuple[float, float, float]:
-    """R² of one column (x, y) on the half where it is fitted and on the other, and its slope."""
-    moments = [Moments.of(x[:, None], y[:, None]) for x, y in (choice, test)]
-    intercept, slope = moments[0].line()
-    chosen, score = (float(of.explained(intercept, slope)) for of in moments)
-    return chosen, score, float(slope)
-
-
-def direction(slope: float) -> str:
+def direction(slope: Float[Tensor, ""]) -> str:
     return "high" if slope > 0 else "low"

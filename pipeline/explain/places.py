@@ -93,8 +93,9 @@ class Places:
         return back
 
     def facts(self) -> Facts:
-        """What can be said of each place, window by window."""
-        parts = [self._window(int(start)) for start in self.starts]
+        """The marks and levels of each place, window by window."""
+        cuts = (cut for start in self.starts.tolist() for cut in self._cut(start, start + self.n_ctx))
+        parts = ([column[a:b] for column in said] for said, a, b in cuts)
         marks, levels, read, whole = (np.concatenate(part) for part in zip(*parts, strict=True))
         position = np.tile(np.arange(self.n_ctx, dtype=np.float32), len(self.starts))
         extra = np.stack([position, self._since_document().astype(np.float32)], axis=1)
@@ -115,12 +116,6 @@ class Places:
     def _repeated(self) -> Bools:
         same = (self.tokens[:, :, None] == self.tokens[:, None, :]).tril(-1)
         return same.any(-1).flatten().numpy()
-
-    def _window(self, start: int) -> tuple[Bools, Floats, Bools, Bools]:
-        """What is said of the places of one window, from the documents that it cuts."""
-        parts = [tuple(column[a:b] for column in said) for said, a, b in self._cut(start, start + self.n_ctx)]
-        marks, levels, read, whole = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return marks, levels, read, whole
 
     def _cut(self, start: int, stop: int) -> Iterator[tuple[tuple[npt.NDArray[np.generic], ...], int, int]]:
         """The documents between two places of the stream, and which of their tokens lie there."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.circuit import Circuit
@@ -17,21 +17,19 @@ from pipeline.model.record import record
 from pipeline.model.scoring import calibrated
 from pipeline.model.transformer import Cuts, Intervene, Transformer
 
-Values = Mapping[str, Float[Tensor, "prompt pos width"]]
-
 
 @dataclass(frozen=True)
-class Run:
+class PromptRun:
     """Answer logits (right, wrong) of prompts, and the value at every site as the rest of the model saw it."""
 
     answers: Float[Tensor, "prompt 2"]
-    values: Values
+    values: Mapping[str, Float[Tensor, "prompt pos width"]]
 
     @classmethod
     @torch.no_grad()
     def of(
         cls, model: Transformer, batch: PairBatch, intervene: Intervene | None = None, cuts: Cuts | None = None
-    ) -> Run:
+    ) -> PromptRun:
         """Raises CompiledModelError."""
         logits, values = record(model, batch.tokens.to(model.device), intervene, cuts)
         last = logits.cpu()[torch.arange(len(batch.last)), batch.last]
@@ -39,25 +37,25 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Runs:
-    """The model's run and the circuit's, on the same pairs; what is outside the circuit is held at its first draw."""
+class PromptRuns:
+    """The model's run and the circuit's, on the same pairs; the complement has its first draw of ablation values."""
 
     batch: PairBatch
-    model: Run
-    circuit: Run
+    model: PromptRun
+    circuit: PromptRun
 
     @classmethod
-    def of(cls, model: Transformer, circuit: Circuit, batch: PairBatch) -> Runs:
+    def of(cls, model: Transformer, circuit: Circuit, batch: PairBatch) -> PromptRuns:
         """Raises WrongModelError, CompiledModelError."""
         masked = circuit(model)
-        return cls(batch, Run.of(model, batch), Run.of(model, batch, masked.intervene, masked.cuts))
+        return cls(batch, PromptRun.of(model, batch), PromptRun.of(model, batch, masked.intervene, masked.cuts))
 
     def length(self, prompt: int) -> int:
         """Tokens of a prompt, without padding."""
         return int(self.batch.last[prompt]) + 1
 
 
-def prompts(runs: Runs, circuit: Circuit, answer: Mapping[int, str]) -> list[dict[str, Any]]:
+def prompts(runs: PromptRuns, circuit: Circuit, answer: Mapping[int, str]) -> list[dict[str, Any]]:
     """Each prompt: ``pair``, ``side``, ``tokens`` (ids), both answers, and what model and circuit make of it.
 
     ``logit_difference``: right less wrong; the circuit's, and its ``loss`` in nats, are calibrated as its task loss is.
@@ -88,15 +86,10 @@ def difference(answers: Float[Tensor, 2]) -> float:
     return rounded(float(answers[0] - answers[1]))
 
 
-def node_runs(runs: Runs, key: str, index: int) -> dict[str, list[list[float]]]:
+def node_runs(runs: PromptRuns, key: str, index: int) -> dict[str, list[list[float]]]:
     """A node's values on each prompt, token by token, in the ``model`` and in the ``circuit`` alone."""
     both = [run.values[key][..., index] for run in (runs.model, runs.circuit)]
     lengths = [runs.length(row) for row in range(len(runs.batch.last))]
     most = max(float(values[row, :n].abs().max()) for values in both for row, n in enumerate(lengths))
     named = zip(("model", "circuit"), both, strict=True)
     return {name: [together(values[row, :n], most) for row, n in enumerate(lengths)] for name, values in named}
-
-
-def shown(nodes: Mapping[str, Int[Tensor, " n"]]) -> list[tuple[str, int]]:
-    """(site key, index) of all nodes, in the order of the mapping."""
-    return [(key, index) for key, indices in nodes.items() for index in indices.tolist()]

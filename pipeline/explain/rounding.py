@@ -27,13 +27,11 @@ def together(values: Tensor, most: float) -> Any:
 
 def to_decimals(values: Tensor, decimals: int) -> Any:
     """Numbers with that many decimals, nested as the tensor is."""
-    return _each(values.tolist(), decimals)
 
+    def each(value: Any) -> Any:
+        return [each(part) for part in value] if isinstance(value, list) else plain(round(value, decimals))
 
-def _each(value: Any, decimals: int) -> Any:
-    if isinstance(value, list):
-        return [_each(part, decimals) for part in value]
-    return plain(round(value, decimals))
+    return each(values.tolist())
 
 
 def plain(value: float) -> float:

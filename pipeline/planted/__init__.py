@@ -4,7 +4,6 @@
 places among random distractors. Pruning it has to find ``.nodes`` and ``.edges``, all of them and no others.
 """
 
-from pipeline.planted.algorithm import Algorithm
-from pipeline.planted.planted import Planted, plant
+from pipeline.planted.planted import Algorithm, Planted, plant
 
 __all__ = ["Algorithm", "Planted", "plant"]

@@ -1,11 +1,12 @@
-"""A model with a known circuit in it, and what a method needs to look for it: prompts, a corpus, means, the truth."""
+"""A model with a known circuit in it; and the prompts, the corpus and the means that a search for it needs."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +18,11 @@ from pipeline.data.pairs import PairBatch
 from pipeline.model.means import node_means
 from pipeline.model.scoring import score
 from pipeline.model.transformer import Transformer
-from pipeline.planted.algorithm import RECIPES, Algorithm
 from pipeline.planted.distractors import fill, reads
+from pipeline.planted.induction import induction
 from pipeline.planted.layout import ResidualLayout, draw_layout
+from pipeline.planted.lists import lists
+from pipeline.planted.quote import quote
 from pipeline.planted.recipe import N_CTX, Recipe, Wire
 from pipeline.seeds import seed_of
 from pipeline.shape import ModelShape
@@ -31,16 +34,31 @@ MEAN_TOKENS = 4096
 CENTRED = (Site.ATTN_Q, Site.ATTN_OUT, Site.MLP_OUT)
 
 
+class Algorithm(StrEnum):
+    """What a planted circuit does."""
+
+    QUOTE = "quote"  # close the quote that was opened: one attention head that looks for it
+    LISTS = "lists"  # close a nested or a flat list: one head that averages, one neuron that compares
+    INDUCTION = "induction"  # copy the token after the previous occurrence of the last: two heads in two layers
+
+
+RECIPES: dict[Algorithm, Callable[[int], Recipe]] = {
+    Algorithm.QUOTE: quote,
+    Algorithm.LISTS: lists,
+    Algorithm.INDUCTION: induction,
+}
+
+
 @dataclass(frozen=True)
 class Language:
-    """What a planted model reads: the recipe's tokens, as the model numbers them. Draws are by seed and purpose."""
+    """The text of a planted model: the recipe's tokens, as the model numbers them. Draws are by seed and purpose."""
 
     recipe: Recipe
     tokens: Mapping[str, int]
     seed: int
 
     def batch(self, split: str, n_pairs: int) -> PairBatch:
-        """The first ``n_pairs`` contrast pairs of a split, padded on the right with token 0."""
+        """The first ``n_pairs`` contrast pairs of a split, padded on the right with token 0; any name is a split."""
         draw = random.Random(seed_of(self.seed, "pairs", split))
         pairs = [self.recipe.pair(draw, i) for i in range(n_pairs)]
         prompts = [[self.tokens[name] for name in prompt] for pair in pairs for prompt in pair.prompts]
@@ -48,7 +66,10 @@ class Language:
         return PairBatch.of(prompts, answers, pad=0)
 
     def corpus(self, n_tokens: int) -> Int[Tensor, "sequence pos"]:
-        """Sequences of the context's length: random tokens, and in every other one a prompt at the beginning."""
+        """At least ``n_tokens`` of the pretraining distribution, in sequences of the context's length.
+
+        Tokens are random; every other sequence begins with a prompt.
+        """
         n = -(-n_tokens // N_CTX)
         generator = torch.Generator().manual_seed(seed_of(self.seed, "corpus"))
         sequences = torch.randint(0, len(self.tokens), (n, N_CTX), generator=generator)
@@ -59,8 +80,8 @@ class Language:
 
 
 @dataclass(frozen=True)
-class Planted:
-    """A frozen model that does one task by a circuit that is known exactly.
+class Planted(Language):
+    """A frozen model that does one task by a circuit that is known exactly, and its language.
 
     ``nodes`` and ``edges`` are as a ``Circuit``'s: site key → indices, ascending; edge key → [n, 2] (source index,
     target index), sorted. ``means``: site key → every node's mean over ``corpus(4096)``. The circuit alone does the
@@ -72,15 +93,6 @@ class Planted:
     nodes: Mapping[str, Int[Tensor, " n"]]
     edges: Mapping[str, Int[Tensor, "n 2"]]
     means: Mapping[str, Float[Tensor, " width"]]
-    language: Language
-
-    def batch(self, split: str, n_pairs: int) -> PairBatch:
-        """The first ``n_pairs`` contrast pairs of a split; other names of splits are other pairs."""
-        return self.language.batch(split, n_pairs)
-
-    def corpus(self, n_tokens: int) -> Int[Tensor, "sequence pos"]:
-        """What the model was 'pretrained' on: sequences of random tokens and of prompts, at least ``n_tokens``."""
-        return self.language.corpus(n_tokens)
 
 
 @torch.no_grad()
@@ -100,7 +112,9 @@ def plant(
     where AbsTopK (``afrac`` below 1) leaves so little of the circuit that the model does not do the task.
     """
     recipe = RECIPES[algorithm](vocab_size)
-    config = shape_of(recipe, n_layer, d_model, d_head, afrac)
+    config = ModelShape(
+        n_layer=n_layer, d_model=d_model, d_head=d_head, n_ctx=N_CTX, afrac=afrac, positions=bool(recipe.clock)
+    )
     check(algorithm, recipe, config, vocab_size)
     generator = torch.Generator().manual_seed(seed_of(seed, "planted", algorithm, str(d_model)))
     layout = draw_layout(recipe, config, generator)
@@ -112,14 +126,13 @@ def plant(
     centre(model, recipe, layout, language)
     fit_answers(model, recipe, layout, language)
     means = node_means(model, [language.corpus(MEAN_TOKENS)])
-    name = f"{algorithm}-{d_model}-{seed}"
-    return Planted(name, model, layout.nodes(recipe), layout.edges(recipe.wires), means, language)
-
-
-def shape_of(recipe: Recipe, n_layer: int, d_model: int, d_head: int, afrac: float) -> ModelShape:
-    """The model's shape."""
-    return ModelShape(
-        n_layer=n_layer, d_model=d_model, d_head=d_head, n_ctx=N_CTX, afrac=afrac, positions=bool(recipe.clock)
+    return Planted(
+        **vars(language),
+        name=f"{algorithm}-{d_model}-{seed}",
+        model=model,
+        nodes=layout.nodes(recipe),
+        edges=layout.edges(recipe.wires),
+        means=means,
     )
 
 
@@ -160,9 +173,9 @@ def set_weight(model: Transformer, layout: ResidualLayout, wire: Wire, weight: f
 
 
 def centre(model: Transformer, recipe: Recipe, layout: ResidualLayout, language: Language) -> None:
-    """Biases that make the means of planted queries and writes 0, so that a held one neither looks nor says anything.
+    """Set biases so that planted queries and writes have mean 0: an ablated one neither looks nor says anything.
 
-    Where a held write is 0, the norm after it has nothing to scale: no answer leaks through the length of the residual
+    After an ablated write of 0 the norm has nothing to scale: no answer leaks through the length of the residual
     stream. Nodes with a bias of their own keep it.
     """
     corpus = [language.corpus(MEAN_TOKENS)]
@@ -194,7 +207,7 @@ def fit_answers(model: Transformer, recipe: Recipe, layout: ResidualLayout, lang
 
 
 def gain_for(margin: Float[Tensor, " prompt"], loss: float) -> float:
-    """What positive margins are to be multiplied by for that mean loss in nats, by bisection."""
+    """The factor that gives positive margins that mean loss in nats, by bisection."""
     low, high = 0.0, -math.log(math.expm1(loss)) / float(margin.min())  # there, even the least sure has that loss
     for _ in range(50):
         middle = (low + high) / 2

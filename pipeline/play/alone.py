@@ -5,47 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
-from pipeline.circuit import Circuit
+from pipeline.artifacts import read_json
 from pipeline.config import ExplainConfig
 from pipeline.data.pairs import PairBatch
-from pipeline.data.shards import TokenStream
+from pipeline.data.shards import STATS_FILE, TokenStream
+from pipeline.data.tasks import TaskError
 from pipeline.explain import assembled, explain_circuit, explain_nodes
-from pipeline.explain.prompts import Runs, node_runs
-from pipeline.model.scoring import calibrated, mean_loss, score
+from pipeline.explain.prompts import PromptRuns, node_runs
+from pipeline.model.scoring import mean_loss, score
 from pipeline.play.session import Session
-from pipeline.play.switches import PlayError, node_names
+from pipeline.play.switches import PlayError
+from pipeline.prune.checkpoint import circuit_loss
 from pipeline.report.bundle import circuit_bundle, token_texts
 from pipeline.report.page import build_circuit_page
+from pipeline.sites import split_node_name
 
 
 def page_alone(
-    session: Session,
-    name: str,
-    *,
-    facts: Mapping[str, Any],
-    explanation: Mapping[str, Any] | None,
-    texts: Sequence[str] = (),
+    session: Session, name: str, explanation: Mapping[str, Any] | None, texts: Sequence[str] = ()
 ) -> tuple[str, list[str]]:
     """HTML of one circuit's page, and a sentence for each text that had to be shortened.
 
-    ``facts``: what is known of the model (its summary.json); ``explanation``: as in explanations/<model>.json;
-    ``texts``: prompts to be added to those of the task, without an answer. Raises PlayError for an empty text, for
-    texts without an explanation, and for a circuit whose task's pairs are not known.
+    ``explanation``: as in explanations/<model>.json; ``texts``: prompts to be added to those of the task, without an
+    answer. Raises PlayError for an empty text, for texts without an explanation, and for a circuit whose task's pairs
+    are not known.
     """
     circuit, batch = session.circuit(name), pairs_of(session, name)
     said: list[str] = []
     if texts:
         explanation, said = with_texts(session, name, explanation, texts)
-    row = {"n_nodes": circuit.n_nodes, "n_edges": circuit.n_edges} | losses(session, circuit, batch)
+    summary = session.folder / "summary.json"
+    losses = {"unpruned_loss": mean_loss(score(session.model, batch))}
+    losses["circuit_loss"] = circuit_loss(circuit, session.model, batch)
     bundle = circuit_bundle(
         circuit,
         session.model,
         task=name,
-        model_row={"name": session.name, **facts},
-        row=row,
+        model_row={"name": session.name} | (read_json(summary) if summary.is_file() else {}),
+        row={"n_nodes": circuit.n_nodes, "n_edges": circuit.n_edges} | losses,
         batch=batch,
         texts=token_texts(session.tokenizer),
         explanation=explanation,
@@ -55,42 +52,26 @@ def page_alone(
 
 def pairs_of(session: Session, name: str) -> PairBatch:
     """The test pairs of a circuit's task. Raises PlayError where they are not known."""
-    examples = session.examples[name]
-    batch = examples.batch
-    if batch is None:
-        raise PlayError(f"{examples.why_none}; name what the circuit was made for (--task)")
-    return batch
+    task = session.tasks[name]
+    if isinstance(task, TaskError):
+        raise PlayError(f"{task}; name what the circuit was made for (--task)")
+    return task.batch("test")
 
 
-def losses(session: Session, circuit: Circuit, batch: PairBatch) -> dict[str, float]:
-    """Task losses on test pairs, in nats: of the whole model, and of the circuit alone."""
-
-    def drawn(draw: int) -> Float[Tensor, "prompt 2"]:
-        masked = circuit(session.model, draw)
-        answers = score(session.model, batch, intervene=masked.intervene, cuts=masked.cuts)
-        return calibrated(answers, circuit.calibration)
-
-    n = len(circuit.ablation_values.draws)
-    return {
-        "unpruned_loss": mean_loss(score(session.model, batch)),
-        "circuit_loss": sum(mean_loss(drawn(draw)) for draw in range(n)) / n,
-    }
-
-
-def fits(explanation: Mapping[str, Any], circuit: Circuit, name: str) -> bool:
-    """Whether a model's explanation has this very circuit."""
-    found = explanation["circuits"].get(name)
-    same_model = explanation["model_hash"] == circuit.about.get("model_hash")
-    return found is not None and same_model and set(found["nodes"]) == set(node_names(circuit))
-
-
-def explained(session: Session, name: str, stream: TokenStream, config: ExplainConfig, seed: int) -> dict[str, Any]:
-    """What the stage explain writes, of this one circuit, all of its nodes."""
-    circuit, model = session.circuit(name), session.model
+def explanation_of(session: Session, name: str, config: ExplainConfig, seed: int) -> Mapping[str, Any] | None:
+    """The study's explanation where it is of this very circuit, else one of this circuit alone, with all of its nodes;
+    None where that needs the model's tokens and they are missing."""
+    circuit, model, tokenizer = session.circuit(name), session.model, session.tokenizer
+    stored = (session.explanation or {}).get("circuits", {}).get(name)
+    if stored is not None and set(stored["nodes"]) == set(circuit.node_names):
+        return session.explanation
+    if not (session.tokens / STATS_FILE).is_file():
+        return None
     every = config.model_copy(update={"most_nodes": max(1, circuit.n_nodes)})
-    found = explain_circuit(model, circuit, pairs_of(session, name), session.tokenizer, every)
-    nodes = explain_nodes(model, found["nodes"], stream=stream, tokenizer=session.tokenizer, config=every, seed=seed)
-    return assembled(session.name, str(model.checkpoint), nodes, {name: found}, session.tokenizer)
+    stream = TokenStream.open(session.tokens, "validation")
+    found = explain_circuit(model, circuit, pairs_of(session, name), tokenizer, every)
+    nodes = explain_nodes(model, found["nodes"], stream=stream, tokenizer=tokenizer, config=every, seed=seed)
+    return assembled(session.name, str(model.checkpoint), nodes, {name: found}, tokenizer)
 
 
 def with_texts(
@@ -114,15 +95,9 @@ def with_texts(
         table += [session.token(token) for token in tokens]
         nothing = {"answer": None, "other": None, "model": None, "circuit": None}
         prompts.append({"pair": pair + number, "side": "own", "tokens": list(indices), **nothing})
-        runs = Runs.of(session.model, circuit, one_prompt(tokens))
+        runs = PromptRuns.of(session.model, circuit, PairBatch.of([tokens], [[0, 0]]))  # nobody asks for an answer
         for node, entry in nodes.items():
-            key, _, index = node.rpartition(".")
-            for which, values in node_runs(runs, key, int(index)).items():
+            for which, values in node_runs(runs, *split_node_name(node)).items():
                 entry[which] = entry[which] + values
     circuits = {name: {**found, "prompts": prompts, "nodes": nodes}}
     return {**explanation, "tokens": table, "circuits": circuits}, said
-
-
-def one_prompt(tokens: Sequence[int]) -> PairBatch:
-    """A prompt whose answer nobody asks for."""
-    return PairBatch.of([tokens], [[0, 0]])

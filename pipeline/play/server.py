@@ -33,21 +33,21 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
-Name = Annotated[str, Field(max_length=200)]
+ShortText = Annotated[str, Field(max_length=200)]
 
 
-class Asked(BaseModel):
+class RunRequest(BaseModel):
     """The body of ``POST /run``: the arguments of ``Session.run``."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     text: Annotated[str, Field(max_length=TEXT_LENGTH)]
-    circuit: Name | None = None
-    off_nodes: list[Name] = []
-    off_edges: list[Name] = []
+    circuit: ShortText | None = None
+    off_nodes: list[ShortText] = []
+    off_edges: list[ShortText] = []
     inside: Annotated[Inside, Field(strict=False)] = Inside.CIRCUIT
     at: int | None = None
-    node: Name | None = None
+    node: ShortText | None = None
     effects: bool = False
     answers: list[int] = []
 
@@ -74,8 +74,8 @@ def application(session: Session, port: int) -> ASGIApp:
     return LocalOnly(app, port)
 
 
-async def read(request: Request) -> Asked:
-    """What a request asks for. Raises PlayError, HTTPException for a body that is too large or no JSON."""
+async def read(request: Request) -> RunRequest:
+    """The body of a request. Raises PlayError for one that is no such JSON, HTTPException for one that is too large."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "allowed: Content-Type application/json")
     body = b""
@@ -84,7 +84,7 @@ async def read(request: Request) -> Asked:
         if len(body) > BODY_BYTES:
             raise HTTPException(413, f"allowed: a body of at most {BODY_BYTES:,} bytes")
     try:
-        return Asked.model_validate(json.loads(body))
+        return RunRequest.model_validate(json.loads(body))
     except ValidationError as error:
         found = error.errors()[0]
         raise PlayError(f"{'.'.join(map(str, found['loc'])) or 'request'}: {found['msg']}") from error

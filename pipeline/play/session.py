@@ -12,35 +12,39 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.interventions import edge_weights
+from pipeline.data.tasks import TaskError
 from pipeline.data.tasks.encode import decode
-from pipeline.data.tokenizer import END_OF_TEXT, Tokenizer
-from pipeline.model.transformer import Transformer
-from pipeline.play.examples import Examples
-from pipeline.play.switches import PlayError, Run, Switches, by_node, edge_names, node_names, run
+from pipeline.data.tokenizer import END_OF_TEXT
+from pipeline.model.record import record
+from pipeline.model.scoring import calibrated
+from pipeline.play.switches import PlayError, Switches, by_node
 from pipeline.report.bundle import token_texts
 from pipeline.report.picture import picture_of
+from pipeline.sites import split_node_name
+from pipeline.workspace import LoadedModel, LoadedTask
 
+N_PAIRS = 4  # of a circuit's task, to begin with
 N_TOP = 8  # tokens of a choice that are listed
 DIGITS = 4  # significant ones of a number that is shown
+
+SiteValues = Mapping[str, Tensor]  # site key → its values [pos, width] on one text
 
 
 class Inside(StrEnum):
     """Where parts are switched off, and whose values are shown."""
 
-    CIRCUIT = "circuit"  # the circuit alone: all else is held
+    CIRCUIT = "circuit"  # the circuit alone: its complement is ablated
     MODEL = "model"  # the whole model: all else is live
 
 
 @dataclass(frozen=True)
-class Session:
-    """A frozen model, the circuits that were cut out of it by name, and the prompts of their tasks."""
+class Session(LoadedModel):
+    """A frozen model, the circuits that were cut out of it by name, the tasks of these (or the reason why their pairs
+    cannot be had), and the output of the stage explain."""
 
-    name: str
-    model: Transformer
-    tokenizer: Tokenizer
     circuits: Mapping[str, Circuit]
-    examples: Mapping[str, Examples] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)  # node → what it seems to respond to
+    tasks: Mapping[str, LoadedTask | TaskError] = field(default_factory=dict)
+    explanation: Mapping[str, Any] | None = None
 
     def run(
         self,
@@ -65,31 +69,37 @@ class Session:
         for: what each node's going off would change (``effects_of``). Raises PlayError for what cannot be done, in
         words for the person who asked.
         """
-        inside = Inside(inside)
         tokens, n_left_out = self.encode(text)
         place = self._place(at, len(tokens))
         ids = torch.tensor(tokens, device=self.model.device)
-        whole = run(self.model, ids)
+        whole = self._run(ids)
         reply = {
             "tokens": [self.token(token) for token in tokens],
             "n_left_out": n_left_out,
             "at": place,
-            "model": self.choice(whole.logits[place], None, answers),
+            "model": self.choice(whole[0][place], None, answers),
             "circuit": None,
         }
         if circuit is not None:
             switches = Switches.of(self.circuit(circuit), off_nodes, off_edges)
-            reply |= self._with_circuit(switches, inside, whole, ids, place, node, answers)
-            return reply | ({"effects": self.effects_of(switches, inside, ids, place, answers)} if effects else {})
+            alone = Inside(inside) is Inside.CIRCUIT
+            reply |= self._with_circuit(switches, alone, whole, ids, place, node, answers)
+            return reply | ({"effects": self.effects_of(switches, alone, ids, place, answers)} if effects else {})
         if off_nodes or off_edges or node or effects:
             raise PlayError("choose a circuit first: its nodes and edges are what can be looked at and switched off")
         return reply
 
+    def _run(self, ids: Tensor, changes: Mapping[str, Any] | None = None) -> tuple[Tensor, SiteValues]:
+        """Logits [pos, vocab] of one text [pos], and the values at all sites."""
+        with torch.no_grad():
+            logits, values = record(self.model, ids[None], **(changes or {}))
+        return logits[0], {key: value[0] for key, value in values.items()}
+
     def _with_circuit(
         self,
         switches: Switches,
-        inside: Inside,
-        whole: Run,
+        alone: bool,
+        whole: tuple[Tensor, SiteValues],
         ids: Tensor,
         at: int,
         node: str | None,
@@ -97,28 +107,26 @@ class Session:
     ) -> dict[str, Any]:
         """The part of a reply that a circuit adds or changes."""
         circuit = switches.circuit
-        alone = run(self.model, ids, **Switches.of(circuit, (), ()).in_circuit(self.model))
-        before = alone if inside is Inside.CIRCUIT else whole
-        parts = switches.in_circuit if inside is Inside.CIRCUIT else switches.in_model
-        now = run(self.model, ids, **parts(self.model)) if switches else before
-        changed = {inside: now.logits[at]} if switches else {}
+        by_itself = self._run(ids, Switches.of(circuit).changes(self.model, alone=True))
+        before = by_itself if alone else whole
+        now = self._run(ids, switches.changes(self.model, alone=alone)) if switches else before
+        changed = now[0][at] if switches else None
         return {
-            "model": self.choice(whole.logits[at], changed.get(Inside.MODEL), answers),
-            "circuit": self.choice(alone.logits[at], changed.get(Inside.CIRCUIT), answers, circuit.calibration),
-            "nodes": at_token(circuit, now, before, at),
-            "series": None if node is None else series(circuit, now, before, node),
+            "model": self.choice(whole[0][at], None if alone else changed, answers),
+            "circuit": self.choice(by_itself[0][at], changed if alone else None, answers, circuit.calibration),
+            "nodes": at_token(circuit, now[1], before[1], at),
+            "series": None if node is None else series(circuit, now[1], before[1], node),
         }
 
     def effects_of(
-        self, switches: Switches, inside: Inside, ids: Tensor, at: int, answers: Sequence[int]
+        self, switches: Switches, alone: bool, ids: Tensor, at: int, answers: Sequence[int]
     ) -> dict[str, Any]:
         """Of every node, in order: what its going off, besides what is off, changes after one token.
 
         ``of``: the change of the first answer's logit less the second's, or without answers of the log probability of
         the token that is likeliest with what is off. ``tokens``: texts of the answers, or of that token.
         """
-        alone = inside is Inside.CIRCUIT
-        now = run(self.model, ids, **(switches.in_circuit if alone else switches.in_model)(self.model)).logits[at]
+        now = self._run(ids, switches.changes(self.model, alone=alone))[0][at]
         pair = list(self._answers(answers)) or [int(now.argmax())]
 
         def score(logits: Tensor) -> Tensor:
@@ -164,9 +172,10 @@ class Session:
         listed = {token for x in p for token in x.topk(min(N_TOP, len(x))).indices.tolist()} | set(pair)
         order = sorted(listed, key=lambda token: (-float(p[-1][token]), token))
         kept = [token for rank, token in enumerate(order) if rank < N_TOP or token in pair]
+        answered = [calibrated(logits[list(pair)][None], calibration)[0] for logits in both if pair]
         return {
             "tokens": [[token, self.token(token), *(rounded(float(x[token])) for x in p)] for token in kept],
-            "first": [rounded(_first(logits, pair, calibration)) for logits in both] if pair else None,
+            "first": [rounded(float(logits.softmax(-1)[0])) for logits in answered] or None,
         }
 
     def _answers(self, answers: Sequence[int]) -> Sequence[int]:
@@ -187,27 +196,44 @@ class Session:
         return n - 1 if at is None else min(at, n - 1)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """What is fixed about a circuit, ready for JSON: nodes with held values, edges with weights, prompts of its
+        """What is fixed about a circuit, ready for JSON: nodes with ablation values, edges with weights, prompts of its
         task, and its ``drawing`` (``pipeline.report.picture``; None where its task's prompts are not known)."""
         circuit = self.circuit(name)
-        examples = self.examples.get(name) or Examples(None, name)
-        batch = examples.batch
+        task = self.tasks.get(name)
+        batch = task.batch("test") if isinstance(task, LoadedTask) else None
+        explained = {} if self.explanation is None else self.explanation["nodes"]
+        labels = {node: explained[node]["label"] for node in circuit.node_names if node in explained}
         return {
             "name": name,
             "about": f"{circuit.n_nodes:,} nodes, {circuit.n_edges:,} edges",
             "ablation": circuit.ablation_values.kind.value,
             "calibration": [rounded(x) for x in circuit.calibration],
-            "nodes": node_names(circuit),
-            "held": [rounded(x) for x in by_node(circuit, circuit.ablation_values.first).tolist()],
-            "labels": {node: self.labels[node] for node in node_names(circuit) if node in self.labels},
-            "edges": edge_names(circuit),
+            "nodes": circuit.node_names,
+            "ablated_to": [rounded(x) for x in by_node(circuit, circuit.ablation_values.first).tolist()],
+            "labels": {node: label["text"] for node, label in labels.items() if label},
+            "edges": circuit.edge_names,
             "weights": [rounded(x) for x in self._weights(circuit)],
             "drawing": None if batch is None else picture_of(circuit, self.model, batch, token_texts(self.tokenizer)),
-            **examples.described(self.token),
+            **self._examples(task),
         }
 
+    def _examples(self, task: LoadedTask | TaskError | None) -> dict[str, Any]:
+        """The first ``pairs`` of prompts and answer tokens (side a's first); the task's own two ``answers`` where all
+        pairs have the same; ``why_none``: the reason where there are no pairs."""
+        rows = task.tasks.rows[task.task] if isinstance(task, LoadedTask) else []
+        rows = [row for row in rows if row["split"] == "test"]
+        answers = [[row["a_answer_token"], row["b_answer_token"]] for row in rows]
+        prompts = [[row["a_prompt"], row["b_prompt"]] for row in rows]
+        pairs = [
+            {"prompts": both, "answers": pair, "texts": [self.token(token) for token in pair]}
+            for both, pair in zip(prompts[:N_PAIRS], answers, strict=False)
+        ]
+        same = all(pair == answers[0] for pair in answers)
+        why_none = str(task) if isinstance(task, TaskError) else None
+        return {"pairs": pairs, "answers": answers[0] if answers and same else [], "why_none": why_none}
+
     def _weights(self, circuit: Circuit) -> list[float]:
-        """Weights of the circuit's edges, in the order of ``edge_names``."""
+        """Weights of the circuit's edges, in the order of its ``edge_names``."""
         return [
             x
             for key, ends in circuit.edges.items()
@@ -215,30 +241,20 @@ class Session:
         ]
 
 
-def _first(logits: Tensor, answers: Sequence[int], calibration: tuple[float, float]) -> float:
-    """The first answer's share of both, of logits times a scale plus a shift of the first."""
-    scale, shift = calibration
-    margin = logits[answers[0]] - logits[answers[1]]
-    return float(torch.sigmoid(scale * margin + shift))
-
-
-def at_token(circuit: Circuit, now: Run, before: Run, at: int) -> dict[str, list[float]]:
+def at_token(circuit: Circuit, now: SiteValues, before: SiteValues, at: int) -> dict[str, list[float]]:
     """Every node's value at one token, now and before, and its largest magnitude in this text (of both)."""
-    values, old = by_node(circuit, now.values), by_node(circuit, before.values)
+    values, old = by_node(circuit, now), by_node(circuit, before)
     if not values.numel():
         return {"now": [], "before": [], "largest": []}
-    largest = torch.maximum(values.abs().amax(0), old.abs().amax(0))
-    return {
-        name: [rounded(x) for x in row.tolist()]
-        for name, row in (("now", values[at]), ("before", old[at]), ("largest", largest))
-    }
+    rows = {"now": values[at], "before": old[at], "largest": torch.maximum(values.abs(), old.abs()).amax(0)}
+    return {name: [rounded(x) for x in row.tolist()] for name, row in rows.items()}
 
 
-def series(circuit: Circuit, now: Run, before: Run, node: str) -> dict[str, Any]:
+def series(circuit: Circuit, now: SiteValues, before: SiteValues, node: str) -> dict[str, Any]:
     """One node's values at all tokens. Raises PlayError for a node that is not in the circuit."""
-    Switches.of(circuit, [node], ())
-    key, _, index = node.rpartition(".")
-    rows = {"now": now.values[key][:, int(index)], "before": before.values[key][:, int(index)]}
+    Switches.of(circuit, [node])
+    key, index = split_node_name(node)
+    rows = {"now": now[key][:, index], "before": before[key][:, index]}
     return {"node": node} | {name: [rounded(x) for x in row.tolist()] for name, row in rows.items()}
 
 

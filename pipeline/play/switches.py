@@ -1,12 +1,12 @@
 """Parts of a circuit that are switched off, by name, and the forward passes without them.
 
-A node is ``"0.attn_in.12"``, an edge ``"0.attn_in.12->0.attn_q.34"``. A node that is off is held at the value that the
-circuit holds what is outside of it at; an edge that is off carries that value of its source, for its target alone.
+A node that is off is ablated to the value that the circuit's complement is ablated to; an edge that is off carries that
+value of its source, for its target alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from pipeline.circuit import Circuit
-from pipeline.circuit.interventions import edge_cuts, mask_nodes
+from pipeline.circuit.interventions import edge_cuts, mask_nodes, node_masks
 from pipeline.circuit.masked import Masked
-from pipeline.model.record import record
-from pipeline.model.transformer import Cuts, Intervene, Transformer
-from pipeline.sites import split_edge_key
+from pipeline.model.transformer import Intervene, Transformer
+from pipeline.sites import split_node_name
 
 TOKENS = 4096  # of one forward pass over copies of a text
-MANY = 5  # names that a message lists
+N_LISTED = 5  # names that a message lists
 
 
 class PlayError(ValueError):
@@ -29,116 +28,67 @@ class PlayError(ValueError):
 
 
 @dataclass(frozen=True)
-class Run:
-    """One forward pass over one text: logits [pos, vocab], and every site's value [pos, width] as the rest saw it."""
-
-    logits: Tensor
-    values: Mapping[str, Tensor]
-
-
-@torch.no_grad()
-def run(model: Transformer, tokens: Tensor, intervene: Intervene | None = None, cuts: Cuts | None = None) -> Run:
-    """The model on one text [pos], changed or not. Raises CompiledModelError."""
-    logits, values = record(model, tokens[None], intervene, cuts)
-    return Run(logits[0], {key: value[0] for key, value in values.items()})
-
-
-def node_names(circuit: Circuit) -> list[str]:
-    """The circuit's nodes by name, in its order."""
-    return [f"{key}.{index}" for key, indices in circuit.nodes.items() for index in indices.tolist()]
-
-
-def edge_names(circuit: Circuit) -> list[str]:
-    """The circuit's edges by name, in its order."""
-    return [edge_name(key, source, target) for key, ends in circuit.edges.items() for source, target in ends.tolist()]
-
-
-def edge_name(key: str, source: int, target: int) -> str:
-    """``"0.attn_in.12->0.attn_q.34"`` for ``"0.attn_in->attn_q"``, 12 and 34."""
-    layer, kind = split_edge_key(key)
-    return f"{layer}.{kind.source.value}.{source}->{layer}.{kind.target.value}.{target}"
-
-
-@dataclass(frozen=True)
 class Switches:
-    """The nodes and edges of a circuit that are off."""
+    """A circuit with its nodes and edges that are on, and those that are off."""
 
     circuit: Circuit
-    nodes: frozenset[str]
-    edges: frozenset[str]
+    on: Circuit
+    off: Circuit
 
     @classmethod
-    def of(cls, circuit: Circuit, nodes: Iterable[str], edges: Iterable[str]) -> Switches:
-        """Raises PlayError for names that are no parts of the circuit."""
-        off = cls(circuit, frozenset(nodes), frozenset(edges))
-        for what, asked, there in (("node", off.nodes, node_names(circuit)), ("edge", off.edges, edge_names(circuit))):
-            if unknown := sorted(asked - set(there)):
-                raise PlayError(f"the circuit has no {what} {', '.join(unknown[:MANY])}")
-        return off
+    def of(cls, circuit: Circuit, nodes: Collection[str] = (), edges: Collection[str] = ()) -> Switches:
+        """Those nodes and edges are off. Raises PlayError for names that are no parts of the circuit."""
+        kept: list[list[str]] = []
+        for kind, off, names in (("node", set(nodes), circuit.node_names), ("edge", set(edges), circuit.edge_names)):
+            if unknown := sorted(off - set(names)):
+                raise PlayError(f"the circuit has no {kind} {', '.join(unknown[:N_LISTED])}")
+            kept.append([name for name in names if name not in off])
+        on = circuit.of_names(*kept) if nodes or edges else circuit
+        return cls(circuit, on, circuit.of_names(nodes, edges))
 
     def __bool__(self) -> bool:
-        return bool(self.nodes or self.edges)
+        """Whether anything is off."""
+        return bool(self.off.n_nodes or self.off.n_edges)
 
-    def in_circuit(self, model: Transformer) -> dict[str, Any]:
-        """Keyword arguments of ``run``: only the circuit is live, and of it only what is on."""
-        nodes = {key: self._nodes(key, indices, off=False) for key, indices in self.circuit.nodes.items()}
-        edges = {key: self._edges(key, ends, off=False) for key, ends in self.circuit.edges.items()}
-        masked = Masked(model, nodes, edges, self.circuit.ablation_values.first)
-        return {"intervene": masked.intervene, "cuts": masked.cuts}
+    def changes(self, model: Transformer, *, alone: bool) -> dict[str, Any]:
+        """``intervene`` and ``cuts`` of a forward pass without what is off: of the circuit ``alone``, or of the whole
+        model."""
+        ablated_to = self._ablated_to(model)
+        if alone:
+            masked = Masked(model, self.on.nodes, self.on.edges, ablated_to)
+            return {"intervene": masked.intervene, "cuts": masked.cuts}
+        off = node_masks(self.off.nodes, {key: ablated_to[key] for key in self.off.nodes})
+        cuts = edge_cuts(model, self.off.edges, ablated_to, keep=False) if self.off.n_edges else None
+        return {"intervene": mask_nodes({key: 1 - mask for key, mask in off.items()}, ablated_to), "cuts": cuts}
 
-    def in_model(self, model: Transformer) -> dict[str, Any]:
-        """Keyword arguments of ``run``: the whole model is live, but for what is off."""
-        ablated_to = {key: value.to(model.device) for key, value in self.circuit.ablation_values.first.items()}
-        masks = {key: torch.ones_like(ablated_to[key]) for key in self.circuit.nodes}
-        for key, indices in self.circuit.nodes.items():
-            masks[key][self._nodes(key, indices, off=True)] = 0
-        edges = {key: self._edges(key, ends, off=True) for key, ends in self.circuit.edges.items()}
-        cuts = edge_cuts(model, edges, ablated_to, keep=False) if self.edges else None
-        return {"intervene": mask_nodes(masks, ablated_to), "cuts": cuts}
-
+    @torch.no_grad()
     def effects(self, model: Transformer, tokens: Tensor, at: int, *, alone: bool) -> Iterator[Tensor]:
-        """Logits [node, vocab] after the token ``at`` with one more node off, each of the circuit's in turn, a part of
-        them at a time; in the circuit ``alone`` or in the whole model. What is off already stays so."""
-        names = node_names(self.circuit)
-        ablated_to = {key: value.to(model.device) for key, value in self.circuit.ablation_values.first.items()}
-        fixed = self.in_circuit(model) if alone else self.in_model(model)
-        text = tokens[None, : at + 1]
-        for start in range(0, len(names), max(1, TOKENS // text.shape[1])):
-            some = names[start : start + max(1, TOKENS // text.shape[1])]
-            masks = _each_off(some, ablated_to)
-            last = torch.tensor([at], device=model.device)
-            with torch.no_grad():
-                yield model(
-                    text,
-                    at=last,
-                    intervene=_after(fixed["intervene"], mask_nodes(masks, ablated_to)),
-                    cuts=fixed["cuts"],
-                    copies=len(some),
-                )
+        """Logits [node, vocab] after the token ``at`` of a text [pos] with one more node off, each of the circuit's in
+        turn, a part of them at a time; of the circuit ``alone`` or of the whole model. What is off stays off."""
+        names, ablated_to = self.circuit.node_names, self._ablated_to(model)
+        changes = self.changes(model, alone=alone)
+        n_copies = max(1, TOKENS // (at + 1))
+        for start in range(0, len(names), n_copies):
+            some = [split_node_name(name) for name in names[start : start + n_copies]]
+            masks = {key: ablated_to[key].new_ones(len(some), 1, len(ablated_to[key])) for key, _ in some}
+            for i, (key, index) in enumerate(some):
+                masks[key][i, 0, index] = 0
+            yield model(
+                tokens[None, : at + 1],
+                at=torch.tensor([at], device=model.device),
+                intervene=_after(changes["intervene"], mask_nodes(masks, ablated_to)),
+                cuts=changes["cuts"],
+                copies=len(some),
+            )
 
-    def _nodes(self, key: str, indices: Tensor, *, off: bool) -> Tensor:
-        """Those of a site's kept indices that are off, or those that are on."""
-        return indices[[(f"{key}.{index}" in self.nodes) == off for index in indices.tolist()]]
-
-    def _edges(self, key: str, ends: Tensor, *, off: bool) -> Tensor:
-        return ends[[(edge_name(key, *pair) in self.edges) == off for pair in ends.tolist()]]
+    def _ablated_to(self, model: Transformer) -> dict[str, Tensor]:
+        return {key: value.to(model.device) for key, value in self.circuit.ablation_values.first.items()}
 
 
 def by_node(circuit: Circuit, values: Mapping[str, Tensor]) -> Tensor:
-    """Values of the circuit's nodes [pos, node], in the order of ``node_names``, out of those of whole sites."""
+    """Values of the circuit's nodes [..., node], in the order of its ``node_names``, out of those of whole sites."""
     parts = [values[key][..., indices] for key, indices in circuit.nodes.items()]
     return torch.cat(parts, dim=-1) if parts else torch.empty(0)
-
-
-def _each_off(names: Sequence[str], ablated_to: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Site key → masks [node, 1, width]: the i-th lets all live but the i-th node."""
-    masks: dict[str, Tensor] = {}
-    for i, name in enumerate(names):
-        key, _, index = name.rpartition(".")
-        if key not in masks:
-            masks[key] = torch.ones(len(names), 1, len(ablated_to[key]), device=ablated_to[key].device)
-        masks[key][i, 0, int(index)] = 0
-    return masks
 
 
 def _after(first: Intervene, then: Intervene) -> Intervene:

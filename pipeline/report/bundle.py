@@ -69,15 +69,11 @@ def certified(circuit: Circuit, picture: Mapping[str, Any]) -> dict[str, Any] | 
     order; None where it was not minimised."""
     if not circuit.certificate:
         return None
-    of_nodes = {
-        f"{key}.{index}": loss
-        for key, losses in circuit.certificate["nodes"].items()
-        for index, loss in zip(circuit.nodes[key].tolist(), losses, strict=True)
-    }
+    losses = circuit.removal_losses
     return {
         "loss": rounded(circuit.certificate["loss"]),
-        "nodes": [rounded(of_nodes[name]) for name in node_names(picture)],
-        "edges": [rounded(loss) for key in circuit.edges for loss in circuit.certificate["edges"][key]],
+        "nodes": [rounded(losses[name]) for name in node_names(picture)],
+        "edges": [rounded(losses[name]) for name in circuit.edge_names],
     }
 
 

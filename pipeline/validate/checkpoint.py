@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.artifacts import ArtifactError, Workspace
 from pipeline.circuit import Circuit
-from pipeline.circuit.ablation_samples import random_windows
+from pipeline.circuit.ablation_values import random_windows
 from pipeline.data.generalisation import GeneralisationSet
 from pipeline.data.pairs import PairBatch
 from pipeline.data.shards import STATS_FILE, TokenStream
@@ -24,7 +24,7 @@ from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.validate import validate_circuit
-from pipeline.workspace import LoadedTask, root_of, settings_for
+from pipeline.workspace import LoadedTask, settings_for
 
 N_WINDOWS = 128  # sequences of the pretraining distribution that values are drawn from
 
@@ -54,9 +54,9 @@ def validate_checkpoint(
     OtherPairsError, WrongModelError, ArtifactError, TaskError, ConfigError and CorpusTooSmallError.
     """
     folder, found = Path(model), circuit if isinstance(circuit, Circuit) else Circuit.load(circuit)
-    settings = settings_for(folder, None if params is None else Path(params))
+    settings = settings_for(folder, params)
     name = str(found.about.get("task")) if task is None else task
-    loaded = LoadedTask.load(folder, name, settings, None if tokenizer is None else Path(tokenizer))
+    loaded = LoadedTask.load(folder, name, settings, tokenizer)
     found.check_model(loaded.model)
     known = found.about.get("task_hash", loaded.about["task_hash"])
     if known != loaded.about["task_hash"]:
@@ -76,9 +76,9 @@ def validate_checkpoint(
     )
     return validate_circuit(
         tested,
-        generalisation=generalisation_of(Workspace(root_of(folder)), loaded) if loaded.task == str(name) else {},
+        generalisation=generalisation_of(loaded.workspace, loaded) if loaded.task == str(name) else {},
         prune=settings.prune,
-        tokenizer=loaded.words,
+        tokenizer=loaded.tokenizer,
         with_controls=controls,
         workers=workers,
         on_progress=on_progress,
@@ -94,10 +94,10 @@ def _tokens_of(loaded: LoadedTask, chosen: Path | str | None) -> Path:
             "trained on (--tokens)"
         )
     stream = TokenStream.open(folder, "train")
-    if stream.tokenizer_hash != loaded.tokenizer:
+    if stream.tokenizer_hash != loaded.tokenizer.hash:
         raise ArtifactError(
             f"{folder}: in the tokens of tokenizer {stream.tokenizer_hash}, but {loaded.folder} was trained with "
-            f"{loaded.tokenizer}; name the folder of the tokens that it was trained on (--tokens)"
+            f"{loaded.tokenizer.hash}; name the folder of the tokens that it was trained on (--tokens)"
         )
     return folder
 
@@ -116,7 +116,7 @@ def generalisation_of(workspace: Workspace, loaded: LoadedTask) -> dict[str, Pai
     if not (workspace.generalisation / "report.json").is_file():
         return {}
     generalisation = GeneralisationSet.load(workspace.generalisation)
-    if generalisation.tokenizer_hash != loaded.tokenizer or loaded.task not in generalisation.names:
+    if generalisation.tokenizer_hash != loaded.tokenizer.hash or loaded.task not in generalisation.names:
         return {}
     generalisation.check_tasks(loaded.tasks, workspace.generalisation)
     return {

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.circuit import Circuit
-from pipeline.circuit.ablation_samples import node_samples
+from pipeline.circuit.ablation_values import node_samples
 from pipeline.circuit.conditions import Ablator, Condition
 from pipeline.circuit.random_circuits import Complement
 from pipeline.config import ValidateConfig

@@ -18,7 +18,7 @@ from scipy.stats import binom, false_discovery_control
 from torch import Tensor
 
 from pipeline.circuit.compact import Compact, Trace
-from pipeline.circuit.graph import Edge, Item, Node, Parts, by_key, ends, half_of, leads, reads, sites_of, together
+from pipeline.circuit.graph import Edge, Item, Node, Subgraph, by_key, ends, half_of, leads, reads, sites_of, together
 from pipeline.circuit.random_circuits import Complement, picked
 from pipeline.model.layout import PackedPrompts
 from pipeline.validate.circuit_under_test import CircuitUnderTest, margins
@@ -62,7 +62,7 @@ class Ran:
     """A circuit that has been run: its nodes and edges, all that the next run can take over, and the margins, mean over
     draws."""
 
-    parts: Parts
+    parts: Subgraph
     compacts: Sequence[Compact]
     traces: Sequence[Trace]
     margins: Float[Tensor, " pair"]
@@ -75,7 +75,7 @@ class Knockouts:
     def __init__(self, tested: CircuitUnderTest) -> None:
         self.tested, self.batch = tested, tested.few.to(torch.device("cpu"))
         self.prompts = PackedPrompts.of(self.batch.tokens, self.batch.last)
-        parts = Parts(tested.circuit.nodes, tested.circuit.edges)
+        parts = Subgraph(tested.circuit.nodes, tested.circuit.edges)
         self.generator = tested.generator("minimality")
         compacts = [Compact(frozen, parts.nodes, parts.edges) for frozen in tested.ablator.frozen]
         self.whole = self.run(parts, compacts, [Trace() for _ in compacts], 0)
@@ -83,13 +83,13 @@ class Knockouts:
         large = parts.n_edges > LARGE_CIRCUIT
         self.max_tested, self.n_references = (MAX_OF_LARGE,) * 2 if large else (MAX_TESTED, N_REFERENCES)
 
-    def run(self, parts: Parts, compacts: Sequence[Compact], traces: Sequence[Trace], first: int) -> Ran:
+    def run(self, parts: Subgraph, compacts: Sequence[Compact], traces: Sequence[Trace], first: int) -> Ran:
         """The circuit from the ``first`` half layer on, whose past is in ``traces``."""
         every = zip(compacts, traces, strict=True)
         answers = [compact.answers(self.prompts, self.batch.answers, trace, first) for compact, trace in every]
         return Ran(parts, compacts, traces, margins(torch.stack(answers).mean(0)))
 
-    def changed(self, before: Ran, parts: Parts, halves: set[int]) -> Ran:
+    def changed(self, before: Ran, parts: Subgraph, halves: set[int]) -> Ran:
         """A circuit that differs from an earlier one in some half layers."""
         if not halves:
             return before
@@ -137,7 +137,7 @@ class Additions:
 
     def __init__(self, complement: Complement, generator: torch.Generator) -> None:
         self.complement, self.generator = complement, generator
-        self.inside = set(Parts(complement.circuit.nodes, complement.circuit.edges).list_items())
+        self.inside = set(Subgraph(complement.circuit.nodes, complement.circuit.edges).list_items())
         self.outside = {key: mask == 0 for key, mask in complement.circuit.node_masks().items()}
 
     def edge(self, like: Edge) -> Addition | None:
@@ -191,10 +191,10 @@ class Additions:
         return int(torch.randint(n, (1,), generator=self.generator))
 
 
-def plus(parts: Parts, items: Sequence[Item]) -> Parts:
+def plus(parts: Subgraph, items: Sequence[Item]) -> Subgraph:
     """A circuit with some nodes and edges more, that it does not have; sorted as a ``Circuit``'s."""
     merged: dict[str, dict[str, Tensor]] = {"nodes": dict(parts.nodes), "edges": dict(parts.edges)}
     for key, rows in by_key(items).items():
         kind = merged["edges" if "->" in key else "nodes"]
         kind[key] = torch.cat([kind[key], rows]).unique(dim=0) if key in kind else rows.unique(dim=0)
-    return Parts(merged["nodes"], merged["edges"])
+    return Subgraph(merged["nodes"], merged["edges"])

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.conditions import Condition
-from pipeline.circuit.graph import Edge, by_key
+from pipeline.circuit.graph import Edge, by_key, induced_edges
 from pipeline.circuit.random_circuits import Complement, ends
 from pipeline.data.pairs import of_pairs, prompt_losses
-from pipeline.prune.edges import induced_edges
 from pipeline.prune.masks import UnitLayout
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest
 from pipeline.validate.limits import CHANCE_LOSS

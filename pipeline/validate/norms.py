@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from pipeline.data.pairs import PairBatch
-from pipeline.kernels.simd import EPS
 from pipeline.model.norm import RMSNorm
 from pipeline.model.transformer import Transformer
 
@@ -27,7 +26,7 @@ def frozen_norms(model: Transformer, batch: PairBatch) -> Iterator[None]:
     scales: dict[RMSNorm, Tensor] = {}
 
     def note(norm: RMSNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        scales[norm] = (inputs[0].square().mean(-1, keepdim=True) + EPS).rsqrt()
+        scales[norm] = norm.scale(inputs[0])
 
     with hooked(model, note), torch.no_grad():
         model(batch.tokens, at=batch.last)

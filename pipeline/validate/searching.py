@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from pipeline.circuit.ablation_samples import node_samples
-from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.ablation_values import AblationValues, node_samples
 from pipeline.circuit.conditions import score_compact
 from pipeline.config import Ablation, Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.model.means import node_means
 from pipeline.model.transformer import Transformer
-from pipeline.prune.discretise import Candidate, Ranking
-from pipeline.prune.prune import PruneProblem, make_problem
+from pipeline.prune.discretise import Ranking
+from pipeline.prune.evaluator import Candidate
+from pipeline.prune.problem import PruneProblem, make_problem
 from pipeline.prune.search import search
 from pipeline.seeds import seed_of
 from pipeline.validate.circuit_under_test import CircuitUnderTest, PairsBySplit
@@ -41,7 +41,7 @@ class TrialCircuit:
     def row(self, tested: CircuitUnderTest, problem: PruneProblem, test: PairBatch) -> dict[str, Any]:
         """Size, and loss in nats on validation pairs and on the first ``pairs`` test pairs, with its 95 % interval;
         mean over the draws of ablation values."""
-        compacts = problem.evaluator.compacts(self.candidate.nodes, self.candidate.edges)
+        compacts = problem.evaluator.compacts(self.candidate)
         answers = torch.stack([score_compact(compact, test.first(tested.config.pairs)) for compact in compacts])
         loss = tested.estimate(tested.losses(answers, self.candidate.calibration))
         return {
@@ -64,15 +64,15 @@ def ablated_as(tested: CircuitUnderTest, model: Transformer) -> AblationValues:
     own = tested.circuit.ablation_values
     if model is tested.model or own.kind is Ablation.ZERO:
         return own
-    if own.kind is Ablation.RESAMPLE:
-        seed = seed_of(tested.seed, "validate", "resampled")
-        return AblationValues.resampled(node_samples(model, [tested.windows], len(own.draws), seed))
-    means = node_means(model, [tested.windows])
-    return AblationValues.at_means({key: mean.to(model.device) for key, mean in means.items()})
+    if own.kind is Ablation.MEAN:
+        means = node_means(model, [tested.windows])
+        return AblationValues.at_means({key: mean.to(model.device) for key, mean in means.items()})
+    seed = seed_of(tested.seed, "validate", "resampled")
+    return AblationValues.resampled(node_samples(model, [tested.windows], len(own.draws), seed))
 
 
 def one_trial(problem: PruneProblem, known: Hyperparameters, purpose: str) -> TrialCircuit:
     """The circuit of one set of hyperparameters. Initial noise and order of batches are each purpose's own."""
     noise, batches = (seed_of(problem.seed, purpose, what) for what in ("noise", "batches"))
-    order = search(problem.masking, problem.train, problem.config, [known], [noise], batches)[0]
-    return TrialCircuit.of(Ranking(problem.evaluator, problem.masking.layout, order), problem.config.target_loss)
+    scores = search(problem.masking, problem.train, problem.config, [known], [noise], batches)[0]
+    return TrialCircuit.of(Ranking(problem.evaluator, problem.masking.layout, scores), problem.config.target_loss)

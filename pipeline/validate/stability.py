@@ -9,10 +9,11 @@ from statistics import median
 from typing import Any
 
 from pipeline.circuit import Circuit
-from pipeline.circuit.graph import Parts
+from pipeline.circuit.graph import Subgraph
 from pipeline.config import Hyperparameters, PruneConfig
-from pipeline.prune.discretise import Candidate, Ranking
-from pipeline.prune.prune import PruneProblem
+from pipeline.prune.discretise import Ranking
+from pipeline.prune.evaluator import Candidate
+from pipeline.prune.problem import PruneProblem
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.searching import TrialCircuit, one_trial, problem_of
 from pipeline.validate.sections import SectionWork
@@ -60,7 +61,7 @@ def one_seed(
 
 
 def items_of(circuit: Circuit | Candidate) -> Items:
-    parts = Parts(circuit.nodes, circuit.edges)
+    parts = Subgraph(circuit.nodes, circuit.edges)
     return {"nodes": set(parts.list_nodes()), "edges": set(parts.list_edges())}
 
 

@@ -11,12 +11,12 @@ from pipeline.ablate import ablate_task
 from pipeline.circuit import Circuit, WrongModelError
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.conditions import Ablator, Condition, accuracy
+from pipeline.circuit.graph import induced_edges
 from pipeline.circuit.interventions import mask_nodes
 from pipeline.circuit.random_circuits import Complement, nonzero_edges
 from pipeline.data.pairs import PairBatch, of_pairs
 from pipeline.model.record import record
 from pipeline.model.scoring import mean_loss, score
-from pipeline.prune.edges import induced_edges
 from pipeline.stats import interval
 
 

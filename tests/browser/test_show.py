@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.artifacts import write_json
 from pipeline.config import load_params
-from pipeline.data.shards import TokenStream, token_dtype, write_stream
-from pipeline.play.alone import explained, page_alone
+from pipeline.data.shards import token_dtype, write_stream
+from pipeline.play.alone import explanation_of, page_alone
 from tests.play.playing import TOKENIZER, make_circuit, make_model, make_session
 
 CODE = "def f(<ab>, {c}):\n    return [<a>, {b}]\n"
@@ -17,15 +19,15 @@ CODE = "def f(<ab>, {c}):\n    return [<a>, {b}]\n"
 def shown(tmp_path_factory):
     """The page of the circuit ``closing`` with a prompt of one's own, as a file."""
     folder = tmp_path_factory.mktemp("show")
-    session = make_session(*(lambda model: (model, make_circuit(model)))(make_model()))
+    model = make_model()
+    session = replace(make_session(model, make_circuit(model)), folder=folder)
     documents = [TOKENIZER.encode(CODE * n) for n in range(1, 9)]
     n_tokens, _ = write_stream(folder / "validation.bin", documents, TOKENIZER.eot, TOKENIZER.vocab_size)
     dtype = token_dtype(TOKENIZER.vocab_size).__name__
     stats = {"dtype": dtype, "n_tokens": {"validation": n_tokens}, "tokenizer_hash": TOKENIZER.hash}
     write_json(folder / "stats.json", stats)
     config = load_params("params.yaml").explain.model_copy(update={"tokens": 512})
-    explanation = explained(session, "closing", TokenStream.open(folder, "validation"), config, seed=0)
-    html, _ = page_alone(session, "closing", facts={}, explanation=explanation, texts=["f(<q"])
+    html, _ = page_alone(session, "closing", explanation_of(session, "closing", config, seed=0), texts=["f(<q"])
     path = folder / "page.html"
     path.write_text(html, encoding="utf-8")
     return path

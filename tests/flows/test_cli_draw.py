@@ -6,7 +6,7 @@ import pytest
 import vl_convert
 from closing import TASK, run
 
-from flows.cli_draw import on_paper
+from pipeline.face import on_paper
 
 OF = ("--model", "models/tiny", "--task", TASK)
 
@@ -22,8 +22,8 @@ def drawn(study, pruned, monkeypatch, capsys):
     return command
 
 
-def test_a_circuit_is_drawn_as_svg_and_as_pdf(drawn, tmp_path):
-    for name, head in (("figure.svg", b"<svg"), ("figure.pdf", b"%PDF")):
+def test_a_circuit_is_drawn_as_svg_pdf_and_png(drawn, tmp_path):
+    for name, head in (("figure.svg", b"<svg"), ("figure.pdf", b"%PDF"), ("figure.png", b"\x89PNG")):
         status, out, _ = drawn("found", tmp_path / name)
         assert status == 0 and name in out
         assert (tmp_path / name).read_bytes().startswith(head)
@@ -37,7 +37,7 @@ def test_paper_has_no_variables_and_shows_colours(drawn, tmp_path):
 
 
 def test_other_endings_and_missing_circuits_are_refused(drawn, tmp_path):
-    status, _, error = drawn("found", tmp_path / "figure.png")
-    assert status and "allowed: .svg, .pdf" in error
+    status, _, error = drawn("found", tmp_path / "figure.gif")
+    assert status and "allowed: .svg, .png, .pdf" in error
     status, _, error = drawn("none", tmp_path / "figure.svg")
     assert status and "circuit.json" in error and not list(tmp_path.glob("figure*"))

@@ -151,7 +151,7 @@ def test_a_model_folder_may_hold_its_own_tokenizer_and_lie_anywhere(own, monkeyp
     shutil.copytree(own / "models/tiny", folder)
     TOKENIZER.save(folder)
     params = load_params(own / "params.yaml")
-    assert LoadedTask.load(folder, own / TASK, params, None).tokenizer == TOKENIZER.hash
+    assert LoadedTask.load(folder, own / TASK, params, None).tokenizer.hash == TOKENIZER.hash
 
 
 def test_a_task_by_name_is_made_in_the_models_tokens(study):

@@ -12,8 +12,8 @@ from flows import cli_show
 from pipeline.artifacts import write_json
 from pipeline.circuit import Circuit
 from pipeline.config import load_params
+from pipeline.play.alone import explanation_of
 from pipeline.play.load import load_session
-from pipeline.play.switches import node_names
 from pipeline.prune.checkpoint import circuit_loss
 from pipeline.report.packed import unpack
 
@@ -64,10 +64,10 @@ def test_a_circuits_page_is_written_and_opened(shown, tmp_path, study, session):
     assert status == 0 and str(page) in out and opened == [page.as_uri()]
     bundle, circuit = bundle_of(page), Circuit.load(study / "found")
     assert len(bundle["drawing"]["nodes"]["x"]) == bundle["row"]["n_nodes"] == circuit.n_nodes
-    loss = circuit_loss(circuit, session.model, session.examples["closing"].batch)
+    loss = circuit_loss(circuit, session.model, session.tasks["closing"].batch("test"))
     assert bundle["row"]["circuit_loss"] == pytest.approx(loss, abs=1e-5)
     assert {prompt["side"] for prompt in bundle["explanation"]["prompts"]} == {"a", "b"}
-    assert values_of(bundle, node_names(circuit)[0])["top"]
+    assert values_of(bundle, circuit.node_names[0])["top"]
 
 
 def test_a_prompt_of_ones_own_is_added_with_the_values_that_play_shows(shown, tmp_path, session):
@@ -81,7 +81,7 @@ def test_a_prompt_of_ones_own_is_added_with_the_values_that_play_shows(shown, tm
     table, (own, long) = bundle["explanation"]["tokens"], bundle["explanation"]["prompts"][-2:]
     assert [table[token] for token in own["tokens"]] == ["<|endoftext|>", *"<xyz"] and own["answer"] is None
     assert len(long["tokens"]) == 32
-    for node in node_names(session.circuits["closing"]):
+    for node in session.circuits["closing"].node_names:
         for which in ("circuit", "model"):
             expected = session.run("<xyz", "closing", inside=which, node=node)["series"]["now"]
             largest = max(abs(x) for row in values_of(bundle, node)[which] for x in row)
@@ -89,8 +89,9 @@ def test_a_prompt_of_ones_own_is_added_with_the_values_that_play_shows(shown, tm
 
 
 def test_what_the_study_found_is_taken_where_it_is_of_this_circuit(shown, study, tmp_path, session, monkeypatch):
-    made = cli_show.explanation_of(session, "closing", study / "models/tiny", load_params(study / "params.yaml"))
-    node = node_names(session.circuits["closing"])[0]
+    params = load_params(study / "params.yaml")
+    made = explanation_of(session, "closing", params.explain, params.seed)
+    node = session.circuits["closing"].node_names[0]
     made["nodes"][node]["mean"] = 12.5
     path = study / "explanations/tiny.json"
     path.parent.mkdir()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from pipeline.circuit import Circuit
@@ -10,8 +12,8 @@ from pipeline.data.tasks import TaskSet
 from pipeline.data.tokenizer import PATTERN, Tokenizer
 from pipeline.model.initial import new_model
 from pipeline.model.transformer import Transformer
-from pipeline.play.examples import Examples
 from pipeline.play.session import Session
+from pipeline.workspace import LoadedModel, LoadedTask
 
 TOKENIZER = Tokenizer({bytes([value]): value for value in range(256)}, PATTERN)
 ANSWERS = [ord(">"), ord("}")]
@@ -50,7 +52,7 @@ def make_model() -> Transformer:
 
 
 def make_circuit(model: Transformer) -> Circuit:
-    """Sixteen nodes and sixteen edges, held at random values, calibrated."""
+    """Sixteen nodes and sixteen edges, the complement ablated to random values, calibrated."""
     generator = torch.Generator().manual_seed(2)
     means = {key: torch.randn(width, generator=generator) for key, width in model.widths().items()}
     return Circuit(
@@ -69,4 +71,6 @@ def make_session(model: Transformer, circuit: Circuit) -> Session:
     row |= {f"{side}_tokens": [TOKENIZER.eot, *row[f"{side}_prompt"].encode()] for side in "ab"}
     about = {"expressible": True, "reason": None, "n_tokens_max": 4}
     tasks = TaskSet({"tokenizer": TOKENIZER.hash, "tasks": {"closing": about}}, {"closing": [row | {"split": "test"}]})
-    return Session("tiny", model, TOKENIZER, {"closing": circuit}, {"closing": Examples(tasks, "closing")})
+    loaded = LoadedModel(Path("models/tiny"), "tiny", model, dict(circuit.means), TOKENIZER)
+    task = LoadedTask(**vars(loaded), tasks=tasks, task="closing")
+    return Session(**vars(loaded), circuits={"closing": circuit}, tasks={"closing": task})

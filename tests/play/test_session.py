@@ -14,8 +14,8 @@ from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
 from pipeline.model.record import record
 from pipeline.model.scoring import calibrated, score
-from pipeline.play.session import Inside, Session
-from pipeline.play.switches import PlayError, Switches, edge_names, node_names, run
+from pipeline.play.session import Inside
+from pipeline.play.switches import PlayError, Switches
 from tests.play.playing import ANSWERS, EDGES, NODES
 
 TEXT = "f(<ab"
@@ -66,7 +66,7 @@ def test_a_circuit_with_parts_off_is_the_circuit_without_them(session, model, ci
     assert all(len(row) == 3 for row in reply["model"]["tokens"])
 
 
-def test_a_node_off_in_the_whole_model_has_its_held_value_and_all_else_is_live(session, model, circuit, tokens_of):
+def test_a_node_off_in_the_whole_model_has_its_ablation_value_and_all_else_is_live(session, model, circuit, tokens_of):
     def hold(key, x):
         if key == "0.attn_in":
             x[..., 4] = circuit.means[key][4]
@@ -89,11 +89,11 @@ def test_an_edge_off_moves_its_target_by_the_weight_times_what_its_source_loses(
     assert nodes["0.attn_in.9"][0] == nodes["0.attn_in.9"][1] and nodes["0.attn_k.3"][0] == nodes["0.attn_k.3"][1]
 
 
-def test_all_parts_off_in_the_circuit_is_the_model_with_everything_held(session, model, circuit, tokens_of):
+def test_all_parts_off_in_the_circuit_is_the_model_with_everything_ablated(session, model, circuit, tokens_of):
     nothing = replace(circuit, nodes={}, edges={})
-    reply = session.run(TEXT, "closing", node_names(circuit), edge_names(circuit))
+    reply = session.run(TEXT, "closing", circuit.node_names, circuit.edge_names)
     assert_same(reply["circuit"], nothing(model)(tokens_of(TEXT))[0, -1])
-    assert reply["nodes"]["now"] == session.describe("closing")["held"]
+    assert reply["nodes"]["now"] == session.describe("closing")["ablated_to"]
 
 
 def test_values_are_those_that_the_rest_of_the_model_saw(session, model, circuit, tokens_of):
@@ -116,12 +116,12 @@ def test_the_effect_of_a_node_is_what_switching_it_off_changes(session, inside):
     def margin(more):
         circuit = session.circuits["closing"]
         switches = Switches.of(circuit, ["0.attn_out.7", *more], ())
-        parts = switches.in_circuit if inside is Inside.CIRCUIT else switches.in_model
-        tokens = torch.tensor(session.encode(TEXT)[0])
-        logits = run(session.model, tokens, **parts(session.model)).logits[-1]
+        changes = switches.changes(session.model, alone=inside is Inside.CIRCUIT)
+        tokens = torch.tensor([session.encode(TEXT)[0]])
+        logits = record(session.model, tokens, **changes)[0][0, -1]
         return float(logits[ANSWERS[0]] - logits[ANSWERS[1]])
 
-    names = node_names(session.circuits["closing"])
+    names = session.circuits["closing"].node_names
     expected = [margin([name]) - margin([]) for name in names]
     assert effects["of"] == pytest.approx(expected, rel=2e-3, abs=2e-5)
     assert effects["of"][names.index("0.attn_out.7")] == pytest.approx(0, abs=2e-6) and effects["tokens"] == [">", "}"]
@@ -153,9 +153,9 @@ def test_a_resampled_circuit_plays_with_its_first_draw(session, circuit):
     resampled = replace(circuit, ablated_to=AblationValues.resampled(draws))
     other = replace(session, circuits={"closing": resampled})
     assert other.describe("closing")["ablation"] == Ablation.RESAMPLE.value
-    off = other.run(TEXT, "closing", node_names(circuit))
+    off = other.run(TEXT, "closing", circuit.node_names)
     assert off["nodes"]["now"] == pytest.approx(
-        [x + 1 for x in session.describe("closing")["held"]], rel=1e-3, abs=1e-3
+        [x + 1 for x in session.describe("closing")["ablated_to"]], rel=1e-3, abs=1e-3
     )
 
 
@@ -181,7 +181,7 @@ def test_what_cannot_be_done_is_refused_in_plain_words(session, arguments, said)
 def test_a_circuit_is_described_by_its_parts_weights_and_prompts(session, model):
     described = session.describe("closing")
     assert described["nodes"] == [f"{key}.{i}" for key, indices in NODES.items() for i in indices]
-    assert len(described["held"]) == len(described["nodes"])
+    assert len(described["ablated_to"]) == len(described["nodes"])
     weights = dict(zip(described["edges"], described["weights"], strict=True))
     value = float(edge_weights(model, "1.mlp_in->mlp_neuron")[30, 7])
     assert weights["1.mlp_in.7->1.mlp_neuron.30"] == pytest.approx(value, **CLOSE)
@@ -190,5 +190,5 @@ def test_a_circuit_is_described_by_its_parts_weights_and_prompts(session, model)
 
 
 def test_a_model_without_circuits_plays(model, session):
-    bare = Session("bare", model, session.tokenizer, {})
+    bare = replace(session, circuits={}, tasks={})
     assert bare.run(TEXT)["model"] == session.run(TEXT)["model"]

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
+from pipeline.circuit.graph import induced_edges
 from pipeline.circuit.random_circuits import nonzero_edges
-from pipeline.prune.edges import induced_edges
 from pipeline.prune.masks import UnitLayout
 from pipeline.sites import edge_keys
 from pipeline.validate.circuit_under_test import ratio

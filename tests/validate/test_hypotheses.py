@@ -10,11 +10,10 @@ import torch
 from scipy.stats import binom
 
 from pipeline.circuit.ablation_values import AblationValues
-from pipeline.circuit.graph import Parts, dead_ends
+from pipeline.circuit.graph import Subgraph, dead_ends, induced_edges
 from pipeline.circuit.interventions import edge_weights
 from pipeline.circuit.random_circuits import Complement
 from pipeline.planted import Algorithm, plant
-from pipeline.prune.edges import induced_edges
 from pipeline.validate.faithfulness import faithfulness_curve
 from pipeline.validate.hypotheses import (
     equivalence,
@@ -88,8 +87,8 @@ def test_ten_nodes_too_many_are_not_minimal(fixture, edges, request, claim_of, c
 @pytest.mark.parametrize("algorithm", Algorithm)
 def test_a_circuit_without_one_of_its_edges_is_not_equivalent(algorithm, claim_of, circuit_of):
     planted = plant(algorithm, d_model=64, seed=0)
-    for edge in Parts(planted.nodes, planted.edges).list_edges()[::3]:
-        less, _ = Parts(planted.nodes, planted.edges).without([edge])
+    for edge in Subgraph(planted.nodes, planted.edges).list_edges()[::3]:
+        less, _ = Subgraph(planted.nodes, planted.edges).without([edge])
         found = equivalence(claim_of(planted, circuit_of(planted, planted.nodes, less.edges)))
         assert found["p"] == 1 and found["interval"][0] > found["delta"]
 
@@ -223,7 +222,7 @@ def test_a_part_taken_out_again_leaves_the_circuit_as_it_was(quote, claim_of):
 
 
 def test_additions_are_new_and_lead_from_a_read_to_a_write(induction, circuit_of):
-    parts = Parts(induction.nodes, induction.edges)
+    parts = Subgraph(induction.nodes, induction.edges)
     complement = Complement(induction.model, circuit_of(induction))
     additions = Additions(complement, torch.Generator().manual_seed(0))
     for like in parts.list_items():

@@ -158,7 +158,7 @@ def lists() -> Planted:
 
 def changed(lists: Planted, *, longer: int = 0, stray: bool = False) -> PairBatch:
     """Test pairs with items put before them, or with an open bracket in the place of an item of both sides."""
-    batch, names = lists.batch("test", 24), lists.language.tokens
+    batch, names = lists.batch("test", 24), lists.tokens
     tokens, item = batch.tokens.clone(), torch.full((48, longer), names["item 0"])
     if stray:
         items = torch.isin(tokens, torch.tensor([names[f"item {i}"] for i in range(4)]))
@@ -179,7 +179,7 @@ def measured(claim_of, circuit_of, lists):
 
     def run(nodes=None):
         circuit = circuit_of(lists) if nodes is None else circuit_of(lists, nodes, {})
-        return measure(claim_of(lists, circuit), batches, nested=lists.language.tokens["close nested"])
+        return measure(claim_of(lists, circuit), batches, nested=lists.tokens["close nested"])
 
     return run
 
@@ -257,7 +257,7 @@ def test_random_sets_are_of_varying_nodes_and_use_all_before_any_twice():
 
 
 def test_nothing_is_claimed_where_the_model_never_fails(claim_of, lists):
-    token = lists.language.tokens["close nested"]
+    token = lists.tokens["close nested"]
     (verdict,) = measure(claim_of(lists), {Manipulation("none", 12): changed(lists)}, nested=token)["tests"]
     assert verdict["passed"] is None
     assert "right" in verdict["says"]
@@ -267,7 +267,7 @@ def test_a_circuit_without_a_node_that_answers_predicts_nothing(claim_of, lists)
     circuit = claim_of(lists).circuit
     values = {key: nodes for key, nodes in circuit.nodes.items() if key.endswith("attn_v")}
     tested = claim_of(lists, replace(circuit, nodes=values, edges={}))
-    found = measure(tested, {Manipulation("none", 12): changed(lists)}, nested=lists.language.tokens["close nested"])
+    found = measure(tested, {Manipulation("none", 12): changed(lists)}, nested=lists.tokens["close nested"])
     assert found["tests"][0]["passed"] is None
     assert "no node" in found["tests"][0]["says"]
 

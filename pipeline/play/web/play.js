@@ -167,9 +167,9 @@
     const { now, before, largest } = state.reply.nodes;
     const effects = state.reply.effects;
     const rows = state.circuit.nodes.map((name, i) => {
-      const held = state.circuit.held[i];
-      const scale = Math.max(largest[i], Math.abs(held), 1e-12);
-      return { name, i, held, now: now[i], before: before[i], scale, effect: effects && effects.of[i] };
+      const ablated = state.circuit.ablated_to[i];
+      const scale = Math.max(largest[i], Math.abs(ablated), 1e-12);
+      return { name, i, ablated, now: now[i], before: before[i], scale, effect: effects && effects.of[i] };
     });
     const strength = (row) => (effects ? Math.abs(row.effect) : Math.abs(row.before) / row.scale);
     if (by("order").value === "forward") return rows;
@@ -200,7 +200,7 @@
     const off = state.off.nodes.has(row.name);
     const kinds = [off && "off", row.name === state.node && "chosen", row.now === 0 && "silent"].filter(Boolean);
     const was = number(row.now) === number(row.before) ? [] : [make("s", {}, number(row.before))];
-    return make("li", { className: kinds.join(" "), title: `held at ${number(row.held)}` },
+    return make("li", { className: kinds.join(" "), title: `ablated to ${number(row.ablated)}` },
       make("input", { type: "checkbox", checked: !off, "data-switch": row.name, "aria-label": `${row.name} on` }),
       make("button", { type: "button", className: "name", "data-node": row.name, "aria-pressed": String(row.name === state.node) }, row.name),
       diverging(row), make("span", { className: "num" }, ...was, number(row.now)),
@@ -212,13 +212,13 @@
     return text ? [make("span", { className: "label", title: "a hypothesis, made by rule" }, `hypothesis: ${text}`)] : [];
   }
 
-  function diverging({ now, before, held, scale }) {
+  function diverging({ now, before, ablated, scale }) {
     const piece = (x, kind) => {
       const width = (50 * Math.abs(x)) / scale;
       return make("b", { className: `${sign(x)} ${kind}`, style: `width:${width}%;left:${x < 0 ? 50 - width : 50}%` });
     };
     const pieces = now === before ? [piece(now, "")] : [piece(before, "was"), piece(now, "")];
-    const tick = held === null ? [] : [make("u", { style: `left:${50 + (50 * held) / scale}%` })];
+    const tick = ablated === null ? [] : [make("u", { style: `left:${50 + (50 * ablated) / scale}%` })];
     return make("span", { className: "dv" }, ...pieces, ...tick);
   }
 
@@ -253,7 +253,7 @@
     return make("li", { className: off ? "off" : "" },
       make("input", { type: "checkbox", checked: !off, "data-switch": name, "aria-label": `edge ${name} on` }),
       make("button", { type: "button", className: "name", "data-node": end }, end),
-      diverging({ now: weight, before: weight, held: null, scale: heaviest }), make("span", { className: "num" }, number(weight)));
+      diverging({ now: weight, before: weight, ablated: null, scale: heaviest }), make("span", { className: "num" }, number(weight)));
   }
 
   // --- the circuit's picture
@@ -319,9 +319,9 @@
     by("calibrated").textContent =
       `The circuit's calibration (scale ${number(scale)}, shift ${number(shift)}) is about the task's two answers against each other only: ` +
       "it is in the bar between them, in no other number here.";
-    const held = { mean: "its mean over the pretraining distribution", zero: "zero", resample: "a value of another place of the text (the first draw)" };
-    by("heldnote").textContent =
-      `Off: held at ${held[circuit.ablation]} (the dark tick). An edge that is off carries that value of its source, for its target alone. Click a node for its values and its edges.`;
+    const values = { mean: "its mean over the pretraining distribution", zero: "zero", resample: "a value of another place of the text (the first draw)" };
+    by("ablatednote").textContent =
+      `Off: ablated to ${values[circuit.ablation]} (the dark tick). An edge that is off carries that value of its source, for its target alone. Click a node for its values and its edges.`;
   }
 
   function showExamples() {
