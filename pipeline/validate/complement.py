@@ -28,7 +28,7 @@ from pipeline.rows import Check
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest, PromptAnswers, margins
 from pipeline.validate.limits import MARGIN, half_way
 from pipeline.validate.norms import frozen_norms
-from pipeline.validate.paired_runs import SiteValues, at_positions_of, padded_answers
+from pipeline.validate.paired_runs import RecordedValues, at_positions_of, padded_answers
 from pipeline.validate.subsets import subsets
 from pipeline.validate.verdict import check
 
@@ -158,7 +158,7 @@ def resample_examples(tested: CircuitUnderTest) -> dict[str, Any]:
     return of_few(tested, circuit, empty)
 
 
-def given_complement(tested: CircuitUnderTest, masks: Values, values: SiteValues) -> PromptAnswers:
+def given_complement(tested: CircuitUnderTest, masks: Values, values: RecordedValues) -> PromptAnswers:
     """Answers to the few pairs with values of other sequences in all nodes but the masked ones."""
     batch = tested.few
 

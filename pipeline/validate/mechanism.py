@@ -20,7 +20,7 @@ from pipeline.rows import Check
 from pipeline.sites import Site, site_key, site_keys
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest
 from pipeline.validate.limits import MARGIN, MAX_DIVERGENCE, MAX_FVU, MIN_CORRELATION, USELESS_FVU
-from pipeline.validate.paired_runs import PairedRuns, SiteValues, at_positions_of, padded_answers, reaches, real
+from pipeline.validate.paired_runs import PairedRuns, RecordedValues, at_positions_of, padded_answers, reaches, real
 from pipeline.validate.patterns import heads
 from pipeline.validate.verdict import check, untested
 
@@ -140,7 +140,7 @@ def swaps(runs: PairedRuns, swapped: Indices) -> dict[str, Any]:
     }
 
 
-def given(swapped: Indices, values: SiteValues, last: Int[Tensor, " prompt"], before: Intervene) -> Intervene:
+def given(swapped: Indices, values: RecordedValues, last: Int[Tensor, " prompt"], before: Intervene) -> Intervene:
     """An intervention that writes recorded values into some nodes, after another intervention has been made."""
 
     def intervene(key: str, x: Tensor) -> Tensor:
