@@ -37,7 +37,7 @@ class Inside(StrEnum):
     MODEL = "model"  # the whole model: all else is live
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Session(LoadedModel):
     """A frozen model, the circuits that were cut out of it by name, the tasks of these (or the reason why their pairs
     cannot be had), and the output of the stage explain."""
