@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks.interleave import interleave, ratio, show
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.compact import Compact, Frozen
+from pipeline.circuit.graph import induced_edges
 from pipeline.circuit.masked import Masked
 from pipeline.config import ModelConfig
 from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
@@ -23,9 +24,8 @@ from pipeline.model.device import prepare_cpu
 from pipeline.model.initial import new_model
 from pipeline.model.record import record
 from pipeline.model.transformer import Transformer
-from pipeline.prune.edges import induced_edges
 from pipeline.prune.masks import Heaviside
-from pipeline.prune.search import Masking
+from pipeline.prune.search import NodeMasking
 
 VOCAB = 1024
 AT_ONCE = 8
@@ -37,7 +37,7 @@ class PruneProblem:
 
     model: Transformer
     batch: PairBatch
-    masking: Masking
+    masking: NodeMasking
 
     @classmethod
     def of(cls, d_model: int, n_layer: int, density: float, n_pairs: int, length: int) -> PruneProblem:
@@ -48,7 +48,7 @@ class PruneProblem:
         answers = torch.stack([answers, answers.flip(1)], dim=1).flatten(0, 1)
         batch = PairBatch(tokens, torch.full((2 * n_pairs,), length - 1), answers)
         means = {key: value.mean((0, 1)) for key, value in record(model, tokens[:8])[1].items()}
-        return cls(model, batch, Masking.of(model, AblationValues.at_means(means), tie_qk=False))
+        return cls(model, batch, NodeMasking.of(model, AblationValues.at_means(means), tie_qk=False))
 
     def plain(self, n: int = 1) -> None:
         """Forward and backward of ``n`` unmasked batches, the gradients of weights left out: the model is frozen."""

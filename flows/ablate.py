@@ -17,7 +17,7 @@ from pipeline.model.checkpoint import model_hash
 from pipeline.seeds import seed_of
 
 
-@stage_flow()
+@stage_flow
 def ablate(model: str) -> None:
     """Write ablations/<model>.json from models/<model>, circuits/<model> and data/tasks."""
     workspace, params = load_study()
@@ -40,7 +40,7 @@ def ablate(model: str) -> None:
 
 
 @task(name="ablate", **mapped.UNIT)
-def ablate_unit(task: str, inputs: dict[str, Any]) -> mapped.Row:
+def ablate_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
     """Losses and accuracies of one circuit and of its random controls."""
     workspace, network = mapped.unit_model(inputs)
     return ablate_task(
@@ -52,7 +52,7 @@ def ablate_unit(task: str, inputs: dict[str, Any]) -> mapped.Row:
     )
 
 
-def show_losses(model: str, rows: dict[str, mapped.Row]) -> None:
+def show_losses(model: str, rows: dict[str, mapped.UnitRow]) -> None:
     """Put the table of losses into Prefect's UI."""
     columns = ("unpruned_loss", "circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "ablated_edges_loss")
     table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]

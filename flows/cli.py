@@ -11,17 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from flows import cli_draw, cli_play, cli_prune, cli_show, cli_validate, environment
-from flows.environment import ServiceError
+from flows.environment import EXPECTED, ServiceError
 from flows.tables import count, nats, show
-from pipeline.artifacts import ArtifactError
 from pipeline.config import Params, load_params
 from pipeline.data.tasks import Pair, TaskSet, find_task, generate, task_names
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# Refusals of settings, files, artifacts and servers; everything else is a bug and keeps its traceback.
-EXPECTED = (ValueError, ArtifactError, ServiceError, OSError)
 
 app = typer.Typer(
     help="Models and circuits of a study, as MLflow recorded them, and the tasks; circuits of any model for any task. "

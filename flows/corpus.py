@@ -7,7 +7,7 @@ from pipeline.data.corpus import build_corpus
 from pipeline.data.tasks import prompt_tails
 
 
-@stage_flow()
+@stage_flow
 def corpus() -> None:
     """Write data/corpus."""
     workspace, params = load_study()

@@ -11,21 +11,24 @@ import os
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
-from pipeline.artifacts import Workspace
+from pipeline.artifacts import ArtifactError, Workspace
 
 
 class ServiceError(RuntimeError):
     """A server that was asked for does not answer."""
 
 
+# Refusals of settings, files, artifacts and servers, which a user can mend, libraries' refusals of input among them;
+# everything else is a bug and keeps its traceback.
+EXPECTED = (ValueError, ArtifactError, ServiceError, OSError)
+
+
 def find_root(start: Path | None = None) -> Path:
-    """The workspace: the nearest folder that holds dvc.yaml, upwards from ``start`` (or the current one); else that."""
+    """The workspace: the nearest folder with dvc.yaml, upwards from ``start`` (or the current one); else that one."""
     here = (start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
-        if (folder / "dvc.yaml").is_file():
-            return folder
-    return here
+    return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), here)
 
 
 def workspace() -> Workspace:
@@ -66,13 +69,24 @@ def server_record(root: Path) -> Path:
     return root / ".prefect" / "local_server.json"
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """The notes about a started server; empty where there are none that can be used."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def running(record: Path) -> str | None:
+    """The noted url of a server, if it is up."""
+    url = read_record(record).get("url")
+    return url if url and answers(url + "/health") else None
+
+
 def local_server(root: Path) -> str | None:
     """The API url of this workspace's own Prefect server, if it is up."""
-    try:
-        url = json.loads(server_record(root).read_text(encoding="utf-8"))["url"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return url if answers(url + "/health") else None
+    return running(server_record(root))
 
 
 def answers(url: str, timeout: float = 3) -> bool:

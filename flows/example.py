@@ -6,7 +6,7 @@ from flows.stage import load_study, main, stage_flow
 from pipeline.example import write_example
 
 
-@stage_flow()
+@stage_flow
 def example() -> None:
     """Write example/ from data/tokens, and the model and the circuits that ``report.example_model`` names."""
     workspace, params = load_study()

@@ -16,7 +16,7 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.explain import assembled, explain_circuit, explain_nodes
 
 
-@stage_flow()
+@stage_flow
 def explain(model: str) -> None:
     """Write explanations/<model>.json from models/<model>, circuits/<model>, data/tasks and data/tokens."""
     workspace, params = load_study()
@@ -39,7 +39,7 @@ def explain(model: str) -> None:
 
 
 @task(name="explain", **mapped.UNIT)
-def explain_unit(task: str, inputs: dict[str, Any]) -> mapped.Row:
+def explain_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
     """One circuit's nodes and heads on test pairs of its task."""
     workspace, model = mapped.unit_model(inputs)
     return explain_circuit(
@@ -52,7 +52,7 @@ def explain_unit(task: str, inputs: dict[str, Any]) -> mapped.Row:
 
 
 @task(name="watch nodes", **mapped.UNIT)
-def watch_unit(task: str, inputs: dict[str, Any]) -> mapped.Row:
+def watch_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
     """The nodes of all circuits of a model over held-out code, with their labels."""
     workspace, model = mapped.unit_model(inputs)
     return explain_nodes(

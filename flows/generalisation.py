@@ -8,7 +8,7 @@ from pipeline.data.tasks import TaskSet
 from pipeline.data.tokenizer import Tokenizer
 
 
-@stage_flow()
+@stage_flow
 def generalisation() -> None:
     """Write data/generalisation from data/tasks, data/tokens and the held-out part of data/corpus."""
     workspace, params = load_study()

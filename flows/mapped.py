@@ -34,7 +34,7 @@ from pipeline.model.checkpoint import load_model, model_hash
 from pipeline.model.device import pick_device, prepare_cpu
 from pipeline.model.transformer import Transformer
 
-Row = dict[str, Any]
+UnitRow = dict[str, Any]  # what a unit found: one task in one model
 
 # How a unit is declared: @task(name="prune", **UNIT)
 UNIT: dict[str, Any] = {
@@ -110,8 +110,8 @@ def inputs_by_circuit(workspace: Workspace, params: Params, stage: str, model: s
 
 
 def run_units(
-    unit: Task[..., Row], inputs: Mapping[str, Mapping[str, Any]], *, redo: Container[str] = ()
-) -> dict[str, Row]:
+    unit: Task[..., UnitRow], inputs: Mapping[str, Mapping[str, Any]], *, redo: Container[str] = ()
+) -> dict[str, UnitRow]:
     """Task → row of its unit, in the order of ``inputs`` (task → inputs); only what has not run before is run.
 
     Those in ``redo`` are run in any case. Every unit is run to its end before the first one's error is raised.

@@ -8,7 +8,7 @@ from pipeline.artifacts import read_json
 from pipeline.pretrain.distributed import ALONE
 
 
-@stage_flow()
+@stage_flow
 def pretrain(model: str) -> None:
     """Write models/<model> from data/tokens, in as many processes as ``compute.processes`` says."""
     workspace, params = load_study()

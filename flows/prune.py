@@ -18,17 +18,17 @@ from flows import mapped
 from flows.stage import load_study, stage_flow
 from flows.tracking import Tracker
 from pipeline.artifacts import Workspace, whole_folder, write_json
-from pipeline.circuit.ablation_samples import ablation_values_for
+from pipeline.circuit.ablation_values import ablation_values_for
 from pipeline.config import PruneConfig
 from pipeline.data.tasks import TaskSet
 from pipeline.model.checkpoint import load_means
 from pipeline.prune import empty_row, prune_task
 from pipeline.seeds import seed_of
 
-NOT_EXPRESSIBLE: mapped.Row = empty_row() | {"solved": None, "seconds": None}
+NOT_EXPRESSIBLE: mapped.UnitRow = empty_row() | {"solved": None, "seconds": None}
 
 
-@stage_flow()
+@stage_flow
 def prune(model: str) -> None:
     """Write circuits/<model> from models/<model> and data/tasks."""
     workspace, params = load_study()
@@ -53,7 +53,7 @@ def prune(model: str) -> None:
 
 
 @task(name="prune", **mapped.UNIT)
-def prune_unit(task: str, inputs: dict[str, Any]) -> mapped.Row:
+def prune_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
     """The summary row of one task in one model; its circuit, if there is one, is left in the unit's folder."""
     began = time.perf_counter()
     workspace, model = mapped.unit_model(inputs)
@@ -93,7 +93,7 @@ def unit_folder(workspace: Workspace, task: str, inputs: Mapping[str, Any]) -> P
     return workspace.scratch / "prune" / inputs["model"] / f"{task}-{digest}"
 
 
-def full_row(tasks: TaskSet, name: str, found: mapped.Row) -> mapped.Row:
+def full_row(tasks: TaskSet, name: str, found: mapped.UnitRow) -> mapped.UnitRow:
     """A task's entry in circuits/<model>/summary.json."""
     return {"expressible": tasks.expressible(name), "reason": tasks.reason(name)} | found
 
@@ -106,14 +106,14 @@ def forget_others(folders: Iterable[Path]) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def show_circuits(model: str, rows: Mapping[str, mapped.Row]) -> None:
+def show_circuits(model: str, rows: Mapping[str, mapped.UnitRow]) -> None:
     """Put the table of circuits into Prefect's UI."""
     columns = ("expressible", "unpruned_loss", "solved", "n_nodes", "n_edges", "validation_loss", "seconds")
     table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]
     mapped.show_table("circuits", model, table, f"Circuits of {model}")
 
 
-def announce(model: str, rows: Mapping[str, mapped.Row], target_loss: float) -> None:
+def announce(model: str, rows: Mapping[str, mapped.UnitRow], target_loss: float) -> None:
     """Say what was found; with a warning for a model that solves no task."""
     edges = [row["n_edges"] for row in rows.values() if row["n_edges"] is not None]
     if not edges:

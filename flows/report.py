@@ -18,10 +18,10 @@ from pipeline.artifacts import Workspace, file_hash, read_json
 from pipeline.config import Params
 from pipeline.report.inputs import ModelArtifacts
 from pipeline.report.write import write_report
-from pipeline.validate.circuit_under_test import MARGIN
+from pipeline.validate.limits import MARGIN
 
 
-@stage_flow()
+@stage_flow
 def report() -> None:
     """Write results/."""
     workspace, params = load_study()

@@ -8,17 +8,16 @@ Run as ``python -m flows.services up|ui|down``.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 from filelock import FileLock
@@ -32,36 +31,22 @@ START_SECONDS = 300  # a busy machine; alone it takes ten
 
 @dataclass(frozen=True)
 class Service:
-    """One kind of server: how it is called, where it listens by preference, how it says that it is well."""
+    """One kind of server: its name, where it is noted, its usual port, what follows the port in its address."""
 
     title: str
     record: Path
     port: int
-    health: str
-
-    def url(self) -> str | None:
-        """The address of the server that is up, or None."""
-        url = read_record(self.record).get("url")
-        return url if url and environment.answers(url + self.health) else None
+    path: str = ""
 
 
 def prefect_service(root: Path) -> Service:
     """The Prefect server; its recorded url is that of the API."""
-    return Service("Prefect", environment.server_record(root), 4200, "/health")
+    return Service("Prefect", environment.server_record(root), 4200, "/api")
 
 
 def mlflow_service(root: Path) -> Service:
     """The MLflow UI."""
-    return Service("MLflow", root / ".mlflow" / "local_ui.json", 5000, "/health")
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The notes about a started server; empty where there are none that can be used."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    return Service("MLflow", root / ".mlflow" / "local_ui.json", 5000)
 
 
 def free_port(preferred: int) -> int:
@@ -82,16 +67,7 @@ def free_port(preferred: int) -> int:
 def start_prefect(root: Path) -> str:
     """The API url of a healthy Prefect server: the user's (PREFECT_API_URL), the one already up, or a new one."""
     environment.check_prefect()
-    if url := os.environ.get("PREFECT_API_URL"):
-        return url
-
-    def start(own: Service, port: int) -> str:
-        url = f"http://127.0.0.1:{port}/api"
-        command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        _start(own, command, url, {"PREFECT_SERVER_UI_API_URL": url})
-        return url
-
-    return _up(prefect_service(root), start)
+    return os.environ.get("PREFECT_API_URL") or _up(prefect_service(root), ["prefect", "server", "start"])
 
 
 def start_mlflow(root: Path) -> str:
@@ -99,55 +75,24 @@ def start_mlflow(root: Path) -> str:
     store = os.environ["MLFLOW_TRACKING_URI"]
     if store.startswith(("http://", "https://")):
         return store
-
-    def start(own: Service, port: int) -> str:
-        url = f"http://127.0.0.1:{port}"
-        command = ["mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(port)]
-        _start(own, [*command, "--workers", "1"], url, {})
-        return url
-
-    return _up(mlflow_service(root), start)
+    return _up(mlflow_service(root), ["mlflow", "server", "--backend-store-uri", store, "--workers", "1"])
 
 
-def _up(own: Service, start: Callable[[Service, int], str]) -> str:
-    """The url of a service that is already up, or of the one that ``start`` starts on a free port; one at a time."""
-    own.record.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(own.record.with_suffix(".lock"), timeout=2 * START_SECONDS):
-        return own.url() or start(own, free_port(own.port))
+def _up(service: Service, command: list[str]) -> str:
+    """The url of a service that is already up, or of the one started by ``python -m command``; one at a time."""
+    service.record.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(service.record.with_suffix(".lock"), timeout=2 * START_SECONDS):
+        return environment.running(service.record) or _start(service, command, free_port(service.port))
 
 
-def stop(service: Service) -> bool:
-    """Stop the noted server with its children, and forget it; False where none of ours was running."""
-    record = read_record(service.record)
-    service.record.unlink(missing_ok=True)
-    try:
-        process = psutil.Process(record["pid"])
-        if abs(process.create_time() - record["created"]) > 1:
-            return False  # another program has got that number since
-        family = [process, *process.children(recursive=True)]
-    except (KeyError, psutil.NoSuchProcess):
-        return False
-    for member in family:
-        _signal(member, signal.SIGTERM)
-    for member in psutil.wait_procs(family, timeout=10)[1]:
-        _signal(member, signal.SIGKILL)
-    return True
-
-
-def _signal(process: psutil.Process, number: int) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        pass
-
-
-def _start(service: Service, command: list[str], url: str, extra: dict[str, str]) -> None:
-    """Start a server detached from this terminal, wait until it is well, note it."""
+def _start(service: Service, command: list[str], port: int) -> str:
+    """The url of a server, started detached from this terminal, when it is well and noted."""
+    url = f"http://127.0.0.1:{port}{service.path}"
     log = service.record.with_suffix(".log")
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            env=os.environ | extra,
+            [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", str(port)],
+            env=os.environ | {"PREFECT_SERVER_UI_API_URL": url},  # where the pages of Prefect's UI find its API
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
@@ -156,18 +101,46 @@ def _start(service: Service, command: list[str], url: str, extra: dict[str, str]
     created = psutil.Process(process.pid).create_time()
     write_json(service.record, {"url": url, "pid": process.pid, "created": created})
     deadline = time.monotonic() + START_SECONDS
-    while not environment.answers(url + service.health, timeout=1):
+    while not environment.answers(url + "/health", timeout=1):
         if process.poll() is not None or time.monotonic() > deadline:
             stop(service)
             raise ServiceError(f"the {service.title} server did not start; its last words are in {log}")
         time.sleep(0.2)
+    return url
 
 
-def main(arguments: list[str] | None = None) -> int:
+def stop(service: Service) -> bool:
+    """Stop the noted server with its children, and forget it; False where none of ours was running."""
+    record = environment.read_record(service.record)
+    service.record.unlink(missing_ok=True)
+    try:
+        process = psutil.Process(record["pid"])
+        if abs(process.create_time() - record["created"]) > 1:
+            return False  # another program has got that number since
+    except (KeyError, psutil.NoSuchProcess):
+        return False
+    end(process, {signal.SIGTERM: 10.0, signal.SIGKILL: 1.0})
+    return True
+
+
+def end(process: psutil.Process, signals: Mapping[int, float]) -> None:
+    """Send a process and its children one signal after the other, as long as any is left after its seconds."""
+    try:
+        family = [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return
+    for number, seconds in signals.items():
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.send_signal(number)
+        family = psutil.wait_procs(family, timeout=seconds)[1]
+
+
+def main() -> int:
     """Exit status of ``up`` (Prefect server), ``ui`` (both, addresses printed) or ``down`` (stop both)."""
     parser = argparse.ArgumentParser(prog="python -m flows.services", description=__doc__)
     parser.add_argument("action", choices=["up", "ui", "down"])
-    action = parser.parse_args(arguments).action
+    action = parser.parse_args().action
     root = environment.find_root()
     try:
         if action == "down":

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.console import Console
 from rich.table import Table
 
 from flows import environment, services
-from flows.environment import ServiceError
+from flows.environment import EXPECTED
 from flows.profiles import merged, write_params
-from pipeline.artifacts import ArtifactError, Workspace, read_json
+from flows.tables import show
+from pipeline.artifacts import Workspace, read_json
 
 MARKER = ".smoke-workspace"  # marks a folder that may be wiped
 # Files of a checkout that do not belong to the project: artifacts of a study, state of services and tools
@@ -36,7 +36,6 @@ NOT_COPIED = {
 }  # fmt: skip
 NOT_COPIED_OF_DVC = {"cache", "tmp", "config.local", "plots.html"}
 WAIT_SECONDS = 15.0
-PIPED_WIDTH = 120  # columns, where the output is no terminal
 
 
 class SmokeError(ValueError):
@@ -90,7 +89,7 @@ def make_workspace(root: Path, into: Path) -> Workspace:
     values = merged(root, "smoke")
     files = project_files(root)
     _wipe(root, into)
-    into.mkdir(parents=True)
+    into.mkdir(parents=True, exist_ok=True)
     (into / MARKER).touch()
     for path in files:
         (into / path).parent.mkdir(parents=True, exist_ok=True)
@@ -112,8 +111,6 @@ def _wipe(root: Path, into: Path) -> None:
     shutil.rmtree(into, ignore_errors=True)
     if into.exists() and any(into.iterdir()):
         raise SmokeError(f"--into {into}: cannot be emptied; is another smoke study running there?")
-    if into.exists():
-        into.rmdir()
 
 
 def workspace_environment() -> dict[str, str]:
@@ -139,23 +136,8 @@ def _run(arguments: list[str], folder: Path, variables: dict[str, str]) -> int:
         try:
             return process.wait()
         except BaseException:  # whatever ends us ends them: dvc killed alone leaves its stage running
-            _end(psutil.Process(process.pid))
+            services.end(psutil.Process(process.pid), {signal.SIGINT: WAIT_SECONDS, signal.SIGKILL: 1.0})
             raise
-
-
-def _end(process: psutil.Process) -> None:
-    """Ask a process and its children to stop, as Ctrl-C does, and kill those that do not stop."""
-    try:
-        family = [*process.children(recursive=True), process]
-    except psutil.NoSuchProcess:
-        return
-    for number, seconds in ((signal.SIGINT, WAIT_SECONDS), (signal.SIGKILL, 1.0)):
-        for member in family:
-            try:
-                member.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
-        family = psutil.wait_procs(family, timeout=seconds)[1]
 
 
 def tables(summary: dict[str, Any]) -> list[Table]:
@@ -201,26 +183,25 @@ def smoke(root: Path, into: Path) -> int:
     if status:
         print(f"error: dvc repro ended with status {status} in {workspace.root}", file=sys.stderr)
         return status
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     for table in tables(read_json(workspace.results / "summary.json")):
-        console.print(table)
-    console.print(f"{time.monotonic() - began:.0f} s; the report: {workspace.results / 'index.html'}", soft_wrap=True)
+        show(table)
+    print(f"{time.monotonic() - began:.0f} s; the report: {workspace.results / 'index.html'}")
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     """Exit status of the command line: that of ``dvc repro``, 1 where it could not begin, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m flows.smoke", description=__doc__)
     parser.add_argument("--into", type=Path, help="the workspace's folder (default: .smoke in the project)")
     root = environment.find_root()
-    into = (parser.parse_args(arguments).into or root / ".smoke").absolute()
+    into = (parser.parse_args().into or root / ".smoke").absolute()
     signal.signal(signal.SIGTERM, _leave)
     try:
         return smoke(root, into)
     except KeyboardInterrupt:
         print("interrupted; the next smoke study starts afresh", file=sys.stderr)
         return 130
-    except (ValueError, ArtifactError, ServiceError, OSError) as error:
+    except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

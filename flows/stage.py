@@ -29,12 +29,10 @@ from prefect.flow_engine import run_flow
 from prefect.states import Crashed, Failed
 
 from flows import environment
-from flows.environment import ServiceError
-from pipeline.artifacts import ArtifactError, Workspace
+from flows.environment import EXPECTED
+from pipeline.artifacts import Workspace
 from pipeline.config import Params, load_params
 
-# Names what the user can mend: settings, files, artifacts, servers. Libraries' ValueErrors are refusals of input.
-EXPECTED = (ValueError, ArtifactError, ServiceError, OSError)
 PARENT_VARIABLE = "SPARSE_CIRCUITS_PARENT_FLOW_RUN"  # set by flows.study for the stages it starts
 TASK_VARIABLE = "SPARSE_CIRCUITS_PARENT_TASK_RUN"  # the task run of that flow run which started the stage
 DEBUG_VARIABLE = "SPARSE_CIRCUITS_DEBUG"
@@ -54,23 +52,20 @@ def load_study() -> tuple[Workspace, Params]:
     return workspace, load_params(workspace.params)
 
 
-def stage_flow(**options: Any) -> Callable[[Callable[P, None]], Flow[P, Any]]:
-    """A decorator like Prefect's ``flow`` (same options); an expected error ends the run Failed, with its message."""
+def stage_flow(function: Callable[P, None]) -> Flow[P, Any]:
+    """A decorator like Prefect's ``flow``; an expected error ends the run Failed, with its message."""
 
-    def decorate(function: Callable[P, None]) -> Flow[P, Any]:
-        @functools.wraps(function)
-        def refusing_plainly(*args: P.args, **kwargs: P.kwargs) -> State[Any] | None:
-            try:
-                function(*args, **kwargs)
-                return None
-            except EXPECTED as error:
-                if debugging():
-                    raise
-                return Failed(message=f"{error}" or type(error).__name__)
+    @functools.wraps(function)
+    def refusing_plainly(*args: P.args, **kwargs: P.kwargs) -> State[Any] | None:
+        try:
+            function(*args, **kwargs)
+            return None
+        except EXPECTED as error:
+            if debugging():
+                raise
+            return Failed(message=f"{error}" or type(error).__name__)
 
-        return flow(name=function.__name__, validate_parameters=False, **options)(refusing_plainly)
-
-    return decorate
+    return flow(name=function.__name__, validate_parameters=False)(refusing_plainly)
 
 
 def main(stage: Flow[Any, Any] | Callable[[Params], Flow[Any, Any]], *, per_model: bool) -> None:

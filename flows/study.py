@@ -92,9 +92,9 @@ def final_state(states: dict[str, State[None]]) -> State[None]:
     return Failed(message=message)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     """Exit status of the study as one flow run on the user's Prefect server, or a local one that stays up."""
-    argparse.ArgumentParser(prog="python -m flows.study", description=__doc__).parse_args(arguments)
+    argparse.ArgumentParser(prog="python -m flows.study", description=__doc__).parse_args()
     return guarded(_study_on_a_server)
 
 

@@ -7,7 +7,7 @@ from pipeline.data.tasks import TaskSet, encode_tasks
 from pipeline.data.tokenizer import Tokenizer
 
 
-@stage_flow()
+@stage_flow
 def tasks() -> None:
     """Write data/tasks from data/tokens."""
     workspace, params = load_study()

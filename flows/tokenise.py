@@ -6,7 +6,7 @@ from flows.stage import load_study, main, stage_flow
 from pipeline.data.tokenise import tokenise_corpus
 
 
-@stage_flow()
+@stage_flow
 def tokenise() -> None:
     """Write data/tokens from data/corpus."""
     workspace, params = load_study()

@@ -1,7 +1,7 @@
 """Training in several processes: how the stage pretrain starts them, and what each of them does.
 
-``launch`` has torchrun start ``python -m flows.torchrun --model NAME`` in each process. How to run that on several
-machines is said in pipeline/pretrain/distributed.py.
+``launch`` has torchrun start ``python -m flows.torchrun --model NAME`` in each process; to run that on several
+machines, see pipeline/pretrain/distributed.py.
 """
 
 from __future__ import annotations
@@ -96,11 +96,11 @@ def first_error(logs: Path) -> str | None:
 
 
 @record
-def main(arguments: list[str] | None = None) -> None:
-    """One of the processes: what went wrong goes to torchrun's error file; what a user can mend is one line here."""
+def main() -> None:
+    """Run one of the processes. Any error goes to torchrun's error file, one that a user can mend also to stderr."""
     parser = argparse.ArgumentParser(prog="torchrun -m flows.torchrun", description=__doc__)
     parser.add_argument("--model", required=True, help="a key of params.yaml: models")
-    model = parser.parse_args(arguments).model
+    model = parser.parse_args().model
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own way would wait for ranks that are gone
     try:
         workspace = environment.workspace()

@@ -1,4 +1,4 @@
-"""Records of models, circuits and the study in MLflow, which never decides, slows or stops a stage.
+"""Records of models, circuits and the study in MLflow. No stage reads them, waits for them or fails with them.
 
 Everything is sent from one thread of its own, buffered, to the server that MLFLOW_TRACKING_URI names. When that fails,
 one warning says so and nothing more is sent; the same numbers are in the stage's own files. One experiment holds
@@ -20,6 +20,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +37,22 @@ from pipeline.artifacts import file_hash, read_json
 from pipeline.config import Params
 
 # Errors of a server that is absent, broken or another program; ValueError: an answer that is not JSON.
-FAILURES = (
-    MlflowException,
-    TrackingError,
-    RequestException,
-    SQLAlchemyError,
-    CommandError,
-    OSError,
-    ImportError,
-    ValueError,
-)
+FAILURES = (MlflowException, TrackingError, RequestException, SQLAlchemyError, CommandError, OSError, ImportError,
+            ValueError)  # fmt: skip
 OF_A_MODEL = ("n_solved", "geomean_edges", "geomean_edges_discretised", "val_loss_nats")  # in a study's run
 CLOSE_SECONDS = 60.0  # how long the end of a stage waits for what is still to be sent
 
 Job = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class PrunedTask:
+    """One task of one model, to be recorded: its row of summary.json, the circuit's folder if any, all trials."""
+
+    name: str
+    row: Mapping[str, Any]
+    folder: Path | None
+    trials: Sequence[Mapping[str, Any]]
 
 
 class Sender:
@@ -60,8 +63,6 @@ class Sender:
         self.failed = False
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
-
-    def start(self) -> None:
         self._thread.start()
 
     def send(self, job: Job) -> None:
@@ -103,14 +104,13 @@ class Tracker:
         self.params, self.model = params, model
         self.store = Store(params.tracking.experiment)
         self.sender = Sender(self.store.uri)
+        self.sender.send(self.store.connect)
         self._buffer: list[Metric] = []
         self._flushed = time.monotonic()
         self._run: str | None = None  # the run of a training in progress
         self._finished = False
 
     def __enter__(self) -> Tracker:
-        self.sender.start()
-        self.sender.send(self.store.connect)
         return self
 
     def __exit__(
@@ -133,35 +133,32 @@ class Tracker:
         self._flush()
         self.sender.send(lambda: self._end_model(self._training_run(), summary, folder))
 
-    def log_circuits(self, checkpoint: Path, circuits: Path) -> None:
-        """A run per task under the model's, from the folders models/<name> and circuits/<name>."""
-        self._log_circuits(checkpoint, circuits, {}, read_json(circuits / "summary.json")["tasks"])
+    def log_circuits(self, checkpoint: Path, circuits: Path, tested: Mapping[str, Any] | None = None) -> None:
+        """A run per task under the model's, from the folders models/<name> and circuits/<name>.
+
+        ``tested``: of these tasks alone, with what tests found added to each.
+        """
+        summary, pruned = read_json(checkpoint / "summary.json"), read_json(circuits / "summary.json")["tasks"]
+        found = []
+        for task, row in pruned.items():
+            if row["expressible"] and (tested is None or task in tested):
+                folder = circuits / task if row["n_edges"] is not None else None
+                found.append(PrunedTask(task, row | (tested or {}).get(task, {}), folder, read_trials(circuits / task)))
+        self.sender.send(lambda: self._send_circuits(summary, checkpoint, found))
 
     def log_ablations(self, checkpoint: Path, circuits: Path, ablations: Path) -> None:
         """Add the losses in ablations/<name>.json to the runs of the circuits."""
-        pruned, ablated = read_json(circuits / "summary.json")["tasks"], read_json(ablations)["tasks"]
-        rows = {task: row for task, row in pruned.items() if task in ablated}
-        self._log_circuits(checkpoint, circuits, ablated, rows)
+        self.log_circuits(checkpoint, circuits, read_json(ablations)["tasks"])
 
     def log_validations(self, checkpoint: Path, circuits: Path, validations: Path) -> None:
         """Add the verdicts in validations/<name>.json, and what each test measured, to the runs of the circuits."""
-        pruned, tested = read_json(circuits / "summary.json")["tasks"], read_json(validations)["tasks"]
-        rows = {task: row for task, row in pruned.items() if task in tested}
-        found = {task: validation_metrics(row) for task, row in tested.items()}
-        self._log_circuits(checkpoint, circuits, found, rows)
+        tested = read_json(validations)["tasks"]
+        self.log_circuits(checkpoint, circuits, {task: validation_metrics(row) for task, row in tested.items()})
 
     def log_explanations(self, checkpoint: Path, explanations: Path) -> None:
         """Keep explanations/<name>.json with the model's run."""
         summary = read_json(checkpoint / "summary.json")
         self.sender.send(lambda: self.store.add_file(self._model_run(summary, checkpoint), explanations))
-
-    def _log_circuits(
-        self, checkpoint: Path, circuits: Path, tested: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
-    ) -> None:
-        summary = read_json(checkpoint / "summary.json")
-        results = {task: {**row, **tested.get(task, {})} for task, row in rows.items() if row["expressible"]}
-        trials = {task: read_trials(circuits / task) for task in results}
-        self.sender.send(lambda: self._send_circuits(summary, checkpoint, results, circuits, trials))
 
     def _flush(self) -> None:
         metrics, self._buffer, self._flushed = self._buffer, [], time.monotonic()
@@ -215,59 +212,41 @@ class Tracker:
         self._end_model(run, summary, folder)
         return run
 
-    def _send_circuits(
-        self,
-        summary: Mapping[str, Any],
-        checkpoint: Path,
-        results: Mapping[str, Mapping[str, Any]],
-        circuits: Path,
-        trials: Mapping[str, Sequence[Mapping[str, Any]]],
-    ) -> None:
+    def _send_circuits(self, summary: Mapping[str, Any], checkpoint: Path, tasks: Sequence[PrunedTask]) -> None:
         """The run of every circuit, and only then those of trials: the less important come last."""
         parent = self._model_run(summary, checkpoint)
         recorded = self.store.find({"kind": "circuit", "model": self.model})
         searches = []
-        for task, row in results.items():
+        for task in tasks:
             if self.sender.failed:
                 return
-            folder = circuits / task if row["n_edges"] is not None else None
-            of_task = [run for run in recorded if run.data.tags["task"] == task]
-            run = self._send_circuit(summary, parent, of_task, task, row, folder)
-            searches.append(Search(run, task, trials[task]))
+            others = [run for run in recorded if run.data.tags["task"] == task.name]
+            searches.append(Search(self._send_circuit(summary, parent, others, task), task.name, task.trials))
         send_trials(self.store, self.model, searches, lambda: self.sender.failed)
 
-    def _send_circuit(
-        self,
-        summary: Mapping[str, Any],
-        parent: str,
-        of_task: Sequence[Run],
-        task: str,
-        row: Mapping[str, Any],
-        folder: Path | None,
-    ) -> str:
-        """The run of one circuit, made or found among those ``of_task``, with all that ``row`` says."""
-        identity = circuit_identity(summary["model_hash"], task, self.params.prune.target_loss, folder)
-        same = [run.info.run_id for run in of_task if run.data.tags.get("identity") == identity]
-        run = same[0] if same else self._new_circuit(summary, task, identity, row, folder)
+    def _send_circuit(self, summary: Mapping[str, Any], parent: str, recorded: Sequence[Run], task: PrunedTask) -> str:
+        """The run of one circuit, made or found among those ``recorded`` of its task, with all that is known of it."""
+        row = task.row
+        identity = circuit_identity(summary["model_hash"], task.name, self.params.prune.target_loss, task.folder)
+        same = [run.info.run_id for run in recorded if run.data.tags.get("identity") == identity]
+        run = same[0] if same else self._new_circuit(summary, identity, task)
         metrics = circuit_metrics(row) | {"model_val_loss": summary["val_loss_nats"]}
         tags = {"solved": str(bool(row["solved"])).lower(), "mlflow.parentRunId": parent}
         tags |= {"verdict": row["verdict"]} if "verdict" in row else {}
-        tags |= {words.NOTE: words.of_circuit(self.model, task, row)}
+        tags |= {words.NOTE: words.of_circuit(self.model, task.name, row)}
         self.store.write(run, metrics=as_metrics(metrics, 0), tags=tags)
-        self.store.supersede(of_task, run)
+        self.store.supersede(recorded, run)
         self.store.end(run, "FINISHED")
         return run
 
-    def _new_circuit(
-        self, summary: Mapping[str, Any], task: str, identity: str, row: Mapping[str, Any], folder: Path | None
-    ) -> str:
-        tags = {"kind": "circuit", "model": self.model, "task": task, "model_hash": summary["model_hash"]}
-        run = self.store.new_run(f"{self.model} {task}", tags | {"identity": identity})
-        params = {"model": self.model, "task": task, "target_loss": self.params.prune.target_loss}
+    def _new_circuit(self, summary: Mapping[str, Any], identity: str, task: PrunedTask) -> str:
+        tags = {"kind": "circuit", "model": self.model, "task": task.name, "model_hash": summary["model_hash"]}
+        run = self.store.new_run(f"{self.model} {task.name}", tags | {"identity": identity})
+        params = {"model": self.model, "task": task.name, "target_loss": self.params.prune.target_loss}
         params |= {key: summary[key] for key in ("kind", "n_layer", "d_model", "n_params", "l0")}
-        self.store.write(run, params=params | (row.get("hyperparameters") or {}))
-        if folder is not None:
-            self.store.add_folder(run, folder, "circuit")
+        self.store.write(run, params=params | (task.row.get("hyperparameters") or {}))
+        if task.folder is not None:
+            self.store.add_folder(run, task.folder, "circuit")
         return run
 
 
@@ -275,7 +254,6 @@ def log_study(params: Params, summary: Mapping[str, Any], results: Path) -> None
     """Record a report as a run of its own: the frontier's numbers, tasks solved, the files in ``results``."""
     store = Store(params.tracking.experiment)
     sender = Sender(store.uri)
-    sender.start()
     sender.send(store.connect)
     sender.send(lambda: _send_study(store, params, summary, results))
     sender.close()

@@ -144,7 +144,9 @@ def probe(uri: str) -> None:
     database, address = local_database(uri), urlsplit(uri)
     try:
         if database is not None:
-            _probe_file(database)
+            database.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(database, timeout=PROBE_SECONDS)) as connection:
+                connection.execute("PRAGMA schema_version")  # fails on a file that is no database
         elif address.scheme in ("http", "https"):
             urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=PROBE_SECONDS).close()
         elif address.hostname and address.port:
@@ -153,13 +155,6 @@ def probe(uri: str) -> None:
         return  # it answers; what else it can do, the first call shows
     except (OSError, sqlite3.Error) as error:
         raise TrackingError(f"no tracking server or database there ({error})") from error
-
-
-def _probe_file(database: Path) -> None:
-    """Raises OSError or sqlite3.Error for what is not, and cannot become, a database."""
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(database, timeout=PROBE_SECONDS)) as connection:
-        connection.execute("PRAGMA schema_version")
 
 
 def as_metrics(values: Mapping[str, Any], step: int) -> list[Metric]:

@@ -77,8 +77,10 @@ def _view(kind: str, columns: tuple[str, ...], title: str, x: str, y: str) -> di
     """The state of the UI's page of runs: the latest runs of a kind, their columns, one scatter chart."""
     chart = {
         "type": "SCATTER", "uuid": f"{kind}-chart", "metricSectionId": SECTION, "deleted": False, "isGenerated": False,
-        "runsCountToCompare": 200,
-        "xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"},
+        "runsCountToCompare": 200, "xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"},
+    }  # fmt: skip
+    section = {
+        "uuid": SECTION, "name": title, "display": True, "isReordered": False, "columns": 1, "cardHeight": 520,
     }  # fmt: skip
     return {
         "searchFilter": f"tags.kind = '{kind}' and tags.latest = 'true'",
@@ -87,15 +89,6 @@ def _view(kind: str, columns: tuple[str, ...], title: str, x: str, y: str) -> di
         "selectedColumns": ["attributes.`Description`", *columns],
         "runsHiddenMode": "SHOWALL",
         "compareRunCharts": [chart],
-        "compareRunSections": [
-            {
-                "uuid": SECTION,
-                "name": title,
-                "display": True,
-                "isReordered": False,
-                "columns": 1,
-                "cardHeight": 520,
-            }
-        ],  # fmt: skip
+        "compareRunSections": [section],
         "isAccordionReordered": True,
     }

@@ -21,7 +21,7 @@ from pipeline.seeds import seed_of
 from pipeline.validate import CircuitUnderTest, residual_kurtosis, validate_circuit, windows_of
 
 
-@stage_flow()
+@stage_flow
 def validate(model: str) -> None:
     """Write validations/<model>.json from the model, its circuits, data/tasks, data/generalisation and data/tokens."""
     workspace, params = load_study()
@@ -59,7 +59,7 @@ def validate(model: str) -> None:
 
 
 @task(name="validate", **mapped.UNIT)
-def validate_unit(task: str, inputs: dict[str, Any]) -> mapped.Row:
+def validate_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
     """The results of every test of one circuit."""
     workspace, model = mapped.unit_model(inputs)
     pairs, generalisation = mapped.loaded_tasks(workspace.tasks), GeneralisationSet.load(workspace.generalisation)
@@ -94,7 +94,7 @@ def check_controls(config: ValidateConfig) -> None:
             raise ConfigError(f"params.yaml: validate.control_tasks: {error}") from None
 
 
-def show_verdicts(model: str, rows: dict[str, mapped.Row]) -> None:
+def show_verdicts(model: str, rows: dict[str, mapped.UnitRow]) -> None:
     """Put the verdicts into Prefect's UI."""
     table = [{"task": name, "verdict": row["verdict"]["line"]} for name, row in rows.items()]
     description = f"Tests that the circuits of {model} pass and fail"

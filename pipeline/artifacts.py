@@ -80,7 +80,7 @@ class Workspace:
 
     @property
     def scratch(self) -> Path:
-        """What makes an interrupted stage resume; never an output, safe to delete."""
+        """Files from which an interrupted stage goes on; never an output, safe to delete."""
         return self.root / ".scratch"
 
 

@@ -24,13 +24,13 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message names the key, the value and what is allowed."""
 
 
-class Section(BaseModel):
+class Settings(BaseModel):
     """A part of params.yaml: immutable, complete, without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ComputeConfig(Section):
+class ComputeConfig(Settings):
     """Where and how numbers are computed."""
 
     device: Literal["auto", "cuda", "mps", "cpu"]  # auto takes the first of cuda, mps, cpu that is there
@@ -41,41 +41,40 @@ class ComputeConfig(Section):
     processes: PositiveInt  # that train one model together on this machine: each has a share of the batch and a GPU
 
 
-class InstalledSource(Section):
+class CodeSource(Settings):
+    """A source of real code, which is cut into functions."""
+
+    weight: PositiveFraction  # share of the corpus' characters
+    min_lines: PositiveInt  # of a function
+    max_lines: PositiveInt
+
+
+class InstalledSource(CodeSource):
     """Functions of the standard library and of the packages that the lock file names, as installed here."""
 
     kind: Literal["installed"]
-    weight: PositiveFraction  # share of the corpus' characters
-    min_lines: PositiveInt
-    max_lines: PositiveInt
 
 
-class FilesSource(Section):
+class FilesSource(CodeSource):
     """The user's own files: .py (cut into functions), .jsonl or .parquet (one text per row)."""
 
     kind: Literal["files"]
-    weight: PositiveFraction
     globs: list[str]
     column: str  # of .jsonl and .parquet
-    min_lines: PositiveInt
-    max_lines: PositiveInt
 
 
-class HuggingFaceSource(Section):
+class HuggingFaceSource(CodeSource):
     """Any hub dataset, streamed through the datasets library."""
 
     kind: Literal["huggingface"]
-    weight: PositiveFraction
     path: str
     name: str | None
     split: str
     column: str
     filter: dict[str, str]  # column → value a row must have
-    min_lines: PositiveInt
-    max_lines: PositiveInt
 
 
-class IdiomsSource(Section):
+class IdiomsSource(Settings):
     """Generated simple, repetitive Python: the counterpart of the paper's simple component (§2)."""
 
     kind: Literal["idioms"]
@@ -85,8 +84,8 @@ class IdiomsSource(Section):
 Source = Annotated[InstalledSource | FilesSource | HuggingFaceSource | IdiomsSource, Field(discriminator="kind")]
 
 
-class CorpusConfig(Section):
-    """What the models read."""
+class CorpusConfig(Settings):
+    """The text that the models read."""
 
     n_chars: PositiveInt  # size of the corpus, all sources together, in characters
     validation_frac: Annotated[float, Field(gt=0, lt=0.5)]  # of source files or packages
@@ -100,14 +99,14 @@ class CorpusConfig(Section):
         return self
 
 
-class TokeniseConfig(Section):
+class TokeniseConfig(Settings):
     """The tokenizer and the statistics of its tokens."""
 
     vocab_size: Annotated[int, Field(ge=257, le=200_000)]  # 256 bytes and <|endoftext|> at least
     bigram_smoothing: Annotated[float, Field(gt=0)]  # pseudo-count, spread as the unigram distribution
 
 
-class TasksConfig(Section):
+class TasksConfig(Settings):
     """How many contrast pairs of each task there are."""
 
     n_train: PositiveInt
@@ -133,8 +132,8 @@ class ModelConfig(ModelShape):
         return "dense" if self.block_density == self.embed_density == self.afrac == 1 else "sparse"
 
 
-class PretrainConfig(Section):
-    """What all models share in training (§2)."""
+class PretrainConfig(Settings):
+    """The settings of training that all models share (§2)."""
 
     batch: PositiveInt  # sequences of n_ctx tokens a step, all processes together
     accumulate: PositiveInt  # parts of a process' share of them that pass one after the other, to spare memory
@@ -171,7 +170,7 @@ class PretrainConfig(Section):
 
 
 class Ablation(StrEnum):
-    """The ablation value of a node outside a circuit (§4, §6): one number a node, the same at all positions."""
+    """The ablation value of a node of the complement (§4, §6): one number a node, the same at all positions."""
 
     MEAN = "mean"  # its average over the pretraining distribution
     ZERO = "zero"
@@ -191,7 +190,7 @@ class Baseline(StrEnum):
     RANDOM = "random"
 
 
-class Hyperparameters(Section):
+class Hyperparameters(Settings):
     """The eight that the paper tunes for every model and task (Table 2)."""
 
     k_coef: Annotated[float, Field(gt=0)]  # nats a kept node
@@ -204,7 +203,7 @@ class Hyperparameters(Section):
     heaviside_temp: Annotated[float, Field(gt=0)]
 
 
-class PruneConfig(Section):
+class PruneConfig(Settings):
     """The search for a circuit (§4)."""
 
     target_loss: Annotated[float, Field(gt=0)]  # nats, two-way, on train and validation pairs
@@ -224,7 +223,7 @@ class PruneConfig(Section):
     baselines: list[Baseline]
 
 
-class AblateConfig(Section):
+class AblateConfig(Settings):
     """The tests of a circuit on pairs it was not made from (§6)."""
 
     n_random: Annotated[int, Field(ge=1)]  # random sets of the circuit's size per site
@@ -232,14 +231,14 @@ class AblateConfig(Section):
     n_bootstrap: Annotated[int, Field(ge=100)]
 
 
-class GeneralisationConfig(Section):
-    """Second test sets, which tell a task's algorithm from other algorithms that do as well on its own pairs."""
+class GeneralisationConfig(Settings):
+    """Generalisation sets, which tell a task's algorithm from other algorithms that do as well on its own pairs."""
 
     n_pairs: PositiveInt  # of each family, made from the task's test pairs
     n_natural: PositiveInt  # contexts of the held-out corpus in which the same decision is made, at most
 
 
-class ValidateConfig(Section):
+class ValidateConfig(Settings):
     """The tests that try to refute a circuit (§6), all on test pairs."""
 
     pairs: PositiveInt  # of the test pairs, the first so many, in all tests
@@ -256,8 +255,8 @@ class ValidateConfig(Section):
     control_tasks: list[str]  # for these tasks
 
 
-class ExplainConfig(Section):
-    """What is shown of a circuit's nodes, and what labels rest on."""
+class ExplainConfig(Settings):
+    """The values of a circuit's nodes that are shown, and those that labels rest on."""
 
     tokens: PositiveInt  # of held-out code, at which the values of nodes are recorded
     contexts: PositiveInt  # of each kind (largest, least, random), a node
@@ -278,7 +277,7 @@ class ExplainConfig(Section):
         return self
 
 
-class ReportConfig(Section):
+class ReportConfig(Settings):
     """The frontier and its interval."""
 
     n_bootstrap: Annotated[int, Field(ge=100)]
@@ -286,7 +285,7 @@ class ReportConfig(Section):
     example_model: str  # that example/ ships with its circuits
 
 
-class TrackingConfig(Section):
+class TrackingConfig(Settings):
     """Where MLflow files what it is told; MLFLOW_TRACKING_URI says which server."""
 
     experiment: str
@@ -297,7 +296,7 @@ class TrackingConfig(Section):
 warnings.filterwarnings("ignore", message='Field name "validate" in "Params" shadows', category=UserWarning)
 
 
-class Params(Section):
+class Params(Settings):
     """All of params.yaml."""
 
     profile: str
@@ -317,30 +316,21 @@ class Params(Section):
     tracking: TrackingConfig
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> Params:
+    def _sections_fit(self) -> Params:
         self.pretrain.sequences_at_once(self.compute.processes)
-        return self
-
-    @model_validator(mode="after")
-    def _densities_leave_keep_alive(self) -> Params:
         for name, model in self.models.items():
-            fan = min(model.d_model, model.n_head * model.d_head)
-            if model.block_density * fan < self.pretrain.keep_alive and model.block_density < 1:
+            weights, least = model.block_density * model.d_model, self.pretrain.keep_alive
+            if weights < least and model.block_density < 1:
                 raise ValueError(
-                    f"models.{name}.block_density {model.block_density:g} leaves {model.block_density * fan:.2g} "
-                    f"weights a neuron, below pretrain.keep_alive {self.pretrain.keep_alive}; "
-                    f"allowed: at least {self.pretrain.keep_alive / fan:.4g}"
+                    f"models.{name}.block_density {model.block_density:g} leaves {weights:.2g} weights a neuron, "
+                    f"below pretrain.keep_alive {least}; allowed: at least {least / model.d_model:.4g}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _controls_are_of_models(self) -> Params:
-        for name in self.validate.control_models:
-            if name not in self.models:
-                raise ValueError(
-                    f"validate.control_models: unknown model {name!r}; "
-                    f"allowed: names in models, {', '.join(self.models)}"
-                )
+        unknown = [name for name in self.validate.control_models if name not in self.models]
+        if unknown:
+            raise ValueError(
+                f"validate.control_models: unknown model {unknown[0]!r}; "
+                f"allowed: names in models, {', '.join(self.models)}"
+            )
         return self
 
     def model(self, name: str) -> ModelConfig:

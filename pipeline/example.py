@@ -15,14 +15,14 @@ import numpy as np
 
 from pipeline.artifacts import Workspace, read_json, whole_folder, write_json
 from pipeline.circuit import Circuit
+from pipeline.circuit.graph import Subgraph
 from pipeline.config import ConfigError, Params
 from pipeline.data.shards import SPLITS as STREAMS
 from pipeline.data.shards import STATS_FILE, TokenStream
 from pipeline.data.words import SPLITS
 from pipeline.model.checkpoint import load_means, load_model, save_means, save_model
-from pipeline.prune.discretise import Candidate
 from pipeline.prune.minimise import minimal
-from pipeline.prune.prune import PruneProblem, make_problem
+from pipeline.prune.problem import make_problem
 from pipeline.workspace import LoadedTask
 
 N_TOKENS = 1 << 16  # of each split: enough for the windows that validation draws
@@ -56,10 +56,10 @@ def write_example(workspace: Workspace, params: Params) -> tuple[int, dict[str, 
 def carried_over(circuit: Circuit, loaded: LoadedTask, params: Params) -> Circuit:
     """The circuit in another checkpoint of its model: what can go by itself there is gone, and it is certified anew."""
     batches = {split: loaded.batch(split) for split in SPLITS}
-    problem: PruneProblem = make_problem(loaded.model, circuit.ablation_values, batches, params.prune, params.seed)
+    problem = make_problem(loaded.model, circuit.ablation_values, batches, params.prune, params.seed)
     target = params.prune.target_loss
-    start = Candidate.of(circuit.nodes, circuit.edges, problem.evaluator(circuit.nodes, circuit.edges, target))
-    found, certificate = minimal(problem.evaluator, start, target, params.prune.tie_qk, problem.costs)
+    start = problem.evaluator(Subgraph(circuit.nodes, circuit.edges), target).candidate
+    found, certificate = minimal(problem, start, target)
     return replace(
         circuit,
         nodes=found.nodes,

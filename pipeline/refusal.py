@@ -1,4 +1,4 @@
-"""What a wrong setting is answered with: its full path, what is wrong, and the nearest name that is allowed."""
+"""The answer to a wrong setting: its full path, what is wrong, and the nearest name that is allowed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""Confidence intervals of mean losses, by resampling pairs."""
+"""Confidence intervals of means, all by the percentile bootstrap: over pairs, over draws and pairs, over groups."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,9 +16,17 @@ def interval(values: Float[Tensor, " pair"], n_resamples: int, generator: torch.
     return central(values.double()[picks].mean(1))
 
 
-def central(means: Float[Tensor, " resample"]) -> list[float]:
-    """[low, high] of the central 95 % of resampled means."""
-    return means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+def central(means: Float[Tensor, " resample"], tail: float = 0.025) -> list[float]:
+    """[low, high] of resampled means without a share of them, the ``tail``, at either end; by default 95 %."""
+    return means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+
+
+def group_interval(groups: Sequence[Sequence[float]], n_resamples: int, seed: int) -> list[float]:
+    """[low, high]: the central 95 % of the mean over all values, when groups are resampled with all their values."""
+    sums, counts = np.array([sum(group) for group in groups]), np.array([len(group) for group in groups])
+    picks = np.random.default_rng(seed).integers(len(groups), size=(n_resamples, len(groups)))
+    low, high = np.quantile(sums[picks].sum(1) / counts[picks].sum(1), [0.025, 0.975])
+    return [float(low), float(high)]
 
 
 def rows(values: Float[Tensor, "*draw pair"]) -> Float[Tensor, "draw pair"]:

@@ -9,21 +9,13 @@ import torch
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.conditions import Ablator, Answers, Condition, accuracy
-from pipeline.circuit.random_circuits import edge_pools, random_edges, random_nodes
+from pipeline.circuit.random_circuits import Complement
 from pipeline.config import AblateConfig
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
 from pipeline.model.scoring import calibrated, score
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
 from pipeline.stats import interval
-
-# Condition → under which name the losses of its random controls are reported.
-RANDOM_NAMES = {
-    Condition.CIRCUIT: "random_circuit",
-    Condition.NODES_ONLY: "random_nodes_only",
-    Condition.ABLATED_NODES: "random_nodes",
-    Condition.ABLATED_EDGES: "random_edges",
-}
 
 
 def ablate_task(
@@ -34,22 +26,25 @@ def ablate_task(
     ``batch`` holds the test pairs. The circuit says what its complement is ablated to (``Circuit.ablation_values``);
     over several draws, losses and accuracies are means. Where the circuit is what remains, its calibration is applied;
     the loss without it is reported too. Each loss has a 95 % bootstrap interval over pairs. Controls:
-    ``config.n_random`` random sets of the same size per site or kind of edge, uncalibrated, on the first
-    ``config.random_pairs`` pairs. Raises WrongModelError where the model is not the circuit's.
+    ``config.n_random`` random sets of the complement, of the circuit's size per site or kind of edge
+    (``Complement.random_set``), uncalibrated, on the first ``config.random_pairs`` pairs. Raises WrongModelError where
+    the model is not the circuit's.
     """
     circuit.check_model(model)
-    ablator = Ablator(model, circuit.ablation_values)
-    generator = torch.Generator().manual_seed(seed_of(seed, "ablate"))
-    row = scored("unpruned", score(model, batch).cpu()[None], config, generator)
-    some = batch.take(torch.arange(min(config.random_pairs, batch.n_pairs), device=batch.tokens.device))
+    ablator, complement = Ablator(model, circuit.ablation_values), Complement(model, circuit)
+    seeds = seed_of(seed, "ablate"), seed_of(seed, "ablate", "random sets")
+    resampling, drawing = (torch.Generator().manual_seed(one) for one in seeds)
+    row = scored("unpruned", score(model, batch).cpu()[None], config, resampling)
     for condition in Condition:
         answers = ablator.answers(circuit, condition, batch)
         if condition.keeps:
             row[f"{condition.value}_loss_uncalibrated"] = float(prompt_losses(answers).mean())
             answers = calibrated(answers, circuit.calibration)
-        row |= scored(condition.value, answers, config, generator)
-        losses = random_losses(ablator, circuit, condition, some, config.n_random, generator)
-        name = RANDOM_NAMES[condition]
+        row |= scored(condition.value, answers, config, resampling)
+        sets = [complement.random_set(circuit, drawing, of_edges=condition.of_edges) for _ in range(config.n_random)]
+        some = batch.first(config.random_pairs)
+        losses = [float(prompt_losses(ablator.answers(drawn, condition, some)).mean()) for drawn in sets]
+        name = f"random_{condition.value.removeprefix('ablated_')}"
         row |= {f"{name}_losses": losses, f"{name}_loss_median": median(losses)}
     return row
 
@@ -62,14 +57,3 @@ def scored(name: str, answers: Answers, config: AblateConfig, generator: torch.G
         f"{name}_loss_interval": interval(of_pairs(losses), config.n_bootstrap, generator),
         f"{name}_accuracy": accuracy(answers),
     }
-
-
-def random_losses(
-    ablator: Ablator, circuit: Circuit, condition: Condition, batch: PairBatch, n: int, generator: torch.Generator
-) -> list[float]:
-    """Task losses of ``n`` random sets of the circuit's size under the same condition."""
-    losses, pools = [], edge_pools(ablator.model) if condition.of_edges else {}
-    for _ in range(n):
-        drawn = random_edges(circuit, pools, generator) if condition.of_edges else random_nodes(circuit, generator)
-        losses.append(float(prompt_losses(ablator.answers(drawn, condition, batch)).mean()))
-    return losses

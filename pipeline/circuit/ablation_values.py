@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.artifacts import ArtifactError
 from pipeline.config import Ablation
+from pipeline.data.batches import CorpusTooSmallError
+from pipeline.data.shards import TokenStream
+from pipeline.model.record import record
+from pipeline.model.transformer import Transformer
+from pipeline.seeds import seed_of
 
 Values = Mapping[str, Float[Tensor, " width"]]
 
@@ -20,6 +28,13 @@ class AblationValues:
 
     kind: Ablation
     draws: tuple[Values, ...]
+
+    @classmethod
+    def of(cls, kind: Ablation, means: Values, samples: Mapping[str, Tensor] | None = None) -> AblationValues:
+        """The values of a kind; ``samples`` [draw, width] at every site are needed for resampling."""
+        if kind is Ablation.RESAMPLE:
+            return cls.resampled(samples or {})
+        return cls.at_zero(means) if kind is Ablation.ZERO else cls.at_means(means)
 
     @classmethod
     def at_means(cls, means: Values) -> AblationValues:
@@ -35,7 +50,7 @@ class AblationValues:
     def resampled(cls, samples: Mapping[str, Float[Tensor, "draw width"]]) -> AblationValues:
         """Every node at one of its values; a row of ``samples`` is a draw. Raises ValueError for no rows."""
         n = {len(value) for value in samples.values()}
-        if len(n) != 1 or not max(n):
+        if len(n) != 1 or 0 in n:
             raise ValueError(f"resampled values need as many draws at every site, at least one; got {sorted(n)}")
         return cls(Ablation.RESAMPLE, tuple({key: value[i] for key, value in samples.items()} for i in range(n.pop())))
 
@@ -47,3 +62,66 @@ class AblationValues:
         return AblationValues(
             self.kind, tuple({key: value.to(device) for key, value in draw.items()} for draw in self.draws)
         )
+
+
+def ablation_values_for(
+    kind: Ablation,
+    *,
+    model: Transformer,
+    means: Mapping[str, Float[Tensor, " width"]],
+    tokens: Path,
+    tokenizer: str | None,
+    draws: int,
+    seed: int,
+) -> AblationValues:
+    """The ablation values of a circuit's complement, on the means' device.
+
+    ``tokens``, the folder of packed tokens, is read for resampling only: ``draws`` random places of the training split,
+    over which the means were taken too. Raises ArtifactError where the tokens are missing or not those of
+    ``tokenizer`` (its hash), CorpusTooSmallError where they are fewer than one window.
+    """
+    if kind is not Ablation.RESAMPLE:
+        return AblationValues.of(kind, means)
+    stream = TokenStream.open(tokens, "train")
+    if stream.tokenizer_hash != tokenizer:
+        raise ArtifactError(
+            f"{tokens}: in the tokens of tokenizer {stream.tokenizer_hash}, but the model was trained with {tokenizer};"
+            " name the folder of the tokens that it was trained on"
+        )
+    samples = node_samples(model, [random_windows(stream, draws, model.config.n_ctx, seed)], draws, seed)
+    return AblationValues.resampled({key: value.to(means[key].device) for key, value in samples.items()})
+
+
+def random_windows(stream: TokenStream, n: int, n_ctx: int, seed: int) -> Int[Tensor, "n n_ctx"]:
+    """Windows that begin anywhere in a stream. Raises CorpusTooSmallError where not one fits."""
+    n_starts = stream.n_tokens - n_ctx
+    if n_starts < 1:
+        raise CorpusTooSmallError(
+            f"the {stream.split} stream has {stream.n_tokens} tokens; resampling needs one window of {n_ctx + 1}; "
+            "name a folder of more tokens, or choose another kind of ablation"
+        )
+    starts = np.random.default_rng(seed_of(seed, "windows")).integers(n_starts, size=n)
+    return stream.window(starts, n_ctx)[:, :-1]
+
+
+@torch.no_grad()
+def node_samples(
+    model: Transformer, batches: Iterable[Int[Tensor, "batch pos"]], n: int, seed: int
+) -> dict[str, Float[Tensor, "n width"]]:
+    """Site key → values of all nodes at ``n`` different random places of the batches, the same places at every site.
+
+    Every position of every batch is as likely as any other. Raises ValueError where the batches have fewer.
+    """
+    windows = [window for batch in batches for window in batch]
+    ends = torch.tensor([len(window) for window in windows], dtype=torch.long).cumsum(0)
+    n_tokens = sum(map(len, windows))
+    if n > n_tokens:
+        raise ValueError(f"{n} draws of resampled values wanted, the batches have {n_tokens} tokens; give more")
+    chosen = torch.randperm(n_tokens, generator=torch.Generator().manual_seed(seed))[:n]
+    samples: dict[str, list[Tensor]] = {}
+    for place, index in zip(chosen.tolist(), torch.searchsorted(ends, chosen, right=True).tolist(), strict=True):
+        position = place - (int(ends[index]) - len(windows[index]))
+        upto = windows[index][None, : position + 1]  # the model is causal
+        for key, value in record(model, upto.to(model.device))[1].items():
+            samples.setdefault(key, []).append(value[0, position].float().cpu())
+    return {key: torch.stack(values) for key, values in samples.items()}

@@ -266,7 +266,7 @@ class Circuit:
             edges={key: torch.tensor(value).view(-1, 2) for key, value in description["edges"].items()},
             means=means,
             order=_named(tensors, "order."),
-            ablated_to=_ablation_values(Ablation(description["ablation"]), means, _named(tensors, "draws.")),
+            ablated_to=AblationValues.of(Ablation(description["ablation"]), means, _named(tensors, "draws.")),
             calibration=(description["calibration"]["scale"], description["calibration"]["shift"]),
             about=description["about"],
             certificate=description["certificate"],
@@ -281,9 +281,3 @@ def _place(item: tuple[str, Any]) -> tuple[int, int]:
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _ablation_values(kind: Ablation, means: Mapping[str, Tensor], draws: Mapping[str, Tensor]) -> AblationValues:
-    if kind is Ablation.RESAMPLE:
-        return AblationValues.resampled(draws)
-    return AblationValues.at_zero(means) if kind is Ablation.ZERO else AblationValues.at_means(means)

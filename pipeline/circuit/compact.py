@@ -73,7 +73,7 @@ class CompactMLP:
         self.inner = Map.renewed(inner, frozen, layer, kinds[0], nodes, edges, gelu=True)
         self.out = Map.renewed(out, frozen, layer, kinds[1], nodes, edges)
         self.reads = self.inner.sources if len(self.writes) else NONE
-        self.gain = frozen.block(layer).ln_2.weight.detach()
+        self.norm = frozen.block(layer).ln_2
         self.read_k = frozen.k(Site.MLP_IN)
 
     @property
@@ -183,7 +183,7 @@ class Compact:
         if out.numel():
             arrays = (token.numpy(), position.numpy(), self.frozen.tables)
             past = (stream.constant.numpy(), stream.columns.numpy(), stream.delta.numpy())
-            site = (part.gain.numpy(), part.read_k, wanted.numpy())
+            site = (part.norm.weight.detach().numpy(), part.read_k, wanted.numpy())
             in_shares(lambda a, b: read_rows(a, b, *arrays, past, site, out.numpy()), len(out), least=MIN_ROWS)
         trace.reads[index] = (wanted, out)
         return out

@@ -70,7 +70,7 @@ class CompactAttention:
         )
         self.q, self.k, self.v, self.out = self.maps
         self.reads = torch.cat([self.q.sources, self.k.sources, self.v.sources]).unique() if len(self.writes) else NONE
-        self.gain = frozen.block(layer).ln_1.weight.detach()
+        self.norm = frozen.block(layer).ln_1
         self.read_k = frozen.k(Site.ATTN_IN)
         self.sink = frozen.block(layer).attn.sink_logit
         self.frozen = frozen

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.circuit.compact_parts import Edges, Nodes
-from pipeline.circuit.interventions import edge_codes
-from pipeline.sites import site_key, split_edge_key, split_site_key
+from pipeline.circuit.interventions import edge_codes, edge_weights
+from pipeline.model.transformer import Transformer
+from pipeline.sites import edge_keys, site_key, split_edge_key, split_site_key
 
 Node = tuple[str, int]  # site key, index
 Edge = tuple[str, int, int]  # edge key, source, target
@@ -21,11 +22,15 @@ Item = Node | Edge
 
 
 @dataclass(frozen=True)
-class Parts:
+class Subgraph:
     """A circuit's nodes and edges, as ``Circuit`` holds them; no empty sites or kinds."""
 
     nodes: Nodes
     edges: Edges
+
+    @property
+    def n_nodes(self) -> int:
+        return sum(map(len, self.nodes.values()))
 
     @property
     def n_edges(self) -> int:
@@ -44,14 +49,14 @@ class Parts:
     def list_items(self) -> list[Item]:
         return [*self.list_nodes(), *self.list_edges()]
 
-    def without(self, items: Iterable[Item]) -> tuple[Parts, set[int]]:
+    def without(self, items: Iterable[Item]) -> tuple[Subgraph, set[int]]:
         """The circuit without some items and the edges that end in them; the half layers that this changes."""
         gone = by_key(items)
         nodes = {key: _left(indices, gone.get(key)) for key, indices in self.nodes.items()}
         edges = {key: self._edges_left(key, pairs, gone) for key, pairs in self.edges.items()}
         before = {**self.nodes, **self.edges}
         halves = {half_of(key) for key, rows in {**nodes, **edges}.items() if len(rows) < len(before[key])}
-        return Parts(*({key: rows for key, rows in kind.items() if len(rows)} for kind in (nodes, edges))), halves
+        return Subgraph(*({key: rows for key, rows in kind.items() if len(rows)} for kind in (nodes, edges))), halves
 
     def _edges_left(self, key: str, pairs: Tensor, gone: dict[str, Tensor]) -> Int[Tensor, "n 2"]:
         source, target = sites_of(key)
@@ -61,6 +66,20 @@ class Parts:
         if key in gone:
             stay &= ~_among(edge_codes(pairs), edge_codes(gone[key]))
         return pairs[stay]
+
+
+def induced_edges(model: Transformer, masks: Mapping[str, Float[Tensor, " width"]]) -> dict[str, Int[Tensor, "n 2"]]:
+    """Edge key → (source index, target index) of every nonzero weight between nodes with mask 1, sorted (§5).
+
+    Edge keys without an edge are left out.
+    """
+    edges = {}
+    for key in edge_keys(model.config.n_layer):
+        sources, targets = ((masks[site] > 0).nonzero().flatten() for site in sites_of(key))
+        between = (edge_weights(model, key)[targets][:, sources] != 0).T.nonzero()
+        if len(between):
+            edges[key] = torch.stack([sources[between[:, 0]], targets[between[:, 1]]], dim=1).cpu()
+    return edges
 
 
 def by_key(items: Iterable[Item]) -> dict[str, Tensor]:
@@ -79,7 +98,7 @@ def _among(values: Int[Tensor, " n"], some: Tensor | None) -> Bool[Tensor, " n"]
     return torch.zeros(len(values), dtype=torch.bool) if some is None else torch.isin(values, some)
 
 
-def dead_ends(parts: Parts) -> set[Node]:
+def dead_ends(parts: Subgraph) -> set[Node]:
     """Nodes without a path from input to output.
 
     Reads of the residual stream are inputs and writes to it are outputs. Query and key channels lead to all of their

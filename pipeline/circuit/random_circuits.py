@@ -1,9 +1,14 @@
-"""The sampler of random circuits: as many nodes per site, or edges per kind, as a real circuit to compare with (§6)."""
+"""The one sampler of random sets: as many nodes per site, or edges per kind, as a circuit to compare with (§6).
+
+Every set is drawn from the complement of the circuit under test. A set that shared nodes or edges with the circuit
+would have a part of its effect: with a few of the circuit's nodes in it, any set may cripple the model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Int
@@ -15,45 +20,52 @@ from pipeline.model.transformer import Transformer
 from pipeline.sites import edge_keys, site_key, split_edge_key
 
 
-def random_nodes(circuit: Circuit, generator: torch.Generator, excluded: Circuit | None = None) -> Circuit:
-    """A circuit of as many nodes at each site and no edges, drawn from all nodes of the site.
+@dataclass(frozen=True)
+class Complement:
+    """All nodes and edges of a model that a circuit does not have, and random sets of them."""
 
-    Nodes of ``excluded`` are never drawn: a site that has too few others gives fewer.
-    """
-    taken = {} if excluded is None else excluded.node_masks()
-    pools = {
-        key: (taken[key] == 0).nonzero().flatten() if key in taken else torch.arange(len(circuit.means[key]))
-        for key in circuit.nodes
-    }
-    drawn = _drawn(pools, circuit.nodes, generator)
-    return replace(circuit, nodes={key: nodes.sort().values for key, nodes in drawn.items()}, edges={})
+    model: Transformer
+    circuit: Circuit
+
+    @cached_property
+    def nodes(self) -> dict[str, Int[Tensor, " n"]]:
+        """Site key → the nodes that are not the circuit's, ascending."""
+        return {key: (mask == 0).nonzero().flatten() for key, mask in self.circuit.node_masks().items()}
+
+    @cached_property
+    def edges(self) -> dict[str, Int[Tensor, "n 2"]]:
+        """Edge key → the edges that are not the circuit's."""
+        pools = {key: nonzero_edges(self.model, key) for key in edge_keys(self.model.config.n_layer)}
+        for key, pairs in self.circuit.edges.items():
+            pools[key] = pools[key][~torch.isin(edge_codes(pools[key]), edge_codes(pairs))]
+        return pools
+
+    def random_set(self, like: Circuit, generator: torch.Generator, *, of_edges: bool) -> Circuit:
+        """A circuit of as many nodes at each site as ``like``, without edges; or, ``of_edges``, of as many edges of
+        each kind, whose nodes are the ends of its edges: a node of ``like`` without edges has no counterpart.
+
+        A site or kind that has fewer nodes or edges than are wanted gives all.
+        """
+        pools, sizes = (self.edges, like.edges) if of_edges else (self.nodes, like.nodes)
+        drawn = {key: picked(pools[key], len(some), generator) for key, some in sizes.items() if len(pools[key])}
+        if of_edges:
+            return replace(like, nodes=ends(drawn), edges=drawn)
+        return replace(like, nodes={key: indices.sort().values for key, indices in drawn.items()}, edges={})
 
 
-def random_edges(circuit: Circuit, pools: Mapping[str, Int[Tensor, "n 2"]], generator: torch.Generator) -> Circuit:
-    """A circuit of as many edges of each kind, drawn from the pool of the kind; its nodes are the ends of its edges.
-
-    A pool that has too few edges gives fewer. A node of the circuit without edges has no counterpart.
-    """
-    edges = _drawn(pools, circuit.edges, generator)
-    return replace(circuit, nodes=ends(edges), edges=edges)
+def picked(pool: Int[Tensor, "n ..."], n: int, generator: torch.Generator) -> Int[Tensor, "m ..."]:
+    """``n`` different rows of a pool at random, or all where it has fewer."""
+    return pool[torch.randperm(len(pool), generator=generator)[:n]]
 
 
-def _drawn(
-    pools: Mapping[str, Tensor], sizes: Mapping[str, Tensor], generator: torch.Generator
-) -> dict[str, Int[Tensor, "n ..."]]:
-    """Random rows of each pool, as many as ``sizes`` has rows there."""
-    return {
-        key: pools[key][torch.randperm(len(pools[key]), generator=generator)[: len(rows)]]
-        for key, rows in sizes.items()
-    }
-
-
-def edge_pools(model: Transformer, excluded: Circuit | None = None) -> dict[str, Int[Tensor, "n 2"]]:
-    """Edge key → the model's edges of that kind that are not in ``excluded``."""
-    pools = {key: nonzero_edges(model, key) for key in edge_keys(model.config.n_layer)}
-    for key, pairs in ({} if excluded is None else excluded.edges).items():
-        pools[key] = pools[key][~torch.isin(edge_codes(pools[key]), edge_codes(pairs))]
-    return pools
+def disjoint_sets(
+    pool: Int[Tensor, " node"], *, size: int, n: int, generator: torch.Generator
+) -> list[Int[Tensor, " size"]]:
+    """Up to ``n`` sets of ``size`` nodes, no more sets than nodes. No node is drawn again before all were."""
+    n, drawn = min(n, len(pool)), [pool[:0]]
+    while sum(map(len, drawn)) < n * size:
+        drawn.append(picked(pool, len(pool), generator))
+    return list(torch.cat(drawn)[: n * size].view(n, size))
 
 
 def nonzero_edges(model: Transformer, key: str) -> Int[Tensor, "n 2"]:

@@ -21,7 +21,7 @@ class CorpusTooSmallError(ValueError):
     """The token stream does not hold one batch."""
 
 
-class Batches:
+class TrainingBatches:
     """Training batches: ``at(step)`` is the same for the same stream, sizes, seed and step, in whatever order asked."""
 
     def __init__(self, stream: TokenStream, batch: int, n_ctx: int, seed: int) -> None:

@@ -1,7 +1,7 @@
 """The stage corpus: functions from the sources of params.yaml, without duplicates and task prompts, in two splits.
 
-A source supplies characters up to its weight, real code always at least as many as the generated idioms. What goes to
-validation is decided by whole packages, modules or files, never by pieces of them.
+A source supplies characters up to its weight, real code always at least as many as the generated idioms.
+Whole packages, modules or files go to validation, never pieces of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,8 +39,9 @@ class Entry:
 
     text: str
     source: str
-    group: str
     sha256: str
+    group: str
+    split: str = "train"
 
 
 def build_corpus(config: CorpusConfig, seed: int, lock: Path, tails: Collection[str], folder: Path) -> dict[str, Any]:
@@ -54,11 +55,10 @@ def build_corpus(config: CorpusConfig, seed: int, lock: Path, tails: Collection[
     gathering = _Gathering(TailIndex(tails))
     for name, source, budget in sorted(named, key=lambda item: item[0] == "idioms"):  # when the real part is known
         gathering.take(name, source, budget if name != "idioms" else min(budget, gathering.n_chars))
-    splits = _split(gathering, config.validation_frac, seed)
-    entries = list(zip(gathering.entries, splits, strict=True))
+    entries = _split(gathering.entries, config.validation_frac, seed)
     Random(seed_of(seed, "corpus order")).shuffle(entries)
     _refuse_useless(entries)
-    n_found = check_clean((entry.text for entry, split in entries if split == "train"), gathering.index)
+    n_found = check_clean((entry.text for entry in entries if entry.split == "train"), gathering.index)
     report = _report(entries, {name: source for name, source, _ in named}, gathering, n_found)
     with whole_folder(folder) as partial:
         _write(entries, partial / CORPUS_FILE)
@@ -121,21 +121,22 @@ class _Gathering:
             source.tally.skipped["holds a task prompt"] += 1
             self.n_dropped += 1
             return 0
-        self.entries.append(Entry(document.text, name, document.group, digest))
+        self.entries.append(Entry(document.text, name, digest, document.group))
         return len(document.text)
 
 
-def _split(gathering: _Gathering, validation_frac: float, seed: int) -> list[str]:
-    """The split of every entry: per source, whole groups in an order of their hashes, as long as they fit."""
+def _split(entries: Sequence[Entry], validation_frac: float, seed: int) -> list[Entry]:
+    """The entries, some for validation: per source, whole groups in an order of their hashes, as long as they fit."""
     sizes: dict[str, Counter[str]] = {}
-    for entry in gathering.entries:
+    for entry in entries:
         sizes.setdefault(entry.source, Counter())[entry.group] += len(entry.text)
     held_out = {
         (source, group)
         for source, groups in sizes.items()
         for group in _hold_out(groups, validation_frac, seed_of(seed, "validation", source))
     }
-    return ["validation" if (entry.source, entry.group) in held_out else "train" for entry in gathering.entries]
+    splits = ("validation" if (entry.source, entry.group) in held_out else "train" for entry in entries)
+    return [replace(entry, split=split) for entry, split in zip(entries, splits, strict=True)]
 
 
 def _hold_out(sizes: Counter[str], validation_frac: float, seed: int) -> set[str]:
@@ -151,8 +152,8 @@ def _hold_out(sizes: Counter[str], validation_frac: float, seed: int) -> set[str
     return chosen
 
 
-def _refuse_useless(entries: Sequence[tuple[Entry, str]]) -> None:
-    found = Counter(split for _, split in entries)
+def _refuse_useless(entries: Sequence[Entry]) -> None:
+    found = Counter(entry.split for entry in entries)
     for split in SPLITS:
         if not found[split]:
             raise CorpusError(
@@ -162,16 +163,13 @@ def _refuse_useless(entries: Sequence[tuple[Entry, str]]) -> None:
 
 
 def _report(
-    entries: Sequence[tuple[Entry, str]],
-    sources: dict[str, DocumentSource],
-    gathering: _Gathering,
-    n_found: int,
+    entries: Sequence[Entry], sources: dict[str, DocumentSource], gathering: _Gathering, n_found: int
 ) -> dict[str, Any]:
     """Counts per source and split, what was left out and why, the contamination check, and the corpus' hash."""
     per_source = {
         name: {
             "requested_chars": gathering.budgets[name],
-            **_count([(entry, split) for entry, split in entries if entry.source == name]),
+            **_count([entry for entry in entries if entry.source == name]),
             "files": source.tally.files,
             "skipped": dict(sorted(source.tally.skipped.items())),
         }
@@ -186,31 +184,25 @@ def _report(
     }
 
 
-def _count(entries: Sequence[tuple[Entry, str]]) -> dict[str, dict[str, int]]:
+def _count(entries: Sequence[Entry]) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {"n_functions": {}, "n_chars": {}, "n_groups": {}}
     for split in SPLITS:
-        mine = [entry for entry, of in entries if of == split]
+        mine = [entry for entry in entries if entry.split == split]
         counts["n_functions"][split] = len(mine)
         counts["n_chars"][split] = sum(len(entry.text) for entry in mine)
         counts["n_groups"][split] = len({(entry.source, entry.group) for entry in mine})
     return counts
 
 
-def _hash(entries: Sequence[tuple[Entry, str]]) -> str:
+def _hash(entries: Sequence[Entry]) -> str:
     """sha256 over texts, sources and splits in their order: the identity of the corpus."""
     digest = hashlib.sha256()
-    for entry, split in entries:
-        digest.update(f"{split}\0{entry.source}\0{entry.text}\0".encode())
+    for entry in entries:
+        digest.update(f"{entry.split}\0{entry.source}\0{entry.text}\0".encode())
     return digest.hexdigest()
 
 
-def _write(entries: Sequence[tuple[Entry, str]], path: Path) -> None:
-    table = pyarrow.table(
-        {
-            "text": [entry.text for entry, _ in entries],
-            "source": [entry.source for entry, _ in entries],
-            "sha256": [entry.sha256 for entry, _ in entries],
-            "split": [split for _, split in entries],
-        }
-    )
+def _write(entries: Sequence[Entry], path: Path) -> None:
+    columns = ("text", "source", "sha256", "split")
+    table = pyarrow.table({column: [getattr(entry, column) for entry in entries] for column in columns})
     pyarrow.parquet.write_table(table, path, compression="zstd", row_group_size=4096)

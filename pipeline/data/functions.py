@@ -31,20 +31,17 @@ def cut_functions(source: str, min_lines: int, max_lines: int, skipped: Counter[
     """
     source = source.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
     lines = source.split("\n")
-    for node in _functions(_parse(source).body, max_lines):
+    try:
+        tree = parse(source)
+    except NOT_PYTHON as error:
+        raise NotPythonError(str(error)) from error
+    for node in _functions(tree.body, max_lines):
         cut = _cut(node, lines)
         reason = "function shape" if cut is None else _refusal(cut, min_lines, max_lines)
         if cut is None or reason:
             skipped[reason or ""] += 1
         else:
             yield "\n".join(cut) + "\n"
-
-
-def _parse(source: str) -> ast.Module:
-    try:
-        return parse(source)
-    except NOT_PYTHON as error:
-        raise NotPythonError(str(error)) from error
 
 
 def _functions(body: list[ast.stmt], max_lines: int) -> Iterator[Function]:
@@ -62,7 +59,9 @@ def _functions(body: list[ast.stmt], max_lines: int) -> Iterator[Function]:
 def _cut(node: Function, lines: list[str]) -> list[str] | None:
     """The function's lines without docstrings, dedented; None where its lines cannot be separated cleanly."""
     spans = []
-    for owner in _owners(node):
+    for owner in ast.walk(node):
+        if not isinstance(owner, Function | ast.ClassDef):
+            continue  # all others cannot have a docstring
         first = owner.body[0]
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
             if len(owner.body) == 1 or not _alone(first, owner, lines):
@@ -72,13 +71,6 @@ def _cut(node: Function, lines: list[str]) -> list[str] | None:
     kept = [number for number in range(node.lineno, (node.end_lineno or 0) + 1) if number not in dropped]
     cut = _dedent([lines[number - 1] for number in kept], node.col_offset)
     return None if cut is None else _close_gaps(cut)
-
-
-def _owners(node: Function) -> Iterator[Function | ast.ClassDef]:
-    """The function and every function and class inside it: all that may have a docstring."""
-    for inner in ast.walk(node):
-        if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield inner
 
 
 def _alone(first: ast.Expr, owner: Function | ast.ClassDef, lines: list[str]) -> bool:

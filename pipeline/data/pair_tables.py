@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,16 @@ PAIRS_FILE = "pairs.parquet"
 REPORT_FILE = "report.json"
 
 PairRow = dict[str, Any]  # a pair; its columns are those of the stage's schema
+
+
+def pair_schema(part: str, answers: Sequence[str]) -> pa.Schema:
+    """The columns of a table: task, ``part`` of the task's pairs, texts and tokens of both prompts, answer tokens."""
+    return pa.schema(
+        [("task", pa.string()), (part, pa.string()), ("index", pa.int32())]
+        + [(f"{side}_{text}", pa.string()) for side in "ab" for text in ("prompt", "answer")]
+        + [(f"{side}_tokens", pa.list_(pa.int32())) for side in "ab"]
+        + [(answer, pa.int32()) for answer in answers]
+    )
 
 
 def write_tables(folder: Path, schema: pa.Schema, rows: Sequence[PairRow], report: dict[str, Any]) -> None:
@@ -30,6 +41,29 @@ def read_tables(folder: Path, schema: pa.Schema, stage: str) -> tuple[dict[str, 
     if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):
         raise ArtifactError(f"{folder / REPORT_FILE}: has no tasks; run the stage {stage} again (dvc repro {stage})")
     return report, _rows(folder / PAIRS_FILE, schema, stage)
+
+
+def group_rows(
+    rows: Iterable[PairRow], keys: Sequence[str], n_pairs: Mapping[Any, int], folder: Path, stage: str
+) -> dict[tuple[str, ...], list[PairRow]]:
+    """The rows by what they have in the columns ``keys``. Raises ArtifactError where they are not ``n_pairs`` each."""
+    groups: dict[tuple[str, ...], list[PairRow]] = {group: [] for group in n_pairs}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    for group, part in groups.items():
+        if len(part) != (expected := n_pairs.get(group, 0)):
+            raise ArtifactError(
+                f"{folder}: {len(part)} pairs of {', '.join(group)}, its report says {expected}; run {stage} again"
+            )
+    return groups
+
+
+def rows_hash(name: str, rows: Iterable[PairRow], schema: pa.Schema) -> str:
+    """The identity of a task's pairs: every prompt and answer, in tokens."""
+    digest = hashlib.sha256(name.encode())
+    for row in rows:
+        digest.update(repr([row[key] for key in schema.names]).encode())
+    return digest.hexdigest()[:16]
 
 
 def _rows(path: Path, schema: pa.Schema, stage: str) -> list[PairRow]:

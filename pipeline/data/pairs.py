@@ -45,6 +45,10 @@ class PairBatch:
         """The pairs of the given indices, in that order, both sides of each, trimmed to the longest prompt."""
         return self.prompts(torch.stack([2 * pairs, 2 * pairs + 1], dim=1).flatten())
 
+    def first(self, n: int) -> PairBatch:
+        """The first ``n`` pairs, or all where there are fewer."""
+        return self.take(torch.arange(min(n, self.n_pairs), device=self.tokens.device))
+
     def prompts(self, rows: Int[Tensor, " n"]) -> PairBatch:
         """The prompts of the given rows, in that order, trimmed to the longest."""
         last = self.last[rows]

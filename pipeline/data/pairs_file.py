@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,24 +158,16 @@ def _encode_side(where: str, side: Side, tokenizer: Tokenizer) -> tuple[list[int
 def _task_set(name: str, encoded: list[EncodedPair], tokenizer: Tokenizer, seed: int) -> TaskSet:
     """The pairs, split, as a task of that name."""
     shuffled = random.Random(seed_of(seed, "pairs_file")).sample(encoded, len(encoded))
-    n_held = len(encoded) // 4
-    parts = {
-        "train": shuffled[2 * n_held :],
-        "validation": shuffled[:n_held],
-        "test": shuffled[n_held : 2 * n_held],
-    }
+    n = len(encoded) // 4
+    parts = {"train": shuffled[2 * n :], "validation": shuffled[:n], "test": shuffled[n : 2 * n]}
     rows = [row_of(name, split, item) for split, part in parts.items() for item in part]
     about = {
         "expressible": True,
         "reason": None,
         "n_pairs": {split: len(part) for split, part in parts.items()},
-        "n_tokens_max": max(map(len, _all_tokens(encoded))),
+        "n_tokens_max": max(len(tokens) for item in encoded for tokens in item.tokens),
     }
     return TaskSet({"tokenizer": tokenizer.hash, "seed": seed, "tasks": {name: about}}, {name: rows})
-
-
-def _all_tokens(encoded: Iterable[EncodedPair]) -> Iterator[list[int]]:
-    return (tokens for item in encoded for tokens in item.tokens)
 
 
 def _shown(value: Any) -> str:

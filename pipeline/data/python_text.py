@@ -10,12 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-NOT_PYTHON = (
-    SyntaxError,
-    ValueError,
-    RecursionError,
-    MemoryError,
-)  # raised by ast.parse
+NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)  # raised by ast.parse
 NOT_TOKENS = (tokenize.TokenError, SyntaxError)  # raised by tokenize; an IndentationError is a SyntaxError
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipeline.artifacts import ArtifactError, whole_folder, write_json
@@ -25,13 +24,13 @@ from pipeline.data.bigram import (
     save_bigram,
     unigram_probs,
 )
+from pipeline.data.corpus_table import ROWS_AT_ONCE, read_corpus
 from pipeline.data.shards import SPLITS, STATS_FILE, token_dtype, write_stream
 from pipeline.data.tokenizer import Tokenizer
 
 # Merges are learnt from at most this many characters, spread evenly over the training documents: the first few thousand
 # merges no longer change with more, while training time and memory do.
 TRAINING_CHARS = 10_000_000
-_DOCUMENTS_AT_ONCE = 4096
 
 
 def tokenise_corpus(corpus: Path, config: TokeniseConfig, folder: Path) -> dict[str, Any]:
@@ -65,27 +64,17 @@ def tokenise_corpus(corpus: Path, config: TokeniseConfig, folder: Path) -> dict[
 
 def read_documents(corpus: Path, split: str) -> Iterator[str]:
     """The texts of a split, in the order of the corpus, a few thousand in memory at a time. Raises ArtifactError."""
-    for texts in _read_text_columns(corpus, split):
+    for texts in _texts(corpus, split):
         yield from texts.to_pylist()
 
 
-def _read_text_columns(corpus: Path, split: str) -> Iterator[pa.Array]:
-    if not corpus.is_file():
-        raise ArtifactError(f"{corpus}: no such file; run the stage that makes it (dvc repro corpus)")
-    try:
-        with pq.ParquetFile(corpus) as file:
-            missing = {"text", "split"} - set(file.schema_arrow.names)
-            if missing:
-                raise ArtifactError(f"{corpus}: lacks the columns {', '.join(sorted(missing))}; run corpus again")
-            for rows in file.iter_batches(batch_size=_DOCUMENTS_AT_ONCE, columns=["text", "split"]):
-                yield rows.filter(pc.equal(rows["split"], split))["text"]
-    except pa.ArrowInvalid as error:
-        raise ArtifactError(f"{corpus}: damaged ({error}); delete it and run the stage corpus again") from error
+def _texts(corpus: Path, split: str) -> Iterator[pa.Array]:
+    return (rows.filter(pc.equal(rows["split"], split))["text"] for rows in read_corpus(corpus, "text", "split"))
 
 
 def _count_characters(corpus: Path, split: str) -> int:
     """Characters in a split. Raises ArtifactError where there are none."""
-    n = sum(pc.sum(pc.utf8_length(texts)).as_py() or 0 for texts in _read_text_columns(corpus, split))
+    n = sum(pc.sum(pc.utf8_length(texts)).as_py() or 0 for texts in _texts(corpus, split))
     if n == 0:
         raise ArtifactError(f"{corpus}: the split {split} has no text; enlarge corpus.n_chars or validation_frac")
     return n
@@ -110,7 +99,7 @@ def _encode_split(corpus: Path, split: str, tokenizer: Tokenizer, path: Path) ->
     def encoded() -> Iterator[list[int]]:
         nonlocal n_bytes
         texts = read_documents(corpus, split)
-        while chunk := list(itertools.islice(texts, _DOCUMENTS_AT_ONCE)):
+        while chunk := list(itertools.islice(texts, ROWS_AT_ONCE)):
             n_bytes += sum(len(text.encode()) for text in chunk)
             yield from tokenizer.encode_batch(chunk, threads=os.cpu_count() or 1)
             progress.update(len(chunk))

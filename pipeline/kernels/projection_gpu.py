@@ -1,6 +1,6 @@
 """The choice of the weights that stay, made on the device where they are: no sort, no wait for the host (§8).
 
-``pipeline.pretrain.projection.largest`` makes the same choice in numpy. Here it is plain torch: the budget-th largest
+``tests/pretrain/oracle.py`` makes the same choice in numpy. Here it is plain torch: the budget-th largest
 magnitude is found by a binary search over its bits, 31 counts of the tensor, whose outcomes stay on the device. A count
 moves about 6 bytes a weight (4 read, a bool written and read), all of them 0.2 kB: a tenth of a millisecond for a
 million weights at 2 TB/s. Keep-alive takes ``keep_alive`` more passes, each the argmax of every line. That is some 160
@@ -26,7 +26,7 @@ def keep_largest(
     """A mask (1 = keep) of exactly ``budget`` entries: the largest, after each line has its ``keep_alive`` ones.
 
     Lines are rows (``alive_axis`` 0) or columns (1) of a matrix; None, for a tensor of any shape: no keep-alive. Ties
-    go to the lower flat index. Equal, entry by entry, to ``projection.largest`` for all weights but NaN, which counts
+    go to the lower flat index. Equal, entry by entry, to the numpy choice for all weights but NaN, which counts
     as larger than infinity and is kept. Runs on any device without a synchronisation. Raises ValueError for a budget
     that is not from 1 to the number of weights, TypeError for types that float32 does not hold exactly.
     """

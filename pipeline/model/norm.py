@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.kernels.norm_cpu import ROWS, normalise, normalise_backward
+from pipeline.kernels.simd import EPS
 from pipeline.kernels.threads import in_shares
 
 
 class RMSNorm(nn.RMSNorm):
     """``nn.RMSNorm`` over the last dimension, its default epsilon."""
+
+    def scale(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch 1"]:
+        """The factor that each row is multiplied by, before the gain."""
+        return (x.square().mean(-1, keepdim=True) + EPS).rsqrt()
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.dtype != torch.float32:

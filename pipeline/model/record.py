@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -14,15 +16,23 @@ def record(
     intervene: Intervene | None = None,
     cuts: Cuts | None = None,
     *,
+    at: Int[Tensor, " batch"] | None = None,
+    names: Container[str] | None = None,
     residual: bool = False,
-) -> tuple[Float[Tensor, "batch pos vocab"], dict[str, Float[Tensor, "batch pos width"]]]:
+) -> tuple[Float[Tensor, "batch *pos vocab"], dict[str, Float[Tensor, "batch pos width"]]]:
     """Logits, and the value at every site as the rest of the model saw it; with ``residual``, of the residual stream
-    too. Raises CompiledModelError."""
+    too.
+
+    ``names``: of these only. ``at``: logits at one position of each prompt only; where the rest of the model needs no
+    other position, as in the last layer, values have that one position. Raises CompiledModelError.
+    """
     refuse_compiled(model)
     values: dict[str, Tensor] = {}
 
-    def keep(key: str, x: Tensor) -> Tensor:
-        values[key] = x if intervene is None else intervene(key, x)
-        return values[key]
+    def keep(name: str, x: Tensor) -> Tensor:
+        seen = x if intervene is None else intervene(name, x)
+        if names is None or name in names:
+            values[name] = seen
+        return seen
 
-    return model(tokens, intervene=sees_residual(keep) if residual else keep, cuts=cuts), values
+    return model(tokens, at=at, intervene=sees_residual(keep) if residual else keep, cuts=cuts), values

@@ -61,7 +61,7 @@ class Ranks:
         return batch.chunk(self.n)[self.rank]
 
     def trained(self, model: Transformer) -> nn.Module:
-        """What the training step calls: the model, with its gradients averaged over the ranks where there are more."""
+        """The module that the training step calls: the model, its gradients averaged over several ranks."""
         return model if self.n == 1 else DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     def mean(self, x: Tensor) -> Tensor:
@@ -80,12 +80,12 @@ class Ranks:
                 one.wait()
 
     def from_first(self, value: T) -> T:
-        """What the first rank passed, on all ranks; the others wait for it."""
+        """The first rank's ``value``, on all ranks; the others wait for it."""
         if self.n == 1:
             return value
-        held = [value]
-        dist.broadcast_object_list(held, src=0)
-        return held[0]
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
     def check_step(self, step: int) -> None:
         """Raises DriftError where this rank goes on from another step than the first one."""

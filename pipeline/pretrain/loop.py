@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pipeline.artifacts import file_hash, read_json, whole_file, whole_folder, write_json
 from pipeline.config import ComputeConfig, ModelConfig, PretrainConfig
-from pipeline.data.batches import Batches, validation_batches
+from pipeline.data.batches import TrainingBatches, validation_batches
 from pipeline.data.bigram import load_bigram
 from pipeline.data.shards import TokenStream
 from pipeline.model.checkpoint import model_hash, save_means, save_model
@@ -38,21 +38,25 @@ OnLog = Callable[[int, dict[str, float]], None]
 
 
 @dataclass
-class Run:
-    """A training run in progress: what a resumable checkpoint holds, and what never changes."""
+class TrainingRun:
+    """A training run in progress: its settings and parts, then what changes from step to step."""
 
+    name: str
+    config: ModelConfig
+    shared: PretrainConfig
+    ranks: Ranks
     model: Transformer
     trained: nn.Module  # what the training step calls: the model, or it with gradients averaged over the ranks
     optimizer: SparseAdam
-    batches: Batches
+    batches: TrainingBatches
     n_steps: int
-    ranks: Ranks
     sequences: int  # in one forward pass of one rank
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
+        """The content of a resumable checkpoint."""
         return {
             "model": self.model.state_dict(),
             "adam": self.optimizer.adam.state_dict(),
@@ -71,6 +75,10 @@ class Run:
         batch = self.ranks.part(self.batches.at(step))
         return batch.pin_memory() if self.model.device.type == "cuda" else batch
 
+    @property
+    def tokens_per_step(self) -> int:
+        return self.shared.batch * self.config.n_ctx
+
 
 def pretrain(
     *,
@@ -88,8 +96,8 @@ def pretrain(
     """Train one model on the token streams in ``tokens``; write checkpoint, means, history and summary to ``folder``.
 
     Returns the summary. A run that was interrupted goes on from its last checkpoint in ``scratch`` and ends equal to an
-    unbroken one. ``on_log(step, metrics)`` is called at every validation. Of several ranks, all call this, and the
-    first alone validates, logs and writes files. Raises ValueError for too few tokens or for a batch that cannot be
+    unbroken one. ``on_log(step, metrics)`` is called at every validation. All ranks call this; the first
+    alone validates, logs and writes files. Raises ValueError for too few tokens or for a batch that cannot be
     shared out.
     """
     prepare_cpu(compute.threads)
@@ -100,53 +108,48 @@ def pretrain(
     ranks.check_step(run.step)
     validation = TokenStream.open(tokens, "validation")
     precision = training_precision(compute, run.model.device)
-    skipped = _skip_zeros(run, config, compute, precision, scratch)
+    skipped = _skip_zeros(run, compute, precision, scratch)
     with tqdm(total=run.n_steps, initial=run.step, desc=name, unit="step", disable=not ranks.is_first) as bar:
         while run.step < run.n_steps:
-            metrics = _train_until_next_log(run, shared, precision, bar)
+            metrics = _train_until_next_log(run, precision, bar)
             if ranks.is_first:
-                _validate(name, run, validation, shared, metrics)
+                _validate(run, validation, metrics)
                 on_log(run.step, metrics)
                 bar.set_postfix(loss=f"{metrics['val_loss']:.3f}", L0=int(metrics["l0"]))
-                _keep(run, shared, checkpoint)
-    summary = ranks.from_first(_finish(name, run, config, shared, tokens, folder, skipped) if ranks.is_first else {})
+                _keep(run, checkpoint)
+    summary = ranks.from_first(_finish(run, tokens, folder, skipped) if ranks.is_first else {})
     checkpoint.unlink(missing_ok=True)
     return summary
 
 
-def _skip_zeros(run: Run, config: ModelConfig, compute: ComputeConfig, precision: Any, scratch: Path) -> float:
+def _skip_zeros(run: TrainingRun, compute: ComputeConfig, precision: Any, scratch: Path) -> float:
     """Let products skip zeros below the density at which that pays here; the first rank finds it. Returns it."""
     density = 0.0
     if run.ranks.is_first:
-        n_tokens = run.sequences * config.n_ctx
-        density = sparse_below(config, compute, n_tokens, run.model.device, precision, scratch / "pretrain")
+        n_tokens = run.sequences * run.config.n_ctx
+        density = sparse_below(run.config, compute, n_tokens, run.model.device, precision, scratch / "pretrain")
     density = run.ranks.from_first(density)
     skip_zeros(run.model, density)
     return density
 
 
-def _validate(name: str, run: Run, stream: TokenStream, shared: PretrainConfig, metrics: dict[str, float]) -> None:
+def _validate(run: TrainingRun, stream: TokenStream, metrics: dict[str, float]) -> None:
     """Add the validation loss to ``metrics`` and those to the history. Raises ValueError where training diverged."""
-    batches = validation_batches(stream, run.sequences, run.model.config.n_ctx, shared.validation_tokens)
+    batches = validation_batches(stream, run.sequences, run.config.n_ctx, run.shared.validation_tokens)
     metrics["val_loss"] = validation_loss(run.model, batches)
-    check_finite(name, metrics)
+    if not math.isfinite(metrics["train_loss"] + metrics["val_loss"]):
+        raise ValueError(
+            f"{run.name}: the loss is not finite at step {run.step} (learning rate {metrics['lr']:.3g}); "
+            f"lower models.{run.name}.lr and run the stage again"
+        )
     run.history.append(metrics)
 
 
-def _keep(run: Run, shared: PretrainConfig, checkpoint: Path) -> None:
+def _keep(run: TrainingRun, checkpoint: Path) -> None:
     """Write a resumable checkpoint where one is due."""
-    if run.step % shared.checkpoint_every < shared.validate_every and run.step < run.n_steps:
+    if run.step % run.shared.checkpoint_every < run.shared.validate_every and run.step < run.n_steps:
         with whole_file(checkpoint) as partial:
             torch.save(run.state(), partial)
-
-
-def check_finite(name: str, metrics: dict[str, float]) -> None:
-    """Raises ValueError where training has diverged."""
-    if not math.isfinite(metrics["train_loss"] + metrics["val_loss"]):
-        raise ValueError(
-            f"{name}: the loss is not finite at step {metrics['step']:.0f} (learning rate {metrics['lr']:.3g}); "
-            f"lower models.{name}.lr and run the stage again"
-        )
 
 
 def _start(
@@ -157,7 +160,7 @@ def _start(
     tokens: Path,
     device: torch.device,
     ranks: Ranks,
-) -> Run:
+) -> TrainingRun:
     """The run at step 0. Raises ValueError where the batch cannot be shared out over the ranks."""
     sequences = shared.sequences_at_once(ranks.n)
     stream = TokenStream.open(tokens, "train")
@@ -167,9 +170,9 @@ def _start(
     if shared.activation_checkpointing:
         recompute_blocks(model)
     n_steps = max(1, config.tokens // (shared.batch * config.n_ctx))
-    batches = Batches(stream, shared.batch, config.n_ctx, seed_of(seed, "batches"))
+    batches = TrainingBatches(stream, shared.batch, config.n_ctx, seed_of(seed, "batches"))
     optimizer = SparseAdam(model, config, shared, n_steps, ranks)
-    return Run(model, ranks.trained(model), optimizer, batches, n_steps, ranks, sequences)
+    return TrainingRun(name, config, shared, ranks, model, ranks.trained(model), optimizer, batches, n_steps, sequences)
 
 
 def _identity(
@@ -181,30 +184,29 @@ def _identity(
     return f"{name}-{hashlib.sha256((json.dumps(settings) + data).encode()).hexdigest()[:16]}"
 
 
-def _train_until_next_log(run: Run, shared: PretrainConfig, precision: Any, bar: tqdm[Any]) -> dict[str, float]:
+def _train_until_next_log(run: TrainingRun, precision: Any, bar: tqdm[Any]) -> dict[str, float]:
     """Steps up to the next validation. Returns their mean loss, the last step's schedule and the speed."""
     start, began = run.step, time.perf_counter()
-    stop = min(run.n_steps, (start // shared.validate_every + 1) * shared.validate_every)
+    stop = min(run.n_steps, (start // run.shared.validate_every + 1) * run.shared.validate_every)
     total = torch.zeros((), device=run.model.device)
     run.model.train()
     for step, batch in read_ahead(run.read, start, stop):
         batch = batch.to(run.model.device, non_blocking=True)
-        total += train_step(run.trained, run.optimizer, batch, step, precision, shared.accumulate)
+        total += train_step(run.trained, run.optimizer, batch, step, precision, run.shared.accumulate)
         bar.update()
     train_loss = float(run.ranks.mean(total)) / (stop - start)
     run.step = stop
     elapsed = time.perf_counter() - began
     run.seconds += elapsed
     run.ranks.check_identical(run.model)
-    n_tokens = shared.batch * run.model.config.n_ctx
     counts = nonzeros(run.model)
     return {
         "step": stop,
-        "tokens": stop * n_tokens,
+        "tokens": stop * run.tokens_per_step,
         "train_loss": train_loss,
         "l0": l0(counts),
         **{f"l0/{name}": count for name, count in counts.items()},
-        "tokens_per_second": (stop - start) * n_tokens / elapsed,
+        "tokens_per_second": (stop - start) * run.tokens_per_step / elapsed,
         **run.optimizer.schedule,
     }
 
@@ -231,28 +233,26 @@ def validation_loss(model: Transformer, batches: Iterator[Tensor]) -> float:
     return total / n
 
 
-def _finish(
-    name: str, run: Run, config: ModelConfig, shared: PretrainConfig, tokens: Path, folder: Path, skipped: float
-) -> dict[str, Any]:
-    """Means, checkpoint, history and summary, written whole."""
-    n_batches = max(1, shared.mean_tokens // (shared.batch * config.n_ctx))
+def _finish(run: TrainingRun, tokens: Path, folder: Path, skipped: float) -> dict[str, Any]:
+    """Means, checkpoint, history and summary, written whole. Returns the summary."""
+    n_batches = max(1, run.shared.mean_tokens // run.tokens_per_step)
     batches = [run.batches.at(step)[:, :-1] for step in range(n_batches)]
     run.model.eval()
     counts = nonzeros(run.model)
     means = node_means(run.model, [part for batch in batches for part in batch.split(run.sequences)])
     with whole_folder(folder) as partial:
-        save_model(run.model, partial, {"name": name, "tokenizer": read_json(tokens / "tokenizer.json")["hash"]})
+        save_model(run.model, partial, {"name": run.name, "tokenizer": read_json(tokens / "tokenizer.json")["hash"]})
         save_means(means, partial)
         (partial / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in run.history))
         summary = {
-            "name": name,
-            "kind": config.kind,
-            "n_layer": config.n_layer,
-            "d_model": config.d_model,
+            "name": run.name,
+            "kind": run.config.kind,
+            "n_layer": run.config.n_layer,
+            "d_model": run.config.d_model,
             "n_params": sum(p.numel() for p in run.model.parameters()),
             "l0": l0(counts),
             "l0_by_matrix": counts,
-            "tokens": run.n_steps * shared.batch * config.n_ctx,
+            "tokens": run.n_steps * run.tokens_per_step,
             "val_loss_nats": run.history[-1]["val_loss"],
             "train_seconds": run.seconds,
             "sparse_below": skipped,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -14,8 +13,6 @@ from pipeline.kernels import projection_cpu
 from pipeline.kernels.projection_gpu import keep_largest
 from pipeline.kernels.threads import in_shares
 from pipeline.model.transformer import Transformer
-
-FORCED = np.float32(np.inf)
 
 
 @dataclass(frozen=True)
@@ -77,29 +74,6 @@ def _keep_each(targets: Sequence[Target], progress: float, keep_alive: int) -> N
         by_column = target.alive_axis == 1
         target.last[0] = projection_cpu.keep_largest(rows, target.budget(progress), least, by_column, target.last[0])
         torch.autograd.graph.increment_version(target.parameter)  # numpy's writes go unseen
-
-
-def largest(weight: np.ndarray, budget: int, keep_alive: int, alive_axis: int | None) -> np.ndarray:
-    """The oracle: a bool mask of exactly ``budget`` entries, the largest, after each line has its keep-alive ones."""
-    magnitude = np.abs(weight)
-    keep = _top(magnitude, budget)
-    if alive_axis is None or keep.sum(axis=1 - alive_axis).min() >= keep_alive:
-        return keep
-    lines = magnitude if alive_axis == 0 else magnitude.T
-    best = np.argsort(-lines, axis=1, kind="stable")[:, :keep_alive]
-    np.put_along_axis(lines, best, FORCED, axis=1)  # writes through to ``magnitude``
-    return _top(magnitude, budget)
-
-
-def _top(magnitude: np.ndarray, budget: int) -> np.ndarray:
-    """A bool mask of the ``budget`` largest entries, ties to the lower index."""
-    flat = magnitude.ravel()
-    threshold = np.partition(flat, flat.size - budget)[flat.size - budget]
-    keep = flat >= threshold
-    surplus = int(np.count_nonzero(keep)) - budget
-    if surplus:
-        keep[np.flatnonzero(flat == threshold)[-surplus:]] = False
-    return keep.reshape(magnitude.shape)
 
 
 def nonzeros(model: nn.Module) -> dict[str, int]:

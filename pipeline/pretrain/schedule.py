@@ -1,4 +1,4 @@
-"""What changes over a training run: the annealing of L0 and the learning rate (§2)."""
+"""The schedules of a training run: the annealing of L0 and the learning rate (§2)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Calibration of a circuit's answer logits: a scale, and a shift of one answer against the other (§4).
 
-The paper takes 16 steps of LBFGS. The loss is convex in these two numbers, so Newton's steps reach the same minimum, in
-a thousandth of the time, which minimisation needs: it calibrates after every removal. Where a circuit orders all fit
-pairs rightly there is no minimum, the scale would grow for ever: it stops at a bound.
+The paper takes 16 steps of LBFGS. The loss is convex in these two numbers, so Newton's steps reach the same minimum in
+a thousandth of the time, and Phases 5 and 6 calibrate after every removal. Where a circuit prefers the right answer in
+all fit pairs there is no minimum, since the loss falls with any larger scale: the scale stops at a bound.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-RIDGE = 1e-9  # keeps Newton's system solvable where all margins are equal
-LEAST_SCALE = 1e-3  # a circuit whose answers have to be turned round does not do the task
+from pipeline.prune.limits import MIN_SCALE, MIN_STEP, RIDGE
 
 
 def calibrate(answers: Float[Tensor, "prompt 2"], steps: int, most_scale: float) -> tuple[float, float]:
     """(scale, shift) that minimise the task loss of ``answers``, after ``steps`` of Newton; never worse than (1, 0).
 
-    The shift is added to the answer of side a; one for each answer token would change nothing more. The scale stays
-    within [``LEAST_SCALE``, ``most_scale``].
+    The shift is added to the logit of side a's answer; a second one, for side b's, would add nothing. The scale stays
+    within [``MIN_SCALE``, ``most_scale``].
     """
     margin = (answers[:, 0] - answers[:, 1]).double().cpu().numpy()
-    scale, shift = _newton(margin, steps, LEAST_SCALE, most_scale)
+    scale, shift = _newton(margin, steps, MIN_SCALE, most_scale)
     return (scale, shift) if _loss(margin, scale, shift) < _loss(margin, 1.0, 0.0) else (1.0, 0.0)
 
 
@@ -40,7 +39,7 @@ def _loss(margin: Any, scale: float, shift: float) -> float:
 
 @numba.njit(nogil=True, cache=True)
 def _newton(margin: Any, steps: int, least: float, most: float) -> tuple[float, float]:
-    """Newton's steps, halved until they help; the scale is held at a bound that it would leave."""
+    """Newton's steps, each halved until the loss falls; at a bound that the scale would leave, only the shift moves."""
     scale, shift = 1.0, 0.0
     now = _loss(margin, scale, shift)
     for _ in range(steps):
@@ -56,14 +55,14 @@ def _newton(margin: Any, steps: int, least: float, most: float) -> tuple[float, 
             h01 += curve * margin[i] * sign
             h11 += curve
         h00 += RIDGE
-        ablated_to = (scale <= least and g0 > 0) or (scale >= most and g0 < 0)
-        if ablated_to:
+        at_bound = (scale <= least and g0 > 0) or (scale >= most and g0 < 0)
+        if at_bound:
             d0, d1 = 0.0, g1 / h11
         else:
             det = h00 * h11 - h01 * h01 + RIDGE
             d0, d1 = (h11 * g0 - h01 * g1) / det, (h00 * g1 - h01 * g0) / det
         step, better = 1.0, False
-        while step > 1e-3 and not better:
+        while step > MIN_STEP and not better:
             new_scale, new_shift = min(max(scale - step * d0, least), most), shift - step * d1
             new = _loss(margin, new_scale, new_shift)
             better = new < now

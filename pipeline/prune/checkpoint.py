@@ -10,26 +10,24 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import whole_folder, write_json
 from pipeline.circuit import Circuit
-from pipeline.circuit.ablation_samples import ablation_values_for
-from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.ablation_values import ablation_values_for
 from pipeline.config import ConfigError, Params, PruneConfig, parse_params
 from pipeline.data.pairs import PairBatch
 from pipeline.data.words import SPLITS
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
-from pipeline.prune.prune import Pruned, prune_task
+from pipeline.prune.limits import MAX_ADVISED_LOSS
+from pipeline.prune.prune import OnProgress, Pruned, prune_task
 from pipeline.seeds import seed_of
 from pipeline.workspace import LoadedTask, settings_for
 
-CHANCE = math.log(2)  # nats: the loss of one who guesses between two answers
-MUCH = 0.5  # nats, from which on a higher target is no advice
+CHANCE = math.log(2)  # nats: the loss of a guess between two answers
 
 
 class UnsolvedError(ValueError):
@@ -45,7 +43,7 @@ def prune_checkpoint(
     seed: int | None = None,
     tokenizer: Path | str | None = None,
     tokens: Path | str | None = None,
-    on_progress: Callable[[str], None] = lambda what: None,
+    on_progress: OnProgress = lambda what: None,
     **changes: Any,
 ) -> Pruned:
     """The smallest circuit of a checkpoint for a task, and the row about it with its ``test_loss`` in nats.
@@ -68,27 +66,20 @@ def prune_checkpoint(
     config = _changed(settings, {name: value for name, value in changes.items() if value is not None})
     loaded = LoadedTask.load(folder, task, settings, tokenizer)
     _check_solved(loaded, config, chosen=changes.get("target_loss") is not None)
-    own_seed = settings.seed if seed is None else seed
-    purpose = seed_of(own_seed, "prune", loaded.name, loaded.task)
-    ablated_to = _ablation_values(loaded, config, None if tokens is None else Path(tokens), seed_of(purpose, "draws"))
-    about = loaded.about | {"seed": own_seed}
-    pruned = _searched(loaded, ablated_to, config, purpose, about, out, on_progress)
+    about = loaded.about | {"seed": settings.seed if seed is None else seed}
+    pruned = _searched(loaded, config, about, loaded.tokens if tokens is None else Path(tokens), out, on_progress)
     if out is not None:
-        save_pruned(pruned, out, about | {"settings": config.model_dump(mode="json")})
+        assert pruned.circuit is not None
+        with whole_folder(out) as partial:
+            pruned.circuit.save(partial)
+            described = about | {"settings": config.model_dump(mode="json")}
+            write_json(partial / "summary.json", described | pruned.row)
+            write_json(partial / "trials.json", pruned.trials)
     return pruned
 
 
-def save_pruned(pruned: Pruned, folder: Path, about: dict[str, Any]) -> None:
-    """Write circuit, summary.json (``about`` and the row) and trials.json into ``folder``, whole or not at all."""
-    assert pruned.circuit is not None
-    with whole_folder(folder) as partial:
-        pruned.circuit.save(partial)
-        write_json(partial / "summary.json", about | pruned.row)
-        write_json(partial / "trials.json", pruned.trials)
-
-
 def circuit_loss(circuit: Circuit, model: Transformer, batch: PairBatch) -> float:
-    """The task loss in nats of the circuit alone, calibrated; the mean over its draws of held values."""
+    """The task loss in nats of the circuit alone, calibrated; the mean over its draws of ablation values."""
     losses = [mean_loss(circuit.answers(model, batch, draw)) for draw in range(len(circuit.ablation_values.draws))]
     return math.fsum(losses) / len(losses)
 
@@ -124,38 +115,34 @@ def _check_solved(loaded: LoadedTask, config: PruneConfig, *, chosen: bool) -> N
             f"target loss {target:g} is below the loss of {loaded.name} itself, which is {loss:.4f} nats on the "
             f"validation pairs of {loaded.task}; allowed: at least {least:g}"
         )
-    mend = f"allow --target-loss {least:g}, or take" if least < MUCH else f"guessing has {CHANCE:.3f}; take"
+    mend = f"allow --target-loss {least:g}, or take" if least < MAX_ADVISED_LOSS else f"guessing has {CHANCE:.3f}; take"
     raise UnsolvedError(
         f"{loaded.name} cannot do {loaded.task}: the whole model has a loss of {loss:.4f} nats on validation pairs, "
         f"the target is {target:g}; {mend} a model trained longer or a task that it does"
     )
 
 
-def _ablation_values(loaded: LoadedTask, config: PruneConfig, tokens: Path | None, seed: int) -> AblationValues:
-    """What nodes outside the circuit are held at."""
-    return ablation_values_for(
+def _searched(
+    loaded: LoadedTask,
+    config: PruneConfig,
+    about: dict[str, Any],
+    tokens: Path,
+    out: Path | None,
+    on_progress: OnProgress,
+) -> Pruned:
+    """The result of ``prune_task``, with the circuit's test loss. Raises UnsolvedError where it finds no circuit."""
+    seed = seed_of(about["seed"], "prune", loaded.name, loaded.task)
+    batches = {split: loaded.batch(split) for split in SPLITS}
+    trials = _trials_folder(out, config, about)
+    ablated_to = ablation_values_for(
         config.ablation,
         model=loaded.model,
         means=loaded.means,
-        tokens=loaded.tokens if tokens is None else tokens,
+        tokens=tokens,
         tokenizer=loaded.tokenizer.hash,
         draws=config.draws,
-        seed=seed,
+        seed=seed_of(seed, "draws"),
     )
-
-
-def _searched(
-    loaded: LoadedTask,
-    ablated_to: AblationValues,
-    config: PruneConfig,
-    seed: int,
-    about: dict[str, Any],
-    out: Path | None,
-    on_progress: Callable[[str], None],
-) -> Pruned:
-    """What ``prune_task`` finds, with the circuit's test loss. Raises UnsolvedError where it finds no circuit."""
-    batches = {split: loaded.batch(split) for split in SPLITS}
-    trials = _trials_folder(out, config, about)
     pruned = prune_task(
         model=loaded.model,
         means=loaded.means,
@@ -172,14 +159,15 @@ def _searched(
     if pruned.circuit is None:
         raise UnsolvedError(
             f"no circuit of {loaded.name} for {loaded.task} has a loss of at most {config.target_loss:g} nats on "
-            f"train and validation pairs, surely enough, with what is outside held by ablation "
-            f"{config.ablation.value}; raise --target-loss or --budget ({config.budget}), or give more pairs"
+            f"train and validation pairs, by a wide enough margin, its complement ablated to {config.ablation.value}; "
+            f"raise --target-loss or --budget ({config.budget}), or give more pairs"
         )
     return replace(pruned, row=pruned.row | {"test_loss": circuit_loss(pruned.circuit, loaded.model, batches["test"])})
 
 
 def _trials_folder(out: Path | None, config: PruneConfig, about: dict[str, Any]) -> Path | None:
-    """Where a search with a budget keeps its trials until it is done: beside ``out``, named by all they follow from."""
+    """The folder of a search with a budget for its trials until it is done: beside ``out``, named by a hash of all that
+    they follow from."""
     if out is None or config.budget == 0:
         return None
     asked = json.dumps([about, config.model_dump(mode="json")], sort_keys=True)

@@ -1,54 +1,58 @@
 """The loss of a circuit by the compact executor: calibrated on train pairs, measured on validation pairs.
 
-Minimisation asks for it thousands of times, and what goes by so few pairs may be missed by others. So a circuit that
-meets its target on these has to meet it on further pairs, which are run for it alone: most removals never get so far.
-Where a few pairs that go badly make up most of the loss, the mean over new pairs may be much larger: by all pairs, it
-has to be nearly sure that over as many new ones it meets the target too.
+Phases 3 to 6 evaluate thousands of circuits, so these pairs are few, and a circuit may meet a target on them by chance.
+One that does is evaluated on the extra pairs as well, the other train pairs; most circuits are refused before. Where a
+few pairs make up most of the loss, the mean over new pairs may be much larger. So the target also has to be above the
+upper 99 % bound on the mean loss over an equally large fresh sample.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.circuit.compact import Compact, Frozen, Trace
-from pipeline.circuit.compact_parts import Edges, Nodes
+from pipeline.circuit.graph import Subgraph
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
 from pipeline.model.layout import PackedPrompts
 from pipeline.model.scoring import calibrated
 from pipeline.prune.calibrate import calibrate
-
-SURE = 2.33  # standard deviations of what is normal, that it exceeds once in a hundred times
+from pipeline.prune.limits import Z_99
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A circuit's loss in nats on validation pairs and on the train pairs that its calibration was fitted to, that
-    calibration, each pair's loss, and what running it left behind, per draw. Where it came to further pairs, what it
-    has to answer for by those (``Evaluator.further_loss``), and what running them left behind."""
+class Candidate(Subgraph):
+    """A circuit in the making, with its losses in nats."""
 
+    loss: float  # the largest of those on fit, validation and extra pairs: a target has to be met on all of them
     validation_loss: float
-    fit_loss: float
-    calibration: tuple[float, float]
-    losses: Float[Tensor, " pair"]
+    calibration: tuple[float, float]  # scale, shift
+    losses: Float[Tensor, " pair"]  # of fit pairs, then validation pairs
+
+
+@dataclass(frozen=True)
+class Evaluation(Candidate):
+    """A circuit's losses in nats, and per draw of ablation values the state that its run left for a similar circuit."""
+
     compacts: tuple[Compact, ...]
     traces: tuple[Trace, ...]
-    further_loss: float | None = None
-    further_traces: tuple[Trace, ...] = ()
+    extra_loss: float | None = None  # ``Evaluator.extra_loss``; None where the extra pairs were not run
+    extra_traces: tuple[Trace, ...] = ()
 
     @property
-    def loss(self) -> float:
-        """The largest: a circuit that meets a target has to meet it on all, so that none is fitted to."""
-        return max(loss for loss in (self.validation_loss, self.fit_loss, self.further_loss) if loss is not None)
+    def candidate(self) -> Candidate:
+        """The circuit with its losses, without the state."""
+        return Candidate(**{each.name: getattr(self, each.name) for each in fields(Candidate)})
 
 
 class Evaluator:
-    """Runs circuits of one model on the same pairs again and again; only what changed is computed again."""
+    """Runs circuits of one model on the same pairs again and again; only half layers that changed are run again."""
 
     def __init__(
         self,
@@ -59,102 +63,100 @@ class Evaluator:
         most_scale: float,
         extra: PairBatch | None = None,
     ) -> None:
-        """``frozen``: the model with each draw of held values; ``steps`` and ``most_scale`` are calibration's."""
+        """``frozen``: the model with each draw of ablation values; ``steps`` and ``most_scale`` are calibration's."""
         self.frozen = tuple(frozen)
         self.steps, self.most_scale, self.n_fit_pairs = steps, most_scale, fit.n_pairs
         self.fit, self.validation = fit, validation
-        both = stacked(fit.to(torch.device("cpu")), validation.to(torch.device("cpu")))
-        self.prompts, self.pairs = PackedPrompts.of(both.tokens, both.last), both
+        self.pairs = stacked(fit.to(torch.device("cpu")), validation.to(torch.device("cpu")))
+        self.prompts = PackedPrompts.of(self.pairs.tokens, self.pairs.last)
         self.extra = extra and extra.to(torch.device("cpu"))
-        self.further_prompts = self.extra and PackedPrompts.of(self.extra.tokens, self.extra.last)
+        self.extra_prompts = self.extra and PackedPrompts.of(self.extra.tokens, self.extra.last)
 
     def smaller(self, share: float) -> Evaluator:
-        """A judge of the same models by the first pairs only, and no further ones: faster, and less sure."""
+        """An evaluator by the first pairs only, and no extra ones: faster, and less reliable."""
         fit, validation = (
             batch.take(torch.arange(max(1, int(share * batch.n_pairs)))) for batch in (self.fit, self.validation)
         )
         return Evaluator(self.frozen, fit, validation, self.steps, self.most_scale)
 
-    def __call__(self, nodes: Nodes, edges: Edges, target: float = -math.inf) -> Evaluation:
-        """The verdict on a circuit, with further pairs where the others meet the target."""
-        return self._verdict(self.compacts(nodes, edges), None, 0, target)
+    def __call__(self, circuit: Subgraph, target: float = -math.inf) -> Evaluation:
+        """The evaluation of a circuit; on the extra pairs only where it meets the target on the others."""
+        return self._evaluate(circuit, self.compacts(circuit), None, 0, target)
 
-    def compacts(self, nodes: Nodes, edges: Edges) -> tuple[Compact, ...]:
-        """The circuit to be run, with each draw of held values."""
-        return tuple(Compact(frozen, nodes, edges) for frozen in self.frozen)
+    def compacts(self, circuit: Subgraph) -> tuple[Compact, ...]:
+        """The circuit ready to be run, with each draw of ablation values."""
+        return tuple(Compact(frozen, circuit.nodes, circuit.edges) for frozen in self.frozen)
 
-    def changed(self, before: Evaluation, halves: set[int], nodes: Nodes, edges: Edges, target: float) -> Evaluation:
-        """The verdict on a circuit that differs from an earlier one only in some half layers."""
-        compacts = tuple(compact.with_halves(halves, nodes, edges) for compact in before.compacts)
-        return self._verdict(compacts, before, min(halves), target)
+    def changed(self, before: Evaluation, halves: set[int], circuit: Subgraph, target: float) -> Evaluation:
+        """The evaluation of a circuit that differs from an earlier one only in some half layers."""
+        compacts = tuple(compact.with_halves(halves, circuit.nodes, circuit.edges) for compact in before.compacts)
+        return self._evaluate(circuit, compacts, before, min(halves), target)
 
-    def _verdict(
-        self, compacts: tuple[Compact, ...], before: Evaluation | None, first: int, target: float
+    def _evaluate(
+        self, circuit: Subgraph, compacts: tuple[Compact, ...], before: Evaluation | None, first: int, target: float
     ) -> Evaluation:
-        traces = since(before.traces if before else (), compacts, first)
+        traces = prefixes(before.traces if before else (), compacts, first)
         answers = _answers(compacts, self.prompts, self.pairs, traces, first)
         calibration = calibrate(answers[:, : 2 * self.n_fit_pairs].flatten(0, 1), self.steps, self.most_scale)
-        losses = losses_of(answers, calibration)
-        means = float(losses[self.n_fit_pairs :].mean()), float(losses[: self.n_fit_pairs].mean())
-        found = Evaluation(*means, calibration, losses, compacts, traces)
-        if found.loss > target or self.extra is None:
-            return found
-        known = before.further_traces if before else ()
-        traces = since(known, compacts, first)
-        extra = self._further(compacts, traces, first if known else 0, calibration, losses)
-        return replace(found, further_loss=extra, further_traces=traces)
+        losses = pair_losses(answers, calibration)
+        validation_loss, fit_loss = float(losses[self.n_fit_pairs :].mean()), float(losses[: self.n_fit_pairs].mean())
+        loss, extra_loss = max(validation_loss, fit_loss), None
+        extra_traces: tuple[Trace, ...] = ()
+        if loss <= target and self.extra is not None:
+            known = before.extra_traces if before else ()
+            extra_traces = prefixes(known, compacts, first)
+            extra_loss = self._extra_loss(compacts, extra_traces, first if known else 0, calibration, losses)
+            loss = max(loss, extra_loss)
+        candidate = circuit.nodes, circuit.edges, loss, validation_loss, calibration, losses
+        return Evaluation(*candidate, compacts, traces, extra_loss, extra_traces)
 
-    def further_loss(
-        self, nodes: Nodes, edges: Edges, calibration: tuple[float, float], losses: Float[Tensor, " pair"]
-    ) -> float:
-        """The loss in nats that a circuit has to answer for by further pairs, by its ``losses`` on the others too.
+    def extra_loss(self, candidate: Candidate) -> float:
+        """The loss in nats by the extra pairs, which has to meet a target as well; −∞ where there are no extra pairs.
 
-        That is the further pairs' mean or, if it is more, what the mean over new pairs hardly exceeds, by all pairs.
-        −∞ where there are no further pairs.
+        It is the larger of their mean and of the upper bound (``upper_bound``) by all pairs.
         """
         if self.extra is None:
             return -math.inf
-        compacts = self.compacts(nodes, edges)
-        return self._further(compacts, since((), compacts, 0), 0, calibration, losses)
+        compacts = self.compacts(candidate)
+        return self._extra_loss(compacts, prefixes((), compacts, 0), 0, candidate.calibration, candidate.losses)
 
-    def all_pairs(self, nodes: Nodes, edges: Edges, calibration: tuple[float, float]) -> tuple[PairBatch, Tensor]:
-        """All pairs, and by how much what a circuit has to answer for rises where the loss of each does [pair]."""
-        pairs = self.pairs if self.extra is None else stacked(self.pairs, self.extra)
-        compacts, prompts = self.compacts(nodes, edges), PackedPrompts.of(pairs.tokens, pairs.last)
-        losses = losses_of(_answers(compacts, prompts, pairs, since((), compacts, 0), 0), calibration)
-        losses.requires_grad_(True)
-        total = losses.mean() if self.extra is None else _most(losses)
-        return pairs, torch.autograd.grad(total, losses)[0]
-
-    def _further(
+    def _extra_loss(
         self,
         compacts: Sequence[Compact],
         traces: Sequence[Trace],
         first: int,
         calibration: tuple[float, float],
-        known: Float[Tensor, " pair"],
+        losses: Float[Tensor, " pair"],
     ) -> float:
-        assert self.extra is not None and self.further_prompts is not None
-        losses = losses_of(_answers(compacts, self.further_prompts, self.extra, traces, first), calibration)
-        return max(float(losses.mean()), at_most(torch.cat([known, losses])))
+        assert self.extra is not None and self.extra_prompts is not None
+        extra = pair_losses(_answers(compacts, self.extra_prompts, self.extra, traces, first), calibration)
+        return max(float(extra.mean()), float(upper_bound(torch.cat([losses, extra]))))
+
+    def all_pairs(self, candidate: Candidate) -> tuple[PairBatch, Float[Tensor, " pair"]]:
+        """All pairs, and ∂(the loss that has to meet a target) / ∂(the loss of each pair)."""
+        pairs = self.pairs if self.extra is None else stacked(self.pairs, self.extra)
+        compacts, prompts = self.compacts(candidate), PackedPrompts.of(pairs.tokens, pairs.last)
+        answers = _answers(compacts, prompts, pairs, prefixes((), compacts, 0), 0)
+        losses = pair_losses(answers, candidate.calibration).requires_grad_(True)
+        total = losses.mean() if self.extra is None else upper_bound(losses)
+        return pairs, torch.autograd.grad(total, losses)[0]
 
 
-def at_most(losses: Float[Tensor, " pair"]) -> float:
-    """What the mean loss over as many new pairs hardly exceeds: both means, of these and of those, are uncertain."""
-    return float(_most(losses))
+def upper_bound(losses: Float[Tensor, " pair"]) -> Float[Tensor, ""]:
+    """Upper 99 % bound on the mean loss over an equally large fresh sample, in nats.
+
+    By the normal approximation; both sample means vary, hence 2 / n.
+    """
+    return losses.mean() + Z_99 * losses.std() * (2 / len(losses)) ** 0.5
 
 
-def _most(losses: Float[Tensor, " pair"]) -> Float[Tensor, ""]:
-    return losses.mean() + SURE * losses.std() * (2 / len(losses)) ** 0.5
-
-
-def losses_of(answers: Float[Tensor, "draw prompt 2"], calibration: tuple[float, float]) -> Float[Tensor, " pair"]:
+def pair_losses(answers: Float[Tensor, "draw prompt 2"], calibration: tuple[float, float]) -> Float[Tensor, " pair"]:
     """The task loss in nats of every pair, the mean over draws."""
     return of_pairs(prompt_losses(calibrated(answers, calibration)).mean(0))
 
 
-def since(traces: Sequence[Trace], compacts: Sequence[Compact], first: int) -> tuple[Trace, ...]:
-    """Traces of their own of what came before the ``first`` half layer; empty ones where there are none."""
+def prefixes(traces: Sequence[Trace], compacts: Sequence[Compact], first: int) -> tuple[Trace, ...]:
+    """Copies of the traces up to the ``first`` half layer; empty traces where there are none."""
     return tuple(trace.prefix(first) for trace in traces) or tuple(Trace() for _ in compacts)
 
 
@@ -162,7 +164,7 @@ def since(traces: Sequence[Trace], compacts: Sequence[Compact], first: int) -> t
 def _answers(
     compacts: Sequence[Compact], prompts: PackedPrompts, pairs: PairBatch, traces: Sequence[Trace], first: int
 ) -> Float[Tensor, "draw prompt 2"]:
-    """Logits of the pairs' answers, for every draw, from the ``first`` half layer on, whose past is in its trace."""
+    """Logits of the pairs' answers, for every draw, from the ``first`` half layer on; traces have what is before it."""
     both = zip(compacts, traces, strict=True)
     return torch.stack([compact.answers(prompts, pairs.answers, trace, first) for compact, trace in both])
 
@@ -172,3 +174,9 @@ def stacked(one: PairBatch, other: PairBatch) -> PairBatch:
     longest = max(one.tokens.shape[1], other.tokens.shape[1])
     tokens = torch.cat([torch.nn.functional.pad(b.tokens, (0, longest - b.tokens.shape[1])) for b in (one, other)])
     return PairBatch(tokens, torch.cat([one.last, other.last]), torch.cat([one.answers, other.answers]))
+
+
+def sizes(candidate: Candidate | None) -> dict[str, Any]:
+    """Nodes, edges and validation loss in nats of a circuit; None each where there is none."""
+    names = "n_nodes", "n_edges", "validation_loss"
+    return {name: None if candidate is None else getattr(candidate, name) for name in names}

@@ -1,4 +1,4 @@
-"""Masks over a model's nodes, or a circuit's edges: laid out as one vector, and how one is learned (§4)."""
+"""Masks over a model's nodes or a circuit's edges, each laid out as one vector, and the gradient of a step (§4)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.circuit.compact_parts import Edges, Nodes
-from pipeline.circuit.graph import Parts, dead_ends, together
+from pipeline.circuit.graph import Subgraph, dead_ends, induced_edges, together
 from pipeline.model.transformer import Transformer
-from pipeline.prune.edges import induced_edges
 from pipeline.sites import Site, site_key, split_site_key
 
 
 class Heaviside(torch.autograd.Function):
-    """m = 1 where τ > 0, else 0; its gradient is that of sigmoid(τ / temperature), one temperature a candidate."""
+    """m = 1 where τ > 0, else 0; its gradient is that of sigmoid(τ / temperature), with one temperature per trial."""
 
     @staticmethod
-    def forward(ctx: Any, tau: Float[Tensor, "c unit"], temperature: Float[Tensor, "c 1"]) -> Tensor:
+    def forward(ctx: Any, tau: Float[Tensor, "trial unit"], temperature: Float[Tensor, "trial 1"]) -> Tensor:
         ctx.save_for_backward(tau, temperature)
         return (tau > 0).to(tau.dtype)
 
@@ -35,8 +33,8 @@ class Heaviside(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class UnitLayout:
-    """Units of a mask, one after the other. A unit is a node; with ``tie_qk``, channel i of attn_q and of attn_k are
-    one (the paper would tie them, §4)."""
+    """The units of a mask over nodes. A unit is a node; with ``tie_qk``, channel i of attn_q and channel i of attn_k
+    are one unit (the paper would tie them, §4)."""
 
     widths: Mapping[str, int]  # site key → nodes, in the order of the forward pass
     tie_qk: bool = False
@@ -47,11 +45,12 @@ class UnitLayout:
         start: dict[str, int] = {}
         n = 0
         for key, width in self.widths.items():
-            if tied := self._tied(key):
-                start[key] = start[tied]
-                continue
-            start[key] = n
-            n += width
+            layer, site = split_site_key(key)
+            if self.tie_qk and site is Site.ATTN_K:
+                start[key] = start[site_key(layer, Site.ATTN_Q)]
+            else:
+                start[key] = n
+                n += width
         return start
 
     @property
@@ -63,7 +62,7 @@ class UnitLayout:
         """Nodes of each unit."""
         return self.flat({key: torch.ones(width) for key, width in self.widths.items()})
 
-    def by_site(self, units: Float[Tensor, "*c unit"]) -> dict[str, Float[Tensor, "*c width"]]:
+    def by_site(self, units: Float[Tensor, "*trial unit"]) -> dict[str, Float[Tensor, "*trial width"]]:
         """Site key → the value of each node's unit."""
         return {key: units[..., self.start[key] : self.start[key] + width] for key, width in self.widths.items()}
 
@@ -74,31 +73,26 @@ class UnitLayout:
             units[self.start[key] : self.start[key] + len(value)] += value.cpu()
         return units
 
-    def circuit(self, mask: Float[Tensor, " unit"], model: Transformer) -> tuple[Nodes, Edges]:
+    def circuit(self, mask: Float[Tensor, " unit"], model: Transformer) -> Subgraph:
         """The nodes with mask 1 and all edges between them."""
-        return self.nodes(mask), induced_edges(model, self.by_site(mask))
+        return Subgraph(self.nodes(mask), induced_edges(model, self.by_site(mask)))
 
     def nodes(self, mask: Float[Tensor, " unit"]) -> dict[str, Int[Tensor, " n"]]:
         """Site key → kept indices, ascending; no empty sites."""
         kept = {key: (part > 0).nonzero().flatten() for key, part in self.by_site(mask).items()}
         return {key: indices for key, indices in kept.items() if len(indices)}
 
-    def _tied(self, key: str) -> str | None:
-        layer, site = split_site_key(key)
-        return site_key(layer, Site.ATTN_Q) if self.tie_qk and site is Site.ATTN_K else None
-
 
 @dataclass(frozen=True)
 class EdgeLayout:
-    """Units of a mask over the edges of one circuit. Nodes stay that have a path, with ``tie_qk`` both q and k."""
+    """The units of a mask over the edges of one circuit, each an edge."""
 
-    nodes: Nodes
-    edges: Edges
+    whole: Subgraph
     tie_qk: bool = False
 
     @property
     def n_units(self) -> int:
-        return sum(map(len, self.edges.values()))
+        return self.whole.n_edges
 
     @property
     def sizes(self) -> Float[Tensor, " unit"]:
@@ -106,11 +100,12 @@ class EdgeLayout:
 
     def by_key(self, units: Tensor) -> dict[str, Tensor]:
         """Edge key → the value of each edge."""
-        return dict(zip(self.edges, units.split([len(ends) for ends in self.edges.values()]), strict=True))
+        edges = self.whole.edges
+        return dict(zip(edges, units.split([len(ends) for ends in edges.values()]), strict=True))
 
-    def circuit(self, mask: Float[Tensor, " unit"], model: Transformer) -> tuple[Nodes, Edges]:
-        """The edges with mask 1 and the nodes, without what has no path from input to output."""
-        kept = {key: self.edges[key][part > 0] for key, part in self.by_key(mask).items()}
-        parts = Parts(self.nodes, kept)
-        left, _ = parts.without(other for node in dead_ends(parts) for other in together(node, self.tie_qk))
-        return left.nodes, left.edges
+    def circuit(self, mask: Float[Tensor, " unit"], model: Transformer) -> Subgraph:
+        """The edges with mask 1 and the circuit's nodes, without dead ends; with ``tie_qk``, a dead end takes the
+        other of query and key with it."""
+        edges = {key: self.whole.edges[key][part > 0] for key, part in self.by_key(mask).items()}
+        kept = Subgraph(self.whole.nodes, edges)
+        return kept.without(other for node in dead_ends(kept) for other in together(node, self.tie_qk))[0]

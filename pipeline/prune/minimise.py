@@ -1,11 +1,12 @@
-"""Take away nodes and single edges as long as the target loss holds, until no single one can go.
+"""Phases 5 and 6: removal path, 1-minimal. Nodes and single edges are removed as long as the target loss is met.
 
-The paper leaves removable nodes behind (§4: a researcher-day of manual clean-up per circuit) and prunes no
-edges. Here what costs least goes first, in nats an edge: a *trail* of ever smaller circuits, from which the smallest
-that meets each target of the loss-size curve is taken. At the main target single removals go on until a whole round
-takes none. What remains is 1-minimal: the *certificate* has what loss a circuit has to answer for (``Evaluation.loss``)
-after each single removal, all of them above the target. A node goes with its edges; with tied q and k, two nodes are
-one item. A circuit that is too large to try every edge of is left as it is, without a certificate.
+The paper leaves removable nodes behind (§4: a researcher-day of manual clean-up per circuit) and prunes no edges. Phase
+5 removes the cheapest items first, in nats an edge, and so makes a path of ever smaller circuits; the smallest that
+meets each target of the loss-size curve is taken from the path. Phase 6 removes single items from the main target's
+circuit until no removal meets the target. The circuit is then 1-minimal, and its certificate is the loss
+(``Evaluation.loss``) after each single removal, each above the target.
+
+An item is a node, with its edges, or an edge; with tied q and k, two nodes are one item.
 """
 
 from __future__ import annotations
@@ -16,199 +17,191 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.circuit.graph import Item, Parts, dead_ends, ends, together
-from pipeline.prune.discretise import Candidate, smallest_that
-from pipeline.prune.evaluator import Evaluation, Evaluator
-
-Worth = Callable[[Parts], dict[Item, float]]  # a circuit → what each item is estimated to be worth, in nats
-Price = Callable[[Candidate], "RemovalCosts"]
-FEW = 4000  # edges, up to which items are tried one by one
-GROUP = 0.25  # of all items, tried together at first
-LEAST = 0.01  # nats that the first price shares out among all edges, where the target leaves less
-FACTOR = 1.5  # of one price over the one before
-DEAR = 1.3  # times the price, above which an item is not tried before the price has risen
+from pipeline.circuit.graph import Item, Subgraph, dead_ends, ends, together
+from pipeline.prune import limits
+from pipeline.prune.discretise import smallest_that
+from pipeline.prune.evaluator import Candidate, Evaluation, Evaluator
+from pipeline.prune.problem import PruneProblem
 
 
 @dataclass
 class RemovalCosts:
-    """What single removals have cost, as last tried."""
+    """Items' costs, each as measured when its removal was last tried alone, or as estimated since."""
 
-    losses: dict[Item, float] = field(default_factory=dict)  # without the item
-    rises: dict[Item, float] = field(default_factory=dict)  # what that was more, in nats
-    per_edge: dict[Item, float] = field(default_factory=dict)  # the same, in nats an edge
+    losses: dict[Item, float] = field(default_factory=dict)  # nats, of the circuit without the item; measured only
+    rises: dict[Item, float] = field(default_factory=dict)  # the item's cost: the rise of the loss, in nats
+    per_edge: dict[Item, float] = field(default_factory=dict)  # the cost over the number of edges removed with the item
 
     @classmethod
-    def estimated(cls, parts: Parts, worths: dict[Item, float]) -> RemovalCosts:
-        """What each item of a circuit is worth, where nothing has been tried."""
-        n_edges: Counter[Any] = Counter(end for edge in parts.list_edges() for end in ends(edge))
-        return cls({}, worths, {item: worths[item] / max(1, n_edges.get(item, 1)) for item in worths})
+    def estimated(cls, circuit: Subgraph, attributions: dict[Item, float]) -> RemovalCosts:
+        """Costs by attribution alone."""
+        n_edges: Counter[Any] = Counter(end for edge in circuit.list_edges() for end in ends(edge))
+        per_edge = {item: rise / max(1, n_edges.get(item, 1)) for item, rise in attributions.items()}
+        return cls({}, attributions, per_edge)
 
 
 class Minimiser:
-    """One circuit, judged again and again with less of it; what is left may not lose more than ``target``."""
+    """One circuit, from which items are removed as long as its loss is at most ``target``."""
 
-    def __init__(self, evaluator: Evaluator, parts: Parts, target: float, tie_qk: bool) -> None:
+    def __init__(self, evaluator: Evaluator, circuit: Subgraph, target: float, tie_qk: bool) -> None:
         self.evaluator, self.target, self.tie_qk, self.costs = evaluator, target, tie_qk, RemovalCosts()
-        self.estimated: Parts | None = None  # the circuit that the estimates are of
         self.estimates = RemovalCosts()
-        self.bends: dict[Item, float] = {}  # what single removals cost more than was estimated, as last tried
-        self.parts, self.evaluation = parts, evaluator(parts.nodes, parts.edges, target)
+        self.estimated_for: Subgraph | None = None  # the circuit that ``estimates`` are of
+        self.errors: dict[Item, float] = {}  # measured minus estimated cost, when an item was last tried
+        self.circuit = evaluator(circuit, target)
 
     @property
     def slack(self) -> float:
-        """What the loss may still rise, in nats."""
-        return max(0.0, self.target - self.evaluation.loss)
+        """How much the loss may still rise, in nats."""
+        return max(0.0, self.target - self.circuit.loss)
 
-    @property
-    def candidate(self) -> Candidate:
-        return Candidate.of(self.parts.nodes, self.parts.edges, self.evaluation)
+    def reestimate(self, attributions: Callable[[Candidate], dict[Item, float]]) -> None:
+        """Re-estimate every item's cost for the current circuit, corrected by the error seen when it was last tried."""
+        if self.estimated_for is self.circuit:
+            return
+        self.estimated_for = self.circuit
+        self.estimates = RemovalCosts.estimated(self.circuit, attributions(self.circuit.candidate))
+        rises = {item: rise + self.errors.get(item, 0.0) for item, rise in self.estimates.rises.items()}
+        self.costs = RemovalCosts(self.costs.losses, rises, dict(self.estimates.per_edge))
 
-    def priced(self, cost: Price) -> Minimiser:
-        """Itself, with estimated prices of what it is now; what was more when it was tried will be more again."""
-        if self.estimated is not self.parts:
-            self.estimated, self.estimates = self.parts, cost(self.candidate)
-            rises = {item: rise + self.bends.get(item, 0.0) for item, rise in self.estimates.rises.items()}
-            self.costs = RemovalCosts(self.costs.losses, rises, dict(self.estimates.per_edge))
-        return self
+    def sweep(self, items: list[Item], group: int, limit: float) -> list[Subgraph]:
+        """The circuits made by removing items that cost at most ``limit`` nats an edge, the first ``group`` together.
 
-    def sweep(self, items: list[Item], group: int, cost: float = math.inf) -> list[Parts]:
-        """The circuits that come of taking away items at the price, in nats an edge; the first ``group`` together.
-
-        Where several cannot go, fewer are tried.
+        The group grows when it can be removed, and shrinks when it cannot.
         """
-        at, removal_path = 0, []
+        at, path = 0, list[Subgraph]()
         while at < len(items):
             some = items[at : at + group]
-            if self.drop(some, cost):
-                removal_path.append(self.parts)
+            if self.try_remove(some, limit):
+                path.append(self.circuit.candidate)
                 at, group = at + len(some), 2 * group
             elif len(some) > 1:
                 group = max(1, len(some) // 4)
             else:
                 at += len(some)
-        return removal_path
+        return path
 
-    def drop(self, items: list[Item], cost: float = math.inf) -> bool:
-        """Take the items away if the target loss holds without them, and if they are not worth more than the price."""
-        less, evaluation = self.without(items)
-        rise, n_edges = evaluation.loss - self.evaluation.loss, max(1, self.parts.n_edges - less.n_edges)
+    def try_remove(self, items: list[Item], limit: float = math.inf) -> bool:
+        """Remove the items if the loss then meets the target and rises by at most ``limit`` nats an edge."""
+        after = self.without(items)
+        rise = after.loss - self.circuit.loss
+        n_edges = max(1, self.circuit.n_edges - after.n_edges)
         if len(items) == 1:
-            self.costs.losses[items[0]], self.costs.rises[items[0]] = evaluation.loss, rise
-            self.costs.per_edge[items[0]] = rise / n_edges
-            self.bends[items[0]] = rise - self.estimates.rises.get(items[0], rise)
-        if evaluation.loss > self.target or rise > cost * n_edges:
+            item = items[0]
+            self.costs.losses[item], self.costs.rises[item] = after.loss, rise
+            self.costs.per_edge[item] = rise / n_edges
+            self.errors[item] = rise - self.estimates.rises.get(item, rise)
+        if after.loss > self.target or rise > limit * n_edges:
             return False
-        self.parts, self.evaluation = less, evaluation
+        self.circuit = after
         return True
 
-    def without(self, items: list[Item]) -> tuple[Parts, Evaluation]:
-        """The circuit without some items and the edges that end in them, judged."""
-        less, halves = self.parts.without(other for item in items for other in together(item, self.tie_qk))
-        if not halves:  # all of it had gone with other items
-            return self.parts, self.evaluation
-        return less, self.evaluator.changed(self.evaluation, halves, less.nodes, less.edges, self.target)
+    def without(self, items: list[Item]) -> Evaluation:
+        """The evaluation of the circuit without some items and the edges that end in them."""
+        less, halves = self.circuit.without(other for item in items for other in together(item, self.tie_qk))
+        if not halves:  # other items took these with them
+            return self.circuit
+        return self.evaluator.changed(self.circuit, halves, less, self.target)
 
 
 class RemovalPath:
-    """Circuits ever smaller and of ever more loss, from one that does better than it has to down to one that is bad.
+    """Phase 5: removal path. Ever smaller circuits of ever larger loss, from one with a loss below its target.
 
-    Taken by some of the pairs, for speed: ``smallest`` asks the judge of all pairs.
+    A share of the pairs decides the path, for speed; ``smallest`` evaluates on all pairs.
     """
 
-    def __init__(
-        self, evaluator: Evaluator, few: Evaluator, start: Candidate, worst: float, worth: Worth, tie_qk: bool
-    ) -> None:
-        """``few`` judges what may go, while its loss is at most ``worst``."""
-        self.evaluator, self.seen = evaluator, dict[int, Candidate]()
-        self.circuits = [Parts(start.nodes, start.edges)]
-        found = Minimiser(few, self.circuits[0], worst, tie_qk)
-        if found.parts.n_edges > FEW:
+    def __init__(self, problem: PruneProblem, start: Candidate, worst: float) -> None:
+        """The path ends where the loss would exceed ``worst``, in nats."""
+        self.evaluator, self.seen = problem.evaluator, dict[int, Candidate]()
+        self.circuits: list[Subgraph] = [start]
+        if start.n_edges > limits.MAX_MINIMISED_EDGES:
             return
-        cost = max(worst - found.evaluation.loss, LEAST) / max(1, found.parts.n_edges) / 8
-        while cost < FACTOR * found.slack:  # an edge that is worth more cannot go
-            self.circuits += price_sweep(found, worth, cost)
-            cost *= FACTOR
+        found = Minimiser(problem.evaluator.smaller(limits.PATH_SHARE), start, worst, problem.config.tie_qk)
+        limit = limits.FIRST_LIMIT * max(worst - found.circuit.loss, limits.MIN_PATH_RISE) / max(1, start.n_edges)
+        while limit < limits.LIMIT_FACTOR * found.slack:  # an edge that costs more than the slack cannot be removed
+            self.circuits += sweep_at(found, problem, limit)
+            limit *= limits.LIMIT_FACTOR
 
     def smallest(self, target: float) -> Candidate | None:
-        """The smallest circuit of the trail that meets the target, as bisection finds it; None where none does."""
+        """The smallest circuit of the path that meets the target, as bisection finds it; None where none does."""
         last = len(self.circuits) - 1
         back = smallest_that(lambda back: self.at(last - back).loss <= target, start=1, most=last)
         return None if back is None else self.at(last - back)
 
     def at(self, place: int) -> Candidate:
-        """The circuit at a place of the trail, judged by all pairs."""
+        """The circuit at a place of the path, evaluated on all pairs."""
         if place not in self.seen:
-            parts = self.circuits[place]
-            self.seen[place] = Candidate.of(
-                parts.nodes, parts.edges, self.evaluator(parts.nodes, parts.edges, math.inf)
-            )
+            self.seen[place] = self.evaluator(self.circuits[place], math.inf).candidate
         return self.seen[place]
 
 
-def minimal(
-    evaluator: Evaluator,
-    candidate: Candidate,
-    target: float,
-    tie_qk: bool,
-    cost: Price = lambda candidate: RemovalCosts(),
-) -> tuple[Candidate, dict[str, Any] | None]:
-    """The circuit without all that can go by itself, and its certificate; itself and None where it is too large.
+def sweep_at(found: Minimiser, problem: PruneProblem, limit: float) -> list[Subgraph]:
+    """The circuits made by removing all dead ends together, then items that cost at most ``limit`` nats an edge."""
+    if dead := dead_ends(found.circuit):
+        found.try_remove(list(dead), limit)
+    items = affordable(found, problem.quick_attributions(found.circuit), limit)
+    return found.sweep(items, max(1, int(limits.FIRST_GROUP * len(items))), limit)
 
-    Single nodes and edges go, the cheapest first, in rounds, until none can go from what is left; ``cost`` estimates
-    what each costs. The certificate: ``loss``, ``target_loss``, and ``nodes`` and ``edges`` with the loss after each
-    single removal, in the circuit's order.
+
+def affordable(found: Minimiser, attributions: dict[Item, float], limit: float) -> list[Item]:
+    """Nodes, then edges, that may cost at most ``limit`` nats an edge, the cheapest first.
+
+    An item that was never tried has the cost of its attribution.
     """
-    if candidate.n_edges > FEW:
-        return candidate, None
-    found = Minimiser(evaluator, Parts(candidate.nodes, candidate.edges), target, tie_qk)
-    found.drop(list(dead_ends(found.parts)))
-    refused: set[Item] = set()  # since something went: their losses still hold
-    while items := may_go(found, refused) or may_go(found.priced(cost), refused) or untried(found, refused):
+    items = found.circuit.list_items()
+    per_edge = RemovalCosts.estimated(found.circuit, {item: attributions.get(item, 0.0) for item in items}).per_edge
+    per_edge |= {item: cost for item, cost in found.costs.per_edge.items() if item in per_edge}
+    rises, most = found.costs.rises, limits.MAX_LIMIT_RATIO * found.slack
+    some = (item for item in items if per_edge[item] <= limits.MAX_LIMIT_RATIO * limit and rises.get(item, 0.0) <= most)
+    return sorted(some, key=lambda item: (len(item), per_edge[item], item))
+
+
+def minimal(problem: PruneProblem, start: Candidate, target: float) -> tuple[Candidate, dict[str, Any] | None]:
+    """Phase 6: 1-minimal. The circuit after single removals until none meets the target, and its certificate.
+
+    The cheapest item is removed first, by measured or estimated cost; when no cost admits another removal, items are
+    tried in order of cost. The certificate: ``loss``, ``target_loss``, and ``nodes`` and ``edges`` with the loss in
+    nats after each single removal, in the circuit's order. A circuit too large to try every edge of is returned as it
+    is, with None.
+    """
+    if start.n_edges > limits.MAX_MINIMISED_EDGES:
+        return start, None
+    found = Minimiser(problem.evaluator, start, target, problem.config.tie_qk)
+    found.try_remove(list(dead_ends(found.circuit)))
+    refused: set[Item] = set()  # since the last removal, so that their measured losses are of the current circuit
+    while items := next_items(found, problem, refused):
         for item in items:
-            if item in found.parts and found.drop([item]):
+            if item in found.circuit and found.try_remove([item]):
                 refused.clear()
             else:
                 refused.add(item)
-    return found.candidate, certificate(found)
+    return found.circuit.candidate, certificate(found)
 
 
-def price_sweep(found: Minimiser, worth: Worth, cost: float) -> list[Parts]:
-    """The circuits that come of taking away what costs at most a price; dead ends first, all together."""
-    if dead := dead_ends(found.parts):
-        found.drop(list(dead), cost)
-    items = affordable(found, worth(found.parts), cost)
-    return found.sweep(items, max(1, int(GROUP * len(items))), cost)
+def next_items(found: Minimiser, problem: PruneProblem, refused: set[Item]) -> list[Item]:
+    """The items to try next: those whose cost is within the slack, else by a new estimate, else all not refused."""
+    if items := within_slack(found, refused):
+        return items
+    found.reestimate(problem.attributions)
+    rises = found.costs.rises
+    return within_slack(found, refused) or sorted(
+        set(found.circuit.list_items()) - refused, key=lambda item: (rises.get(item, 0.0), item)
+    )
 
 
-def affordable(found: Minimiser, worths: dict[Item, float], cost: float) -> list[Item]:
-    """Nodes, then edges, that may go at a price, the cheapest first; where nothing is known, their worth counts."""
-    every = found.parts.list_items()
-    costs = RemovalCosts.estimated(found.parts, {item: worths.get(item, 0.0) for item in every}).per_edge
-    costs |= {item: cost for item, cost in found.costs.per_edge.items() if item in costs}
-    rises, most = found.costs.rises, DEAR * found.slack
-    some = (item for item in every if costs[item] <= DEAR * cost and rises.get(item, 0.0) <= most)
-    return sorted(some, key=lambda item: (len(item), costs[item], item))
-
-
-def may_go(found: Minimiser, refused: set[Item]) -> list[Item]:
-    """The items that can go by what they were worth when they were tried or priced, the cheapest first."""
+def within_slack(found: Minimiser, refused: set[Item]) -> list[Item]:
+    """The items, but for refused ones, whose known cost the slack allows, the cheapest an edge first."""
     rises, per_edge = found.costs.rises, found.costs.per_edge
-    items = (item for item in found.parts.list_items() if rises.get(item, math.inf) <= found.slack)
+    items = (item for item in found.circuit.list_items() if rises.get(item, math.inf) <= found.slack)
     return sorted((item for item in items if item not in refused), key=lambda item: (per_edge[item], item))
 
 
-def untried(found: Minimiser, refused: set[Item]) -> list[Item]:
-    """The items that were not refused, those first that come nearest to where they can go."""
-    rises = found.costs.rises
-    return sorted(set(found.parts.list_items()) - refused, key=lambda item: (rises.get(item, 0.0), item))
-
-
 def certificate(found: Minimiser) -> dict[str, Any]:
-    """The losses that single removals had, each since the last one that was taken."""
-    losses = found.costs.losses
+    """The losses in nats after each single removal, all measured since the last item was removed."""
+    losses, circuit = found.costs.losses, found.circuit
     return {
         "target_loss": found.target,
-        "loss": found.evaluation.loss,
-        "nodes": {key: [losses[key, i] for i in indices.tolist()] for key, indices in found.parts.nodes.items()},
-        "edges": {key: [losses[key, s, t] for s, t in pairs.tolist()] for key, pairs in found.parts.edges.items()},
+        "loss": found.circuit.loss,
+        "nodes": {key: [losses[key, i] for i in indices.tolist()] for key, indices in circuit.nodes.items()},
+        "edges": {key: [losses[key, s, t] for s, t in pairs.tolist()] for key, pairs in circuit.edges.items()},
     }

@@ -1,14 +1,15 @@
-"""The search for small circuits: gradient descent on one τ per unit, many candidates at once (§4, App. A.5).
+"""Phase 2: search. Gradient descent on one τ per unit, many trials at once (§4, App. A.5).
 
-A unit is a node, or an edge (edge_search.py); a candidate is a set of hyperparameters and a seed. All see the same
-batches; the model is frozen and only their masks differ, so that they run as one batch through one forward pass; on a
-CPU in passes of a few pairs of one candidate, side by side on its cores.
+A unit is a node or, in Phase 4, an edge; a trial is a set of hyperparameters and a seed. All trials see the same
+batches, and the model is frozen. Only the trials' masks differ, so that they run as one batch through one forward pass;
+on a CPU in passes of a few pairs of one trial, shared out among threads.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,43 +23,38 @@ from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch, prompt_losses
 from pipeline.model.scoring import answers_of
 from pipeline.model.transformer import Transformer
+from pipeline.prune import limits
 from pipeline.prune.masks import EdgeLayout, Heaviside, UnitLayout
-from pipeline.prune.side_by_side import side_by_side
 
-ADAM_EPS = 1e-8
-RANK_PAIRS = 64  # on which units at the clamps are told apart
-BETA1 = 0.9
-PASS = 16  # pairs of one candidate in one pass on a CPU: more do not fit its cache, fewer cost too much per call
-
-# Step and candidates' losses (nats) and kept nodes → which of them go on.
+# Step, the trials' losses (nats) and their kept nodes → which of them go on.
 Watch = Callable[[int, Tensor, Tensor], Sequence[bool]]
 
 
 @dataclass(frozen=True)
-class Maskable(ABC):
-    """A frozen model, what its nodes are held at, and how masks over parts of it are laid out."""
+class Masking(ABC):
+    """A frozen model, the values that its nodes are ablated to, and the layout of masks over its nodes or edges."""
 
     model: Transformer
     ablated_to: AblationValues
     layout: UnitLayout | EdgeLayout
 
     @abstractmethod
-    def losses(self, masks: Float[Tensor, "c unit"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " c"]:
-        """Task loss in nats of every candidate, with what is outside its mask held; differentiable in the masks."""
+    def losses(self, masks: Float[Tensor, "trial unit"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " trial"]:
+        """Task loss in nats of every trial, its mask's complement ablated; differentiable in the masks."""
 
-    def run(self, batch: PairBatch, n: int, **changes: Any) -> Float[Tensor, " c"]:
-        """The task loss of each of n candidates under the changes to the model."""
+    def run(self, batch: PairBatch, n: int, **changes: Any) -> Float[Tensor, " trial"]:
+        """The task loss in nats of each of n trials under the changes to the model."""
         return prompt_losses(answers_of(self.model, batch, n, **changes).view(n, -1, 2)).mean(-1)
 
     def slopes(
-        self, masks: Float[Tensor, "c unit"], batch: PairBatch, draw: int = 0
-    ) -> tuple[Float[Tensor, " c"], Float[Tensor, "c unit"]]:
-        """``losses`` and ∂loss/∂mask of every candidate.
+        self, masks: Float[Tensor, "trial unit"], batch: PairBatch, draw: int = 0
+    ) -> tuple[Float[Tensor, " trial"], Float[Tensor, "trial unit"]]:
+        """``losses`` and ∂loss/∂mask of every trial.
 
         On a CPU in passes that fit its cache, of prompts of like length, shared out among torch's threads.
         """
 
-        def one_pass(job: tuple[Tensor, PairBatch]) -> Float[Tensor, "c 1+unit"]:
+        def one_pass(job: tuple[Tensor, PairBatch]) -> Float[Tensor, "trial 1+unit"]:
             some, part = job
             leaf = some.to(self.model.device).requires_grad_(True)
             losses = self.losses(leaf, part, draw) * (part.n_pairs / batch.n_pairs)
@@ -67,7 +63,7 @@ class Maskable(ABC):
 
         on_cpu = self.model.device.type == "cpu"
         groups = masks.detach().split(1 if on_cpu else len(masks))
-        parts = of_like_length(batch, PASS) if on_cpu else [batch]
+        parts = of_like_length(batch, limits.PASS_PAIRS) if on_cpu else [batch]
         passes = [(group, part) for group in groups for part in parts]
         found = side_by_side(one_pass, passes) if on_cpu else [one_pass(each) for each in passes]
         sums = torch.cat([torch.stack(found[i : i + len(parts)]).sum(0) for i in range(0, len(found), len(parts))])
@@ -75,23 +71,23 @@ class Maskable(ABC):
 
 
 @dataclass(frozen=True)
-class Masking(Maskable):
+class NodeMasking(Masking):
     """Masks over all nodes."""
 
     layout: UnitLayout
-    node_maskings: tuple[NodeMasks, ...]
+    node_masks: tuple[NodeMasks, ...]  # of every draw
 
     @classmethod
-    def of(cls, model: Transformer, ablated_to: AblationValues, tie_qk: bool) -> Masking:
-        node_maskings = tuple(NodeMasks(model, draw) for draw in ablated_to.draws)
-        return cls(model, ablated_to, UnitLayout(model.widths(), tie_qk), node_maskings)
+    def of(cls, model: Transformer, ablated_to: AblationValues, tie_qk: bool) -> NodeMasking:
+        node_masks = tuple(NodeMasks(model, draw) for draw in ablated_to.draws)
+        return cls(model, ablated_to, UnitLayout(model.widths(), tie_qk), node_masks)
 
-    def losses(self, masks: Float[Tensor, "c unit"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " c"]:
-        return self.run(batch, len(masks), **self.node_maskings[draw](self.layout.by_site(masks)))
+    def losses(self, masks: Float[Tensor, "trial unit"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " trial"]:
+        return self.run(batch, len(masks), **self.node_masks[draw](self.layout.by_site(masks)))
 
 
-class Candidates:
-    """τ of several candidates, and AdamW on each with its own hyperparameters."""
+class TrialMasks:
+    """τ of several trials, and AdamW on each with the trial's own hyperparameters."""
 
     def __init__(self, trials: Sequence[Hyperparameters], seeds: Sequence[int], n_units: int, config: PruneConfig):
         self.config = config
@@ -100,40 +96,34 @@ class Candidates:
         noise = torch.stack([torch.randn(n_units, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         self.tau = (self.hyper["init_noise_scale"] * noise + self.hyper["init_noise_bias"]).clamp(-1, 1)
         self.mean, self.square = torch.zeros_like(self.tau), torch.zeros_like(self.tau)
-        self.alive = torch.arange(len(trials))
+        self.alive = torch.arange(len(trials))  # the numbers of the trials that were not stopped
 
-    @property
-    def n(self) -> int:
-        return len(self.alive)
-
-    def leaf(self) -> Float[Tensor, "c unit"]:
-        """τ, ready to take a gradient."""
-        return self.tau.detach().requires_grad_(True)
-
-    def rate(self, step: int) -> Float[Tensor, "c 1"]:
-        """The learning rate: linear warm-up, then linear decay to 0."""
+    def rate(self, step: int) -> Float[Tensor, "trial 1"]:
+        """The learning rate: linear warm-up, times linear decay to 0."""
         warmup = (self.hyper["warmup"] * self.config.steps).clamp(min=1)
         return self.hyper["lr"] * ((step + 1) / warmup).clamp(max=1) * (1 - step / self.config.steps)
 
-    def update(self, gradient: Float[Tensor, "c unit"], step: int) -> None:
-        """One step of AdamW, the gradient of each candidate clipped to ``grad_clip``, τ clamped to [−1, 1]."""
-        gradient = gradient * (self.config.grad_clip / (gradient.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1)
+    def update(self, gradient: Float[Tensor, "trial unit"], step: int) -> None:
+        """One step of AdamW: each trial's gradient clipped to the norm ``grad_clip``, τ clamped to [−1, 1]."""
+        norm = gradient.norm(dim=1, keepdim=True)
+        gradient = gradient * (self.config.grad_clip / (norm + limits.CLIP_EPS)).clamp(max=1)
         beta2, rate = self.hyper["beta2"], self.rate(step)
-        self.mean += (1 - BETA1) * (gradient - self.mean)
+        self.mean += (1 - limits.ADAM_BETA1) * (gradient - self.mean)
         self.square += (1 - beta2) * (gradient.square() - self.square)
-        root = (self.square / (1 - beta2 ** (step + 1))).sqrt() + ADAM_EPS
-        self.tau -= rate * (self.hyper["weight_decay"] * self.tau + self.mean / (1 - BETA1 ** (step + 1)) / root)
+        root = (self.square / (1 - beta2 ** (step + 1))).sqrt() + limits.ADAM_EPS
+        descent = self.mean / (1 - limits.ADAM_BETA1 ** (step + 1)) / root
+        self.tau -= rate * (self.hyper["weight_decay"] * self.tau + descent)
         self.tau.clamp_(-1, 1)
 
     def keep(self, go_on: Sequence[bool]) -> None:
-        """Drop the candidates that do not go on."""
+        """Stop the trials that do not go on."""
         some = torch.tensor(list(go_on))
         self.alive, self.tau, self.mean, self.square = (t[some] for t in (self.alive, self.tau, self.mean, self.square))
         self.hyper = {name: values[some] for name, values in self.hyper.items()}
 
 
 def search(
-    masking: Maskable,
+    masking: Masking,
     train: PairBatch,
     config: PruneConfig,
     trials: Sequence[Hyperparameters],
@@ -141,35 +131,34 @@ def search(
     seed: int,
     watch: Watch | None = None,
 ) -> dict[int, Float[Tensor, " unit"]]:
-    """Candidate → the order of all units, the more needed the larger, for those that ``watch`` let go on to the end.
+    """Phase 2: a trial's number → the scores of all units, the larger the more needed; stopped trials have none.
 
-    Each candidate has its hyperparameters (``trials``) and a seed of its own for its noise; ``seed`` orders batches.
-
-    Minimises task loss + k_coef · number of kept nodes. The order is τ, and above its clamp at 1, and below at −1, the
-    attribution (see ``rank``). Bit-reproducible.
+    Minimises task loss + k_coef · number of kept nodes. Each trial has hyperparameters (``trials``) and a seed for its
+    initial noise; ``seed`` orders the batches, which all trials share; ``watch`` says after each step which trials go
+    on. A score is τ, except for units at its clamps (``break_ties``). Bit-reproducible.
     """
-    found = Candidates(trials, seeds, masking.layout.n_units, config)
+    masks = TrialMasks(trials, seeds, masking.layout.n_units, config)
     generator = torch.Generator().manual_seed(seed)
     sizes = masking.layout.sizes
     for step, batch in zip(range(config.steps), batches(train, config.batch_pairs, generator), strict=False):
-        tau = found.leaf()
-        mask: Tensor = Heaviside.apply(tau, found.hyper["heaviside_temp"])
+        tau = masks.tau.detach().requires_grad_(True)
+        mask: Tensor = Heaviside.apply(tau, masks.hyper["heaviside_temp"])
         losses, slope = masking.slopes(mask, batch, draw_of(masking.ablated_to, generator))
-        (gradient,) = torch.autograd.grad(mask, tau, slope + found.hyper["k_coef"] * sizes)
-        found.update(gradient, step)
+        (gradient,) = torch.autograd.grad(mask, tau, slope + masks.hyper["k_coef"] * sizes)
+        masks.update(gradient, step)
         if watch is not None:
-            found.keep(watch(step, losses, (mask.detach() * sizes).sum(1)))
-            if found.n == 0:
+            masks.keep(watch(step, losses, (mask.detach() * sizes).sum(1)))
+            if not len(masks.alive):
                 return {}
-    hard, some = (found.tau > 0).float(), train.take(torch.arange(min(RANK_PAIRS, train.n_pairs)))
+    hard, some = (masks.tau > 0).float(), train.take(torch.arange(min(limits.RANK_PAIRS, train.n_pairs)))
     return {
-        int(candidate): rank(tau, attribution(masking, mask, some, config.batch_pairs))
-        for candidate, tau, mask in zip(found.alive, found.tau, hard, strict=True)
+        int(number): break_ties(tau, attribution(masking, mask, some, config.batch_pairs))
+        for number, tau, mask in zip(masks.alive, masks.tau, hard, strict=True)
     }
 
 
 def draw_of(ablated_to: AblationValues, generator: torch.Generator) -> int:
-    """Which of the draws of resampled values a step uses."""
+    """The number of the draw of ablation values that a step uses."""
     n = len(ablated_to.draws)
     return 0 if n == 1 else int(torch.randint(n, (), generator=generator))
 
@@ -188,12 +177,10 @@ def of_like_length(batch: PairBatch, size: int) -> list[PairBatch]:
     return [batch.take(pairs) for pairs in longest.argsort(stable=True).split(size)]
 
 
-def attribution(
-    masking: Maskable, mask: Float[Tensor, " unit"], pairs: PairBatch, chunk: int = 64
-) -> Float[Tensor, " unit"]:
-    """How much the task loss would rise, to first order, without each unit: ∂loss/∂m · −1 at the mask, in nats.
+def attribution(masking: Masking, mask: Float[Tensor, " unit"], pairs: PairBatch, chunk: int) -> Float[Tensor, " unit"]:
+    """The rise of the task loss, in nats and to first order, without each unit: −∂loss/∂m at the mask.
 
-    Gradient × (activation − held value), summed over positions, averaged over all pairs and draws.
+    That is gradient × (activation − ablation value), summed over positions; the mean over pairs and draws.
     """
     total = torch.zeros_like(mask)
     for part in torch.arange(pairs.n_pairs).split(chunk):
@@ -203,15 +190,35 @@ def attribution(
     return total
 
 
-def rank(tau: Float[Tensor, " unit"], attributed: Float[Tensor, " unit"]) -> Float[Tensor, " unit"]:
-    """τ, with the units at its clamps told apart by attribution: above 1 and under −1, by less than 1.
+def break_ties(tau: Float[Tensor, " unit"], attributed: Float[Tensor, " unit"]) -> Float[Tensor, " unit"]:
+    """τ, but units at a clamp are ranked by attribution: they get scores in (1, 2], and in [−2, −1).
 
-    Most units end at τ = 1 or −1 exactly, and a bisection over tied ranks could not see past them.
+    Most units end at exactly 1 or −1, and bisection cannot separate tied scores.
     """
-    order = tau.clone()
+    scores = tau.clone()
     for clamp in (1, -1):
         tied: Int[Tensor, " n"] = (tau * clamp >= 1).nonzero().flatten()
         places = attributed[tied].argsort(stable=True).argsort(stable=True)
         shift = 1 if clamp == 1 else -len(tied)
-        order[tied] = clamp + (places + shift).to(tau.dtype) / max(1, len(tied))
-    return order
+        scores[tied] = clamp + (places + shift).to(tau.dtype) / max(1, len(tied))
+    return scores
+
+
+def side_by_side(work: Callable[[Any], Tensor], jobs: Sequence[Any]) -> list[Tensor]:
+    """``work`` on every job, each on one thread, as many at a time as torch has threads; results in the jobs' order.
+
+    A single job has one thread, too: products of few rows are summed in another order on several.
+    """
+    n_threads = torch.get_num_threads()
+    if n_threads < 2 or not jobs:
+        return [work(job) for job in jobs]
+    with ThreadPoolExecutor(min(n_threads, len(jobs)), initializer=_one_thread) as pool:
+        try:
+            return list(pool.map(work, jobs))
+        finally:
+            torch.set_num_threads(n_threads)  # MKL's count is one for all threads
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)

@@ -1,8 +1,8 @@
-"""Search that tunes itself: the eight hyperparameters of Table 2, for every model and task (§4).
+"""Phase 2: search. The eight hyperparameters of Table 2 are tuned for every model and task (§4).
 
 Trials start at the study's centres; with a budget, Optuna proposes more (its TPE sampler), several at a time, which run
-as one batch of masks. Hopeless ones are stopped early by Optuna's successive halving. The objective is what the paper
-reports: edges at the target loss, after discretisation.
+as one batch of masks. Hopeless ones are stopped early by Optuna's successive halving. The objective is the number that
+the paper reports: edges at the target loss, after Phase 3.
 """
 
 from __future__ import annotations
@@ -21,49 +21,33 @@ from optuna.trial import FrozenTrial, TrialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.config import Hyperparameters, PruneConfig
-from pipeline.data.pairs import PairBatch
-from pipeline.prune.discretise import START, Candidate, Ranking
-from pipeline.prune.evaluator import Evaluator
-from pipeline.prune.search import Masking, search
+from pipeline.config import Hyperparameters
+from pipeline.prune import limits
+from pipeline.prune.discretise import Ranking
+from pipeline.prune.evaluator import sizes
+from pipeline.prune.problem import PruneProblem
+from pipeline.prune.search import search
 from pipeline.seeds import seed_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-LEAST_K_COEF = 1e-5
-# Around the paper's centres (Table 2) and the study's own.
 SPACE: dict[str, BaseDistribution] = {
-    "k_coef": FloatDistribution(LEAST_K_COEF, 3e-2, log=True),
-    "init_noise_scale": FloatDistribution(1e-3, 1e-1, log=True),
-    "init_noise_bias": FloatDistribution(0.01, 0.5, log=True),
-    "weight_decay": FloatDistribution(1e-4, 1e-1, log=True),
-    "lr": FloatDistribution(1e-3, 1e-1, log=True),
-    "beta2": FloatDistribution(0.8, 0.999),
-    "warmup": FloatDistribution(0.0, 0.3),
-    "heaviside_temp": FloatDistribution(0.1, 10.0, log=True),
+    name: FloatDistribution(*ends, log=name not in limits.LINEAR) for name, ends in limits.RANGES.items()
 }
-NONE_FOUND = 1e9  # the objective of a trial that reaches the target with no number of nodes, up to
-MANY_TIMES = 3.0  # times those of the best: circuits of nearly all of a model take long to run
-LEARNABLE = 8000  # edges, from which masks over single edges still find a small circuit
-GENTLER = 2  # more trials at most, where no centre gives a circuit of that few edges
-MILDER = 4.0  # times less weight on the number of nodes, from one of them to the next
-CHECKS = 5  # times in a search that hopeless trials are looked for
+NO_CIRCUIT = 1e9  # the objective of a trial that no number of nodes brings to the target
 
 
 @dataclass
 class Tuner:
     """Trials of one model and task, with the rankings that this process made."""
 
-    masking: Masking
-    evaluator: Evaluator
-    train: PairBatch
-    config: PruneConfig
-    seed: int
+    problem: PruneProblem
     storage: Path | None = None  # a folder
     study: optuna.Study = field(init=False)
     rankings: dict[int, Ranking] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.config = self.problem.config
         kept: InMemoryStorage | JournalStorage = InMemoryStorage()
         if self.storage is not None:
             self.storage.mkdir(parents=True, exist_ok=True)
@@ -72,9 +56,9 @@ class Tuner:
         self.study = optuna.create_study(storage=kept, study_name="prune", load_if_exists=True, pruner=pruner)
 
     def run(self, on_progress: Callable[[str], None]) -> None:
-        """All trials that are missing: centres, then ``budget`` of Optuna's; what an earlier run finished is kept."""
+        """Make all trials that are missing: centres, then ``budget`` of Optuna's; an earlier run's trials are kept."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self.study.tell(trial.number, state=TrialState.FAIL)  # a run that was killed
+            self.study.tell(trial.number, state=TrialState.FAIL)  # its run was killed
         while trials := self.next_trials():
             on_progress(f"search {len(self.finished())}/{len(self.planned()) + self.config.budget}")
             self.run_batch(trials)
@@ -83,14 +67,15 @@ class Tuner:
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
     def next_trials(self) -> list[optuna.Trial]:
-        """The next batch: its sampler's seed follows from what is finished, so that a resumed run goes on the same."""
+        """The next batch. The sampler's seed follows from the number of finished trials, so that a run that was killed
+        proposes the same when it goes on."""
         done, planned = len(self.finished()), self.planned()
         left = len(planned) + self.config.budget - done
         self.study.sampler = optuna.samplers.TPESampler(
-            seed=seed_of(self.seed, "sampler", str(done)) % 2**32,
+            seed=seed_of(self.problem.seed, "sampler", str(done)) % 2**32,
             multivariate=True,
             constant_liar=True,
-            n_startup_trials=8,
+            n_startup_trials=limits.N_RANDOM_TRIALS,
         )
         centres = planned[done:]
         n = min(left, self.config.at_once, len(centres) or left)
@@ -101,55 +86,54 @@ class Tuner:
 
     def planned(self) -> list[Hyperparameters]:
         """The centres; where none of them gives a learnable circuit, gentler ones, with less weight on its size."""
-        values = [trial.value for trial in self.finished()]
-        planned = list(self.config.centres)
-        most, mild = len(planned) + GENTLER, min(planned, key=lambda centre: centre.k_coef)
-        while len(planned) <= len(values) and len(planned) < most and not any_learnable(values[: len(planned)]):
-            mild = mild.model_copy(update={"k_coef": max(mild.k_coef / MILDER, LEAST_K_COEF)})
-            planned.append(mild)
+        values, planned = [trial.value for trial in self.finished()], list(self.config.centres)
+        gentle = min(planned, key=lambda centre: centre.k_coef)
+        for _ in range(limits.MAX_GENTLER_TRIALS):
+            known = values[: len(planned)]
+            if len(known) < len(planned) or any(n is not None and n <= limits.MAX_LEARNABLE_EDGES for n in known):
+                break
+            k_coef = max(gentle.k_coef / limits.GENTLER_DIVISOR, limits.RANGES["k_coef"][0])
+            gentle = gentle.model_copy(update={"k_coef": k_coef})
+            planned.append(gentle)
         return planned
 
     def run_batch(self, trials: Sequence[optuna.Trial]) -> None:
         """Search for all trials at once, discretise, tell Optuna how many edges each has at the target."""
+        problem, numbers = self.problem, [trial.number for trial in trials]
         sets = [Hyperparameters.model_validate(trial.params) for trial in trials]
-        seeds = [seed_of(self.seed, "noise", str(trial.number)) for trial in trials]
-        orders = search(
-            self.masking, self.train, self.config, sets, seeds, seed_of(self.seed, "batches"), self.watch(trials)
-        )
-        for i, trial in enumerate(trials):
-            if i in orders:
-                self.keep(trial.number, orders[i])
-                most = self.most_units()
-                self.finish(trial, self.rankings[trial.number].smallest(self.config.target_loss, most))
+        seeds = [seed_of(problem.seed, "noise", str(number)) for number in numbers]
+        batches = seed_of(problem.seed, "batches")
+        found = search(problem.masking, problem.train, self.config, sets, seeds, batches, self.watch(trials))
+        for place, scores in found.items():
+            if self.storage is not None:
+                save_file({"scores": scores}, self.scores_file(numbers[place]))
+            ranking = self.rankings[numbers[place]] = self.ranking(scores)
+            circuit = ranking.smallest(self.config.target_loss, self.max_units())
+            for name, value in sizes(circuit).items():
+                trials[place].set_user_attr(name, value)
+            self.study.tell(trials[place], float(circuit.n_edges) if circuit else NO_CIRCUIT)
 
-    def keep(self, number: int, order: Float[Tensor, " unit"]) -> None:
-        """Hold on to a trial's ranking, for a later process too."""
-        if self.storage is not None:
-            save_file({"order": order}, self.storage / f"order-{number}.safetensors")
-        self.rankings[number] = Ranking(self.evaluator, self.masking.layout, order)
+    def scores_file(self, number: int) -> Path:
+        assert self.storage is not None
+        return self.storage / f"scores-{number}.safetensors"
 
-    def most_units(self) -> int | None:
-        """The first units of a ranking that are tried: a circuit of many more nodes than another trial's is none."""
-        found = [
-            trial.user_attrs["n_nodes"] for trial in self.finished() if trial.user_attrs.get("n_nodes") is not None
-        ]
-        return START + int(MANY_TIMES * min(found)) if found else None
+    def ranking(self, scores: Float[Tensor, " unit"]) -> Ranking:
+        return Ranking(self.problem.evaluator, self.problem.masking.layout, scores)
 
-    def finish(self, trial: optuna.Trial, found: Candidate | None) -> None:
-        trial.set_user_attr("n_nodes", found.n_nodes if found else None)
-        trial.set_user_attr("n_edges", found.n_edges if found else None)
-        trial.set_user_attr("validation_loss", found.validation_loss if found else None)
-        self.study.tell(trial, float(found.n_edges) if found else NONE_FOUND)
+    def max_units(self) -> int | None:
+        """How many units of a ranking are tried: a trial that needs many more nodes than another cannot be the best."""
+        found = [n for trial in self.finished() if (n := trial.user_attrs.get("n_nodes")) is not None]
+        return limits.START_UNITS + int(limits.MAX_NODES_RATIO * min(found)) if found else None
 
     def watch(self, trials: Sequence[optuna.Trial]) -> Callable[[int, Tensor, Tensor], list[bool]] | None:
-        """Stops hopeless trials a few times in a search; those that were planned always go on to their end.
+        """Stops hopeless trials a few times in a search. None for planned trials, which all run to their end.
 
-        Reported: kept nodes, and as many more as there are, times the loss above the target in nats.
+        Optuna compares trials by kept nodes · (1 + excess of the loss over the target / target).
         """
         if all("source" in trial.user_attrs for trial in trials):
             return None
         running = list(trials)
-        every = max(1, self.config.steps // (CHECKS + 1))
+        every = max(1, self.config.steps // (limits.N_CHECKS + 1))
 
         def look(step: int, losses: Tensor, kept: Tensor) -> list[bool]:
             if (step + 1) % every or step + 1 == self.config.steps:
@@ -167,13 +151,12 @@ class Tuner:
         return look
 
     def best(self) -> Iterator[tuple[FrozenTrial, Ranking]]:
-        """Finished trials that reach the target, fewest edges first, with their rankings."""
+        """Finished trials that meet the target, fewest edges first, with their rankings."""
         complete = [trial for trial in self.finished() if trial.state is TrialState.COMPLETE]
         for trial in sorted(complete, key=lambda trial: (trial.value, trial.number)):
-            if trial.value is not None and trial.value < NONE_FOUND:
-                if trial.number not in self.rankings and self.storage is not None:  # of an earlier process
-                    order = load_file(self.storage / f"order-{trial.number}.safetensors")["order"]
-                    self.rankings[trial.number] = Ranking(self.evaluator, self.masking.layout, order)
+            if trial.value is not None and trial.value < NO_CIRCUIT:
+                if trial.number not in self.rankings:  # of an earlier process
+                    self.rankings[trial.number] = self.ranking(load_file(self.scores_file(trial.number))["scores"])
                 yield trial, self.rankings[trial.number]
 
     def table(self) -> list[dict[str, Any]]:
@@ -184,14 +167,7 @@ class Tuner:
                 "source": trial.user_attrs.get("source", "optuna"),
                 "state": trial.state.name.lower(),
                 "hyperparameters": trial.params,
-                "n_nodes": trial.user_attrs.get("n_nodes"),
-                "n_edges": trial.user_attrs.get("n_edges"),
-                "validation_loss": trial.user_attrs.get("validation_loss"),
             }
+            | {name: trial.user_attrs.get(name) for name in sizes(None)}
             for number, trial in enumerate(self.finished())
         ]
-
-
-def any_learnable(values: Sequence[float | None]) -> bool:
-    """Whether a trial has found a circuit that masks over its edges make small."""
-    return any(value is not None and value <= LEARNABLE for value in values)

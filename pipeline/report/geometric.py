@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from pipeline.stats import group_interval
+
 
 def log_edges(count: float) -> float:
     """Logarithm of an edge count, of 1 for none."""
@@ -34,9 +36,5 @@ def ratio_interval(logs: Sequence[tuple[str, float]], n_bootstrap: int, rng_seed
     tasks = sorted({task for task, _ in logs})
     if len(tasks) < 2:
         return None
-    parts = [[log for task, log in logs if task == wanted] for wanted in tasks]
-    sums, counts = np.array([sum(part) for part in parts]), np.array([len(part) for part in parts])
-    drawn = np.random.default_rng(rng_seed).integers(len(tasks), size=(n_bootstrap, len(tasks)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.exp(np.quantile(means, [0.025, 0.975]))
-    return [float(low), float(high)]
+    groups = [[log for task, log in logs if task == wanted] for wanted in tasks]
+    return [float(end) for end in np.exp(group_interval(groups, n_bootstrap, rng_seed))]

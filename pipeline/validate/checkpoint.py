@@ -1,4 +1,4 @@
-"""Validate any circuit of any checkpoint: from folders and files to everything that the tests found.
+"""Validate any circuit of any checkpoint: from folders and files to all that the tests found.
 
 ``validate_checkpoint("models/sparse_d256", "my_circuit")`` for what ``prune_checkpoint`` wrote, or for a circuit of a
 study (circuits/<model>/<task>).
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.artifacts import ArtifactError, Workspace
 from pipeline.circuit import Circuit
-from pipeline.circuit.ablation_samples import random_windows
+from pipeline.circuit.ablation_values import random_windows
 from pipeline.data.generalisation import GeneralisationSet
 from pipeline.data.pairs import PairBatch
 from pipeline.data.shards import STATS_FILE, TokenStream
@@ -26,7 +26,7 @@ from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.validate import validate_circuit
 from pipeline.workspace import LoadedTask, settings_for
 
-WINDOWS = 128  # sequences of the pretraining distribution that values are drawn from
+N_WINDOWS = 128  # sequences of the pretraining distribution that values are drawn from
 
 
 class OtherPairsError(ValueError):
@@ -49,8 +49,8 @@ def validate_checkpoint(
 
     ``model``: a checkpoint's folder. ``task``: the name, or the file of pairs, that the circuit was made for (None: the
     name that the circuit says). ``params``, ``tokenizer``, ``tokens``: as ``prune_checkpoint``'s. ``controls``:
-    whether the method's controls are run, which takes longest. ``workers``: as ``validate_circuit``'s. Second test sets
-    are used where the model's workspace has them for the task of that name (data/generalisation). Raises
+    whether the method's controls are run, which takes longest. ``workers``: as ``validate_circuit``'s. Generalisation
+    sets are used where the model's workspace has them for the task of that name (data/generalisation). Raises
     OtherPairsError, WrongModelError, ArtifactError, TaskError, ConfigError and CorpusTooSmallError.
     """
     folder, found = Path(model), circuit if isinstance(circuit, Circuit) else Circuit.load(circuit)
@@ -105,13 +105,13 @@ def _tokens_of(loaded: LoadedTask, chosen: Path | str | None) -> Path:
 def windows_of(tokens: Path, model: Transformer, seed: int) -> Int[Tensor, "window pos"]:
     """Sequences of the pretraining distribution in a folder of packed tokens, the same for all circuits of a model."""
     stream = TokenStream.open(tokens, "train")
-    return random_windows(stream, WINDOWS, model.config.n_ctx, seed_of(seed, "validate windows"))
+    return random_windows(stream, N_WINDOWS, model.config.n_ctx, seed_of(seed, "validate windows"))
 
 
 def generalisation_of(workspace: Workspace, loaded: LoadedTask) -> dict[str, PairBatch]:
-    """Family → second test set of the subject's task; none where the workspace has none for it.
+    """Family → generalisation set of the task; none where the workspace has none for it.
 
-    Raises ArtifactError where they are of other pairs than the subject's.
+    Raises ArtifactError where they are of other pairs than the task's.
     """
     if not (workspace.generalisation / "report.json").is_file():
         return {}

@@ -1,4 +1,4 @@
-"""What every test of a circuit needs, and how the tests write down what they found."""
+"""The circuit under test: its model, pairs and values, and the estimates that all tests share."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.circuit import Circuit
-from pipeline.circuit.ablation_samples import node_samples
+from pipeline.circuit.ablation_values import node_samples
 from pipeline.circuit.conditions import Ablator, Condition
-from pipeline.circuit.random_circuits import edge_pools
+from pipeline.circuit.random_circuits import Complement
 from pipeline.config import ValidateConfig
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
 from pipeline.model.scoring import calibrated, score
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
 from pipeline.stats import central, resampled_means, rows
+from pipeline.validate.limits import MIN_GAP
 
-Answers = Float[Tensor, "prompt 2"]  # logits of the right and the wrong answer
+PromptAnswers = Float[Tensor, "prompt 2"]  # logits of the right and the wrong answer
+PairsBySplit = Mapping[str, PairBatch]  # train, validation, test
 UNCALIBRATED = (1.0, 0.0)
-MARGIN = 0.03  # nats that a circuit's loss on unseen pairs may be above its target
-LEAST_GAP = 1e-3  # logits between the model and nothing, under which faithfulness means nothing
 
 
 @dataclass(frozen=True)
 class CircuitUnderTest:
-    """That a circuit is what its model does on a task; each test tries to refute it.
+    """A circuit that is said to be what its model does on a task; each test tries to refute that.
 
-    ``batches``: the task's train, validation and test pairs, on the model's device. Everything is measured on the first
-    ``pairs`` test pairs; what has to be fitted (a threshold, a control's circuit) is fitted on the others. ``windows``:
-    sequences of the pretraining distribution. ``target``: the loss in nats that the circuit was made for.
+    ``batches``: the task's pairs by split, on the model's device. Everything is measured on the first ``pairs`` test
+    pairs; a threshold or a control's circuit is fitted on the other splits. ``windows``: sequences of the pretraining
+    distribution. ``target``: the loss in nats that the circuit was made for.
     """
 
     model: Transformer
     circuit: Circuit
-    batches: Mapping[str, PairBatch]
+    batches: PairsBySplit
     windows: Int[Tensor, "window pos"]
     config: ValidateConfig
     seed: int
@@ -48,7 +48,7 @@ class CircuitUnderTest:
     @cached_property
     def test(self) -> PairBatch:
         """The first ``pairs`` test pairs."""
-        return first_of(self.batches["test"], self.config.pairs)
+        return self.batches["test"].first(self.config.pairs)
 
     @cached_property
     def few(self) -> PairBatch:
@@ -57,7 +57,7 @@ class CircuitUnderTest:
 
     def first(self, split: str) -> PairBatch:
         """The first ``few_pairs`` pairs of a split."""
-        return first_of(self.batches[split], self.config.few_pairs)
+        return self.batches[split].first(self.config.few_pairs)
 
     @cached_property
     def samples(self) -> dict[str, Float[Tensor, "draw width"]]:
@@ -66,27 +66,22 @@ class CircuitUnderTest:
 
     @cached_property
     def ablator(self) -> Ablator:
-        """Runs circuits with what is outside held as this circuit's is."""
+        """Runs circuits with their complements ablated to this circuit's ablation values."""
         return Ablator(self.model, self.circuit.ablation_values)
 
-    def model_answers(self, batch: PairBatch) -> Answers:
-        """The unpruned model's."""
+    def model_answers(self, batch: PairBatch) -> PromptAnswers:
+        """The answers of the unpruned model."""
         return score(self.model, batch).cpu()
 
     @cached_property
-    def of_model(self) -> Answers:
+    def of_model(self) -> PromptAnswers:
         """The unpruned model's answers to the test pairs."""
         return self.model_answers(self.test)
 
     @cached_property
-    def model_of_few(self) -> Answers:
+    def model_of_few(self) -> PromptAnswers:
         """The unpruned model's answers to the few pairs."""
         return self.model_answers(self.few)
-
-    @cached_property
-    def nothing_of_few(self) -> Answers:
-        """The answers of ∅ to the few pairs, mean over draws."""
-        return self.ablator.answers(self.nothing, Condition.CIRCUIT, self.few).mean(0)
 
     @cached_property
     def nothing(self) -> Circuit:
@@ -94,12 +89,17 @@ class CircuitUnderTest:
         return Circuit({}, {}, self.circuit.means, self.circuit.order, self.circuit.ablated_to)
 
     @cached_property
-    def other_edges(self) -> dict[str, Int[Tensor, "n 2"]]:
-        """Edge key → the model's edges that are not the circuit's."""
-        return edge_pools(self.model, excluded=self.circuit)
+    def nothing_of_few(self) -> PromptAnswers:
+        """The answers of ∅ to the few pairs, mean over draws."""
+        return self.ablator.answers(self.nothing, Condition.CIRCUIT, self.few).mean(0)
+
+    @cached_property
+    def complement(self) -> Complement:
+        """All that is not the circuit's, from which random sets are drawn."""
+        return Complement(self.model, self.circuit)
 
     def generator(self, purpose: str) -> torch.Generator:
-        """Random numbers of a test's own: the same whatever other tests are run."""
+        """The random numbers of one test, which do not depend on the other tests."""
         return torch.Generator().manual_seed(seed_of(self.seed, "validate", purpose))
 
     def losses(
@@ -111,11 +111,10 @@ class CircuitUnderTest:
     def estimate(self, values: Float[Tensor, "*draw pair"]) -> dict[str, Any]:
         """``mean``, its 95 % ``interval`` and ``n`` pairs, of one value a pair, or one a draw and pair.
 
-        Percentile bootstrap over pairs, and over draws where there are several: both are samples.
+        Percentile bootstrap over pairs, and over draws where there are several, since both are samples.
         """
-        values = rows(values)
-        means = resampled_means(values, self.config.n_bootstrap, self.generator("bootstrap"))
-        return {"mean": float(values.mean()), "interval": central(means), "n": values.shape[1]}
+        interval = central(self.resampled(values, "bootstrap"))
+        return {"mean": float(rows(values).mean()), "interval": interval, "n": values.shape[-1]}
 
     def faithfulness(
         self,
@@ -125,27 +124,24 @@ class CircuitUnderTest:
     ) -> dict[str, Any]:
         """(m(circuit) − m(∅)) / (m(model) − m(∅)) of mean margins, with a bootstrap interval as ``estimate``'s (MIB).
 
-        ``mean`` and ``interval`` are None where the model's margin is nothing's, up to LEAST_GAP.
+        ``mean`` and ``interval`` are None where the model's margin is ∅'s, up to MIN_GAP.
         """
         above, whole = rows(of_circuit - of_nothing), rows(of_model - of_nothing)
         value = ratio(float(above.mean()), float(whole.mean()))
-        found = [
-            resampled_means(part, self.config.n_bootstrap, self.generator("faithfulness")) for part in (above, whole)
-        ]  # the same resamples of both
-        ends = None if value is None else central(found[0] / found[1])
+        found, of_whole = (self.resampled(part, "faithfulness") for part in (above, whole))  # the same resamples
+        ends = None if value is None else central(found / of_whole)
         return {"mean": value, "interval": ends, "n": whole.shape[1]}
+
+    def resampled(self, values: Float[Tensor, "*draw pair"], purpose: str) -> Float[Tensor, " resample"]:
+        """Bootstrapped means over draws and pairs; values of equal shape are resampled alike for the same purpose."""
+        return resampled_means(rows(values), self.config.n_bootstrap, self.generator(purpose))
 
 
 def ratio(above: float, whole: float) -> float | None:
     """None where the whole is too small to be divided by."""
-    return above / whole if abs(whole) >= LEAST_GAP else None
-
-
-def first_of(batch: PairBatch, n: int) -> PairBatch:
-    """The first pairs of a batch, as many as there are up to ``n``."""
-    return batch.take(torch.arange(min(n, batch.n_pairs), device=batch.tokens.device))
+    return above / whole if abs(whole) >= MIN_GAP else None
 
 
 def margins(answers: Float[Tensor, "*draw prompt 2"]) -> Float[Tensor, "*draw pair"]:
-    """Mean over a pair's prompts of the right answer's logit minus the wrong one's: MIB's m, uncalibrated."""
+    """Mean over a pair's prompts of the right answer's logit minus the wrong one's, uncalibrated (MIB's m)."""
     return of_pairs(answers[..., 0] - answers[..., 1])

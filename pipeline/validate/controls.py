@@ -1,7 +1,7 @@
 """Controls on the method itself: does it find circuits where there is nothing to be found? (§6)
 
-The same search, discretisation and calibration on models without the algorithm and on labels without meaning. What a
-reader needs is the ratio of sizes to the true task's, found by the same steps in the same run.
+The same search, discretisation and calibration on models without the algorithm and on labels without meaning. The
+number to look at is the ratio of sizes to the true task's, found by the same steps in the same run.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pipeline.data.pairs import PairBatch
 from pipeline.model.initial import new_model
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
-from pipeline.validate.circuit_under_test import CircuitUnderTest
-from pipeline.validate.searching import Batches, one_trial, problem_of
-from pipeline.validate.sections import Section
-from pipeline.validate.verdict import check
+from pipeline.validate.circuit_under_test import CircuitUnderTest, PairsBySplit
+from pipeline.validate.searching import one_trial, problem_of
+from pipeline.validate.sections import SectionWork
+from pipeline.validate.verdict import check, untested
 
-Control = Callable[[], tuple[Transformer, Batches]]
-NEVER = 0.1  # of the vocabulary, the least likely tokens, count as those that never follow
+Control = Callable[[], tuple[Transformer, PairsBySplit]]
+LEAST_LIKELY = 0.1  # of the vocabulary, the least likely tokens, count as those that never follow
 
 
-def controls(tested: CircuitUnderTest, prune: PruneConfig) -> dict[str, Any]:
+def controls(tested: CircuitUnderTest, prune: PruneConfig) -> SectionWork:
     """Control → the circuit that the method finds: ``met``, sizes, losses; and ``ratio_edges`` to the true task's.
 
     Where none meets the target (``met`` false), the one of least loss that was seen, and no ratio.
@@ -38,18 +38,19 @@ def controls(tested: CircuitUnderTest, prune: PruneConfig) -> dict[str, Any]:
     tokens as answers that never follow. ``tests``: the true task's circuit has to be smaller than any that a control
     finds; not tested, where the true task has none.
 
-    n = 1: each is one draw of a model or of labels and one trial of the search, ``seed``'s. The trial is of the first
-    centre, for the true task too, which the circuit itself was tuned for: nothing here is tuned for any of the five.
+    n = 1: each is one draw of a model or of labels and one trial of the search, with the hyperparameters of the first
+    centre, for the true task too: nothing is tuned for any of the five. A piece of work for each control.
     """
-    return control_section(tested, prune)()
-
-
-def control_section(tested: CircuitUnderTest, prune: PruneConfig) -> Section:
-    """``controls``, a part a control."""
-    seed = seed_of(tested.seed, "controls")
-    known = controls_for(tested, seed)
-    parts = [partial(control_found, tested, loaded, prune, seed) for loaded in known.values()]
-    return Section(parts, lambda rows: compared(dict(zip(known, rows, strict=True))))
+    model, batches, seed = tested.model, tested.batches, seed_of(tested.seed, "controls")
+    made: dict[str, Control] = {
+        "true": lambda: (model, batches),
+        "random_weights": lambda: (random_weights(model, seed), batches),
+        "shuffled_weights": lambda: (shuffled_weights(model, seed), batches),
+        "shuffled_labels": lambda: (model, shuffled_labels(batches, seed)),
+        "nonsense": lambda: (model, nonsense(tested, seed)),
+    }
+    pieces = [partial(control_found, tested, control, prune, seed) for control in made.values()]
+    return SectionWork(pieces, lambda rows: compared(dict(zip(made, rows, strict=True))))
 
 
 def compared(found: dict[str, Any]) -> dict[str, Any]:
@@ -60,22 +61,11 @@ def compared(found: dict[str, Any]) -> dict[str, Any]:
     return found | {"tests": [check_control(name, row, true) for name, row in found.items() if name != "true"]}
 
 
-def controls_for(tested: CircuitUnderTest, seed: int) -> dict[str, Control]:
-    """Control → what makes the model and the pairs in which a circuit is searched for."""
-    return {
-        "true": lambda: (tested.model, tested.batches),
-        "random_weights": lambda: (random_weights(tested.model, seed), tested.batches),
-        "shuffled_weights": lambda: (shuffled_weights(tested.model, seed), tested.batches),
-        "shuffled_labels": lambda: (tested.model, shuffled_labels(tested.batches, seed)),
-        "nonsense": lambda: (tested.model, nonsense(tested, seed)),
-    }
-
-
 def check_control(name: str, row: Mapping[str, Any], true: Mapping[str, Any]) -> dict[str, Any]:
     """Whether the method finds nothing under a control, or nothing as small."""
     if not true["met"]:
         why = f"by the same trial the true task's circuit misses the target too, at loss {true['validation_loss']:.3f}"
-        return check(f"control_{name}", None, None, None, why)
+        return untested(f"control_{name}", why)
     said = f"{row['n_edges']} edges at loss {row['validation_loss']:.3f} nats, the true task {true['n_edges']}"
     met = "meets" if row["met"] else "does not meet"
     passed = not row["met"] or row["n_edges"] > true["n_edges"]
@@ -84,14 +74,9 @@ def check_control(name: str, row: Mapping[str, Any], true: Mapping[str, Any]) ->
     )
 
 
-def control_found(tested: CircuitUnderTest, loaded: Control, prune: PruneConfig, seed: int) -> dict[str, Any]:
-    return one_control(tested, *loaded(), prune, seed)
-
-
-def one_control(
-    tested: CircuitUnderTest, model: Transformer, batches: Batches, prune: PruneConfig, seed: int
-) -> dict[str, Any]:
-    """What one trial of the first centre finds in a model for the pairs."""
+def control_found(tested: CircuitUnderTest, control: Control, prune: PruneConfig, seed: int) -> dict[str, Any]:
+    """The row of the circuit that one trial of the first centre finds in a control's model for its pairs."""
+    model, batches = control()
     problem = problem_of(tested, model, batches, prune, seed)
     found = one_trial(problem, prune.centres[0], "control")
     return found.row(tested, problem, batches["test"]) | {"seed": seed}
@@ -118,11 +103,11 @@ def shuffled_weights(model: Transformer, seed: int) -> Transformer:
     return shuffled
 
 
-def shuffled_labels(batches: Batches, seed: int) -> dict[str, PairBatch]:
+def shuffled_labels(batches: PairsBySplit, seed: int) -> dict[str, PairBatch]:
     """The same prompts; in a random half of the pairs, each prompt's right answer is the wrong one.
 
-    The train pairs are the validation pairs too: no labels of others follow from theirs, so that a judge by others
-    would find nothing even where the search had learnt these by heart.
+    The train pairs are the validation pairs too. No labels of other pairs follow from theirs, so that by other pairs no
+    circuit would be found even where the search had learnt the labels by heart.
     """
     train, test = (half_swapped(batches[split], seed_of(seed, "labels", split)) for split in ("train", "test"))
     return {"train": train, "validation": train, "test": test}
@@ -149,6 +134,6 @@ def nonsense(tested: CircuitUnderTest, seed: int) -> dict[str, PairBatch]:
 def never_follow(model: Transformer, batch: PairBatch, seed: int) -> tuple[int, int]:
     """Two of the tokens that the model thinks least likely after any prompt."""
     likely = model(batch.tokens, at=batch.last).softmax(-1).amax(0).cpu()
-    least = likely.argsort(stable=True)[: max(2, int(NEVER * len(likely)))]
+    least = likely.argsort(stable=True)[: max(2, int(LEAST_LIKELY * len(likely)))]
     picked = least[torch.randperm(len(least), generator=torch.Generator().manual_seed(seed))[:2]]
     return int(picked[0]), int(picked[1])

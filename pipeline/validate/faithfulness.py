@@ -1,13 +1,12 @@
 """MIB's curves (arXiv 2504.13151, §6): how much of the model's margin circuits of growing size bring back.
 
-f = (m(circuit) − m(∅)) / (m(model) − m(∅)), where m is the mean margin in logits, uncalibrated, and all that is
-outside is held as the circuit's. The sizes k are fractions of the model's edges, linear from 0 to 1.
+f = (m(circuit) − m(∅)) / (m(model) − m(∅)), where m is the mean margin in logits, uncalibrated, with the complement
+ablated to the circuit's ablation values. The sizes k are fractions of the model's edges, linear from 0 to 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,12 +19,11 @@ from pipeline.circuit.random_circuits import nonzero_edges
 from pipeline.model.transformer import Transformer
 from pipeline.prune.masks import UnitLayout
 from pipeline.sites import edge_keys, site_key, split_edge_key
-from pipeline.stats import central, resampled_means, rows
+from pipeline.stats import central
 from pipeline.validate.circuit_under_test import CircuitUnderTest, margins
-from pipeline.validate.necessity import nodes_by_need
+from pipeline.validate.necessity import first_nodes, nodes_by_need
 
-SMALLEST = 0.001  # of the model's edges: MIB's smallest circuit
-NO_INTERVALS = {"cpr_interval": None, "cmd_interval": None}
+MIN_FRACTION = 0.001  # of the model's edges: MIB's smallest circuit
 
 Margins = Float[Tensor, "draw pair"]
 
@@ -35,14 +33,14 @@ def faithfulness_curve(tested: CircuitUnderTest) -> dict[str, Any]:
     CMD = ∫ |1 − f| dk, and f of the circuit itself.
 
     On all test pairs and the circuit's draws. All intervals are 95 %, of one set of bootstrap resamples over pairs, and
-    over draws where there are several. Where the model's margin is nothing's, f, CPR, CMD and their intervals are None.
+    over draws where there are several. Where the model's margin is ∅'s, f, CPR, CMD and their intervals are None.
     """
-    nothing, model = run(tested, tested.nothing, Condition.NODES_ONLY), margins(tested.of_model)
-    found = {(0.0, 0): nothing}
-    found |= {(k, n): run(tested, circuit, Condition.NODES_ONLY) for k, n, circuit in nested(tested)}
+    model = margins(tested.of_model)
+    circuits = [(0.0, 0, tested.nothing), *nested(tested)]
+    found = {(k, n): run(tested, circuit, Condition.NODES_ONLY) for k, n, circuit in circuits}
+    nothing, own = found[0.0, 0], run(tested, tested.circuit, Condition.CIRCUIT)
     found[1.0, sum(tested.model.widths().values())] = model.expand_as(nothing)
     curve = [{"k": k, "n_nodes": n, **point(tested, m, nothing, model)} for (k, n), m in found.items()]
-    own = run(tested, tested.circuit, Condition.CIRCUIT)
     return {
         "n_pairs": tested.test.n_pairs,
         "n_draws": len(nothing),
@@ -52,11 +50,7 @@ def faithfulness_curve(tested: CircuitUnderTest) -> dict[str, Any]:
         "curve": curve,
         "k_scale": "linear",
         **areas([point["k"] for point in curve], [point["f"] for point in curve]),
-        **(
-            NO_INTERVALS
-            if curve[-1]["f"] is None
-            else areas_intervals(tested, [k for k, _ in found], [*found.values()])
-        ),
+        **areas_intervals(tested, [k for k, _ in found], [*found.values()], known=curve[-1]["f"] is not None),
     }
 
 
@@ -66,7 +60,7 @@ def run(tested: CircuitUnderTest, circuit: Circuit, condition: Condition) -> Mar
 
 
 def point(tested: CircuitUnderTest, own: Margins, nothing: Margins, model: Float[Tensor, " pair"]) -> dict[str, Any]:
-    """``m`` and ``f``, exactly 0 for nothing and 1 for the model, with intervals ``m_interval`` and ``interval``."""
+    """``m`` and ``f``, exactly 0 for ∅ and 1 for the model, with intervals ``m_interval`` and ``interval``."""
     m, f = tested.estimate(own), tested.faithfulness(own, nothing, model)
     return {"m": m["mean"], "m_interval": m["interval"], "f": f["mean"], "interval": f["interval"]}
 
@@ -76,33 +70,29 @@ def areas(ks: Sequence[float], fs: Sequence[float | None]) -> dict[str, float | 
     known = [f for f in fs if f is not None]
     if len(known) < len(fs):
         return {"cpr": None, "cmd": None}
-    cpr, cmd = integrals(torch.tensor(ks, dtype=torch.float64), torch.tensor(known, dtype=torch.float64))
+    cpr, cmd = integrals(ks, torch.tensor(known, dtype=torch.float64))
     return {"cpr": float(cpr), "cmd": float(cmd)}
 
 
-def integrals(
-    k: Float[Tensor, " point"], f: Float[Tensor, "*resample point"]
-) -> tuple[Float[Tensor, "*resample"], Float[Tensor, "*resample"]]:
-    """∫ f dk and ∫ |1 − f| dk."""
+def integrals(ks: Sequence[float], f: Float[Tensor, "*resample point"]) -> tuple[Tensor, Tensor]:
+    """∫ f dk and ∫ |1 − f| dk, for every resample."""
+    k = torch.tensor(ks, dtype=torch.float64)
     return torch.trapezoid(f, k), torch.trapezoid((1 - f).abs(), k)
 
 
 def areas_intervals(
-    tested: CircuitUnderTest, ks: Sequence[float], found: Sequence[Margins]
+    tested: CircuitUnderTest, ks: Sequence[float], found: Sequence[Margins], known: bool = True
 ) -> dict[str, list[float] | None]:
     """``cpr_interval`` and ``cmd_interval``: the areas of every resample, the same pairs and draws at all points.
 
-    ``found``: margins of all points, nothing's first and the model's last. |1 − f| is convex, so that noise adds to it:
-    CMD's interval may lie a little above CMD.
+    ``found``: margins of all points, ∅'s first and the model's last. |1 − f| is convex, so that noise adds to it:
+    CMD's interval may lie a little above CMD. None unless f is ``known``.
     """
-    above = torch.stack([resampled(tested, m - found[0]) for m in found], dim=1)  # [resample, point]
-    cpr, cmd = integrals(torch.tensor(ks, dtype=torch.float64), above / above[:, -1:])
+    if not known:
+        return {"cpr_interval": None, "cmd_interval": None}
+    above = torch.stack([tested.resampled(m - found[0], "faithfulness") for m in found], dim=1)  # [resample, point]
+    cpr, cmd = integrals(ks, above / above[:, -1:])
     return {"cpr_interval": central(cpr), "cmd_interval": central(cmd)}
-
-
-def resampled(tested: CircuitUnderTest, values: Margins) -> Float[Tensor, " resample"]:
-    """Means over the resamples that ``CircuitUnderTest.faithfulness`` takes."""
-    return resampled_means(rows(values), tested.config.n_bootstrap, tested.generator("faithfulness"))
 
 
 def nested(tested: CircuitUnderTest) -> list[tuple[float, int, Circuit]]:
@@ -110,17 +100,15 @@ def nested(tested: CircuitUnderTest) -> list[tuple[float, int, Circuit]]:
 
     Nodes in the order of ``necessity``: the circuit's by their certificate, the rest as the search had them.
     """
-    layout, sequence = UnitLayout(tested.model.widths()), nodes_by_need(tested)
-    whole_from = nodes_needed(tested.model, layout, sequence)
+    sequence = nodes_by_need(tested)
+    whole_from = nodes_needed(tested.model, UnitLayout(tested.model.widths()), sequence)
     n, points = len(whole_from), tested.config.points
     found = {}
     for i in range(points - 1):  # the last point is the model
-        wanted = max(1, round(n * SMALLEST ** (1 - i / (points - 1))))
+        wanted = max(1, round(n * MIN_FRACTION ** (1 - i / (points - 1))))
         size = int(whole_from[min(wanted, n) - 1])
-        mask = torch.zeros(len(sequence))
-        mask[sequence[:size]] = 1
         k = int(torch.searchsorted(whole_from, size, right=True)) / n
-        found[k] = (k, size, replace(tested.circuit, nodes=layout.nodes(mask), edges={}))
+        found[k] = (k, size, first_nodes(tested, sequence, size))
     return [found[k] for k in sorted(found) if k < 1]
 
 

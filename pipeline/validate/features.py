@@ -1,4 +1,4 @@
-"""Are a circuit's nodes features? What is left of it when each has two values only (App. C), and a model's kurtosis."""
+"""Are a circuit's nodes features? Its loss when each node has two values only (App. C), and a model's kurtosis."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.model.transformer import Intervene, Transformer, refuse_compiled
+from pipeline.model.record import record
+from pipeline.model.transformer import Intervene, Transformer
 from pipeline.stats import interval
 from pipeline.validate.circuit_under_test import CircuitUnderTest
-from pipeline.validate.runs import Runs, padded_answers, reaches
+from pipeline.validate.limits import HARMLESS
+from pipeline.validate.paired_runs import PairedRuns, padded_answers, reaches
 from pipeline.validate.verdict import check
 
-MOST_SINGLE = 64  # nodes that are binarised alone, a pass of the model each; of a larger circuit, as many at random
-HARMLESS = 0.01  # nats; what a node may add to the loss when it is binarised, a fifteenth of the paper's target
+MAX_SINGLE = 64  # nodes that are binarised alone, a pass of the model each; of a larger circuit, as many at random
 SAYS = "loss with all nodes binarised (nats); for information: nothing in the method asks that nodes be binary"
+
+RESIDUAL = "final_resid"
 
 Columns = Float[Tensor, "place node"]
 
@@ -66,13 +69,13 @@ def features(tested: CircuitUnderTest) -> dict[str, Any]:
     """Losses in nats of the circuit with its nodes binarised, together and one at a time, on the first test pairs.
 
     Steps are fitted on the circuit's own values, over the first train pairs, at the positions that can reach the answer
-    through the circuit; what is outside is held at its first draw. ``added`` is ``binarised`` less ``circuit``, pair by
-    pair. ``late_binarised``: only the ``n_late`` nodes that matter at the answer position alone; the others carry which
-    token is where, and two values are few for that.
+    through the circuit; the complement is ablated to its first draw. ``added`` is ``binarised`` less ``circuit``, pair
+    by pair. ``late_binarised``: only the ``n_late`` nodes that matter at the answer position alone; the others carry
+    which token is where, and two values are few for that.
     """
-    steps, runs, kept = fitted(tested), Runs(tested, tested.few), tested.circuit.nodes
+    steps, runs, kept = fitted(tested), PairedRuns(tested, tested.few), tested.circuit.nodes
     late = {key: indices for key, indices in kept.items() if not reaches(tested.circuit, key)}
-    before, after = tested.losses(runs.circuit[0]), losses_with(runs, steps, kept)
+    before, after = tested.losses(runs.circuit.answers), losses_with(runs, steps, kept)
     return {
         "circuit": tested.estimate(before),
         "binarised": tested.estimate(after),
@@ -86,16 +89,16 @@ def features(tested: CircuitUnderTest) -> dict[str, Any]:
 
 def fitted(tested: CircuitUnderTest) -> dict[str, Step]:
     """Site key → the step functions of its kept nodes, from train pairs."""
-    runs = Runs(tested, tested.first("train"))
+    runs = PairedRuns(tested, tested.first("train"))
     return {
-        key: Step.fit(runs.circuit[1][key][runs.matters(key)][:, kept.to(runs.batch.tokens.device)])
+        key: Step.fit(runs.circuit.values[key][runs.matters(key)][:, kept.to(runs.batch.tokens.device)])
         for key, kept in tested.circuit.nodes.items()
         if len(kept)
     }
 
 
 def losses_with(
-    runs: Runs, steps: Mapping[str, Step], nodes: Mapping[str, Int[Tensor, " n"]]
+    runs: PairedRuns, steps: Mapping[str, Step], nodes: Mapping[str, Int[Tensor, " n"]]
 ) -> Float[Tensor, " pair"]:
     """Losses of the circuit with some of its nodes binarised."""
     intervene = binarising(steps, runs.tested.circuit.nodes, nodes, runs.masked.intervene)
@@ -121,22 +124,18 @@ def binarising(
     return intervene
 
 
-def singles(runs: Runs, steps: Mapping[str, Step], before: float) -> dict[str, Any]:
+def singles(runs: PairedRuns, steps: Mapping[str, Step], before: float) -> dict[str, Any]:
     """Every node binarised alone: its ``loss`` (an estimate), what the step ``left`` of its variance, the ``n`` that
-    were tried, and how many of them do no harm. Of more than ``MOST_SINGLE`` nodes, as many at random."""
+    were tried, and how many of them do no harm. Of more than ``MAX_SINGLE`` nodes, as many at random."""
     tested = runs.tested
-    every = [
-        (key, place, int(index))
-        for key, kept in tested.circuit.nodes.items()
-        for place, index in enumerate(kept.tolist())
-    ]
-    some = torch.randperm(len(every), generator=tested.generator("features"))[:MOST_SINGLE].sort().values
+    every = [(key, place) for key, kept in tested.circuit.nodes.items() for place in range(len(kept))]
+    some = torch.randperm(len(every), generator=tested.generator("features"))[:MAX_SINGLE].sort().values
     of_each: list[dict[str, Any]] = []
-    for key, place, index in (every[i] for i in some.tolist()):
-        loss = tested.estimate(losses_with(runs, steps, {key: torch.tensor([index])}))
-        step = steps[key]
+    for key, place in (every[i] for i in some.tolist()):
+        node, step = tested.circuit.nodes[key][place : place + 1], steps[key]
+        loss = tested.estimate(losses_with(runs, steps, {key: node}))
         two = [float(step.low[place]), float(step.high[place])]
-        of_each.append({"node": f"{key}.{index}", "loss": loss, "values": two, "left": float(step.left[place])})
+        of_each.append({"node": f"{key}.{int(node)}", "loss": loss, "values": two, "left": float(step.left[place])})
     return {
         "n": len(of_each),
         "n_under_target": sum(node["loss"]["mean"] <= tested.target for node in of_each),
@@ -154,23 +153,15 @@ def residual_kurtosis(
     Before the final norm; of each token, then the mean over tokens. ``interval``: 95 %, by resampling the ``n``
     sequences ``n_bootstrap`` times. Raises ValueError for no sequences, CompiledModelError.
     """
-    refuse_compiled(model)
-    found: list[Tensor] = []
-
-    def keep(_: Any, args: tuple[Tensor, ...]) -> None:
-        found.append(excess_kurtosis(args[0]).mean(-1).cpu())  # [batch]
-
-    handle = model.transformer["ln_f"].register_forward_pre_hook(keep)
-    try:
-        for batch in batches:
-            model(batch.to(model.device))
-    finally:
-        handle.remove()
+    found = []
+    for batch in batches:
+        _, values = record(model, batch.to(model.device), names=(RESIDUAL,), residual=True)
+        found.append(excess_kurtosis(values[RESIDUAL]).mean(-1).cpu())  # [batch]
     if not found:
         raise ValueError("kurtosis of no sequences; give at least one batch of tokens")
-    values = torch.cat(found)
-    ends = interval(values, n_bootstrap, torch.Generator().manual_seed(seed))
-    return {"mean": float(values.mean()), "interval": ends, "n": len(values)}
+    kurtosis = torch.cat(found)
+    ends = interval(kurtosis, n_bootstrap, torch.Generator().manual_seed(seed))
+    return {"mean": float(kurtosis.mean()), "interval": ends, "n": len(kurtosis)}
 
 
 def excess_kurtosis(x: Float[Tensor, "*row channel"]) -> Float[Tensor, "*row"]:

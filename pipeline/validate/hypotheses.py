@@ -20,31 +20,25 @@ from torch import Tensor
 
 from pipeline.circuit.conditions import Condition
 from pipeline.model.scoring import calibrated
-from pipeline.stats import resampled_means, rows
-from pipeline.validate.circuit_under_test import MARGIN, UNCALIBRATED, CircuitUnderTest, margins
+from pipeline.stats import central
+from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest, margins
+from pipeline.validate.limits import EPSILON, MARGIN, SILENT
 from pipeline.validate.minimality import minimality
-from pipeline.validate.verdict import check
-
-EPSILON = 0.1  # Shi et al.: how far from 1/2 the chance of doing better than the model may be
-SILENT = 1e-2  # of the model's mean margin: a score without the circuit that is smaller says nothing
+from pipeline.validate.verdict import check, untested
 
 Scores = Float[Tensor, " n"]  # of pairs, or of prompts
 
 
 def hypotheses(tested: CircuitUnderTest) -> dict[str, Any]:
     """The three tests and their checks at ``alpha``: ``p`` of equivalence at most that, ``p_corrected`` of the others
-    above it. p None: the circuit has no parts to be tested."""
+    above it. p None: the circuit has no nodes or edges to be tested."""
     alpha, same = tested.config.alpha, equivalence(tested)
     ideal = {"independence": independence(tested), "minimality": minimality(tested)}
     corrected = holm({name: test["p"] for name, test in ideal.items() if test["p"] is not None})
     for name, test in ideal.items():
         test["p_corrected"] = corrected.get(name)
-    refutable = [refuted(name, test, alpha) for name, test in ideal.items()]
-    return (
-        {"alpha": alpha, "correction": "holm", "equivalence": same}
-        | ideal
-        | {"tests": [shown(same, alpha), *refutable]}
-    )
+    tests = [shown(same, alpha), *(refuted(name, test, alpha) for name, test in ideal.items())]
+    return {"alpha": alpha, "correction": "holm", "equivalence": same} | ideal | {"tests": tests}
 
 
 def shown(test: Mapping[str, Any], alpha: float) -> dict[str, Any]:
@@ -61,18 +55,15 @@ def refuted(name: str, test: Mapping[str, Any], alpha: float) -> dict[str, Any]:
     """The check of a test whose null hypothesis is an ideal circuit, which must not be refuted."""
     p = test["p_corrected"]
     if p is None:
-        return check(name, None, None, alpha, "the circuit has no parts")
-    found = of_independence(test) if name == "independence" else of_minimality(test)
+        return untested(name, "the circuit has no parts", alpha)
+    margins_depend = "HSIC {hsic:.2g} of the model's margins with and without the circuit"
+    found = margins_depend.format(**test) if name == "independence" else of_minimality(test)
     says = f"{found}; {name} is {'not ' if p > alpha else ''}refuted, p {p:.2g}"
     return check(name, p > alpha, p, alpha, says)
 
 
-def of_independence(test: Mapping[str, Any]) -> str:
-    return f"HSIC {test['hsic']:.2g} of the model's margins with and without the circuit"
-
-
 def of_minimality(test: Mapping[str, Any]) -> str:
-    """Both burdens of proof: parts shown not to be needed, and parts not shown to be needed."""
+    """Both burdens of proof: nodes and edges shown not to be needed, and those not shown to be needed."""
 
     def counted(n: str) -> str:
         return ", ".join(f"{test[kind][n]} of {test[kind]['n_tested']} {kind}" for kind in ("nodes", "edges"))
@@ -94,14 +85,14 @@ def equivalence(tested: CircuitUnderTest) -> dict[str, Any]:
     """
     answers = tested.ablator.answers(tested.circuit, Condition.CIRCUIT, tested.test)
     more = tested.losses(answers) - tested.losses(tested.of_model, UNCALIBRATED)  # [draw, pair]
-    means = resampled_means(rows(more), tested.config.n_bootstrap, tested.generator("bootstrap"))  # as ``estimate``'s
+    means = tested.resampled(more, "bootstrap")  # as ``estimate``'s
     delta, alpha = tested.target + MARGIN, tested.config.alpha
     scaled = calibrated(answers, tested.circuit.calibration)
     return {
         "p": tost(means, delta),
         "p_at_target": tost(means, tested.target),
         "delta": delta,
-        "interval": means.quantile(torch.tensor([alpha, 1 - alpha], dtype=torch.float64)).tolist(),
+        "interval": central(means, alpha),
         "difference": tested.estimate(more),
         "apart": tested.estimate(more.abs()),
         "n_pairs": more.shape[-1],
@@ -139,12 +130,12 @@ def sign_test(better: Scores) -> dict[str, Any]:
 
 
 def independence(tested: CircuitUnderTest) -> dict[str, Any]:
-    """Null hypothesis: what the model says of a prompt, with the circuit's nodes held, is independent of what it says.
+    """Null hypothesis: the answers of the model without the circuit's nodes are independent of the whole model's.
 
-    A score is half of what a prompt's answers differ by more than those of its pair's other prompt: the pair's margin
-    for one prompt and its negative for the other. So it shows as well where what is left still knows the answer of all
-    pairs or of some, however equally sure the model is of them. What both prompts share, as much of it the bigram table
-    says with any circuit held, is left out. ``spread``: the root mean square of the score without the circuit, as a
+    A prompt's score is half the difference between its answers' logits and those of the pair's other prompt: the pair's
+    margin for one prompt and its negative for the other. So the test also fails where the rest of the model still knows
+    the answer of all pairs or of some, however equally sure the model is of them. The part that both prompts share,
+    such as the bigram table's, is left out. ``spread``: the root mean square of the score without the circuit, as a
     share of the model's mean margin; up to SILENT, nothing is left to depend, and p is 1. ``rest``: its mean margin.
     """
     rest = margins(tested.ablator.answers(tested.circuit, Condition.ABLATED_NODES, tested.test)).mean(0)

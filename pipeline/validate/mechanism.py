@@ -2,12 +2,11 @@
 
 A circuit may reach the task's loss in a way of its own: its heads look elsewhere, its nodes have other values (Drori
 2026). Values are compared over all real positions, and over those where they *matter*: from where they can reach the
-answer through the circuit. The verdict goes by the latter; elsewhere a circuit was never asked to be like the model.
+answer through the circuit. The checks go by the latter; elsewhere a circuit was never asked to be like the model.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -16,51 +15,47 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.model.layout import pick
 from pipeline.model.transformer import Intervene
 from pipeline.sites import Site, site_key, site_keys
-from pipeline.validate.circuit_under_test import MARGIN, UNCALIBRATED, CircuitUnderTest
+from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest
+from pipeline.validate.limits import MARGIN, MAX_DIVERGENCE, MAX_FVU, MIN_CORRELATION, USELESS_FVU
+from pipeline.validate.paired_runs import PairedRuns, SiteValues, at_positions_of, padded_answers, reaches, real
 from pipeline.validate.patterns import heads
-from pipeline.validate.runs import Runs, Values, padded_answers, reaches, real
-from pipeline.validate.verdict import check
+from pipeline.validate.verdict import check, untested
 
-# ln 2 − H(3/4), the least divergence of two patterns that share half of their weight. The bound is convex: a mean below
-# it says that on average more than half of the weight is on the same keys.
-MOST_DIVERGENCE = math.log(2) + 0.75 * math.log(0.75) + 0.25 * math.log(0.25)
-MOST_FVU = 0.5  # for the median node, more of the model's variance is found in the circuit's value than is missed
-LEAST_CORRELATION = 0.5**0.5  # more than half of the variance is shared once level and scale are set aside
-USELESS_FVU = 1.0  # what a node has that is held at its mean over these prompts: above it, a value is worse than none
-CONSTANT = 1e-5  # a standard deviation of less, as a fraction of the node's size, is rounding in float32
+MIN_DEVIATION = 1e-5  # a smaller standard deviation, as a fraction of the node's size, is rounding in float32
 FIRST = "0.attn_in"  # the embedding's read, which comes before anything that a circuit leaves out
 
-Nodes = Mapping[str, Int[Tensor, " n"]]
+Indices = Mapping[str, Int[Tensor, " n"]]  # site key → nodes
 
 
 @torch.no_grad()
 def mechanism(tested: CircuitUnderTest) -> dict[str, Any]:
-    """Divergence of kept heads, values of kept nodes, losses after interchange, on the first test pairs; the verdict.
+    """Divergence of kept heads, values of kept nodes, losses after interchange, on the few test pairs; their checks.
 
     Losses, divergences and entropies are in nats, each an estimate over pairs. The embedding's read cannot differ from
-    the model's: it is left out of the summaries of nodes, and not swapped alone. What is outside is held at the first
+    the model's: it is left out of the summaries of nodes, and not swapped alone. The complement is ablated to the first
     draw.
     """
-    runs = Runs(tested, tested.few)
+    runs = PairedRuns(tested, tested.few)
     looks, values, swapped = heads(runs), nodes(runs), interchange(runs)
     tests = [attention_test(tested, looks), *values_tests(values), *interchange_tests(tested, swapped)]
     return {"heads": looks, "nodes": values, "interchange": swapped, "tests": tests}
 
 
-def nodes(runs: Runs) -> dict[str, Any]:
+def nodes(runs: PairedRuns) -> dict[str, Any]:
     """``of_each`` kept node, how far its values are from the model's; medians over the nodes that may differ.
 
-    Of every node: ``matters`` (``everywhere`` or at the ``answer`` only), and what ``compared`` gives at the positions
-    where it matters and, with ``_everywhere`` behind the name, at all real positions.
+    Each node has ``matters`` (``everywhere`` or at the ``answer`` only), and the numbers of ``compared`` at the
+    positions where it matters and, with ``_everywhere`` behind the name, at all real positions.
     """
     of_each = []
     for key, kept in in_order(runs).items():
         where = "everywhere" if reaches(runs.tested.circuit, key) else "answer"
         places = {"": runs.matters(key), "_everywhere": real(runs.batch)}
-        own, other = (values[key][..., kept.to(values[key].device)] for _, values in (runs.circuit, runs.model))
+        own, other = (
+            values[key][..., kept.to(values[key].device)] for values in (runs.circuit.values, runs.model.values)
+        )
         found = {
             f"{name}{end}": column
             for end, place in places.items()
@@ -77,7 +72,7 @@ def nodes(runs: Runs) -> dict[str, Any]:
     }
 
 
-def in_order(runs: Runs) -> Nodes:
+def in_order(runs: PairedRuns) -> Indices:
     """The circuit's nodes, sites in the order of the forward pass; sites without any are absent."""
     kept = runs.tested.circuit.nodes
     keys = site_keys(runs.tested.model.config.n_layer)
@@ -85,7 +80,7 @@ def in_order(runs: Runs) -> Nodes:
 
 
 def compared(circuit: Float[Tensor, "place node"], model: Float[Tensor, "place node"]) -> dict[str, list[float | None]]:
-    """Of every node ``fvu``, ``shift`` and Pearson's ``correlation``; None where the model's value is constant.
+    """``fvu``, ``shift`` and Pearson's ``correlation`` of every node; None where the model's value is constant.
 
     ``fvu`` = Σ (circuit − model)² / Σ (model − its mean)². ``shift`` is the part of it that the difference of the two
     means makes. A circuit's constant has correlation 0 with everything.
@@ -93,7 +88,7 @@ def compared(circuit: Float[Tensor, "place node"], model: Float[Tensor, "place n
     circuit, model = circuit.double(), model.double()
     x, y = circuit - circuit.mean(0), model - model.mean(0)
     variance, circuits = (y**2).sum(0), (x**2).sum(0)
-    moves = [v > CONSTANT**2 * (z**2).sum(0) for v, z in ((variance, model), (circuits, circuit))]
+    moves = [v > MIN_DEVIATION**2 * (z**2).sum(0) for v, z in ((variance, model), (circuits, circuit))]
     found = {
         "fvu": ((circuit - model) ** 2).sum(0) / variance,
         "shift": len(model) * (circuit.mean(0) - model.mean(0)) ** 2 / variance,
@@ -115,98 +110,89 @@ def summary(of_each: Sequence[Mapping[str, Any]], end: str) -> dict[str, Any]:
     return {"n": len(known), **medians, "useless_frac": sum(useless) / len(known) if known else None}
 
 
-def interchange(runs: Runs) -> dict[str, Any]:
+def interchange(runs: PairedRuns) -> dict[str, Any]:
     """Losses with kept nodes' values swapped between the model and the circuit, all at once and site by site.
 
     ``circuit``: of the circuit, calibrated, with the model's values in its nodes; ``model``: of the model with the
     circuit's values in the same nodes. ``circuit_before`` and ``model_before``: the losses without a swap. All at once
     tells about what the nodes write only, since nothing else of them is then read; ``sites`` tells the rest.
     """
-    kept = in_order(runs)
-    before = {
-        "circuit_before": runs.tested.losses(runs.circuit[0]),
-        "model_before": runs.tested.losses(runs.model[0], UNCALIBRATED),
-    }
-    sites = {key: swaps(runs, {key: indices}) for key, indices in kept.items() if key != FIRST}
+    kept, tested = in_order(runs), runs.tested
     return {
-        **{name: runs.tested.estimate(value) for name, value in before.items()},
+        "circuit_before": tested.estimate(tested.losses(runs.circuit.answers)),
+        "model_before": tested.estimate(tested.losses(runs.model.answers, UNCALIBRATED)),
         **swaps(runs, kept),
-        "sites": sites,
+        "sites": {key: swaps(runs, {key: indices}) for key, indices in kept.items() if key != FIRST},
     }
 
 
-def swaps(runs: Runs, swapped: Nodes) -> dict[str, Any]:
+def swaps(runs: PairedRuns, swapped: Indices) -> dict[str, Any]:
     """Loss of the circuit with the model's values in some nodes, and of the model with the circuit's in the same."""
-    tested = runs.tested
-    into_circuit = given(swapped, runs.model[1], runs.batch.last, runs.masked.intervene)
-    into_model = given(swapped, runs.circuit[1], runs.batch.last, lambda _, x: x)
+    tested, batch = runs.tested, runs.batch
+    into_circuit = given(swapped, runs.model.values, batch.last, runs.masked.intervene)
+    into_model = given(swapped, runs.circuit.values, batch.last, lambda _, x: x)
+    circuit = padded_answers(tested.model, batch, into_circuit, runs.cuts)
+    model = padded_answers(tested.model, batch, into_model)
     return {
-        "circuit": tested.estimate(tested.losses(padded_answers(tested.model, runs.batch, into_circuit, runs.cuts))),
-        "model": tested.estimate(tested.losses(padded_answers(tested.model, runs.batch, into_model), UNCALIBRATED)),
+        "circuit": tested.estimate(tested.losses(circuit)),
+        "model": tested.estimate(tested.losses(model, UNCALIBRATED)),
     }
 
 
-def given(swapped: Nodes, values: Values, last: Int[Tensor, " prompt"], before: Intervene) -> Intervene:
+def given(swapped: Indices, values: SiteValues, last: Int[Tensor, " prompt"], before: Intervene) -> Intervene:
     """An intervention that writes recorded values into some nodes, after another intervention has been made."""
 
     def intervene(key: str, x: Tensor) -> Tensor:
         x = before(key, x)
         if key not in swapped:
             return x
-        new = values[key] if values[key].shape[1] == x.shape[1] else pick(values[key], last)
-        return x.index_copy(-1, swapped[key].to(x.device), new[..., swapped[key].to(x.device)])
+        index = swapped[key].to(x.device)
+        return x.index_copy(-1, index, at_positions_of(x, values[key], last)[..., index])
 
     return intervene
 
 
 def attention_test(tested: CircuitUnderTest, heads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Whether every kept head looks where it does in the model, at the positions that matter: where its query does."""
+    """Whether every kept head looks where it does in the model, at the positions that matter: those of its query."""
     found = []
     for head in heads:
         query = site_key(int(head["head"].partition(".")[0]), Site.ATTN_Q)
-        everywhere = reaches(tested.circuit, query)
-        found.append(head["divergence_everywhere" if everywhere else "divergence"]["mean"])
+        found.append(head["divergence_everywhere" if reaches(tested.circuit, query) else "divergence"]["mean"])
     if not found:
-        return check("attention", None, None, MOST_DIVERGENCE, "no head is kept")
+        return untested("attention", "no head is kept", MAX_DIVERGENCE)
     says = f"a kept head's attention pattern diverges from the model's by up to {max(found):.3f} nats"
-    return check("attention", max(found) <= MOST_DIVERGENCE, max(found), MOST_DIVERGENCE, says)
+    return check("attention", max(found) <= MAX_DIVERGENCE, max(found), MAX_DIVERGENCE, says)
 
 
 def values_tests(nodes: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Whether kept nodes have the values that they have in the model, and whether they at least rise and fall with
-    them: a circuit in which everything else is held may work at another level."""
-    found = nodes["where_it_matters"]
-    fvu, correlation = found["median_fvu"], found["median_correlation"]
+    them: a circuit whose complement is ablated may work at another level."""
+    fvu, correlation = (nodes["where_it_matters"][f"median_{name}"] for name in ("fvu", "correlation"))
     if fvu is None:
         why = "no kept node's value could differ from the model's"
-        return [
-            check("values", None, None, MOST_FVU, why),
-            check("values_follow", None, None, LEAST_CORRELATION, why),
-        ]
+        return [untested("values", why, MAX_FVU), untested("values_follow", why, MIN_CORRELATION)]
     says = f"the median kept node misses {fvu:.2f} of the model's variance"
     follows = f"the median kept node's correlation with its value in the model is {correlation:.2f}"
     return [
-        check("values", fvu <= MOST_FVU, fvu, MOST_FVU, says),
-        check("values_follow", correlation >= LEAST_CORRELATION, correlation, LEAST_CORRELATION, follows),
+        check("values", fvu <= MAX_FVU, fvu, MAX_FVU, says),
+        check("values_follow", correlation >= MIN_CORRELATION, correlation, MIN_CORRELATION, follows),
     ]
 
 
 def interchange_tests(tested: CircuitUnderTest, swapped: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Whether circuit and model go on doing the task with each other's values in the circuit's nodes.
 
-    Up to MARGIN above what the same pairs lost before, or above the target where that is more.
-    A circuit in which the right values come too late passes the first, since what the model writes is the answer; the
-    second shows it.
+    Up to MARGIN above the loss of the same pairs before, or above the target where that is more. A circuit in which the
+    right values come too late passes the first check, since the model writes the answer; the second shows it.
     """
-    limits = {of: max(tested.target, swapped[f"{of}_before"]["mean"]) + MARGIN for of in ("circuit", "model")}
-    names = {"circuit": "interchange", "model": "interchange_into_model"}
-    if not tested.circuit.n_nodes:
-        return [check(name, None, None, limits[of], "no node is kept") for of, name in names.items()]
     found = []
-    for of, name in names.items():
+    for of, name, other in (("circuit", "interchange", "model"), ("model", "interchange_into_model", "circuit")):
+        limit = max(tested.target, swapped[f"{of}_before"]["mean"]) + MARGIN
+        if not tested.circuit.n_nodes:
+            found.append(untested(name, "no node is kept", limit))
+            continue
         after = {"all": swapped[of]["mean"], **{key: both[of]["mean"] for key, both in swapped["sites"].items()}}
         worst = max(after, key=after.__getitem__)
-        other = "model" if of == "circuit" else "circuit"
         says = f"loss {after[worst]:.3f} nats of the {of} with the {other}'s values in its nodes at worst ({worst})"
-        found.append(check(name, after[worst] <= limits[of], after[worst], limits[of], says))
+        found.append(check(name, after[worst] <= limit, after[worst], limit, says))
     return found

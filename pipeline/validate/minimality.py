@@ -1,42 +1,39 @@
 """Is every part of a circuit needed: Shi et al.'s test (arXiv 2410.13032, §3), of nodes as well as of edges.
 
-δ of a part: the mean over pairs of how far the margin moves (|logits|, uncalibrated) when the part is taken away. It is
-compared with δ of parts that are random additions: a random edge of the model is added to the circuit, with what makes
-it a path from a read of the residual stream to a write, and taken away again. Null hypothesis for each part: it matters
-more than an addition with probability at least ``QUANTILE``. Rejected, the part is shown not to be needed.
+δ of a node or edge: the mean over pairs of how far the margin moves (|logits|, uncalibrated) when it is taken away. It
+is compared with δ of random additions: a random edge of the complement is added to the circuit, with a path through it
+from a read of the residual stream to a write, and taken away again. Null hypothesis for each node or edge: it matters
+more than an addition with probability at least ``QUANTILE``. Rejected, it is shown not to be needed.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy.stats import binom, false_discovery_control
 from torch import Tensor
 
 from pipeline.circuit.compact import Compact, Trace
-from pipeline.circuit.graph import Edge, Item, Node, Parts, by_key, ends, half_of, leads, reads, sites_of
-from pipeline.circuit.random_circuits import nonzero_edges
+from pipeline.circuit.graph import Edge, Item, Node, Subgraph, by_key, ends, half_of, leads, reads, sites_of, together
+from pipeline.circuit.random_circuits import Complement, picked
 from pipeline.model.layout import PackedPrompts
-from pipeline.model.transformer import Transformer
-from pipeline.sites import Site, edge_keys, site_key, split_site_key
 from pipeline.validate.circuit_under_test import CircuitUnderTest, margins
+from pipeline.validate.limits import QUANTILE
 
-QUANTILE = 0.9  # q* of Shi et al.
-REFERENCES = 100  # random additions of each kind, as in Shi et al.; p of a part that matters less than all: 1e-100
-MOST = 200  # edges, and nodes, that are tested; of more, so many at random
-LARGE = 4000  # edges, from which a run takes as long as the model's
-MOST_OF_LARGE = 25  # parts, and additions, of a circuit so large
-TRIES = 50  # draws for an addition that is not in the circuit
+N_REFERENCES = 100  # random additions of each kind, as in Shi et al.; p of a part that matters less than all: 1e-100
+MAX_TESTED = 200  # edges, and nodes, that are tested; of more, as many at random
+LARGE_CIRCUIT = 4000  # edges, from which a run takes as long as the model's
+MAX_OF_LARGE = 25  # nodes, edges, and additions of each kind, of a circuit so large
+
+Addition = tuple[Item, list[Item]]  # a node or edge, and all that is added with it
 
 
 def minimality(tested: CircuitUnderTest) -> dict[str, Any]:
-    """``p``, Bonferroni-corrected over all parts tested, and for ``nodes`` and ``edges`` what was found of each kind.
+    """``p``, Bonferroni-corrected over all nodes and edges tested, and for ``nodes`` and ``edges`` what was found.
 
     ``p`` None: nothing to test. Each kind: ``n``, ``n_tested``, ``parts`` (name, ``delta`` in logits, ``p`` and
     ``p_needed``, both uncorrected), ``references`` (δ of the additions), ``n_not_needed`` (those shown not to be:
@@ -53,7 +50,7 @@ def minimality(tested: CircuitUnderTest) -> dict[str, Any]:
 
 
 def correct(found: dict[str, Any], n: int, alpha: float) -> None:
-    """Count the parts of a kind that are not needed, of ``n`` parts tested in all."""
+    """Count the nodes, or edges, that are not needed; ``n`` nodes and edges were tested in all."""
     parts = found["parts"]
     needed = false_discovery_control([part["p_needed"] for part in parts]) if parts else []
     found["n_not_needed"] = sum(n * part["p"] <= alpha for part in parts)
@@ -62,35 +59,37 @@ def correct(found: dict[str, Any], n: int, alpha: float) -> None:
 
 @dataclass(frozen=True)
 class Ran:
-    """A circuit that has been run: its parts, what the next run can take over, and the margins, mean over draws."""
+    """A circuit that has been run: its nodes and edges, all that the next run can take over, and the margins, mean over
+    draws."""
 
-    parts: Parts
+    parts: Subgraph
     compacts: Sequence[Compact]
     traces: Sequence[Trace]
     margins: Float[Tensor, " pair"]
 
 
 class Knockouts:
-    """Runs a circuit without single parts and with random additions; only what changed is computed again."""
+    """Runs a circuit without single nodes or edges and with random additions; only the half layers that changed are
+    computed again."""
 
     def __init__(self, tested: CircuitUnderTest) -> None:
         self.tested, self.batch = tested, tested.few.to(torch.device("cpu"))
         self.prompts = PackedPrompts.of(self.batch.tokens, self.batch.last)
-        parts = Parts(tested.circuit.nodes, tested.circuit.edges)
-        self.draw = random.Random(int(torch.randint(2**31, (1,), generator=tested.generator("minimality"))))
+        parts = Subgraph(tested.circuit.nodes, tested.circuit.edges)
+        self.generator = tested.generator("minimality")
         compacts = [Compact(frozen, parts.nodes, parts.edges) for frozen in tested.ablator.frozen]
         self.whole = self.run(parts, compacts, [Trace() for _ in compacts], 0)
-        self.additions = Additions(tested.ablator.frozen[0].model, parts, self.draw)
-        large = parts.n_edges > LARGE
-        self.most, self.n_references = (MOST_OF_LARGE, MOST_OF_LARGE) if large else (MOST, REFERENCES)
+        self.additions = Additions(tested.complement, self.generator)
+        large = parts.n_edges > LARGE_CIRCUIT
+        self.max_tested, self.n_references = (MAX_OF_LARGE,) * 2 if large else (MAX_TESTED, N_REFERENCES)
 
-    def run(self, parts: Parts, compacts: Sequence[Compact], traces: Sequence[Trace], first: int) -> Ran:
+    def run(self, parts: Subgraph, compacts: Sequence[Compact], traces: Sequence[Trace], first: int) -> Ran:
         """The circuit from the ``first`` half layer on, whose past is in ``traces``."""
         every = zip(compacts, traces, strict=True)
         answers = [compact.answers(self.prompts, self.batch.answers, trace, first) for compact, trace in every]
         return Ran(parts, compacts, traces, margins(torch.stack(answers).mean(0)))
 
-    def changed(self, before: Ran, parts: Parts, halves: set[int]) -> Ran:
+    def changed(self, before: Ran, parts: Subgraph, halves: set[int]) -> Ran:
         """A circuit that differs from an earlier one in some half layers."""
         if not halves:
             return before
@@ -98,7 +97,7 @@ class Knockouts:
         return self.run(parts, compacts, [trace.prefix(min(halves)) for trace in before.traces], min(halves))
 
     def delta(self, whole: Ran, item: Item) -> float:
-        """How far a part moves the margin of a pair, in logits; a node goes with its edges."""
+        """How far a node or edge moves the margin of a pair, in logits; a node goes with its edges."""
         less, halves = whole.parts.without([item])
         return float((self.changed(whole, less, halves).margins - whole.margins).abs().mean())
 
@@ -108,17 +107,19 @@ class Knockouts:
     def edges(self) -> dict[str, Any]:
         return self.kind(self.whole.parts.list_edges(), self.additions.edge)
 
-    def kind(self, items: Sequence[Any], addition: Any) -> dict[str, Any]:
-        """The parts tested and the references; ``addition(part)``: a part to add, of the same site or kind, or None."""
-        tested = items if len(items) <= self.most else self.draw.sample(items, self.most)
-        drawn = [addition(self.draw.choice(items)) for _ in range(self.n_references if items else 0)]
-        references = torch.tensor([self.reference(found) for found in drawn if found])
-        parts = [self.part(item, references) for item in tested] if len(references) else []
+    def kind(self, items: Sequence[Any], addition: Callable[[Any], Addition | None]) -> dict[str, Any]:
+        """The items tested and the references; ``addition``: for an item, one of the same site or kind to add."""
+        if not items:
+            return {"n": 0, "n_tested": 0, "parts": [], "references": []}
+        chosen = picked(torch.arange(len(items)), self.max_tested, self.generator).sort().values
+        likes = torch.randint(len(items), (self.n_references,), generator=self.generator)
+        drawn = [addition(items[i]) for i in likes.tolist()]
+        references = torch.tensor([self.reference(*found) for found in drawn if found])
+        parts = [self.part(items[i], references) for i in chosen.tolist()] if len(references) else []
         return {"n": len(items), "n_tested": len(parts), "parts": parts, "references": references.tolist()}
 
-    def reference(self, addition: tuple[Item, list[Item]]) -> float:
-        """δ of a part that was added together with a path through it."""
-        item, path = addition
+    def reference(self, item: Item, path: Sequence[Item]) -> float:
+        """δ of an item that was added together with a path through it."""
         more = plus(self.whole.parts, path)
         return self.delta(self.changed(self.whole, more, {half_of(part[0]) for part in path}), item)
 
@@ -132,37 +133,25 @@ class Knockouts:
 
 
 class Additions:
-    """Random parts of a model that its circuit does not have."""
+    """Random nodes and edges of a circuit's complement, each with all that it takes to matter to the circuit."""
 
-    def __init__(self, model: Transformer, parts: Parts, draw: random.Random) -> None:
-        self.model, self.parts, self.draw = model, parts, draw
-        self.inside: set[Item] = set(parts.list_items())
-        self.keys = edge_keys(model.config.n_layer)
+    def __init__(self, complement: Complement, generator: torch.Generator) -> None:
+        self.complement, self.generator = complement, generator
+        self.inside = set(Subgraph(complement.circuit.nodes, complement.circuit.edges).list_items())
+        self.outside = {key: mask == 0 for key, mask in complement.circuit.node_masks().items()}
 
-    @cached_property
-    def present(self) -> dict[str, Tensor]:
-        """Edge key → all edges of the model [n, 2]."""
-        return {key: nonzero_edges(self.model, key) for key in self.keys}
+    def edge(self, like: Edge) -> Addition | None:
+        """An edge of the same kind as one of the circuit's, and the path added with it; None where there is none."""
+        edge = self.pick(like[0], self.complement.edges[like[0]])
+        return edge and (edge, self.path(edge))
 
-    def edge(self, like: Edge) -> tuple[Item, list[Item]] | None:
-        """An edge of the same kind as one of the circuit's, and the path added with it."""
-        for _ in range(TRIES):
-            edge = self.pick(like[0])
-            if edge and edge not in self.inside:
-                return edge, self.path(edge)
-        return None
-
-    def node(self, like: Node) -> tuple[Item, list[Item]] | None:
+    def node(self, like: Node) -> Addition | None:
         """A node of the same site as one of the circuit's that some edge of the model ends in, and its path."""
-        keys = [key for key in self.keys if like[0] in sites_of(key)]
-        for _ in range(TRIES):
-            edge = self.pick(self.draw.choice(keys))
-            if edge and (node := ends(edge)[sites_of(edge[0]).index(like[0])]) not in self.inside:
-                return node, self.path(edge)
-        return None
+        edge = self.pick_ending(like[0], self.outside[like[0]])
+        return edge and (ends(edge)[sites_of(edge[0]).index(like[0])], self.path(edge))
 
     def path(self, edge: Edge) -> list[Item]:
-        """What is to be added for an edge to be on a path from a read to a write, that the circuit does not have."""
+        """All that is to be added for an edge to be on a path from a read to a write."""
         path: list[Item] = [edge]
         for end, forward in zip(ends(edge), (False, True), strict=True):
             self.extend(path, end, forward)
@@ -173,29 +162,39 @@ class Additions:
         if node in path:
             return
         path.append(node)
-        layer, site = split_site_key(node[0])
-        if site in (Site.ATTN_Q, Site.ATTN_K):
-            other = Site.ATTN_K if site is Site.ATTN_Q else Site.ATTN_Q
-            self.extend(path, (site_key(layer, other), node[1]), forward=False)
+        for other in together(node, tie_qk=True)[1:]:
+            self.extend(path, (other[0], other[1]), forward=False)
         if node in self.inside or (leads(node) if forward else reads(node)):
             return
         end = 0 if forward else 1
-        key = self.draw.choice([key for key in self.keys if sites_of(key)[end] == node[0]])
-        if edge := self.pick(key, end, node[1]):
+        here = torch.arange(len(self.outside[node[0]])) == node[1]
+        if edge := self.pick_ending(node[0], here, (end,)):
             path.append(edge)
             self.extend(path, ends(edge)[1 - end], forward)
 
-    def pick(self, key: str, end: int | None = None, index: int = 0) -> Edge | None:
-        """A random edge of a kind, or one of those that begin (0) or end (1) in a node; None where there is none."""
-        rows = self.present[key]
-        rows = rows if end is None else rows[rows[:, end] == index]
-        return (key, *rows[self.draw.randrange(len(rows))].tolist()) if len(rows) else None
+    def pick_ending(self, site: str, nodes: Bool[Tensor, " node"], which: Sequence[int] = (0, 1)) -> Edge | None:
+        """A random edge, of a random kind, with one of some nodes of a site as its source (0) or its target (1)."""
+        pools = [
+            (key, pairs[nodes[pairs[:, end]]])
+            for key, pairs in self.complement.edges.items()
+            for end in which
+            if sites_of(key)[end] == site
+        ]
+        pools = [(key, pairs) for key, pairs in pools if len(pairs)]
+        return self.pick(*pools[self.below(len(pools))]) if pools else None
+
+    def pick(self, key: str, pairs: Int[Tensor, "n 2"]) -> Edge | None:
+        """A random one of some edges of a kind; None where there is none."""
+        return (key, *pairs[self.below(len(pairs))].tolist()) if len(pairs) else None
+
+    def below(self, n: int) -> int:
+        return int(torch.randint(n, (1,), generator=self.generator))
 
 
-def plus(parts: Parts, items: Sequence[Item]) -> Parts:
+def plus(parts: Subgraph, items: Sequence[Item]) -> Subgraph:
     """A circuit with some nodes and edges more, that it does not have; sorted as a ``Circuit``'s."""
     merged: dict[str, dict[str, Tensor]] = {"nodes": dict(parts.nodes), "edges": dict(parts.edges)}
     for key, rows in by_key(items).items():
         kind = merged["edges" if "->" in key else "nodes"]
         kind[key] = torch.cat([kind[key], rows]).unique(dim=0) if key in kind else rows.unique(dim=0)
-    return Parts(merged["nodes"], merged["edges"])
+    return Subgraph(merged["nodes"], merged["edges"])

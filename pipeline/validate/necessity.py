@@ -1,13 +1,11 @@
-"""Does the model fail without the circuit: loss against how much of it is taken away (inverse pruning, §6).
+"""Does the model fail without the circuit: loss against how much of it is ablated (inverse pruning, §6).
 
-What is removed is held, all else is intact. The circuit's parts go first, those most needed first; the curve goes on
-beyond it. At every size it is compared with random sets of the same number per site or kind of edge, drawn from what is
-not in the circuit: with a few of its nodes in it, any set may cripple the model.
+All else is intact. The circuit's nodes, or edges, go first, those most needed first; the curve goes on beyond the
+circuit. At every size it is compared with random sets of as many nodes per site or edges per kind.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 from statistics import median
@@ -19,26 +17,20 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.conditions import Condition
-from pipeline.circuit.graph import Edge, by_key
-from pipeline.circuit.random_circuits import ends, random_edges, random_nodes
+from pipeline.circuit.graph import Edge, by_key, induced_edges
+from pipeline.circuit.random_circuits import Complement, ends
 from pipeline.data.pairs import of_pairs, prompt_losses
-from pipeline.prune.edges import induced_edges
 from pipeline.prune.masks import UnitLayout
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest
-from pipeline.validate.verdict import check
+from pipeline.validate.limits import CHANCE_LOSS
+from pipeline.validate.verdict import check, untested
 
-# A model that tells the two prompts of a pair nothing apart loses at least ln 2 on the pair, whatever it prefers
-# (softplus is convex). So a smaller loss proves that what is left still knows; a rounding's worth is allowed.
-CHANCE = math.log(2)
-SLACK = 0.01  # nats
-BEYOND = (2, 4)  # times the circuit's nodes: does more removed do what the circuit alone did not
-ON_THE_WAY = 0.25  # of the random sets, at sizes other than the circuit's, which no verdict rests on
-
-LIMIT = CHANCE - SLACK
+BEYOND = (2, 4)  # times the circuit's nodes: whether more removed does what the circuit alone did not
+ON_THE_WAY = 0.25  # of the random sets, at sizes other than the circuit's, which no check goes by
 
 
 def necessity(tested: CircuitUnderTest) -> dict[str, Any]:
-    """Two curves of task loss (nats, uncalibrated, of ``tested.few``) over what is removed, and their checks.
+    """Two curves of task loss (nats, uncalibrated, of ``tested.few``) by the size of the set removed, and their checks.
 
     ``nodes`` and ``edges`` each: ``n``, how many the circuit has; ``curve``, by size; ``n_to_chance``, the smallest
     size on the curve whose loss reaches ``limit`` (None: no size does).
@@ -47,7 +39,7 @@ def necessity(tested: CircuitUnderTest) -> dict[str, Any]:
     edges = curve(tested, Condition.ABLATED_EDGES, edge_sets(tested), tested.circuit.n_edges)
     return {
         "n_pairs": tested.few.n_pairs,
-        "limit": LIMIT,
+        "limit": CHANCE_LOSS,
         "model_loss": tested.estimate(tested.losses(tested.model_of_few, UNCALIBRATED)),
         "nodes": nodes,
         "edges": edges,
@@ -59,7 +51,7 @@ def curve(tested: CircuitUnderTest, condition: Condition, sets: Iterable[Circuit
     """The loss without each set, beside that without random ones."""
     generator = tested.generator(f"necessity {condition.value}")
     points = [point(tested, condition, removed, generator) for removed in sets]
-    reached = [p["size"] for p in points if p["loss"]["mean"] >= LIMIT]
+    reached = [p["size"] for p in points if p["loss"]["mean"] >= CHANCE_LOSS]
     return {"n": n, "curve": points, "n_to_chance": min(reached, default=None)}
 
 
@@ -67,11 +59,11 @@ def point(
     tested: CircuitUnderTest, condition: Condition, removed: Circuit, generator: torch.Generator
 ) -> dict[str, Any]:
     """``size``, ``loss`` (an estimate) without the set, and ``random``: of random sets, their size (smaller where a
-    site or kind has not so many other parts), median, range and losses."""
+    site's or kind's complement is), median, range and losses."""
     size = size_of(removed, condition)
     whole = size == size_of(tested.circuit, condition)
     n = tested.config.n_random if whole else max(1, round(ON_THE_WAY * tested.config.n_random))
-    sets = [random_set(tested, condition, removed, generator) for _ in range(n)]
+    sets = [tested.complement.random_set(removed, generator, of_edges=condition.of_edges) for _ in range(n)]
     of_random = [float(losses(tested, condition, drawn).mean()) for drawn in sets]
     return {
         "size": size,
@@ -86,42 +78,38 @@ def point(
     }
 
 
-def random_set(tested: CircuitUnderTest, condition: Condition, like: Circuit, generator: torch.Generator) -> Circuit:
-    """As many nodes at each site, or edges of each kind, none of them in the circuit under test."""
-    if condition.of_edges:
-        return random_edges(like, tested.other_edges, generator)
-    return random_nodes(like, generator, excluded=tested.circuit)
-
-
 def size_of(circuit: Circuit, condition: Condition) -> int:
     return circuit.n_edges if condition.of_edges else circuit.n_nodes
 
 
 def losses(tested: CircuitUnderTest, condition: Condition, removed: Circuit) -> Float[Tensor, "draw pair"]:
     """Each pair's loss without a set, of every draw: mean over prompts."""
-    if condition is Condition.ABLATED_NODES:  # as all other nodes alone, which is the same and spares a third of time
-        nodes = {key: (mask == 0).nonzero().flatten() for key, mask in removed.node_masks().items()}
-        removed, condition = replace(removed, nodes=nodes, edges={}), Condition.NODES_ONLY
+    if condition is Condition.ABLATED_NODES:  # the same as all other nodes alone, which takes a third less time
+        others = Complement(tested.model, removed).nodes
+        removed, condition = replace(removed, nodes=others, edges={}), Condition.NODES_ONLY
     return of_pairs(prompt_losses(tested.ablator.answers(removed, condition, tested.few)))
 
 
 def node_sets(tested: CircuitUnderTest) -> list[Circuit]:
     """The first nodes in order of need, without edges: some of the circuit's, all of them, and more."""
-    n, sequence = tested.circuit.n_nodes, nodes_by_need(tested)
-    sizes = [*grid(n, tested.config.points), *(times * n for times in BEYOND if n and times * n <= len(sequence))]
-    return [first_nodes(tested, sequence, size) for size in sizes]
+    sequence = nodes_by_need(tested)
+    sizes = grid(tested.circuit.n_nodes, tested.config.points)
+    return [*(first_nodes(tested, sequence, size) for size in sizes), *larger_sets(tested)]
 
 
 def edge_sets(tested: CircuitUnderTest) -> list[Circuit]:
     """The circuit's first edges in order of need; then all edges between more nodes than the circuit's."""
-    circuit, every = tested.circuit, edges_by_need(tested.circuit)
-    subsets = [by_key(every[:size]) for size in grid(len(every), tested.config.points)]
-    sequence = nodes_by_need(tested)
-    for times in BEYOND if every else ():
-        if times * circuit.n_nodes <= len(sequence):
-            more = first_nodes(tested, sequence, times * circuit.n_nodes)
-            subsets.append(induced_edges(tested.model, more.node_masks()))
-    return [replace(circuit, nodes=ends(edges), edges=edges) for edges in subsets]
+    every = edges_by_need(tested.circuit)
+    sets = [by_key(every[:size]) for size in grid(len(every), tested.config.points)]
+    if every:
+        sets += [induced_edges(tested.model, more.node_masks()) for more in larger_sets(tested)]
+    return [replace(tested.circuit, nodes=ends(edges), edges=edges) for edges in sets]
+
+
+def larger_sets(tested: CircuitUnderTest) -> list[Circuit]:
+    """The first nodes in order of need, BEYOND times as many as the circuit's, as far as the model has so many."""
+    sequence, n = nodes_by_need(tested), tested.circuit.n_nodes
+    return [first_nodes(tested, sequence, times * n) for times in BEYOND if n and times * n <= len(sequence)]
 
 
 def first_nodes(tested: CircuitUnderTest, sequence: Int[Tensor, " node"], size: int) -> Circuit:
@@ -166,10 +154,10 @@ def check_necessary(parts: str, found: dict[str, Any]) -> dict[str, Any]:
     name = f"necessary_{parts}"
     whole = next((p for p in found["curve"] if p["size"] == found["n"]), None)
     if whole is None:
-        return check(name, None, None, LIMIT, f"the circuit has no {parts} to remove")
+        return untested(name, f"the circuit has no {parts} to remove", CHANCE_LOSS)
     low, loss, random = whole["loss"]["interval"][0], whole["loss"]["mean"], whole["random"]
     says = (
         f"loss {loss:.3f} nats (at least {low:.3f}) without the circuit's {found['n']} {parts}; at most "
         f"{random['high']:.3f} without {random['size']} others, {len(random['losses'])} times at random"
     )
-    return check(name, low >= LIMIT and loss > random["high"], low, LIMIT, says)
+    return check(name, low >= CHANCE_LOSS and loss > random["high"], low, CHANCE_LOSS, says)

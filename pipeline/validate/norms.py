@@ -1,6 +1,6 @@
 """Norms with the scales of another run: whether a circuit works by shrinking the residual stream (§6).
 
-Held nodes make the residual stream smaller, and RMSNorm then makes what is left of it larger.
+Ablated nodes make the residual stream smaller, and RMSNorm then scales up the rest of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from pipeline.data.pairs import PairBatch
-from pipeline.kernels.simd import EPS
 from pipeline.model.norm import RMSNorm
 from pipeline.model.transformer import Transformer
 
@@ -27,7 +26,7 @@ def frozen_norms(model: Transformer, batch: PairBatch) -> Iterator[None]:
     scales: dict[RMSNorm, Tensor] = {}
 
     def note(norm: RMSNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        scales[norm] = (inputs[0].square().mean(-1, keepdim=True) + EPS).rsqrt()
+        scales[norm] = norm.scale(inputs[0])
 
     with hooked(model, note), torch.no_grad():
         model(batch.tokens, at=batch.last)

@@ -1,4 +1,4 @@
-"""What the unpruned model's nodes are at the position that answers, and which of a circuit's tells nested from flat."""
+"""Nodes of the unpruned model at the position that answers, and the circuit's node that tells nested from flat."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from torch import Tensor
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.layout import pick
+from pipeline.model.record import record
 from pipeline.model.scoring import CHUNK
-from pipeline.model.transformer import Transformer, refuse_compiled
+from pipeline.model.transformer import Transformer
 from pipeline.sites import Site, split_site_key
 
 # Keys and values are left out: they are what the answering position offers to later ones, of which there are none.
 ANSWERING = (Site.ATTN_IN, Site.ATTN_Q, Site.ATTN_OUT, Site.MLP_IN, Site.MLP_NEURON, Site.MLP_OUT)
 
 NodeValues = Mapping[str, Float[Tensor, "prompt node"]]  # site key → the chosen nodes of it, in their order
-Values = Float[Tensor, " prompt"]
+PromptValues = Float[Tensor, " prompt"]
 Nested = Bool[Tensor, " prompt"]
 
 
@@ -43,10 +44,10 @@ class Reading:
     def name(self) -> str:
         return f"{self.key}.{self.index}"
 
-    def says_nested(self, values: Values) -> Nested:
+    def says_nested(self, values: PromptValues) -> Nested:
         return (values > self.threshold) if self.correlation > 0 else (values < self.threshold)
 
-    def scaled(self, values: Values) -> Values:
+    def scaled(self, values: PromptValues) -> PromptValues:
         """0 at the mean of train's flat lists, 1 at that of the nested ones."""
         return (values - self.means[0]) / (self.means[1] - self.means[0])
 
@@ -56,31 +57,18 @@ def answering_nodes(circuit: Circuit) -> dict[str, Int[Tensor, " n"]]:
     return {key: nodes for key, nodes in circuit.nodes.items() if split_site_key(key)[1] in ANSWERING and len(nodes)}
 
 
-def others(model: Transformer, key: str, nodes: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
-    """All other nodes of a site, ascending."""
-    every = torch.arange(model.widths()[key])
-    return every[~torch.isin(every, nodes.cpu())]
-
-
 @torch.no_grad()
 def watch(
     model: Transformer, batch: PairBatch, nodes: Mapping[str, Int[Tensor, " n"]]
 ) -> tuple[Float[Tensor, "prompt 2"], NodeValues]:
     """Logits of the right and the wrong answer, and the nodes at the answering position. Raises CompiledModelError."""
-    refuse_compiled(model)
     answers, values = [], []
     for rows in torch.arange(len(batch.tokens), device=batch.tokens.device).split(CHUNK):
         part = batch.prompts(rows).to(model.device)
-        found: dict[str, Tensor] = {}
-
-        def keep(key: str, x: Tensor, part: PairBatch = part, found: dict[str, Tensor] = found) -> Tensor:
-            if key in nodes:  # the last layer holds only the position asked for
-                there = pick(x, part.last) if x.shape[1] > 1 else x
-                found[key] = there[:, 0, nodes[key].to(x.device)].float().cpu()
-            return x
-
-        answers.append(answer_logits(model(part.tokens, at=part.last, intervene=keep), part).cpu())
-        values.append(found)
+        logits, found = record(model, part.tokens, at=part.last, names=nodes)
+        answers.append(answer_logits(logits, part).cpu())
+        ends = {key: pick(x, part.last) if x.shape[1] > 1 else x for key, x in found.items()}
+        values.append({key: x[:, 0, nodes[key].to(x.device)].float().cpu() for key, x in ends.items()})
     return torch.cat(answers), {key: torch.cat([found[key] for found in values]) for key in nodes}
 
 
@@ -97,26 +85,16 @@ def readings(nodes: Mapping[str, Int[Tensor, " n"]], values: NodeValues, nested:
     return sorted(best, key=_separates, reverse=True)
 
 
-def random_sets(
-    values: Float[Tensor, "prompt node"], *, size: int, n: int, generator: torch.Generator
-) -> list[Int[Tensor, " size"]]:
-    """Up to ``n`` sets of ``size`` columns that are not constant; no more sets than such columns.
-
-    No column is drawn again before all were.
-    """
-    varies = (values.amax(0) > values.amin(0)).nonzero().flatten()
-    n = min(n, len(varies))
-    drawn = [varies[:0]]
-    while sum(map(len, drawn)) < n * size:
-        drawn.append(varies[torch.randperm(len(varies), generator=generator)])
-    return list(torch.cat(drawn)[: n * size].view(n, size))
+def varying(values: Float[Tensor, "prompt node"]) -> Int[Tensor, " n"]:
+    """The columns that are not constant."""
+    return (values.amax(0) > values.amin(0)).nonzero().flatten()
 
 
 def _separates(reading: Reading) -> tuple[float, float]:
     return max(reading.auc, 1 - reading.auc), abs(reading.correlation)
 
 
-def fit(key: str, index: int, values: Values, nested: Nested) -> Reading:
+def fit(key: str, index: int, values: PromptValues, nested: Nested) -> Reading:
     """One node read as an answer."""
     up = correlation(values, nested.float())
     means = (float(values[~nested].mean()), float(values[nested].mean()))
@@ -124,20 +102,20 @@ def fit(key: str, index: int, values: Values, nested: Nested) -> Reading:
     return Reading(key, index, auc(values, nested), up, threshold if up > 0 else -threshold, means)
 
 
-def auc(values: Values, nested: Nested) -> float:
+def auc(values: PromptValues, nested: Nested) -> float:
     """Probability that a nested list's value is above a flat one's; a tie counts half."""
     difference = values[nested][:, None] - values[~nested]
     return float(2 * (difference > 0).sum() + (difference == 0).sum()) / (2 * difference.numel())
 
 
-def correlation(one: Values, other: Values) -> float:
+def correlation(one: PromptValues, other: PromptValues) -> float:
     """Pearson's r; 0 where either does not vary."""
     one, other = one.double() - one.double().mean(), other.double() - other.double().mean()
     scale = float(one.norm() * other.norm())
     return float(one @ other) / scale if scale > 0 else 0.0
 
 
-def best_threshold(values: Values, nested: Nested) -> float:
+def best_threshold(values: PromptValues, nested: Nested) -> float:
     """Above which nested is said with the fewest errors; of several such, the middle of the widest gap."""
     levels = values.double().unique()
     middles, gaps = (levels[1:] + levels[:-1]) / 2, levels[1:] - levels[:-1]

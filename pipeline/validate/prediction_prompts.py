@@ -20,26 +20,26 @@ from pipeline.data.words import TASK_WORDS
 LENGTHS = (2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)  # items of the row; the task's own are 2 to 4
 NUMBERS = (2, 40)  # as the task draws them
 NO_COMMENT, PLAIN = "none", "plain"
-# What strays in the comment. "[[" is not the paper's: where a nested list opens with one token, the circuit may look
-# for that token and not for brackets.
+# Comment → the bracket that strays in it. "[[" is not the paper's: where a nested list opens with one token, the
+# circuit may look for that token and not for brackets.
 MARKS = {PLAIN: "", "[": " [", "[[": " [[", "]": " ]"}
 COMMENTS = (NO_COMMENT, *MARKS)
 
 
 @dataclass(frozen=True)
-class Point:
-    """What was done to the prompts: what strays in the comment before the list, and how many items the list has."""
+class Manipulation:
+    """A change of the prompts: the bracket in the comment before the list, and how many items the list has."""
 
     comment: str
     length: int
 
 
-Points = Mapping[Point, PairBatch]
+Manipulated = Mapping[Manipulation, PairBatch]
 
 
 def manipulated(
     test: PairBatch, tokenizer: Tokenizer, *, n_ctx: int, n_pairs: int, seed: int
-) -> dict[Point, PairBatch]:
+) -> dict[Manipulation, PairBatch]:
     """``n_pairs`` pairs at every point, row i of each from the same test pair; all comments have as many tokens.
 
     Every prompt ends where a token ends, is followed by one of the task's two answer tokens, and fits into ``n_ctx``.
@@ -62,14 +62,14 @@ def manipulated(
     return {point: _batch([points[point] for points in kept]) for point in kept[0] if point.length <= enough[-1]}
 
 
-def example(points: Points, tokenizer: Tokenizer) -> dict[str, str]:
+def example(points: Manipulated, tokenizer: Tokenizer) -> dict[str, str]:
     """Comment → the first flat prompt with it, of the shortest list."""
     shortest = min(point.length for point in points)
     batches = {point.comment: batch for point, batch in points.items() if point.length == shortest}
     return {name: tokenizer.decode(b.tokens[0, 1 : int(b.last[0]) + 1].tolist()) for name, b in batches.items()}
 
 
-Made = dict[Point, EncodedPair]
+Made = dict[Manipulation, EncodedPair]
 
 
 def _of_head(
@@ -79,7 +79,7 @@ def _of_head(
     row = [str(draw.randint(*NUMBERS)) for _ in range(LENGTHS[-1])]
     comments = _comments(draw, tokenizer, fillers)
     made: Made = {}
-    for point in (Point(comment, n) for n in LENGTHS for comment in comments):
+    for point in (Manipulation(comment, n) for n in LENGTHS for comment in comments):
         pair = encode_pair(0, with_comment(flat, comments[point.comment], row[: point.length]), tokenizer)
         if isinstance(pair, EncodedPair) and pair.answers == answers and max(map(len, pair.tokens)) <= n_ctx:
             made[point] = pair
@@ -106,9 +106,9 @@ def _comments(draw: random.Random, tokenizer: Tokenizer, fillers: list[str]) -> 
 def _reaches(points: Made, length: int) -> bool:
     """Whether all points up to a length of list are there, and all comments have as many tokens."""
     lengths = [n for n in LENGTHS if n <= length]
-    if any(Point(comment, n) not in points for n in lengths for comment in COMMENTS):
+    if any(Manipulation(comment, n) not in points for n in lengths for comment in COMMENTS):
         return False
-    return all(len({len(points[Point(mark, n)].tokens[0]) for mark in MARKS}) == 1 for n in lengths)
+    return all(len({len(points[Manipulation(mark, n)].tokens[0]) for mark in MARKS}) == 1 for n in lengths)
 
 
 def _batch(pairs: list[EncodedPair]) -> PairBatch:

@@ -1,4 +1,4 @@
-"""Sections of a validation as independent pieces of work, done in turn or side by side in processes."""
+"""Sections of a validation as independent pieces of work, run in turn or side by side in processes."""
 
 from __future__ import annotations
 
@@ -11,50 +11,45 @@ from typing import Any
 
 from pipeline.model.device import prepare_cpu
 
-Part = Callable[[], Any]  # what it gives can be pickled, and holds no tensors
-Done = tuple[Any, float]  # what a part gave, and the seconds that it took
+Piece = Callable[[], Any]  # its result can be pickled, and holds no tensors
+Timed = tuple[Any, float]  # a piece's result, and the seconds that it took
 
 
 @dataclass(frozen=True)
-class Section:
-    """Parts that do not depend on each other, and what is made of what they give."""
+class SectionWork:
+    """A section as pieces of work that do not depend on each other, and how their results become the section's."""
 
-    parts: Sequence[Part]
-    joined: Callable[[list[Any]], dict[str, Any]]
-
-    @classmethod
-    def of(cls, run: Callable[[], dict[str, Any]]) -> Section:
-        """A section in one piece."""
-        return cls([run], lambda found: dict(found[0]))
+    pieces: Sequence[Piece]
+    join: Callable[[list[Any]], dict[str, Any]] = lambda results: dict(results[0])
 
     def __call__(self) -> dict[str, Any]:
-        return self.joined([part() for part in self.parts])
+        return self.join([piece() for piece in self.pieces])
 
 
-def side_by_side(parts: Sequence[Part], workers: int) -> list[Done]:
-    """What each part gives, in their order: in so many processes, each on one thread, begun in that order.
+def side_by_side(pieces: Sequence[Piece], workers: int) -> list[Timed]:
+    """The results of the pieces in their order, by so many processes on one thread each, begun in that order.
 
     Processes are forks of this one, which share what it has loaded. So there must be no other work going on in its
     threads, and torch should have had one.
     """
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(parts,)) as pool:
-        return list(pool.map(_nth, range(len(parts))))
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(pieces,)) as pool:
+        return list(pool.map(_nth, range(len(pieces))))
 
 
-def timed(part: Part) -> Done:
+def timed(piece: Piece) -> Timed:
     began = time.perf_counter()
-    return part(), time.perf_counter() - began
+    return piece(), time.perf_counter() - began
 
 
-_parts: Sequence[Part] = ()  # of a forked process; what is handed to its initializer is not pickled
+_pieces: Sequence[Piece] = ()  # of a forked process; what is handed to its initializer is not pickled
 
 
-def _begin(parts: Sequence[Part]) -> None:
-    global _parts
-    _parts = parts
+def _begin(pieces: Sequence[Piece]) -> None:
+    global _pieces
+    _pieces = pieces
     prepare_cpu(1)
 
 
-def _nth(n: int) -> Done:
-    return timed(_parts[n])
+def _nth(n: int) -> Timed:
+    return timed(_pieces[n])

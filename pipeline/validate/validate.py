@@ -11,7 +11,7 @@ from pipeline.data.pairs import PairBatch
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.complement import complement
-from pipeline.validate.controls import control_section
+from pipeline.validate.controls import controls
 from pipeline.validate.faithfulness import faithfulness_curve
 from pipeline.validate.features import features
 from pipeline.validate.generalisation import follows
@@ -19,8 +19,8 @@ from pipeline.validate.hypotheses import hypotheses
 from pipeline.validate.mechanism import mechanism
 from pipeline.validate.necessity import necessity
 from pipeline.validate.prediction import prediction
-from pipeline.validate.sections import Done, Section, side_by_side, timed
-from pipeline.validate.stability import stability_section
+from pipeline.validate.sections import SectionWork, Timed, side_by_side, timed
+from pipeline.validate.stability import stability
 from pipeline.validate.verdict import verdict
 
 OnProgress = Callable[[str], None]
@@ -39,48 +39,47 @@ def validate_circuit(
     """Section → what it found, ``verdict`` and ``seconds`` of each section; ready for JSON. An empty circuit, of a task
     that the bigram table does, has nothing to be tested: no section but those two.
 
-    ``generalisation``: family → second test set. ``prune``: the settings by which stability's and the controls'
+    ``generalisation``: family → generalisation set. ``prune``: the settings by which stability's and the controls'
     circuits are searched for. ``tokenizer``: for the predictions about bracket_counting, None leaves them out.
     ``with_controls``: the method's controls are as many searches as there are controls. ``workers``: processes that
-    share the work, if the model is on a CPU of a system that can fork; what is found is the same for any number. Raises
+    share the work, if the model is on a CPU of a system that can fork; any number finds the same. Raises
     WrongModelError where the model is not the circuit's.
     """
     tested.circuit.check_model(tested.model)
     tests = {
-        "complement": Section.of(lambda: complement(tested)),
-        "necessity": Section.of(lambda: necessity(tested)),
-        "mechanism": Section.of(lambda: mechanism(tested)),
-        "generalisation": Section.of(lambda: follows(tested, generalisation)),
-        "hypotheses": Section.of(lambda: hypotheses(tested)),
-        "faithfulness": Section.of(lambda: faithfulness_curve(tested)),
-        "features": Section.of(lambda: features(tested)),
-        "stability": stability_section(tested, prune),
+        "complement": SectionWork([lambda: complement(tested)]),
+        "necessity": SectionWork([lambda: necessity(tested)]),
+        "mechanism": SectionWork([lambda: mechanism(tested)]),
+        "generalisation": SectionWork([lambda: follows(tested, generalisation)]),
+        "hypotheses": SectionWork([lambda: hypotheses(tested)]),
+        "faithfulness": SectionWork([lambda: faithfulness_curve(tested)]),
+        "features": SectionWork([lambda: features(tested)]),
+        "stability": stability(tested, prune),
     }
     if tokenizer is not None:
-        tests["prediction"] = Section.of(lambda: prediction(tested, tokenizer))
+        tests["prediction"] = SectionWork([lambda: prediction(tested, tokenizer)])
     if with_controls:
-        tests["controls"] = control_section(tested, prune)
-    several = workers > 1 and tested.model.device.type == "cpu" and sys.platform == "linux"
-    found = done(tests if tested.circuit.n_nodes else {}, workers if several else 1, on_progress)
-    sections = {name: tests[name].joined([result for result, _ in parts]) for name, parts in found.items()}
-    seconds = {name: sum(seconds for _, seconds in parts) for name, parts in found.items()}
+        tests["controls"] = controls(tested, prune)
+    forks = workers > 1 and tested.model.device.type == "cpu" and sys.platform == "linux"
+    found = run(tests if tested.circuit.n_nodes else {}, workers if forks else 1, on_progress)
+    sections = {name: tests[name].join([result for result, _ in pieces]) for name, pieces in found.items()}
+    seconds = {name: sum(seconds for _, seconds in pieces) for name, pieces in found.items()}
     return sections | {"verdict": verdict(sections), "seconds": seconds}
 
 
-def done(tests: Mapping[str, Section], workers: int, on_progress: OnProgress) -> dict[str, list[Done]]:
-    """What every part of every section gave.
+def run(tests: Mapping[str, SectionWork], workers: int, on_progress: OnProgress) -> dict[str, list[Timed]]:
+    """The results of every piece of every section.
 
-    Side by side, sections of many parts begin first, so that short ones are left to fill the end.
+    Side by side, sections of many pieces begin first, so that short ones are left to fill the end.
     """
+    found: dict[str, list[Timed]] = {}
     if workers == 1:
-        return {name: in_turn(name, section, on_progress) for name, section in tests.items()}
+        for name, section in tests.items():
+            on_progress(name)
+            found[name] = [timed(piece) for piece in section.pieces]
+        return found
     on_progress(f"all tests, in {workers} processes")
-    order = sorted(tests, key=lambda name: -len(tests[name].parts))
-    results = iter(side_by_side([part for name in order for part in tests[name].parts], workers))
-    found = {name: [next(results) for _ in tests[name].parts] for name in order}
+    order = sorted(tests, key=lambda name: -len(tests[name].pieces))
+    results = iter(side_by_side([piece for name in order for piece in tests[name].pieces], workers))
+    found = {name: [next(results) for _ in tests[name].pieces] for name in order}
     return {name: found[name] for name in tests}
-
-
-def in_turn(name: str, section: Section, on_progress: OnProgress) -> list[Done]:
-    on_progress(name)
-    return [timed(part) for part in section.parts]

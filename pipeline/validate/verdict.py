@@ -1,4 +1,4 @@
-"""The verdict line of a circuit: which tests it passes, which it fails, with the numbers."""
+"""The verdict on a circuit: which tests it passes and which it fails, with the numbers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,20 @@ from typing import Any
 NOTHING = "not tested: the circuit is empty, the bigram table alone does the task"
 
 
+def check(name: str, passed: bool | None, value: float | None, limit: float | None, says: str) -> dict[str, Any]:
+    """A test's outcome, one line of the verdict. ``passed`` None: with a ``value``, it was only measured, without a
+    limit; without one, it was not tested. ``says``: in words, what was found or why it was not tested."""
+    return {"name": name, "passed": passed, "value": value, "limit": limit, "says": says}
+
+
+def untested(name: str, why: str, limit: float | None = None) -> dict[str, Any]:
+    """The outcome of a test that this circuit could not be put to."""
+    return check(name, None, None, limit, why)
+
+
 def verdict(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """``n_passed``, ``n_failed``, the names of tests that ``passed``, ``failed``, were only ``measured`` or were
-    ``not_tested``, and the ``line``."""
+    ``not_tested``, and the ``line``, of all checks in the ``tests`` of all sections."""
     tests = [test for section in sections.values() for test in section.get("tests", ())]
     passed, failed, neither = ([test for test in tests if test["passed"] is outcome] for outcome in (True, False, None))
     return {
@@ -30,9 +41,3 @@ def line(passed: list[Mapping[str, Any]], failed: list[Mapping[str, Any]]) -> st
     if not failed:
         return counted
     return f"{counted}; fails " + ", ".join(f"{test['name']} ({test['says']})" for test in failed)
-
-
-def check(name: str, passed: bool | None, value: float | None, limit: float | None, says: str) -> dict[str, Any]:
-    """One line of a circuit's verdict. ``passed`` None: with a value, only measured, nothing is asked of it; without
-    one, not tested here. ``says`` tells what was found, or why not."""
-    return {"name": name, "passed": passed, "value": value, "limit": limit, "says": says}

@@ -11,12 +11,12 @@ from pipeline.ablate import ablate_task
 from pipeline.circuit import Circuit, WrongModelError
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.conditions import Ablator, Condition, accuracy
+from pipeline.circuit.graph import induced_edges
 from pipeline.circuit.interventions import mask_nodes
-from pipeline.circuit.random_circuits import edge_pools, nonzero_edges, random_edges, random_nodes
+from pipeline.circuit.random_circuits import Complement, nonzero_edges
 from pipeline.data.pairs import PairBatch, of_pairs
 from pipeline.model.record import record
 from pipeline.model.scoring import mean_loss, score
-from pipeline.prune.edges import induced_edges
 from pipeline.stats import interval
 
 
@@ -141,7 +141,7 @@ def test_a_circuit_held_at_zero_is_tested_at_zero(model, batch):
 
 def test_random_node_sets_have_the_circuit_s_size_at_every_site(model, batch):
     circuit = circuit_of(model, batch, 0.3)
-    drawn = random_nodes(circuit, torch.Generator().manual_seed(0))
+    drawn = Complement(model, circuit).random_set(circuit, torch.Generator().manual_seed(0), of_edges=False)
     assert {k: len(v) for k, v in drawn.nodes.items()} == {k: len(v) for k, v in circuit.nodes.items()}
     assert any(not torch.equal(drawn.nodes[key], circuit.nodes[key]) for key in circuit.nodes)
 
@@ -150,7 +150,7 @@ def test_random_edge_sets_have_the_circuit_s_size_per_kind_and_only_real_edges(m
     with torch.no_grad():
         model.transformer["h"][0].mlp.c_fc.weight[::2] = 0
     circuit = circuit_of(model, batch, 0.3)
-    drawn = random_edges(circuit, edge_pools(model), torch.Generator().manual_seed(0))
+    drawn = Complement(model, circuit).random_set(circuit, torch.Generator().manual_seed(0), of_edges=True)
     assert {k: len(v) for k, v in drawn.edges.items()} == {k: len(v) for k, v in circuit.edges.items()}
     real = {tuple(pair) for pair in nonzero_edges(model, "0.mlp_in->mlp_neuron").tolist()}
     chosen = [tuple(pair) for pair in drawn.edges["0.mlp_in->mlp_neuron"].tolist()]
@@ -178,11 +178,14 @@ def test_the_report_has_every_condition_its_interval_and_its_controls_and_repeat
 
 def test_the_controls_of_a_circuit_are_circuits_of_random_edges(model, batch, params, monkeypatch):
     """Whatever the controls draw, their loss is that of a circuit that holds just that, uncalibrated."""
-    circuit, drawn = circuit_of(model, batch, 0.3), []
-    monkeypatch.setattr(
-        "pipeline.ablate.ablate.random_edges",
-        lambda *given: drawn.append(random_edges(*given)) or drawn[-1],
-    )
+    circuit, drawn, random_set = circuit_of(model, batch, 0.3), [], Complement.random_set
+
+    def noted(*given, of_edges):
+        found = random_set(*given, of_edges=of_edges)
+        drawn.extend([found] if of_edges else [])
+        return found
+
+    monkeypatch.setattr(Complement, "random_set", noted)
     row = ablate_task(model=model, circuit=circuit, batch=batch, config=brief(params), seed=1)
     losses = [mean_loss(masked(model, one, batch)) for one in drawn[:3]]
     assert row["random_circuit_losses"] == pytest.approx(losses, rel=1e-3)
@@ -193,6 +196,18 @@ def test_a_circuit_without_nodes_and_edges_is_tested_as_any_other(model, batch, 
     row = ablate_task(model=model, circuit=circuit_of(model, batch, -1), batch=batch, config=brief(params), seed=1)
     assert row["random_circuit_losses"] == [row["circuit_loss"]] * 3
     assert row["ablated_edges_loss"] == pytest.approx(row["unpruned_loss"], rel=1e-5)
+
+
+def test_random_sets_are_of_the_complement_and_of_none_where_the_circuit_is_everything(model, batch, params):
+    circuit = circuit_of(model, batch, 0.4)
+    complement = Complement(model, circuit)
+    for of_edges in (False, True):
+        drawn = complement.random_set(circuit, torch.Generator().manual_seed(0), of_edges=of_edges)
+        own, found = (one.edges if of_edges else one.nodes for one in (circuit, drawn))
+        assert not any(set(map(str, own[key].tolist())) & set(map(str, found[key].tolist())) for key in found)
+    row = ablate_task(model=model, circuit=circuit_of(model, batch, 1.1), batch=batch, config=brief(params), seed=1)
+    for name in ("random_nodes", "random_edges"):
+        assert row[f"{name}_losses"] == pytest.approx([row["unpruned_loss"]] * 3, rel=1e-5)
 
 
 def test_a_circuit_of_another_checkpoint_is_refused_with_both_hashes(model, batch, params):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import mlflow
 import pytest
 
-from flows import services, smoke
+from flows import environment, services, smoke
 from pipeline.artifacts import Workspace
 from tests.browser.chromium import Page
 
@@ -25,8 +25,8 @@ def addresses(studied: Workspace) -> Iterator[dict[str, str]]:
     """Where ``make ui`` serves both over the smoke study's workspace; stopped at the end."""
     run_services(studied, "ui")
     found = {
-        "prefect": services.prefect_service(studied.root).url(),
-        "mlflow": services.mlflow_service(studied.root).url(),
+        "prefect": environment.running(services.prefect_service(studied.root).record),
+        "mlflow": environment.running(services.mlflow_service(studied.root).record),
     }
     yield {name: url.removesuffix("/api") for name, url in found.items() if url}
     run_services(studied, "down")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.circuit.compact import Compact, Frozen, Trace
-from pipeline.circuit.graph import Parts
+from pipeline.circuit.graph import Subgraph
 from pipeline.circuit.interventions import edge_cuts, mask_nodes
 from pipeline.model.layout import PackedPrompts
 from pipeline.model.record import record
@@ -68,7 +68,7 @@ def test_what_another_circuit_mixed_is_taken_over_for_the_heads_that_are_the_sam
     at, answers = torch.tensor([3, 6] * 3), torch.tensor([[3, 4], [5, 2]]).repeat(3, 1)
     ablated_to, _, nodes, edges = drawn(model, tokens, 0.8, 0)
     prompts, draw = PackedPrompts.of(tokens, at), random.Random(0)
-    parts, trace = Parts(nodes, edges), Trace()
+    parts, trace = Subgraph(nodes, edges), Trace()
     compact = Compact(Frozen(model, ablated_to), nodes, edges)
     compact.answers(prompts, answers, trace)
     taken = 0

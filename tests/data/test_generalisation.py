@@ -1,4 +1,4 @@
-"""Second test sets: changed pairs keep their decision, natural contexts are real code that makes it."""
+"""Generalisation sets: changed pairs keep their decision, natural contexts are real code that makes it."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_a_family_that_does_not_fit_is_absent_with_the_reason(study: Study, tmp_
     assert "longer" not in small.families("for_while")
     reason = "0 of 8 pairs can be changed so, 6 are wanted; most often the family has no change that fits"
     assert small.reason("for_while", "longer") == reason
-    with pytest.raises(TaskError, match="task for_while has no second test set longer: 0 of 8 pairs"):
+    with pytest.raises(TaskError, match="task for_while has no generalisation set longer: 0 of 8 pairs"):
         small.batch("for_while", "longer")
 
 

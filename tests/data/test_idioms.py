@@ -10,7 +10,9 @@ from random import Random
 import pytest
 
 from pipeline.data.idioms import FILE_SIZE, idiom_files, write_document
-from pipeline.data.idioms.registry import BLOCKS, LINES, STORIES
+from pipeline.data.idioms.blocks import BLOCKS
+from pipeline.data.idioms.lines import LINES
+from pipeline.data.idioms.stories import STORIES
 from pipeline.data.words import ATTRIBUTES, TASK_WORDS
 
 # What must be seen to learn each task: a pattern for either answer. Least share of documents that show it.

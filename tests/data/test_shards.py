@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.artifacts import ArtifactError, write_json
-from pipeline.data.batches import Batches, CorpusTooSmallError, validation_batches
+from pipeline.data.batches import CorpusTooSmallError, TrainingBatches, validation_batches
 from pipeline.data.shards import TokenStream, token_dtype, write_stream
 
 EOT = 9
@@ -62,7 +62,7 @@ def test_a_stream_that_is_not_what_its_statistics_say_is_refused(tmp_path: Path)
 
 
 def test_an_epoch_is_a_permutation_of_windows_that_do_not_overlap() -> None:
-    batches = Batches(counting_stream(1003), batch=4, n_ctx=9, seed=1)  # (1003 - 9) // 10 = 99 windows, 24 batches
+    batches = TrainingBatches(counting_stream(1003), batch=4, n_ctx=9, seed=1)  # (1003 - 9) // 10 windows
     assert (batches.n_windows, batches.steps_per_epoch) == (99, 24)
     orders, offsets = [], []
     for epoch in range(6):
@@ -81,21 +81,21 @@ def test_an_epoch_is_a_permutation_of_windows_that_do_not_overlap() -> None:
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
     stream = counting_stream(5000)
-    in_order = Batches(stream, batch=8, n_ctx=15, seed=3)
+    in_order = TrainingBatches(stream, batch=8, n_ctx=15, seed=3)
     seen = [in_order.at(step) for step in range(100)]
-    resumed = Batches(stream, batch=8, n_ctx=15, seed=3)
+    resumed = TrainingBatches(stream, batch=8, n_ctx=15, seed=3)
     for step in (99, 3, 57, 0):
         assert torch.equal(resumed.at(step), seen[step])
-    other = Batches(stream, batch=8, n_ctx=15, seed=4)
+    other = TrainingBatches(stream, batch=8, n_ctx=15, seed=4)
     assert not torch.equal(other.at(0), seen[0])
     with pytest.raises(ValueError, match="step -1"):
         resumed.at(-1)
 
 
 def test_a_stream_below_one_batch_is_refused_with_the_size_it_needs() -> None:
-    Batches(counting_stream(4 * 10 + 9), batch=4, n_ctx=9, seed=0)
+    TrainingBatches(counting_stream(4 * 10 + 9), batch=4, n_ctx=9, seed=0)
     with pytest.raises(CorpusTooSmallError, match="has 48 tokens; one batch of 4 windows of 10 tokens needs 49"):
-        Batches(counting_stream(48), batch=4, n_ctx=9, seed=0)
+        TrainingBatches(counting_stream(48), batch=4, n_ctx=9, seed=0)
 
 
 def test_validation_windows_are_spread_over_the_stream() -> None:

@@ -84,7 +84,7 @@ if "breaks" in rest or ("once" in rest and log.read_text().split().count(name) =
 if "flow" in rest:
     from flows.stage import run, stage_flow
     def toy(): pass
-    assert run(stage_flow()(toy), "the flow of " + name, {}).is_completed()
+    assert run(stage_flow(toy), "the flow of " + name, {}).is_completed()
 pathlib.Path(name + ".txt").write_text(name)
 """
 

@@ -366,7 +366,6 @@ def test_sending_never_waits_for_a_slow_server(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     sender = Sender("http://slow")
-    sender.start()
     began = time.monotonic()
     for _ in range(100):
         sender.send(lambda: time.sleep(30))
@@ -378,7 +377,6 @@ def test_sending_never_waits_for_a_slow_server(
 
 def test_nothing_is_sent_after_a_failure() -> None:
     sender, done = Sender("http://broken"), []
-    sender.start()
 
     def fail() -> None:
         raise tracking.TrackingError("broken")

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.artifacts import ArtifactError
 from pipeline.circuit.compact import Compact, Frozen
+from pipeline.circuit.graph import induced_edges
 from pipeline.circuit.interventions import node_masks
 from pipeline.circuit.masked import Masked
 from pipeline.model.checkpoint import load_means, load_model, model_hash, save_means, save_model
-from pipeline.prune.edges import induced_edges
 from pipeline.shape import ModelShape
 from pipeline.sites import site_keys
 

@@ -15,7 +15,7 @@ from pipeline.model.initial import new_model
 from pipeline.model.linear import skip_zeros
 from pipeline.pretrain import optimizer, step
 from pipeline.pretrain.optimizer import SparseAdam
-from pipeline.pretrain.projection import largest
+from tests.pretrain.oracle import largest
 
 STEPS, VOCAB = 50, 40
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.pretrain.projection import largest, project, sparse_targets
+from pipeline.pretrain.projection import project, sparse_targets
+from tests.pretrain.oracle import largest
 
 
 def test_the_largest_are_kept_worked_out_by_hand():

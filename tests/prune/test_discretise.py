@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.prune.discretise import Candidate, Ranking
+from pipeline.prune.discretise import Ranking
+from pipeline.prune.evaluator import Candidate
 
 
 class Known(Ranking):
-    """Of 1000 units: the first k leave a loss of 1 − k/1000, by further pairs too ``apart`` more; None: not there."""
+    """Of 1000 units: the first k leave a loss of 1 − k/1000, by extra pairs too ``apart`` more; None: not there."""
 
     def __init__(self, apart):
         super().__init__(None, None, torch.arange(1000.0).flip(0))
@@ -27,7 +28,7 @@ class Known(Ranking):
 
 
 @pytest.mark.parametrize(("apart", "least"), [(0.0, 500), (0.01, 510), (0.1, 600), (0.45, 950)])
-def test_units_are_added_until_further_pairs_are_content_and_few_numbers_are_tried(apart, least):
+def test_units_are_added_until_the_extra_pairs_are_content_and_few_numbers_are_tried(apart, least):
     ranking = Known(apart)
     found = ranking.smallest(0.5)
     assert least <= found.n_edges <= least + 0.5 * (least - 500) + 0.05 * 500 and ranking.n_checks <= 12
@@ -35,8 +36,10 @@ def test_units_are_added_until_further_pairs_are_content_and_few_numbers_are_tri
 
 def test_no_circuit_is_found_where_not_even_all_units_meet_the_target_or_more_than_may_be_tried_are_needed():
     assert Known(0.6).smallest(0.5) is None
-    assert Known(0.1).smallest(0.5, most=590) is None and Known(0.1).smallest(0.5, most=400) is None
-    assert Known(0.1).smallest(0.5, most=640).n_edges <= 640 and Known(0.1).smallest(0.5, most=5000) is not None
+    assert Known(0.1).smallest(0.5, max_units=590) is None and Known(0.1).smallest(0.5, max_units=400) is None
+    assert (
+        Known(0.1).smallest(0.5, max_units=640).n_edges <= 640 and Known(0.1).smallest(0.5, max_units=5000) is not None
+    )
 
 
 def test_what_was_asked_for_one_target_is_not_asked_again_for_another():
@@ -44,4 +47,4 @@ def test_what_was_asked_for_one_target_is_not_asked_again_for_another():
     assert ranking.smallest(0.55).n_edges == pytest.approx(450, rel=0.02)
     n = len(ranking.seen)
     assert ranking.smallest(0.56).n_edges == pytest.approx(440, rel=0.03) and len(ranking.seen) - n <= 3
-    assert ranking.smallest(0.35, most=500) is None and ranking.smallest(0.55).n_edges <= 459
+    assert ranking.smallest(0.35, max_units=500) is None and ranking.smallest(0.55).n_edges <= 459

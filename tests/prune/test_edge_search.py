@@ -9,18 +9,18 @@ import torch
 
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.cut_linear import CutLinear, MaskedEdges, by_edges
-from pipeline.circuit.graph import Parts, dead_ends
+from pipeline.circuit.graph import Subgraph, dead_ends, induced_edges
 from pipeline.circuit.interventions import edge_cuts, mask_nodes
 from pipeline.data.pairs import prompt_losses
-from pipeline.prune.edge_search import EdgeMasking, edge_rankings
-from pipeline.prune.edges import induced_edges
-from pipeline.prune.prune import make_problem
+from pipeline.prune.edge_search import EdgeMasking
+from pipeline.prune.masks import EdgeLayout
+from pipeline.prune.problem import make_problem
 from pipeline.sites import split_edge_key
 
 
 @pytest.mark.parametrize("attention_mass", [True, False])
 @pytest.mark.parametrize(("n_out", "n_in"), [(128, 64), (24, 16)])  # shapes that the sparse kernels take, and not
-def test_a_mask_takes_from_an_edge_what_the_held_value_takes_the_place_for(n_out, n_in, attention_mass):
+def test_an_edge_carries_m_times_its_source_s_value_and_1_minus_m_times_its_ablation_value(n_out, n_in, attention_mass):
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(n_out, n_in, generator=generator), torch.randn(n_out, generator=generator)
     ablated_to, x = torch.randn(n_in, generator=generator), torch.randn(3, 5, n_in, generator=generator)
@@ -51,11 +51,11 @@ def test_the_loss_of_masked_edges_is_that_of_the_model_with_these_edges(tiny_mod
     kept = {key: (torch.rand(len(value), generator=generator) < 0.7).float() for key, value in ablated_to.items()}
     edges = induced_edges(model, kept)
     nodes = {key: mask.nonzero().flatten() for key, mask in kept.items()}
-    masking = EdgeMasking.of(model, AblationValues.at_means(ablated_to), nodes, edges)
+    masking = EdgeMasking(model, AblationValues.at_means(ablated_to), EdgeLayout(Subgraph(nodes, edges)))
     masks = (torch.rand(2, masking.layout.n_units, generator=generator) < 0.6).float()
     losses, slopes = masking.slopes(masks, pairs)
     for mask, loss, slope in zip(masks, losses, slopes, strict=True):
-        cuts = edge_cuts(model, masking.layout.circuit(mask, model)[1], ablated_to, keep=True)
+        cuts = edge_cuts(model, masking.layout.circuit(mask, model).edges, ablated_to, keep=True)
         cuts = {name: replace(cut, keep=cut.keep.requires_grad_(True)) for name, cut in cuts.items()}
         logits = model(pairs.tokens, at=pairs.last, intervene=mask_nodes(kept, ablated_to), cuts=cuts)
         expected = prompt_losses(logits.gather(-1, pairs.answers)).mean()
@@ -75,11 +75,11 @@ def test_few_of_the_edges_between_all_nodes_do_the_task(able, pairs, params):
     problem = make_problem(model, AblationValues.at_means(means), {"train": pairs, "validation": pairs}, config, 0)
     masks = {key: torch.ones_like(mean) for key, mean in means.items()}
     nodes = {key: mask.nonzero().flatten() for key, mask in masks.items()}
-    masking = EdgeMasking.of(model, problem.masking.ablated_to, nodes, induced_edges(model, masks))
-    n = masking.layout.n_units
-    rankings = edge_rankings(masking, problem.evaluator, pairs, config, (3e-4, 1e-3), 0)
+    whole = Subgraph(nodes, induced_edges(model, masks))
+    n = whole.n_edges
+    rankings = problem.edge_rankings(whole, (3e-4, 1e-3))
     found = [ranking.smallest(0.1) for ranking in rankings]
     assert min(candidate.n_edges for candidate in found if candidate) < n / 20
-    assert not any(dead_ends(Parts(candidate.nodes, candidate.edges)) for candidate in found if candidate)
-    again = edge_rankings(masking, problem.evaluator, pairs, config, (3e-4, 1e-3), 0)
-    assert all(torch.equal(one.order, two.order) for one, two in zip(rankings, again, strict=True))
+    assert not any(dead_ends(candidate) for candidate in found if candidate)
+    again = problem.edge_rankings(whole, (3e-4, 1e-3))
+    assert all(torch.equal(one.scores, two.scores) for one, two in zip(rankings, again, strict=True))

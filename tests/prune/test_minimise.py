@@ -1,4 +1,4 @@
-"""The trail of ever smaller circuits, where it starts, and what it is decided by."""
+"""The removal path: its circuits, where it starts, and the losses that decide it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from pipeline.circuit.ablation_values import AblationValues
-from pipeline.circuit.graph import Parts, dead_ends
+from pipeline.circuit.graph import Subgraph, dead_ends
 from pipeline.data.pairs import PairBatch
-from pipeline.prune.discretise import Candidate, Ranking
-from pipeline.prune.evaluator import Evaluator, at_most
+from pipeline.prune.discretise import Ranking
+from pipeline.prune.evaluator import Candidate, Evaluator, upper_bound
+from pipeline.prune.limits import EDGE_K_COEFS
 from pipeline.prune.minimise import Minimiser, RemovalPath, minimal
-from pipeline.prune.prune import make_problem, smallest, where_to_start
-from pipeline.prune.search import of_like_length
-from pipeline.prune.side_by_side import side_by_side
+from pipeline.prune.problem import make_problem
+from pipeline.prune.prune import smallest, start_of
+from pipeline.prune.search import of_like_length, side_by_side
 
 
 def seeded(seed):
@@ -24,24 +25,24 @@ def seeded(seed):
 
 @pytest.fixture
 def task(able, pairs, params):
-    """A case of a model that does the task, and the ranking of its units by a learned mask's attribution."""
+    """A model that does the task, and the ranking of its units by attribution."""
     model, means = able
     config = params.prune.model_copy(update={"batch_pairs": 8})
     problem = make_problem(model, AblationValues.at_means(means), {"train": pairs, "validation": pairs}, config, 0)
-    order = -problem.masking.slopes(torch.ones(1, problem.masking.layout.n_units), pairs)[1][0]
-    return problem, Ranking(problem.evaluator, problem.masking.layout, order)
+    scores = -problem.masking.slopes(torch.ones(1, problem.masking.layout.n_units), pairs)[1][0]
+    return problem, Ranking(problem.evaluator, problem.masking.layout, scores)
 
 
 def of_few_edges(problem, ranking):
-    """A circuit that a trail can start from."""
-    return smallest(learned.smallest(0.02) for learned in problem.edge_rankings(ranking.smallest(0.02)))
-
-
-def test_a_trail_loses_parts_and_never_gains_any_and_gives_the_smallest_circuit_of_each_target(task):
-    problem, ranking = task
-    removal_path = RemovalPath(
-        problem.evaluator, problem.evaluator.smaller(0.5), of_few_edges(problem, ranking), 0.5, problem.worth, False
+    """A circuit that a path can start from."""
+    return smallest(
+        learned.smallest(0.02) for learned in problem.edge_rankings(ranking.smallest(0.02), EDGE_K_COEFS[0])
     )
+
+
+def test_a_path_loses_items_and_never_gains_any_and_gives_the_smallest_circuit_of_each_target(task):
+    problem, ranking = task
+    removal_path = RemovalPath(problem, of_few_edges(problem, ranking), 0.5)
     before, after = removal_path.circuits, removal_path.circuits[1:]
     assert len(after) > 3
     for b, a in zip(before, after, strict=False):
@@ -52,36 +53,37 @@ def test_a_trail_loses_parts_and_never_gains_any_and_gives_the_smallest_circuit_
         assert found.loss <= target < max(losses[losses.index(found.loss) + 1 :], default=1.0)
 
 
-def test_what_costs_more_than_the_price_stays(task):
+def test_an_item_that_costs_more_than_the_limit_stays(task):
     problem, ranking = task
     start = ranking.smallest(0.02)
-    found = Minimiser(problem.evaluator, Parts(start.nodes, start.edges), 10.0, False)
-    before = found.evaluation.loss
-    needed = max(found.parts.list_nodes(), key=lambda node: found.without([node])[1].loss)
-    assert not found.drop([needed], cost=1e-6) and needed in found.parts
-    assert found.drop([needed]) and needed not in found.parts and found.evaluation.loss > before
+    found = Minimiser(problem.evaluator, start, 10.0, False)
+    before = found.circuit.loss
+    needed = max(found.circuit.list_nodes(), key=lambda node: found.without([node]).loss)
+    assert not found.try_remove([needed], limit=1e-6) and needed in found.circuit
+    assert found.try_remove([needed]) and needed not in found.circuit and found.circuit.loss > before
 
 
-def test_further_pairs_are_run_where_the_others_meet_the_target_and_have_to_meet_it_too(task, pairs):
+def test_extra_pairs_are_run_where_the_others_meet_the_target_and_have_to_meet_it_too(task, pairs):
     problem, ranking = task
     start = ranking.smallest(0.02)
     wrong = PairBatch(pairs.tokens, pairs.last, pairs.answers.flip(1))  # on which no circuit of the task does well
     evaluator = Evaluator(problem.evaluator.frozen, pairs, pairs, steps=16, most_scale=3.0, extra=wrong)
-    assert evaluator(start.nodes, start.edges).further_loss is None
-    asked = evaluator(start.nodes, start.edges, target=0.1)
-    assert asked.validation_loss <= 0.1 < 1.0 < asked.further_loss == asked.loss
-    found = Minimiser(evaluator, Parts(start.nodes, start.edges), 0.1, False)
-    assert not any(found.drop([node]) for node in found.parts.list_nodes()[:8])
-    assert Ranking(evaluator, ranking.layout, ranking.order).smallest(0.1) is None
+    assert evaluator(start).extra_loss is None
+    asked = evaluator(start, target=0.1)
+    assert asked.validation_loss <= 0.1 < 1.0 < asked.extra_loss == asked.loss
+    found = Minimiser(evaluator, start, 0.1, False)
+    assert not any(found.try_remove([node]) for node in found.circuit.list_nodes()[:8])
+    assert Ranking(evaluator, ranking.layout, ranking.scores).smallest(0.1) is None
 
 
 def test_what_few_pairs_make_up_is_not_trusted_to_stay_so_small_on_others():
     even, few = torch.full((1000,), 0.1), torch.zeros(1000)
     few[:50] = 2.0  # the same mean
-    assert at_most(even) == pytest.approx(0.1) and at_most(few) == pytest.approx(0.1 + 2.33 * few.std() * 0.002**0.5)
+    assert float(upper_bound(even)) == pytest.approx(0.1)
+    assert float(upper_bound(few)) == pytest.approx(0.1 + 2.33 * few.std() * 0.002**0.5)
     drawn = [few[torch.randint(1000, (1000,), generator=seeded(seed))] for seed in range(2000)]
     pairs = list(zip(drawn[::2], drawn[1::2], strict=True))  # the same distribution, seen and new
-    assert 1 <= sum(bool(new.mean() > at_most(seen)) for seen, new in pairs) <= 25
+    assert 1 <= sum(bool(new.mean() > upper_bound(seen)) for seen, new in pairs) <= 25
     assert sum(bool(new.mean() > seen.mean()) for seen, new in pairs) > 400  # a mean alone is no such promise
 
 
@@ -89,43 +91,40 @@ def test_a_circuit_whose_loss_might_be_much_larger_on_new_pairs_has_to_be_better
     problem, ranking = task
     start = ranking.smallest(0.02)
     evaluator = Evaluator(problem.evaluator.frozen, pairs, pairs, steps=16, most_scale=3.0, extra=pairs)
-    asked = evaluator(start.nodes, start.edges, target=0.1)
+    asked = evaluator(start, target=0.1)
     losses = torch.cat([asked.losses, asked.losses[: pairs.n_pairs]])
-    extra = max(float(asked.losses[: pairs.n_pairs].mean()), at_most(losses))
-    assert asked.further_loss == pytest.approx(extra, abs=1e-5)
-    changed, halves = Parts(start.nodes, start.edges).without([Parts(start.nodes, start.edges).list_nodes()[0]])
-    again = evaluator.changed(asked, halves, changed.nodes, changed.edges, 10.0)  # from what running further pairs left
-    assert again.further_loss == pytest.approx(evaluator(changed.nodes, changed.edges, 10.0).further_loss, abs=1e-5)
+    extra = max(float(asked.losses[: pairs.n_pairs].mean()), float(upper_bound(losses)))
+    assert asked.extra_loss == pytest.approx(extra, abs=1e-5)
+    changed, halves = start.without([start.list_nodes()[0]])
+    again = evaluator.changed(asked, halves, changed, 10.0)  # from the traces of the run on the extra pairs
+    assert again.extra_loss == pytest.approx(evaluator(changed, 10.0).extra_loss, abs=1e-5)
 
 
 def test_what_is_left_is_minimal_and_the_certificate_tells_what_each_removal_would_cost(task):
     problem, ranking = task
-    removal_path = RemovalPath(
-        problem.evaluator, problem.evaluator.smaller(0.5), of_few_edges(problem, ranking), 0.5, problem.worth, False
-    )
-    candidate, certificate = minimal(problem.evaluator, removal_path.smallest(0.1), 0.1, False, problem.costs)
+    removal_path = RemovalPath(problem, of_few_edges(problem, ranking), 0.5)
+    candidate, certificate = minimal(problem, removal_path.smallest(0.1), 0.1)
     assert certificate["loss"] == candidate.loss <= 0.1
-    left = Parts(candidate.nodes, candidate.edges)
     for key, indices in candidate.nodes.items():
         for i, loss in zip(indices.tolist(), certificate["nodes"][key], strict=True):
-            less, _ = left.without([(key, i)])
-            assert loss == pytest.approx(problem.evaluator(less.nodes, less.edges).loss, abs=1e-5) and loss > 0.1
+            less, _ = candidate.without([(key, i)])
+            assert loss == pytest.approx(problem.evaluator(less).loss, abs=1e-5) and loss > 0.1
     for key, ends in candidate.edges.items():
         for (s, t), loss in zip(ends.tolist(), certificate["edges"][key], strict=True):
-            less, _ = left.without([(key, s, t)])
-            assert loss == pytest.approx(problem.evaluator(less.nodes, less.edges).loss, abs=1e-5) and loss > 0.1
+            less, _ = candidate.without([(key, s, t)])
+            assert loss == pytest.approx(problem.evaluator(less).loss, abs=1e-5) and loss > 0.1
 
 
 def test_dead_ends_are_nodes_that_nothing_reaches_or_that_reach_nothing():
     nodes = {"0.mlp_in": torch.tensor([1, 5]), "0.mlp_neuron": torch.tensor([2, 4]), "0.mlp_out": torch.tensor([3])}
     through = {"0.mlp_in->mlp_neuron": [[1, 2], [5, 4]], "0.mlp_neuron->mlp_out": [[2, 3]]}
-    parts = Parts(nodes, {key: torch.tensor(value) for key, value in through.items()})
+    parts = Subgraph(nodes, {key: torch.tensor(value) for key, value in through.items()})
     assert dead_ends(parts) == {("0.mlp_neuron", 4), ("0.mlp_in", 5)}  # 4 writes nothing, and only it reads 5
 
 
 def test_a_node_goes_with_its_edges_and_an_edge_alone():
     nodes = {"0.mlp_in": torch.tensor([1, 5]), "0.mlp_neuron": torch.tensor([2])}
-    parts = Parts(nodes, {"0.mlp_in->mlp_neuron": torch.tensor([[1, 2], [5, 2]])})
+    parts = Subgraph(nodes, {"0.mlp_in->mlp_neuron": torch.tensor([[1, 2], [5, 2]])})
     less, halves = parts.without([("0.mlp_in", 5)])
     assert less.list_nodes() == [("0.mlp_in", 1), ("0.mlp_neuron", 2)] and halves == {1}
     assert less.list_edges() == [("0.mlp_in->mlp_neuron", 1, 2)] and ("0.mlp_in", 5) not in less
@@ -135,15 +134,15 @@ def test_a_node_goes_with_its_edges_and_an_edge_alone():
     assert parts.without([("0.mlp_neuron", 2)])[0].edges == {}
 
 
-def test_a_trail_starts_at_the_strictest_target_that_needs_no_huge_circuit():
+def test_a_path_starts_at_the_strictest_target_that_needs_no_huge_circuit():
     def candidate(n):
         return Candidate({}, {"0.mlp_in->mlp_neuron": torch.zeros(n, 2)}, 0.0, 0.0, (1.0, 0.0), torch.zeros(1))
 
     sizes = {0.01: None, 0.03: candidate(500), 0.06: candidate(300), 0.15: candidate(100), 0.5: candidate(10)}
-    assert where_to_start(sizes, 0.15).n_edges == where_to_start(sizes, 0.15, 200).n_edges == 300
-    assert where_to_start(sizes, 0.15, 100).n_edges == 100
+    assert start_of(sizes, 0.15).n_edges == start_of(sizes, 0.15, 200).n_edges == 300
+    assert start_of(sizes, 0.15, 100).n_edges == 100
     with pytest.raises(ValueError, match="no circuit reaches a loss of 0.01"):
-        where_to_start(sizes, 0.01)
+        start_of(sizes, 0.01)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

@@ -16,10 +16,11 @@ from pipeline.data.pairs import answer_logits
 from pipeline.model.norm import RMSNorm
 from pipeline.model.record import record
 from pipeline.model.scoring import score
-from pipeline.validate.circuit_under_test import MARGIN, margins
-from pipeline.validate.complement import complement, given_complement, kinds_of_ablation, mixed_draw, still
+from pipeline.validate.circuit_under_test import margins
+from pipeline.validate.complement import complement, given_complement, kinds_of_ablation, mixed_draw
+from pipeline.validate.limits import MARGIN, half_way
 from pipeline.validate.norms import frozen_norms
-from pipeline.validate.subsets import ascent, attacked_loss, edges_of, nodes_of, run_nodes, subsets
+from pipeline.validate.subsets import Units, ascent, attacked_loss, subsets
 
 
 def failed(found):
@@ -64,44 +65,44 @@ def test_partly_alive_is_the_model_at_one_and_its_nodes_alone_at_the_circuit_s_m
     tested = claim_of(induction)
     masks = tested.circuit.node_masks()
     everything = {key: torch.ones_like(mask) for key, mask in masks.items()}
-    whole = run_nodes(tested, everything, tested.few, tested.circuit.means)
+    whole = Units(tested, of_edges=False).run(everything, tested.few, tested.circuit.means)
     torch.testing.assert_close(whole, score(tested.model, tested.few))  # zero weights are left out: rounding differs
     alone = score(tested.model, tested.few, intervene=mask_nodes(masks, tested.circuit.means))
-    torch.testing.assert_close(run_nodes(tested, masks, tested.few, tested.circuit.means), alone)
+    torch.testing.assert_close(Units(tested, of_edges=False).run(masks, tested.few, tested.circuit.means), alone)
 
 
 def test_all_edges_alive_are_the_model_and_none_cuts_every_one(claim_of, induction):
     tested = claim_of(induction)
-    parts, ablated_to = edges_of(tested), tested.circuit.means
-    ones = {key: torch.ones_like(keep) for key, keep in parts.kept(tested.circuit).items()}
-    assert torch.allclose(parts.run(tested, ones, tested.few, ablated_to), score(tested.model, tested.few), atol=1e-5)
+    units, ablated_to = Units(tested, of_edges=True), tested.circuit.means
+    ones = {key: torch.ones_like(keep) for key, keep in units.kept(tested.circuit).items()}
+    assert torch.allclose(units.run(ones, tested.few, ablated_to), score(tested.model, tested.few), atol=1e-5)
     cuts = edge_cuts(tested.model, tested.circuit.edges, ablated_to, keep=True)
     only = answer_logits(tested.model(tested.few.tokens, at=tested.few.last, cuts=cuts), tested.few)
-    torch.testing.assert_close(parts.run(tested, parts.kept(tested.circuit), tested.few, ablated_to), only)
+    torch.testing.assert_close(units.run(units.kept(tested.circuit), tested.few, ablated_to), only)
 
 
-@pytest.mark.parametrize("kind", [nodes_of, edges_of])
-def test_the_adversary_goes_uphill_outside_the_circuit_only(claim_of, induction, kind):
+@pytest.mark.parametrize("of_edges", [False, True])
+def test_the_adversary_goes_uphill_outside_the_circuit_only(claim_of, induction, of_edges):
     tested = claim_of(induction)
-    parts = kind(tested)
-    kept = parts.kept(tested.circuit)
+    units = Units(tested, of_edges)
+    kept = units.kept(tested.circuit)
     half = {key: torch.full_like(mask, 0.5) for key, mask in kept.items()}
-    loss, slope = ascent(parts, kept, half, tested.few)
+    loss, slope = ascent(units, kept, half, tested.few)
     assert all(bool((slope[key][mask == 1] == 0).all()) for key, mask in kept.items())
     norm = sum(float(part.square().sum()) for part in slope.values()) ** 0.5
     step = 1e-3 / norm
-    uphill, _ = ascent(parts, kept, {key: half[key] + step * slope[key] for key in half}, tested.few)
+    uphill, _ = ascent(units, kept, {key: half[key] + step * slope[key] for key in half}, tested.few)
     assert uphill - loss == pytest.approx(step * norm**2, rel=0.1)
 
 
 def test_the_adversary_learns_on_train_pairs_and_beats_chance_there(claim_of, circuit_of, quote):
     """A circuit that lacks a node gives way to it; the planted one does not. Both are scored on test pairs."""
     tested = claim_of(quote)
-    assert attacked_loss(nodes_of(tested), tested.circuit) <= still(tested.target)
-    nothing = attacked_loss(nodes_of(tested), tested.nothing)
-    assert nothing > still(tested.target)
+    assert attacked_loss(Units(tested, of_edges=False), tested.circuit) <= half_way(tested.target)
+    nothing = attacked_loss(Units(tested, of_edges=False), tested.nothing)
+    assert nothing > half_way(tested.target)
     other = replace(tested, batches=tested.batches | {"train": tested.batches["test"].take(torch.arange(4))})
-    assert attacked_loss(nodes_of(other), tested.nothing) != nothing
+    assert attacked_loss(Units(other, of_edges=False), tested.nothing) != nothing
 
 
 def broken_by(claim_of, circuit_of, planted):
@@ -126,7 +127,7 @@ def test_a_calibration_that_turns_the_model_round_fails_with_parts_alive(claim_o
     """Parts that are alive bring the model's own answer back, so a circuit that says the opposite is found out."""
     tested = claim_of(quote, replace(circuit_of(quote), calibration=(-1.0, 0.0)))
     for name in ("random_subset", "random_edges"):
-        assert float(tested.losses(torch.stack(subsets(tested)[name][0])).mean()) > still(tested.target)
+        assert float(tested.losses(torch.stack(subsets(tested)[name][0])).mean()) > half_way(tested.target)
 
 
 def test_losses_of_draws_are_calibrated_each(claim_of, circuit_of, quote):
@@ -152,7 +153,7 @@ def test_a_circuit_made_at_zero_is_asked_for_its_target_there(claim_of, circuit_
     circuit = circuit_of(quote)
     tested = claim_of(quote, replace(circuit, ablated_to=AblationValues.at_zero(circuit.means)))
     limits = {test["name"]: test["limit"] for test in complement(tested)["tests"]}
-    assert limits["sufficient_zero"] == tested.target + MARGIN and limits["sufficient_mean"] == still(tested.target)
+    assert limits["sufficient_zero"] == tested.target + MARGIN and limits["sufficient_mean"] == half_way(tested.target)
     assert "sufficient_zero_frozen_norms" in limits
     drawn = AblationValues.resampled({key: value[:3] for key, value in tested.samples.items()})
     resampled = claim_of(quote, replace(circuit, ablated_to=drawn))
@@ -191,10 +192,10 @@ def test_faithfulness_is_one_for_the_model_and_zero_for_nothing(claim_of, quote)
 
 
 def test_what_still_counts_as_done_lies_between_target_and_chance(claim_of, quote):
-    assert 0.15 < still(0.15) < 0.693
+    assert 0.15 < half_way(0.15) < 0.693
     tested = replace(claim_of(quote), target=0.3)
     limits = {test["name"]: test["limit"] for test in complement(tested)["tests"]}
-    assert limits["sufficient_mean"] == 0.3 + MARGIN and limits["sufficient_zero"] == still(0.3)
+    assert limits["sufficient_mean"] == 0.3 + MARGIN and limits["sufficient_zero"] == half_way(0.3)
     assert set(subsets(tested)) == {
         f"{how}_{what}" for how in ("random", "adversarial") for what in ("subset", "edges")
     }

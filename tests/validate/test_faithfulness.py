@@ -7,13 +7,13 @@ import json
 import pytest
 import torch
 
+from pipeline.circuit.graph import induced_edges
 from pipeline.circuit.random_circuits import nonzero_edges
-from pipeline.prune.edges import induced_edges
 from pipeline.prune.masks import UnitLayout
 from pipeline.sites import edge_keys
 from pipeline.validate.circuit_under_test import ratio
 from pipeline.validate.faithfulness import (
-    SMALLEST,
+    MIN_FRACTION,
     areas,
     areas_intervals,
     faithfulness_curve,
@@ -98,7 +98,7 @@ def test_circuits_are_nested_and_have_the_edges_they_say(induction, claim_of):
     assert n == sum(len(nonzero_edges(induction.model, key)) for key in edge_keys(2))
     before = set()
     circuits, sequence, layout = nested(tested), nodes_by_need(tested), UnitLayout(induction.model.widths())
-    assert circuits[0][0] >= SMALLEST and len(circuits) > 3
+    assert circuits[0][0] >= MIN_FRACTION and len(circuits) > 3
     for k, n_nodes, circuit in circuits:
         edges = induced_edges(induction.model, circuit.node_masks())
         assert circuit.n_nodes == n_nodes and sum(map(len, edges.values())) == round(k * n)

@@ -11,7 +11,7 @@ from pipeline.model.layout import PaddedPrompts
 from pipeline.model.scoring import score
 from pipeline.validate import features as features_module
 from pipeline.validate.features import Step, binarising, excess_kurtosis, features, fitted, residual_kurtosis
-from pipeline.validate.runs import Runs, real
+from pipeline.validate.paired_runs import PairedRuns, real
 
 
 def squared_error(values, cut):
@@ -53,7 +53,7 @@ def test_steps_are_fitted_on_train_pairs_where_values_matter(quote, claim_of):
     tested = claim_of(quote)
     steps = fitted(tested)
     train = tested.batches["train"].take(torch.arange(tested.config.few_pairs))
-    values = Runs(tested, train).circuit[1]
+    values = PairedRuns(tested, train).circuit[1]
     for key, kept in quote.nodes.items():
         ends = torch.stack([values[key][row, last] for row, last in enumerate(train.last)])
         everywhere = torch.cat([values[key][row, : last + 1] for row, last in enumerate(train.last)])
@@ -82,7 +82,7 @@ def test_losses_are_those_of_a_loop_over_prompts_without_padding(quote, claim_of
 
 def test_binarising_one_node_leaves_the_others(quote, claim_of):
     tested = claim_of(quote)
-    steps, runs = fitted(tested), Runs(tested, tested.few)
+    steps, runs = fitted(tested), PairedRuns(tested, tested.few)
     key, kept = max(quote.nodes.items(), key=lambda item: len(item[1]))
     x = runs.circuit[1][key]
     changed = binarising(steps, quote.nodes, {key: kept[1:2]}, lambda _, value: value)(key, x)
@@ -107,7 +107,7 @@ def test_the_answers_of_a_planted_circuit_are_binary_and_what_it_reads_is_not(na
 
 def test_a_large_circuit_has_some_of_its_nodes_binarised_alone(quote, claim_of, monkeypatch):
     every = {node["node"]: node for node in features(claim_of(quote))["single"]["of_each"]}
-    monkeypatch.setattr(features_module, "MOST_SINGLE", 3)
+    monkeypatch.setattr(features_module, "MAX_SINGLE", 3)
     some = features(claim_of(quote))["single"]
     assert some["n"] == len(some["of_each"]) == 3
     assert all(every[node["node"]] == node for node in some["of_each"])

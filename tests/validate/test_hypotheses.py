@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import replace
 
 import pytest
@@ -11,15 +10,12 @@ import torch
 from scipy.stats import binom
 
 from pipeline.circuit.ablation_values import AblationValues
-from pipeline.circuit.graph import Parts, dead_ends
+from pipeline.circuit.graph import Subgraph, dead_ends, induced_edges
 from pipeline.circuit.interventions import edge_weights
-from pipeline.circuit.random_circuits import random_nodes
+from pipeline.circuit.random_circuits import Complement
 from pipeline.planted import Algorithm, plant
-from pipeline.prune.edges import induced_edges
-from pipeline.validate.circuit_under_test import MARGIN
 from pipeline.validate.faithfulness import faithfulness_curve
 from pipeline.validate.hypotheses import (
-    EPSILON,
     equivalence,
     holm,
     hsic_test,
@@ -29,6 +25,7 @@ from pipeline.validate.hypotheses import (
     sign_test,
     tost,
 )
+from pipeline.validate.limits import EPSILON, MARGIN
 from pipeline.validate.minimality import Additions, Knockouts, minimality, plus
 from pipeline.validate.necessity import necessity
 
@@ -90,8 +87,8 @@ def test_ten_nodes_too_many_are_not_minimal(fixture, edges, request, claim_of, c
 @pytest.mark.parametrize("algorithm", Algorithm)
 def test_a_circuit_without_one_of_its_edges_is_not_equivalent(algorithm, claim_of, circuit_of):
     planted = plant(algorithm, d_model=64, seed=0)
-    for edge in Parts(planted.nodes, planted.edges).list_edges()[::3]:
-        less, _ = Parts(planted.nodes, planted.edges).without([edge])
+    for edge in Subgraph(planted.nodes, planted.edges).list_edges()[::3]:
+        less, _ = Subgraph(planted.nodes, planted.edges).without([edge])
         found = equivalence(claim_of(planted, circuit_of(planted, planted.nodes, less.edges)))
         assert found["p"] == 1 and found["interval"][0] > found["delta"]
 
@@ -138,7 +135,7 @@ def test_half_of_a_circuit_is_not_all_that_knows_the_answer(bit, induction, clai
 
 def test_without_a_circuit_that_does_nothing_the_model_says_what_it_said(induction, claim_of, circuit_of):
     tested = claim_of(induction)
-    other = random_nodes(tested.circuit, torch.Generator().manual_seed(0), excluded=tested.circuit)
+    other = tested.complement.random_set(tested.circuit, torch.Generator().manual_seed(0), of_edges=False)
     found = independence(claim_of(induction, circuit_of(induction, other.nodes, {})))
     assert found["spread"] > 0.01 and found["p"] == pytest.approx(1 / 301)
 
@@ -224,9 +221,10 @@ def test_a_part_taken_out_again_leaves_the_circuit_as_it_was(quote, claim_of):
         assert deltas[f"{edge[0]}:{edge[1]}->{edge[2]}"] == pytest.approx(moved, abs=1e-4)
 
 
-def test_additions_are_new_and_lead_from_a_read_to_a_write(induction):
-    parts = Parts(induction.nodes, induction.edges)
-    additions = Additions(induction.model, parts, random.Random(0))
+def test_additions_are_new_and_lead_from_a_read_to_a_write(induction, circuit_of):
+    parts = Subgraph(induction.nodes, induction.edges)
+    complement = Complement(induction.model, circuit_of(induction))
+    additions = Additions(complement, torch.Generator().manual_seed(0))
     for like in parts.list_items():
         item, path = (additions.node if len(like) == 2 else additions.edge)(like)
         assert item[0] == like[0] and item in path and not additions.inside & set(path)
@@ -237,6 +235,6 @@ def test_additions_are_new_and_lead_from_a_read_to_a_write(induction):
 
 
 def test_of_many_parts_some_are_tested(quote, claim_of, circuit_of, monkeypatch):
-    monkeypatch.setattr("pipeline.validate.minimality.MOST", 4)
+    monkeypatch.setattr("pipeline.validate.minimality.MAX_TESTED", 4)
     found = minimality(claim_of(quote))
     assert (found["nodes"]["n"], found["nodes"]["n_tested"], found["edges"]["n_tested"]) == (8, 4, 4)

@@ -14,7 +14,7 @@ from pipeline.circuit.masked import Masked
 from pipeline.model.record import record
 from pipeline.sites import Site, edge_keys, site_key, split_edge_key, split_site_key
 from pipeline.validate.mechanism import attention_test, compared, given, interchange, mechanism, nodes
-from pipeline.validate.runs import Runs, reaches, recorded
+from pipeline.validate.paired_runs import PairedRuns, reaches, recorded
 
 TESTS = ("attention", "values", "values_follow", "interchange", "interchange_into_model")
 HEADS = (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)
@@ -119,7 +119,7 @@ def test_recorded_values_are_those_that_record_gives(quote):
 
 
 def test_a_model_given_its_own_values_is_itself_and_a_circuit_too(quote, claim_of):
-    runs = Runs(claim_of(quote), quote.batch("test", 8))
+    runs = PairedRuns(claim_of(quote), quote.batch("test", 8))
     for values, before, cuts, wanted in (
         (runs.model[1], lambda _, x: x, None, runs.model[0]),
         (runs.circuit[1], runs.masked.intervene, runs.cuts, runs.circuit[0]),
@@ -132,7 +132,7 @@ def test_a_model_given_its_own_values_is_itself_and_a_circuit_too(quote, claim_o
 def test_swapped_values_are_those_of_a_slow_loop(quote, claim_of):
     """Prompt by prompt, all positions, the kept nodes of one site overwritten one by one."""
     tested = claim_of(quote)
-    runs = Runs(tested, tested.few)
+    runs = PairedRuns(tested, tested.few)
     key, kept = next((k, i) for k, i in quote.nodes.items() if k.endswith("attn_v"))
     masked = tested.circuit(quote.model)
     slow = torch.empty(len(runs.batch.tokens), 2)
@@ -198,7 +198,7 @@ def test_a_circuit_without_a_node_is_not_tested(quote, claim_of, circuit_of):
 def test_nodes_are_those_of_the_first_draw_and_the_verdict_leaves_out_the_embedding(quote, claim_of, circuit_of):
     ablated_to = AblationValues.resampled({key: torch.stack([mean, mean + 1]) for key, mean in quote.means.items()})
     claims = claim_of(quote), claim_of(quote, replace(circuit_of(quote), ablated_to=ablated_to))
-    at_means, at_first = (nodes(Runs(tested, tested.few)) for tested in claims)
+    at_means, at_first = (nodes(PairedRuns(tested, tested.few)) for tested in claims)
     assert at_means == at_first
     n_read = len(quote.nodes.get("0.attn_in", ()))
     constant = sum(node["fvu"] is None for node in at_means["of_each"] if not node["node"].startswith("0.attn_in"))
@@ -222,5 +222,5 @@ def test_heads_from_the_last_carrying_layer_on_are_judged_at_the_answer_and_earl
 
 def test_sites_are_swapped_one_by_one_but_for_the_embeddings_read(induction, claim_of):
     tested = claim_of(induction)
-    swapped = interchange(Runs(tested, tested.few))["sites"]
+    swapped = interchange(PairedRuns(tested, tested.few))["sites"]
     assert set(swapped) == set(induction.nodes) - {"0.attn_in"} and "0.attn_in" in induction.nodes

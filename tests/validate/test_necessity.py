@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from pipeline.circuit.conditions import Condition
-from pipeline.circuit.random_circuits import random_edges, random_nodes
 from pipeline.data.pairs import of_pairs, prompt_losses
+from pipeline.validate.limits import CHANCE_LOSS
 from pipeline.validate.necessity import (
     BEYOND,
-    LIMIT,
     edge_sets,
     edges_by_need,
     first_nodes,
@@ -45,9 +44,11 @@ def test_a_planted_circuit_is_necessary_at_nodes_and_at_edges(fixture, request, 
 
 def test_a_random_circuit_is_not_necessary(quote, claim_of, circuit_of):
     circuit = claim_of(quote).circuit
-    outside = random_nodes(circuit, torch.Generator().manual_seed(0), excluded=circuit)
-    edges = random_edges(circuit, claim_of(quote).other_edges, torch.Generator().manual_seed(0)).edges
-    found = necessity(claim_of(quote, circuit_of(quote, outside.nodes, edges)))
+    outside, of_edges = (
+        claim_of(quote).complement.random_set(circuit, torch.Generator().manual_seed(0), of_edges=of_edges)
+        for of_edges in (False, True)
+    )
+    found = necessity(claim_of(quote, circuit_of(quote, outside.nodes, of_edges.edges)))
     assert passed(found) == {"necessary_nodes": False, "necessary_edges": False}
     assert found["nodes"]["n_to_chance"] is None
 
@@ -89,21 +90,22 @@ def test_the_most_needed_parts_go_first(quote, claim_of, circuit_of):
 def test_random_sets_are_as_large_and_of_other_parts(induction, claim_of):
     tested = claim_of(induction)
     generator = torch.Generator().manual_seed(0)
-    nodes = random_nodes(tested.circuit, generator, excluded=tested.circuit).nodes
-    edges = random_edges(tested.circuit, tested.other_edges, generator).edges
+    nodes = tested.complement.random_set(tested.circuit, generator, of_edges=False).nodes
+    edges = tested.complement.random_set(tested.circuit, generator, of_edges=True).edges
     for drawn, own in ((nodes, induction.nodes), (edges, induction.edges)):
         assert {key: len(rows) for key, rows in drawn.items()} == {key: len(rows) for key, rows in own.items()}
         for key, rows in drawn.items():
             inside, found = ([str(row) for row in values.tolist()] for values in (own[key], rows))
             assert not set(inside) & set(found) and len(set(found)) == len(found)
     everything = replace(tested.circuit, nodes={"0.attn_in": torch.arange(64)})
-    assert len(random_nodes(everything, generator, excluded=tested.circuit).nodes["0.attn_in"]) == 60
+    drawn = tested.complement.random_set(everything, generator, of_edges=False)
+    assert len(drawn.nodes["0.attn_in"]) == 60
 
 
 def test_a_model_that_tells_nothing_apart_loses_at_least_ln_2():
     margin = torch.linspace(-5, 5, 11)
     pair = prompt_losses(torch.stack([torch.stack([margin, 0 * margin], 1), torch.stack([-margin, 0 * margin], 1)]))
-    assert (pair.mean(0) >= math.log(2) - 1e-6).all() and math.log(2) > LIMIT
+    assert (pair.mean(0) >= math.log(2) - 1e-6).all() and math.log(2) > CHANCE_LOSS
 
 
 def test_sizes_grow_in_equal_ratios():

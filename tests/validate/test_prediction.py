@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from pipeline.circuit.random_circuits import disjoint_sets
 from pipeline.config import TasksConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks import TaskSet, encode_tasks, generate
@@ -24,11 +25,11 @@ from pipeline.validate.prediction_node import (
     auc,
     best_threshold,
     correlation,
-    random_sets,
     readings,
+    varying,
     watch,
 )
-from pipeline.validate.prediction_prompts import COMMENTS, MARKS, NO_COMMENT, Point, example, manipulated
+from pipeline.validate.prediction_prompts import COMMENTS, MARKS, NO_COMMENT, Manipulation, example, manipulated
 
 TASK = "bracket_counting"
 SEED = 7
@@ -78,11 +79,11 @@ def test_prompts_are_the_test_pairs_with_other_rows_and_a_comment_before(points,
 
 def test_every_point_has_every_comment_and_comments_have_as_many_tokens(points):
     lengths = {point.length for point in points}
-    assert set(points) == {Point(comment, n) for comment in COMMENTS for n in lengths}
+    assert set(points) == {Manipulation(comment, n) for comment in COMMENTS for n in lengths}
     for n in lengths:
-        lasts = [points[Point(mark, n)].last for mark in MARKS]
+        lasts = [points[Manipulation(mark, n)].last for mark in MARKS]
         assert all(torch.equal(last, lasts[0]) for last in lasts)
-        assert (lasts[0] > points[Point(NO_COMMENT, n)].last).all()
+        assert (lasts[0] > points[Manipulation(NO_COMMENT, n)].last).all()
 
 
 def test_prompts_go_on_with_the_answers_of_the_task_and_fit(points, test_pairs, tokenizer):
@@ -170,10 +171,10 @@ def changed(lists: Planted, *, longer: int = 0, stray: bool = False) -> PairBatc
 def measured(claim_of, circuit_of, lists):
     """``measured()``; with nodes, of a circuit of those instead."""
     batches = {
-        Point("none", 12): changed(lists),
-        Point("none", 24): changed(lists, longer=12),
-        Point("plain", 12): changed(lists),
-        Point("[", 12): changed(lists, stray=True),
+        Manipulation("none", 12): changed(lists),
+        Manipulation("none", 24): changed(lists, longer=12),
+        Manipulation("plain", 12): changed(lists),
+        Manipulation("[", 12): changed(lists, stray=True),
     }
 
     def run(nodes=None):
@@ -236,7 +237,7 @@ def test_a_node_that_has_nothing_to_do_with_it_predicts_nothing(measured):
 
 
 def test_a_node_that_beats_the_guess_by_luck_is_refuted_by_others_as_good(measured):
-    """Distractors too are read from what the head writes: the planted node itself is among the rivals here."""
+    """Distractors too are read from what the head writes: the planted node itself is among the random ones here."""
     found = measured({"1.mlp_in": torch.tensor([7, 8, 9])})
     assert found["gain"]["interval"][0] > 0 and found["null"]["as_good"] > 0
     assert found["tests"][0]["passed"] is False
@@ -246,18 +247,18 @@ def test_random_sets_are_of_varying_nodes_and_use_all_before_any_twice():
     values = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
     values[:, [2, 7]] = 1.5
 
-    def draw(size, n):
-        return random_sets(values, size=size, n=n, generator=torch.Generator().manual_seed(1))
+    def draw(size, n, values=values):
+        return disjoint_sets(varying(values), size=size, n=n, generator=torch.Generator().manual_seed(1))
 
     assert [len(some) for some in draw(3, 4)] == [3] * 4
     assert sorted(int(i) for some in draw(1, 20) for i in some) == [0, 1, 3, 4, 5, 6, 8, 9]  # no more sets than nodes
     assert len(set(torch.cat(draw(2, 4)).tolist())) == 8
-    assert random_sets(values[:, [2, 7]], size=1, n=20, generator=torch.Generator()) == []
+    assert draw(1, 20, values[:, [2, 7]]) == []
 
 
 def test_nothing_is_claimed_where_the_model_never_fails(claim_of, lists):
     token = lists.tokens["close nested"]
-    (verdict,) = measure(claim_of(lists), {Point("none", 12): changed(lists)}, nested=token)["tests"]
+    (verdict,) = measure(claim_of(lists), {Manipulation("none", 12): changed(lists)}, nested=token)["tests"]
     assert verdict["passed"] is None
     assert "right" in verdict["says"]
 
@@ -266,7 +267,7 @@ def test_a_circuit_without_a_node_that_answers_predicts_nothing(claim_of, lists)
     circuit = claim_of(lists).circuit
     values = {key: nodes for key, nodes in circuit.nodes.items() if key.endswith("attn_v")}
     tested = claim_of(lists, replace(circuit, nodes=values, edges={}))
-    found = measure(tested, {Point("none", 12): changed(lists)}, nested=lists.tokens["close nested"])
+    found = measure(tested, {Manipulation("none", 12): changed(lists)}, nested=lists.tokens["close nested"])
     assert found["tests"][0]["passed"] is None
     assert "no node" in found["tests"][0]["says"]
 

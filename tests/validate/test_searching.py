@@ -11,6 +11,7 @@ from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.compact import Compact
 from pipeline.circuit.conditions import score_compact
+from pipeline.circuit.graph import Parts
 from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
 from pipeline.model.means import node_means
@@ -21,18 +22,18 @@ from pipeline.validate import controls as module
 from pipeline.validate import searching
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.controls import (
-    NEVER,
+    LEAST_LIKELY,
     check_control,
+    control_found,
     controls,
     half_swapped,
     nonsense,
-    one_control,
     random_weights,
     shuffled_labels,
     shuffled_weights,
 )
 from pipeline.validate.searching import ablated_as, one_trial, problem_of
-from pipeline.validate.stability import OWN, items, jaccard, share, stability
+from pipeline.validate.stability import OWN, items_of, jaccard, share, stability
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def known(tested, fast):
 
 
 def test_seeds_find_the_planted_circuit_again(claim_of, quote, fast):
-    found = stability(known(claim_of(quote), fast), fast)
+    found = stability(known(claim_of(quote), fast), fast)()
     assert found["n_seeds"] == found["n_met"] == 5
     assert found["recovered_nodes"]["least"] == found["recovered_edges"]["least"] == 1
     assert 0 < found["jaccard_edges"]["least"] <= found["jaccard_edges"]["median"] <= 1
@@ -57,13 +58,13 @@ def test_seeds_find_the_planted_circuit_again(claim_of, quote, fast):
 
 
 def test_a_circuit_that_was_not_searched_for_has_no_stability(claim_of, quote, fast):
-    [test] = stability(claim_of(quote), fast)["tests"]
+    [test] = stability(claim_of(quote), fast)()["tests"]
     assert test["passed"] is None and "does not say" in test["says"]
 
 
 def test_overlap_by_hand():
-    one = items({"0.attn_in": torch.tensor([1, 2]), "0.attn_in->attn_q": torch.tensor([[1, 2]])})
-    other = items({"0.attn_in": torch.tensor([2, 3]), "0.attn_in->attn_q": torch.tensor([[1, 2]])})
+    edges = {"0.attn_in->attn_q": torch.tensor([[1, 2]])}
+    one, other = (set(Parts({"0.attn_in": torch.tensor(nodes)}, edges).list_items()) for nodes in ([1, 2], [2, 3]))
     assert jaccard(one, other) == 2 / 4 and share(one, other) == 2 / 3
     assert jaccard(set(), set()) == share(set(), one) == 1
 
@@ -76,7 +77,7 @@ def test_a_seed_has_its_own_noise_and_its_own_batches(claim_of, quote, fast, mon
         return {0: torch.rand(masking.layout.n_units, generator=torch.Generator().manual_seed(seed % 2**31))}
 
     monkeypatch.setattr(searching, "search", search)
-    found = stability(replace(known(claim_of(quote), fast), target=0.2), fast)
+    found = stability(replace(known(claim_of(quote), fast), target=0.2), fast)()
     targets, noise, batches = zip(*given, strict=True)
     assert set(targets) == {0.2} and len(set(noise) | set(batches)) == 8
     assert found["jaccard_edges"]["most"] < 1
@@ -90,7 +91,7 @@ def test_the_first_seed_is_the_circuits_own_search_and_recovers_nothing_by_that(
     tested = known(claim_of(quote), fast)
     quote_order = tested.circuit.order
     monkeypatch.setattr(searching, "search", nothing_of_it)
-    found = stability(tested, fast)
+    found = stability(tested, fast)()
     own = found["circuits"][0]
     ranking = Ranking(
         problem_of(tested, tested.model, tested.batches, fast, tested.seed).evaluator,
@@ -103,14 +104,14 @@ def test_the_first_seed_is_the_circuits_own_search_and_recovers_nothing_by_that(
 
 def test_seeds_without_a_circuit_are_not_compared(claim_of, quote, fast):
     tested = known(claim_of(quote), fast)
-    found = stability(replace(tested, batches=shuffled_labels(tested.batches, 0)), fast)
+    found = stability(replace(tested, batches=shuffled_labels(tested.batches, 0)), fast)()
     [test] = found["tests"]
     assert found["n_met"] == 0 and len(found["circuits"]) == 5 and "jaccard_edges" not in found
     assert (test["passed"], test["value"]) == (None, None) and test["says"].startswith("0 of 5")
 
 
 def test_controls_find_nothing_where_there_is_nothing(claim_of, quote, fast):
-    found = controls(claim_of(quote), fast)
+    found = controls(claim_of(quote), fast)()
     assert found["true"]["met"] and found["true"]["ratio_edges"] == 1
     assert not found["shuffled_labels"]["met"] and found["shuffled_labels"]["ratio_edges"] is None
     assert len(found["tests"]) == 4 and all(test["passed"] for test in found["tests"])
@@ -122,7 +123,7 @@ def test_a_trial_finds_the_true_circuit_with_a_loss_in_its_interval(claim_of, qu
     problem = problem_of(tested, quote.model, tested.batches, fast, 0)
     found = one_trial(problem, fast.centres[0], "here")
     row = found.row(tested, problem, tested.batches["test"])
-    assert found.met and items(quote.nodes) <= items(found.candidate.nodes)
+    assert found.met and items_of(claim_of(quote).circuit)["nodes"] <= items_of(found.candidate)["nodes"]
     assert row["test_loss_interval"][0] <= row["test_loss"] <= row["test_loss_interval"][1] and row["n_pairs"] == 48
     few = replace(tested, config=tested.config.model_copy(update={"pairs": 7}))
     assert found.row(few, problem, tested.batches["test"])["n_pairs"] == 7
@@ -131,7 +132,7 @@ def test_a_trial_finds_the_true_circuit_with_a_loss_in_its_interval(claim_of, qu
 def test_a_control_that_is_the_true_model_fails(claim_of, quote, fast, monkeypatch):
     monkeypatch.setattr(module, "random_weights", lambda model, seed: model)
     monkeypatch.setattr(module, "nonsense", lambda tested, seed: tested.batches)
-    found = controls(claim_of(quote), fast)
+    found = controls(claim_of(quote), fast)()
     outcomes = {test["name"]: test["passed"] for test in found["tests"]}
     assert not outcomes["control_random_weights"] and not outcomes["control_nonsense"]
     assert outcomes["control_shuffled_labels"] and found["random_weights"]["ratio_edges"] == 1
@@ -139,7 +140,7 @@ def test_a_control_that_is_the_true_model_fails(claim_of, quote, fast, monkeypat
 
 def test_without_a_circuit_of_the_true_task_controls_are_not_tested(claim_of, quote, fast):
     tested = claim_of(quote)
-    found = controls(replace(tested, batches=shuffled_labels(tested.batches, 0)), fast)
+    found = controls(replace(tested, batches=shuffled_labels(tested.batches, 0)), fast)()
     assert not found["true"]["met"] and found["true"]["ratio_edges"] is None
     assert {(test["passed"], test["value"]) for test in found["tests"]} == {(None, None)}
     assert all("true task's circuit misses the target" in test["says"] for test in found["tests"])
@@ -165,7 +166,7 @@ def test_shuffled_labels_of_few_pairs_can_be_learnt_by_heart_and_of_many_not(
     tiny_model, settings, fast, n_pairs, learnt
 ):
     tested = random_claim(tiny_model(), settings, n_pairs)
-    row = one_control(tested, tested.model, shuffled_labels(tested.batches, 0), fast, 0)
+    row = control_found(tested, lambda: (tested.model, shuffled_labels(tested.batches, 0)), fast, 0)
     assert row["met"] == learnt and row["test_loss"] > 0.5
     assert check_control("shuffled_labels", row, {"met": True, "n_edges": 10**6})["passed"] != learnt
 
@@ -231,5 +232,5 @@ def test_nonsense_answers_never_follow_and_differ_by_side(claim_of, quote):
     first, second = batch.answers[0].tolist()
     likely = quote.model(tested.batches["train"].tokens, at=tested.batches["train"].last).softmax(-1).amax(0)
     assert first != second
-    assert all(int((likely < likely[token]).sum()) < NEVER * len(likely) for token in (first, second))
+    assert all(int((likely < likely[token]).sum()) < LEAST_LIKELY * len(likely) for token in (first, second))
     assert torch.equal(batch.answers, torch.tensor([[first, second], [second, first]]).repeat(batch.n_pairs, 1))

@@ -1,4 +1,4 @@
-"""Second test sets of a task, on which other algorithms fail: its pairs in other surroundings, and real code."""
+"""Generalisation sets of a task, on which other algorithms fail: its pairs in other surroundings, and real code."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ LEAST_TOKENS = 12  # of a function that makes a prompt longer
 
 @dataclass(frozen=True)
 class Change:
-    """The means a family has to change one pair of one task."""
+    """The material with which a family changes one pair of one task."""
 
     task: str
     rng: Random

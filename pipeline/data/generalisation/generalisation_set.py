@@ -1,60 +1,39 @@
-"""The second test sets of a study, read back."""
+"""The generalisation sets of a study, read back."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.artifacts import ArtifactError
-from pipeline.data.pair_tables import PairRow, read_tables
+from pipeline.data.pair_tables import PairRow, group_rows, pair_schema, read_tables, rows_hash
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks import TaskError, TaskSet
 
 NATURAL = "natural"  # the family that is mined, not made
 
 # Right and wrong answer of each prompt: in real code, the two prompts of a pair have nothing else in common.
-SCHEMA = pa.schema(
-    [("task", pa.string()), ("family", pa.string()), ("index", pa.int32())]
-    + [(f"{side}_{text}", pa.string()) for side in "ab" for text in ("prompt", "answer")]
-    + [(f"{side}_tokens", pa.list_(pa.int32())) for side in "ab"]
-    + [(f"{side}_{token}_token", pa.int32()) for side in "ab" for token in ("right", "wrong")]
-)
+SCHEMA = pair_schema("family", [f"{side}_{token}_token" for side in "ab" for token in ("right", "wrong")])
 
 
 @dataclass(frozen=True)
 class GeneralisationSet:
-    """Second test sets by task and family, and the report about them. Make one with ``load``."""
+    """Generalisation sets by task and family, and the report about them. Make one with ``load``."""
 
     report: dict[str, Any]
-    rows: dict[tuple[str, str], list[PairRow]]  # by task and family, in the file's order
+    rows: dict[tuple[str, ...], list[PairRow]]  # by task and family, in the file's order
 
     @classmethod
     def load(cls, folder: Path) -> GeneralisationSet:
         """The sets that were written to a folder. Raises ArtifactError where one is missing, damaged or incomplete."""
         report, found = read_tables(folder, SCHEMA, "generalisation")
-        rows: dict[tuple[str, str], list[PairRow]] = {}
-        for row in found:
-            rows.setdefault((row["task"], row["family"]), []).append(row)
-        loaded = cls(report, rows)
-        loaded._check_complete(folder)
-        return loaded
-
-    def _check_complete(self, folder: Path) -> None:
-        expected = {
+        n_pairs = {
             (task, family): about["n_pairs"]
-            for task, entry in self.report["tasks"].items()
+            for task, entry in report["tasks"].items()
             for family, about in entry["families"].items()
         }
-        for task, family in [*expected, *self.rows]:
-            n_pairs, wanted = len(self.rows.get((task, family), [])), expected.get((task, family), 0)
-            if n_pairs != wanted:
-                raise ArtifactError(
-                    f"{folder}: {n_pairs} pairs of {task}, {family}, its report says {wanted}; run generalisation again"
-                )
+        return cls(report, group_rows(found, ["task", "family"], n_pairs, folder, "generalisation"))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,7 +51,7 @@ class GeneralisationSet:
         return str(self.report["tokenizer"])
 
     def check_tasks(self, tasks: TaskSet, folder: Path) -> None:
-        """Raises ArtifactError where these are not second test sets of the tasks that they share a name with."""
+        """Raises ArtifactError where these were made from other pairs than those of ``tasks``."""
         for task in (task for task in self.names if task in tasks.names):
             made, now = self.report["tasks"][task].get("hash"), tasks.hash(task)
             if made != now:
@@ -81,7 +60,7 @@ class GeneralisationSet:
                 )
 
     def families(self, task: str) -> tuple[str, ...]:
-        """The second test sets that a task has, ``natural`` last. Raises TaskError for an unknown task."""
+        """The families that a task has, ``natural`` last. Raises TaskError for an unknown task."""
         return tuple(family for family in self._about(task) if self.reason(task, family) is None)
 
     def reason(self, task: str, family: str) -> str | None:
@@ -95,16 +74,12 @@ class GeneralisationSet:
     def batch(self, task: str, family: str) -> PairBatch:
         """All pairs of a family. Raises TaskError for unknown names, and where the task has not this family."""
         if reason := self.reason(task, family):
-            raise TaskError(f"task {task} has no second test set {family}: {reason}")
+            raise TaskError(f"task {task} has no generalisation set {family}: {reason}")
         return _batch(self.rows[task, family])
 
     def hash(self, task: str) -> str:
-        """The identity of a task's second test sets: every prompt and answer of every family, in tokens."""
-        digest = hashlib.sha256(task.encode())
-        for family in self.families(task):
-            for row in self.rows[task, family]:
-                digest.update(repr([row[key] for key in SCHEMA.names]).encode())
-        return digest.hexdigest()[:16]
+        """The identity of a task's generalisation sets: every prompt and answer of every family, in tokens."""
+        return rows_hash(task, (row for family in self.families(task) for row in self.rows[task, family]), SCHEMA)
 
     def _about(self, task: str) -> dict[str, Any]:
         if task not in self.report["tasks"]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline.artifacts import ArtifactError
+from pipeline.data.corpus_table import read_corpus
 from pipeline.data.generalisation.place import Place
 from pipeline.data.generalisation.python_code import PythonCode
 from pipeline.data.tokenizer import Tokenizer
@@ -22,7 +18,7 @@ GENERATED = "idioms"  # the source whose text is not real code
 
 @dataclass(frozen=True)
 class TokenisedFunction:
-    """A function of the corpus; the tokens are those that a model reads."""
+    """A function of the corpus in a model's tokens."""
 
     text: bytes
     tokens: list[int]
@@ -35,16 +31,16 @@ class TokenisedFunction:
         return cls(text.encode(), tokens, list(accumulate(map(len, pieces))))
 
     def before(self, at: int, start: int = 0) -> str:
-        """The text of tokens ``start`` to ``at``, that one left out; a character may be cut at either end."""
+        """The text from token ``start`` up to, not including, token ``at``; a character may be cut at either end."""
         return self.text[self.begin(start) : self.begin(at)].decode(errors="replace")
 
     def window(self, at: int, most: int) -> int | None:
-        """The first of at most ``most`` tokens before ``at`` that begins a line, nothing open, None without one."""
+        """The first of the ``most`` tokens before ``at`` that begins a line with nothing open; None if none does."""
         starts = range(max(at - most, 0), at)
         return next((i for i in starts if self.begin(i) in self.code.free_starts), None)
 
     def place(self, at: int, start: int = 0) -> Place:
-        """Where token ``at`` is to be told by tokens ``start`` to ``at``."""
+        """The place of token ``at``, in a prompt that begins with token ``start``."""
         return Place(self.code, self.begin(at), self.begin(start))
 
     @cached_property
@@ -58,26 +54,6 @@ class TokenisedFunction:
 
 def real_documents(corpus: Path, tokenizer: Tokenizer) -> list[TokenisedFunction]:
     """The first ``MOST_DOCUMENTS`` documents of the validation split that are real code. Raises ArtifactError."""
-    documents = []
-    for text in _real_texts(corpus):
-        documents.append(TokenisedFunction.of(text, tokenizer))
-        if len(documents) == MOST_DOCUMENTS:
-            break
-    return documents
-
-
-def _real_texts(corpus: Path) -> Iterator[str]:
-    if not corpus.is_file():
-        raise ArtifactError(f"{corpus}: no such file; run the stage that makes it (dvc repro corpus)")
-    columns = ["text", "source", "split"]
-    try:
-        with pq.ParquetFile(corpus) as file:
-            missing = set(columns) - set(file.schema_arrow.names)
-            if missing:
-                raise ArtifactError(f"{corpus}: lacks the columns {', '.join(sorted(missing))}; run corpus again")
-            for rows in file.iter_batches(batch_size=4096, columns=columns):
-                for row in rows.to_pylist():
-                    if row["split"] == "validation" and row["source"] != GENERATED:
-                        yield row["text"]
-    except pa.ArrowInvalid as error:
-        raise ArtifactError(f"{corpus}: damaged ({error}); delete it and run the stage corpus again") from error
+    rows = (row for batch in read_corpus(corpus, "text", "source", "split") for row in batch.to_pylist())
+    real = (row["text"] for row in rows if row["split"] == "validation" and row["source"] != GENERATED)
+    return [TokenisedFunction.of(text, tokenizer) for text in islice(real, MOST_DOCUMENTS)]

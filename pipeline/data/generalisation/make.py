@@ -1,4 +1,4 @@
-"""The stage generalisation: each task's second test sets, in tokens."""
+"""The stage generalisation: each task's generalisation sets, in tokens."""
 
 from __future__ import annotations
 
@@ -84,9 +84,8 @@ class _Maker:
         pairs = _test_pairs(self.tasks, task)
         made = {family: self._family(task, family, pairs) for family in FAMILIES}
         made[NATURAL] = self._natural(task)
-        for rows, reason in made.values():
-            self.rows += [] if reason else rows
-        about = {family: _about([] if reason else rows, reason) for family, (rows, reason) in made.items()}
+        self.rows += [row for rows, _ in made.values() for row in rows]
+        about = {family: _about(rows, reason) for family, (rows, reason) in made.items()}
         about[NATURAL]["found"] = [_counts(side) for side in self.found.get(task, ([], []))]
         return about
 

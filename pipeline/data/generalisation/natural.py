@@ -55,15 +55,12 @@ class Mine:
         for document in tqdm(documents, desc="natural contexts", unit="function"):
             for at in range(1, len(document.tokens)):
                 for task in tasks_of.get(document.tokens[at], ()):
-                    self._add(found[task], self._fixed(task, document, at))
+                    if fixed := self._fixed(task, document, at):
+                        found[task][fixed[0]].append(fixed[1])
                 for task in self.copying if document.before(at, at - 1).endswith("=") else ():
-                    self._add(found[task], self._copied(task, document, at))
+                    if copied := self._copied(task, document, at):
+                        found[task][0].append(copied)
         return found
-
-    @staticmethod
-    def _add(sides: ContextsBySide, found: tuple[int, Context] | None) -> None:
-        if found is not None:
-            sides[found[0]].append(found[1])
 
     def _fixed(self, task: str, document: TokenisedFunction, at: int) -> tuple[int, Context] | None:
         """Side and context where the rule decides, within the prompt, on the answer that follows."""
@@ -73,8 +70,8 @@ class Mine:
             return None
         return side, Context(document, start, at, tokens[side], tokens[1 - side])
 
-    def _copied(self, task: str, document: TokenisedFunction, at: int) -> tuple[int, Context] | None:
-        """The same where the answer is a name: its first token, and that of the first name with another one."""
+    def _copied(self, task: str, document: TokenisedFunction, at: int) -> Context | None:
+        """The context where the answer is a name: its first token, and that of the first name with another one."""
         start = document.window(at, self.n_ctx - 1)
         decided = None if start is None else COPYING[task](document.place(at, start))
         if start is None or decided is None:
@@ -83,7 +80,7 @@ class Mine:
         wrong = next((token for token in others if token != right), None)
         if right != document.tokens[at] or wrong is None:
             return None
-        return 0, Context(document, start, at, right, wrong)
+        return Context(document, start, at, right, wrong)
 
 
 def choose(

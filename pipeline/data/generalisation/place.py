@@ -16,7 +16,7 @@ OPENING, CLOSING = ("(", "[", "{"), (")", "]", "}")
 
 @dataclass(frozen=True)
 class Place:
-    """Where the next token of a prompt is to be told. Tokens are Python's; those of the prompt, which ended before."""
+    """The end of a prompt, where a model predicts. Its tokens are Python's, all that end at the place or before it."""
 
     code: PythonCode
     at: int  # in bytes
@@ -30,7 +30,7 @@ class Place:
 
     @cached_property
     def brackets(self) -> list[int]:
-        """The open ones, as indices of tokens."""
+        """The indices of the tokens that are open brackets."""
         opened: list[int] = []
         for i, token in enumerate(self.tokens):
             if token.text in OPENING:
@@ -46,7 +46,7 @@ class Place:
 
     @property
     def string(self) -> PythonToken | None:
-        """The string that the place is in, behind its opening quotes; all of it, with what comes after the place."""
+        """The whole string that the place is inside of, its part after the place included; None outside of strings."""
         i = bisect_right(self.code.tokens, self.at, key=lambda token: token.end)
         token = self.code.tokens[i] if i < len(self.code.tokens) else None
         within = token is not None and token.kind == "STRING" and token.inside[0] <= self.at <= token.inside[1]
@@ -54,7 +54,7 @@ class Place:
 
     @property
     def in_code(self) -> bool:
-        """Right behind a token: not in one, in a comment or behind spaces."""
+        """Whether the place is right behind a token: not inside one, nor in a comment, nor behind spaces."""
         return bool(self.tokens) and self.tokens[-1].end == self.at
 
     @cached_property
@@ -69,12 +69,12 @@ class Place:
 
     @property
     def line(self) -> list[PythonToken]:
-        """The line so far; none where the place is not in code."""
+        """The tokens of the line so far; none where the place is not in code."""
         return self.lines[-1] if self.in_code else []
 
     @property
     def ended_line(self) -> list[PythonToken]:
-        """The line, its end included, that ends right here; none where none does."""
+        """The tokens of the line that ends right here, its NEWLINE included; none where no line does."""
         return self.lines[-2] if self.in_code and self.tokens[-1].kind == "NEWLINE" else []
 
     def before(self, bracket: int) -> list[PythonToken]:
@@ -110,11 +110,8 @@ class Place:
 
     def made_as(self, name: str) -> ast.expr | None:
         """The expression that the prompt last assigned to the name; None without one."""
-        values = [value for end, target, value in self.code.assignments if target == name and self._holds(end)]
-        return values[-1] if values else None
-
-    def _holds(self, end: int) -> bool:
-        return self.start < end <= self.at
+        made = [(end, value) for end, target, value in self.code.assignments if target == name]
+        return next((value for end, value in reversed(made) if self.start < end <= self.at), None)
 
 
 def words_of(tokens: Sequence[PythonToken]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Whole Python code by Python's own ``tokenize`` and ``ast``: its tokens, functions, and what names were made as.
+"""Whole Python code by Python's own ``tokenize`` and ``ast``: its tokens, functions and assignments.
 
 All places are in bytes from the beginning.
 """
@@ -69,7 +69,7 @@ class PythonCode:
 
     @cached_property
     def free_starts(self) -> frozenset[int]:
-        """Where a prompt may begin: each line that begins with no string or bracket open and continues no statement."""
+        """The places where a prompt may begin: the first byte of each line that continues no statement."""
         lines, begun = self.line_starts, None
         starts = set(lines)
         for token in self.tokens:
@@ -98,7 +98,7 @@ class PythonCode:
 
     @cached_property
     def assignments(self) -> list[tuple[int, str, ast.expr]]:
-        """Where each ends that makes a name as something: the name and the value, in the order of the text."""
+        """Every assignment to a name, in the order of the text: where it ends, the name, the value."""
         found = []
         for node in self.nodes:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]

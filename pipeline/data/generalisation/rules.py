@@ -1,8 +1,8 @@
-"""Where real code makes a task's decision: a rule a task, from a place to the answer decided on.
+"""Rules that find where real code makes a task's decision: one for each task.
 
-A rule sees what comes before the place, in Python's own tokens, and of the string that the place is in, whether it
-ends here. It says 0 or 1 where the decision is the task's and falls on side a or b, and None anywhere else. Rules are
-a little wider than the prompts of the tasks, as real code has other words.
+A rule sees the text before a place, in Python's own tokens, and whether the string around the place ends there. It
+gives 0 where the task's decision is made for side a, 1 where it is made for side b, None where it is not made. Rules
+are a little wider than the prompts of the tasks, as real code has other words.
 """
 
 from __future__ import annotations
@@ -28,92 +28,34 @@ def _rule(function: Rule) -> Rule:
     return function
 
 
-# By the words of the line so far
+# By the words of the line so far: what they have to be for side a and for side b, as regular expressions. A statement
+# has no bracket open; of an open line, brackets may be open.
+
+NAME, VALUE = "(name|dotted)", "(name|number|True|False|None)"
+STATEMENTS = {
+    "for_while": ("(async )?for name", "while (name|number|True)"),
+    "else_elif": ("else", "elif"),
+    "if_equals": (f"(if|elif) {NAME}", NAME),
+    "var_if": (f"(if|elif) {NAME} (==|!=|is|is not) {VALUE}", f"{NAME} = {VALUE}"),
+    "while_return_true": ("while True", "return True"),
+}
+OPEN_LINES = {
+    "if_ternary": (f"(if|elif) {NAME}", rf"(?!(if|elif|while) )\S.* if {NAME}"),
+    "lambda_func": ("(.* )?lambda name", "(async )?def name"),
+    "enumerate_range": (r"(.* )?for name , (name|\( name , name \)) in", "(.* )?for name in"),
+}
 
 
-@_rule
-def for_while(place: Place) -> int | None:
-    """After the name that a loop begins with."""
-    match place.statement:
-        case ["for", "name"] | ["async", "for", "name"]:
-            return 0
-        case ["while", "name" | "number" | "True"]:
-            return 1
-    return None
+def _rule_of(patterns: tuple[str, str], words: Callable[[Place], list[str]]) -> Rule:
+    def rule(place: Place) -> int | None:
+        text = " ".join(words(place))
+        return next((side for side, pattern in enumerate(patterns) if re.fullmatch(pattern, text)), None)
+
+    return rule
 
 
-@_rule
-def else_elif(place: Place) -> int | None:
-    """After the keyword that begins a line."""
-    return {"else": 0, "elif": 1}.get(" ".join(place.statement))
-
-
-@_rule
-def if_ternary(place: Place) -> int | None:
-    """After the name that an ``if`` tests, at the beginning of a line or further on."""
-    match place.words:
-        case ["if" | "elif", "name" | "dotted"]:
-            return 0
-        case ["if" | "elif" | "while", *_]:
-            return None
-        case [_, *_, "if", "name" | "dotted"]:
-            return 1
-    return None
-
-
-@_rule
-def lambda_func(place: Place) -> int | None:
-    """After a lambda's first parameter, or a function's name."""
-    match place.words:
-        case [*_, "lambda", "name"]:
-            return 0
-        case ["def", "name"] | ["async", "def", "name"]:
-            return 1
-    return None
-
-
-@_rule
-def if_equals(place: Place) -> int | None:
-    """After a name, in an ``if`` or at the beginning of a line."""
-    match place.statement:
-        case ["if" | "elif", "name" | "dotted"]:
-            return 0
-        case ["name" | "dotted"]:
-            return 1
-    return None
-
-
-@_rule
-def enumerate_range(place: Place) -> int | None:
-    """After the ``in`` of a ``for`` with two names or one."""
-    words = place.words
-    begun = len(words) - words[::-1].index("for") if "for" in words else 0
-    match words[begun:] if begun else []:
-        case ["name", ",", "name", "in"] | ["name", ",", "(", "name", ",", "name", ")", "in"]:
-            return 0
-        case ["name", "in"]:
-            return 1
-    return None
-
-
-@_rule
-def var_if(place: Place) -> int | None:
-    """After a value that a name is compared with, or that it is made."""
-    *words, value = place.statement or [""]
-    if value not in ("name", "number", "True", "False", "None"):
-        return None
-    match words:
-        case ["if" | "elif", "name" | "dotted", "==" | "!=" | "is"] | ["if" | "elif", "name" | "dotted", "is", "not"]:
-            return 0
-        case ["name" | "dotted", "="]:
-            return 1
-    return None
-
-
-@_rule
-def while_return_true(place: Place) -> int | None:
-    """After ``True``, of a loop or returned."""
-    return {"while True": 0, "return True": 1}.get(" ".join(place.statement))
+RULES |= {name: _rule_of(patterns, lambda place: place.statement) for name, patterns in STATEMENTS.items()}
+RULES |= {name: _rule_of(patterns, lambda place: place.words) for name, patterns in OPEN_LINES.items()}
 
 
 @_rule

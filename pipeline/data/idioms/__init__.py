@@ -8,11 +8,9 @@ closes a list, how a set grows, what follows a parameter with a default. Names a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from random import Random
 
-import pipeline.data.idioms.blocks
-import pipeline.data.idioms.lines
-import pipeline.data.idioms.stories  # noqa: F401  the three modules fill the registries
 from pipeline.data.idioms.functions import write_document
 from pipeline.seeds import seed_of
 
@@ -23,9 +21,6 @@ __all__ = ["FILE_SIZE", "idiom_files", "write_document"]
 
 def idiom_files(seed: int) -> Iterator[tuple[str, list[str]]]:
     """Endless pseudo-files: a name, and the documents that its own seed generates."""
-    number = 0
-    while True:
-        name = f"idioms/{number:06d}"
+    for name in (f"idioms/{number:06d}" for number in count()):
         rng = Random(seed_of(seed, name))
         yield name, [write_document(rng) for _ in range(FILE_SIZE)]
-        number += 1

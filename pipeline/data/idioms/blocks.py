@@ -1,30 +1,38 @@
-"""Statements with lines inside: loops, branches, files, and literals over several lines."""
+"""Statements with lines inside: loops, branches, files, and literals over several lines.
+
+``BLOCKS`` at the end has them all, with their weights.
+"""
 
 from __future__ import annotations
 
-from pipeline.data.idioms.lines import formatted, open_to_read, open_to_write, ternary
+from pipeline.data.idioms.lines import LINES, formatted, open_to_read, open_to_write, ternary
 from pipeline.data.idioms.literals import elements, entries, hang, rows, spread
-from pipeline.data.idioms.registry import BLOCKS, LINES
-from pipeline.data.idioms.scope import Lines, Scope, indent
+from pipeline.data.idioms.scope import CodeLines, Scope, indent
+from pipeline.data.idioms.templates import BlockTemplate, Templates
 
 
-def body(scope: Scope, most: int = 3) -> Lines:
+def line(scope: Scope) -> str:
+    """A statement of one line."""
+    return LINES.draw(scope)(scope)
+
+
+def body(scope: Scope, most: int = 3) -> CodeLines:
     """One to three statements, indented; blocks among them as long as they are not too deep."""
     scope.depth += 1
     before = dict(scope.kinds)
-    lines: Lines = []
+    lines: CodeLines = []
     for _ in range(scope.rng.choice((1, 1, 2, most))):
         if scope.depth < 3 and scope.chance(0.28):
             lines += BLOCKS.draw(scope)(scope)
         else:
-            lines.append(LINES.draw(scope)(scope))
+            lines.append(line(scope))
     lines += ending(scope) if scope.chance(0.22) else []
     scope.depth -= 1
     scope.kinds = before  # a name that is only set inside is not read after it
     return indent(lines)
 
 
-def ending(scope: Scope) -> Lines:
+def ending(scope: Scope) -> CodeLines:
     """A statement that leaves the block, where one is allowed."""
     if scope.loops and scope.chance(0.35):
         return [scope.pick("break", "continue")]
@@ -48,12 +56,15 @@ def answer(scope: Scope) -> str:
     return scope.pick("True", "True", "False", "None") if draw < 0.6 else scope.value()
 
 
-def loop(scope: Scope, head: str, *names: str) -> Lines:
-    """A loop with its body, the loop's own names known inside it."""
+# loops
+
+
+def loop_body(scope: Scope, *names: str, most: int = 3) -> CodeLines:
+    """The body of a loop, the loop's own names known inside it."""
     enclosing = dict(scope.kinds)
     scope.kinds.update(dict.fromkeys(names, "any"))
     scope.loops += 1
-    lines = [head, *body(scope)]
+    lines = body(scope, most)
     scope.loops -= 1
     scope.kinds = enclosing
     return lines
@@ -71,149 +82,96 @@ def index(scope: Scope) -> str:
     return scope.rng.choice("iiiiijkn") if scope.chance(0.85) else scope.pick("idx", "index", scope.word())
 
 
-# loops
-
-
-@BLOCKS.add(7)
-def for_each(scope: Scope) -> Lines:
+def for_each(scope: Scope) -> CodeLines:
     item, items = item_of(scope)
-    return loop(scope, f"for {item} in {items}:", item)
+    return [f"for {item} in {items}:", *loop_body(scope, item)]
 
 
-@BLOCKS.add(13)
-def for_range(scope: Scope) -> Lines:
+def for_range(scope: Scope) -> CodeLines:
     at = index(scope)
     limit = scope.pick(scope.number(), scope.some(), f"len({scope.many()})", f"1, {scope.some()}")
-    return loop(scope, f"for {at} in range({limit}):", at)
+    return [f"for {at} in range({limit}):", *loop_body(scope, at)]
 
 
-@BLOCKS.add(15)
-def for_enumerate(scope: Scope) -> Lines:
+def for_enumerate(scope: Scope) -> CodeLines:
     at, (item, items) = index(scope), item_of(scope)
-    return loop(scope, f"for {at}, {item} in enumerate({items}):", at, item)
+    return [f"for {at}, {item} in enumerate({items}):", *loop_body(scope, at, item)]
 
 
-@BLOCKS.add(1)
-def for_items(scope: Scope) -> Lines:
+def for_items(scope: Scope) -> CodeLines:
     key, value = scope.pick("key", "name", "k"), scope.pick("value", "v")
-    return loop(scope, f"for {key}, {value} in {scope.known('dict') or scope.place()}.items():", key, value)
+    return [f"for {key}, {value} in {scope.known('dict') or scope.place()}.items():", *loop_body(scope, key, value)]
 
 
-@BLOCKS.add(4)
-def for_in_for(scope: Scope) -> Lines:
+def for_in_for(scope: Scope) -> CodeLines:
     outer, outer_items = item_of(scope)
     inner = scope.word()
-    before = [LINES.draw(scope)(scope)] if scope.chance(0.3) else []
-    nested = loop(scope, f"for {inner} in {scope.pick(outer, f'{outer}.{inner}s')}:", outer, inner)
+    before = [line(scope)] if scope.chance(0.3) else []
+    nested = [f"for {inner} in {scope.pick(outer, f'{outer}.{inner}s')}:", *loop_body(scope, outer, inner)]
     return [f"for {outer} in {outer_items}:", *indent(before + nested)]
 
 
-@BLOCKS.add(6)
-def for_in_if(scope: Scope) -> Lines:
+def for_in_if(scope: Scope) -> CodeLines:
     item, items = item_of(scope)
-    before = [LINES.draw(scope)(scope)] if scope.chance(0.5) else []
-    return [f"if {scope.condition()}:", *indent(before + loop(scope, f"for {item} in {items}:", item))]
+    before = [line(scope)] if scope.chance(0.5) else []
+    head = f"if {scope.condition()}:"
+    return [head, *indent([*before, f"for {item} in {items}:", *loop_body(scope, item)])]
 
 
-@BLOCKS.add(3)
-def for_range_in_range(scope: Scope) -> Lines:
+def for_range_in_range(scope: Scope) -> CodeLines:
     one, other = scope.rng.sample("ijkmn", 2)
     limits = [scope.pick(scope.some(), scope.number()) for _ in range(2)]
-    nested = loop(scope, f"for {other} in range({limits[1]}):", one, other)
+    nested = [f"for {other} in range({limits[1]}):", *loop_body(scope, one, other)]
     return [f"for {one} in range({limits[0]}):", *indent(nested)]
 
 
-@BLOCKS.add(3)
-def for_if(scope: Scope) -> Lines:
+def for_if(scope: Scope) -> CodeLines:
     item, items = item_of(scope)
     condition = scope.pick(item, f"{item}.{scope.word()}", f"{item} == {scope.value()}")
-    scope.loops += 1
-    inside = [f"if {condition}:", *body(scope)]
-    scope.loops -= 1
-    return [f"for {item} in {items}:", *indent(inside)]
+    return [f"for {item} in {items}:", *indent([f"if {condition}:", *loop_body(scope)])]
 
 
-@BLOCKS.add(10)
-def while_name(scope: Scope) -> Lines:
-    name = scope.some() if scope.chance(0.7) else scope.place()
-    return loop(scope, f"while {name}:")
-
-
-@BLOCKS.add(1)
-def while_compare(scope: Scope) -> Lines:
+def while_compare(scope: Scope) -> CodeLines:
     name = scope.some()
-    lines = loop(scope, f"while {name} {scope.pick('<', '>', '<=')} {scope.pick(scope.number(), scope.some())}:")
-    return [*lines[:2], *indent([f"{name} {scope.pick('+=', '-=')} 1"])] if len(lines) == 2 else lines
+    head = f"while {name} {scope.pick('<', '>', '<=')} {scope.pick(scope.number(), scope.some())}:"
+    inside = loop_body(scope)
+    return [head, *inside, *(indent([f"{name} {scope.pick('+=', '-=')} 1"]) if len(inside) == 1 else [])]
 
 
-@BLOCKS.add(15)
-def while_true(scope: Scope) -> Lines:
-    lines = loop(scope, "while True:")
-    if scope.chance(0.5):
-        lines += indent([f"if {scope.condition()}:", *indent(["break"])])
-    return lines
+def while_true(scope: Scope) -> CodeLines:
+    lines = ["while True:", *loop_body(scope)]
+    return lines + (indent([f"if {scope.condition()}:", "    break"]) if scope.chance(0.5) else [])
 
 
 # branches
 
 
-@BLOCKS.add(9)
-def if_name(scope: Scope) -> Lines:
-    return [f"if {scope.condition()}:", *body(scope)]
-
-
-@BLOCKS.add(5)
-def if_equals(scope: Scope) -> Lines:
-    return [f"if {scope.some()} == {scope.value()}:", *body(scope)]
-
-
-@BLOCKS.add(24)
-def if_true(scope: Scope) -> Lines:
+def if_true(scope: Scope) -> CodeLines:
     constant = scope.pick("True", "True", "True", "True", "False", "None")
     return [f"{'while' if scope.chance(0.1) else 'if'} {scope.some()} == {constant}:", *body(scope)]
 
 
-@BLOCKS.add(2)
-def if_none(scope: Scope) -> Lines:
+def if_none(scope: Scope) -> CodeLines:
     name = scope.some()
     return [f"if {name} is None:", *indent([f"{name} = {scope.pick('[]', '{}', scope.value())}"])]
 
 
-@BLOCKS.add(1)
-def if_contains(scope: Scope) -> Lines:
-    return [f"if {scope.some()} {scope.pick('in', 'not in')} {scope.many()}:", *body(scope)]
-
-
-@BLOCKS.add(6)
-def if_else(scope: Scope) -> Lines:
-    return [f"if {scope.condition()}:", *body(scope, 2), "else:", *body(scope, 2)]
-
-
-@BLOCKS.add(17)
-def if_elif(scope: Scope) -> Lines:
+def if_elif(scope: Scope) -> CodeLines:
     """A chain on one variable or on several, closed by else in half of the cases."""
     name = scope.some() if scope.chance(0.3) else None
     tests = [f"{name} == {scope.value()}" if name else scope.condition() for _ in range(scope.rng.choice((2, 2, 3)))]
-    lines: Lines = []
+    lines: CodeLines = []
     for at, test in enumerate(tests):
         lines += [f"{'elif' if at else 'if'} {test}:", *body(scope, 1)]
     return lines + (["else:", *body(scope, 1)] if scope.chance(0.5) else [])
 
 
-@BLOCKS.add(2)
-def if_raise(scope: Scope) -> Lines:
-    return [f"if {scope.condition()}:", *indent([failure(scope)])]
+def if_return(scope: Scope) -> CodeLines:
+    head = f"if {scope.condition()}:"
+    return [head, *(indent([f"return {answer(scope)}"]) if scope.returns else body(scope))]
 
 
-@BLOCKS.add(4)
-def if_return(scope: Scope) -> Lines:
-    if not scope.returns:
-        return if_name(scope)
-    return [f"if {scope.condition()}:", *indent([f"return {answer(scope)}"])]
-
-
-@BLOCKS.add(1)
-def try_except(scope: Scope) -> Lines:
+def try_except(scope: Scope) -> CodeLines:
     error = scope.pick("ValueError", "KeyError", "OSError", "Exception")
     return ["try:", *body(scope, 1), f"except {error}:", *body(scope, 1)]
 
@@ -221,76 +179,36 @@ def try_except(scope: Scope) -> Lines:
 # files
 
 
-@BLOCKS.add(16)
-def with_open(scope: Scope) -> Lines:
-    handle = scope.pick("f", "f", "file", "handle", scope.word())
-    return [f"with open({scope.some()}) as {handle}:", *use_file(scope, handle)]
+def with_file(scope: Scope, handle: str, file: str) -> CodeLines:
+    """An open file is read, line by line or at once."""
+    head = f"with {file} as {handle}:"
+    if scope.chance(0.35):
+        item = scope.pick("line", "row", "text")
+        return [head, *indent([f"for {item} in {handle}:", *loop_body(scope, item)])]
+    return [head, *indent([f"{scope.word()} = {handle}.{scope.pick('read()', 'readlines()', 'readline()')}"])]
 
 
-@BLOCKS.add(4)
-def with_open_for_reading(scope: Scope) -> Lines:
-    handle = scope.pick("f", "f", "file", "infile", "source")
-    return [f"with {open_to_read(scope)} as {handle}:", *use_file(scope, handle)]
-
-
-@BLOCKS.add(4)
-def with_open_for_writing(scope: Scope) -> Lines:
+def with_open_for_writing(scope: Scope) -> CodeLines:
     handle = scope.pick("f", "f", "file", "outfile", "target")
     head = f"with {open_to_write(scope)} as {handle}:"
     return [head, *indent([f"{handle}.write({scope.pick(scope.some(), scope.string())})"])]
 
 
-def use_file(scope: Scope, handle: str) -> Lines:
-    if scope.chance(0.35):
-        line = scope.pick("line", "row", "text")
-        return indent(loop(scope, f"for {line} in {handle}:", line))
-    return indent([f"{scope.word()} = {handle}.{scope.pick('read()', 'readlines()', 'readline()')}"])
-
-
 # literals over several lines
 
 
-@BLOCKS.add(4)
-def long_dict(scope: Scope) -> Lines:
-    items = entries(scope, 6)
-    return spread(scope, scope.fresh("dict") + " = ", "{", items, "}")
+def assign_spread(scope: Scope, brackets: str, items: list[str]) -> CodeLines:
+    return spread(scope, scope.fresh("dict" if brackets == "{}" else "list") + " = ", brackets[0], items, brackets[1])
 
 
-@BLOCKS.add(5)
-def long_list(scope: Scope) -> Lines:
-    items = elements(scope, 6)
-    return spread(scope, scope.fresh("list") + " = ", "[", items, "]")
-
-
-@BLOCKS.add(1)
-def long_nested_list(scope: Scope) -> Lines:
-    items = rows(scope)
-    return spread(scope, scope.fresh("list") + " = ", "[", items, "]")
-
-
-@BLOCKS.add(2)
-def hanging_nested_list(scope: Scope) -> Lines:
-    items = rows(scope)
-    return hang(scope.fresh("list") + " = ", "[", items, "]", 1)
-
-
-@BLOCKS.add(1)
-def hanging_list(scope: Scope) -> Lines:
-    items = elements(scope, 9)
-    return hang(scope.fresh("list") + " = ", "[", items, "]", 3)
-
-
-@BLOCKS.add(1)
-def call_with_dict(scope: Scope) -> Lines:
-    function, items = scope.function(), entries(scope, 4)
-    return spread(scope, f"{function}(", "{", items, "})")
+def assign_hanging(scope: Scope, items: list[str], per_line: int) -> CodeLines:
+    return hang(scope.fresh("list") + " = ", "[", items, "]", per_line)
 
 
 # functions inside
 
 
-@BLOCKS.add(9)
-def inner_function(scope: Scope) -> Lines:
+def inner_function(scope: Scope) -> CodeLines:
     name, arguments = scope.fresh("func", 0.0), [scope.word() for _ in range(scope.rng.choice((0, 1, 1, 2)))]
     arguments = list(dict.fromkeys(arguments))
     enclosing, loops, returns = dict(scope.kinds), scope.loops, scope.returns
@@ -299,3 +217,43 @@ def inner_function(scope: Scope) -> Lines:
     lines = [f"def {name}({', '.join(arguments)}):", *body(scope, 1)]
     scope.kinds, scope.loops, scope.returns = enclosing, loops, returns
     return [*lines, *indent([f"return {scope.value()}"])]
+
+
+BLOCKS = Templates[BlockTemplate](
+    # loops
+    (7, for_each),
+    (13, for_range),
+    (15, for_enumerate),
+    (1, for_items),
+    (4, for_in_for),
+    (6, for_in_if),
+    (3, for_range_in_range),
+    (3, for_if),
+    (10, lambda s: [f"while {s.some() if s.chance(0.7) else s.place()}:", *loop_body(s)]),
+    (1, while_compare),
+    (15, while_true),
+    # branches
+    (9, lambda s: [f"if {s.condition()}:", *body(s)]),
+    (5, lambda s: [f"if {s.some()} == {s.value()}:", *body(s)]),
+    (24, if_true),
+    (2, if_none),
+    (1, lambda s: [f"if {s.some()} {s.pick('in', 'not in')} {s.many()}:", *body(s)]),
+    (6, lambda s: [f"if {s.condition()}:", *body(s, 2), "else:", *body(s, 2)]),
+    (17, if_elif),
+    (2, lambda s: [f"if {s.condition()}:", *indent([failure(s)])]),
+    (4, if_return),
+    (1, try_except),
+    # files
+    (16, lambda s: with_file(s, s.pick("f", "f", "file", "handle", s.word()), f"open({s.some()})")),
+    (4, lambda s: with_file(s, s.pick("f", "f", "file", "infile", "source"), open_to_read(s))),
+    (4, with_open_for_writing),
+    # literals over several lines
+    (4, lambda s: assign_spread(s, "{}", entries(s, 6))),
+    (5, lambda s: assign_spread(s, "[]", elements(s, 6))),
+    (1, lambda s: assign_spread(s, "[]", rows(s))),
+    (2, lambda s: assign_hanging(s, rows(s), 1)),
+    (1, lambda s: assign_hanging(s, elements(s, 9), 3)),
+    (1, lambda s: spread(s, f"{s.function()}(", "{", entries(s, 4), "})")),
+    # functions inside
+    (9, inner_function),
+)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from pipeline.data.idioms.blocks import answer
-from pipeline.data.idioms.registry import BLOCKS, LINES, STORIES
-from pipeline.data.idioms.scope import Lines, Scope, indent
+from pipeline.data.idioms.blocks import BLOCKS, answer, line
+from pipeline.data.idioms.scope import CodeLines, Scope, indent
+from pipeline.data.idioms.stories import STORIES
 from pipeline.data.words import IDIOM_WORDS
 
 
@@ -15,10 +15,8 @@ def write_document(rng: Random) -> str:
     """One function, method, class or run of top-level statements, ending with a line end."""
     scope = Scope(rng)
     draw = rng.random()
-    if draw < 0.55:
-        lines = function(scope)
-    elif draw < 0.67:
-        lines = method(scope)
+    if draw < 0.67:
+        lines = function(scope, method=draw >= 0.55)
     elif draw < 0.83:
         lines = class_with_init(scope)
     else:
@@ -26,9 +24,9 @@ def write_document(rng: Random) -> str:
     return "\n".join(lines) + "\n"
 
 
-def statements(scope: Scope, n: int) -> Lines:
+def statements(scope: Scope, n: int) -> CodeLines:
     """The parts of ``n`` templates, each template's own in order, the templates shuffled into each other."""
-    lines: Lines = []
+    lines: CodeLines = []
     active = [draw_template(scope) for _ in range(n)]
     while active:
         at = scope.rng.randrange(len(active))
@@ -44,7 +42,7 @@ def statements(scope: Scope, n: int) -> Lines:
     return lines
 
 
-def draw_template(scope: Scope) -> Iterator[Lines]:
+def draw_template(scope: Scope) -> Iterator[CodeLines]:
     """The parts of one template; each is written only when its turn comes, with the names known by then."""
     draw = scope.rng.random()
     if draw < 0.32:
@@ -52,21 +50,17 @@ def draw_template(scope: Scope) -> Iterator[Lines]:
     elif draw < 0.68:
         yield BLOCKS.draw(scope)(scope)
     else:
-        yield [LINES.draw(scope)(scope)]
+        yield [line(scope)]
 
 
-def function(scope: Scope) -> Lines:
-    name = scope.rng.choice(IDIOM_WORDS.functions if scope.chance(0.6) else IDIOM_WORDS.names)
-    return [f"def {name}({', '.join(parameters(scope))}):", *function_body(scope)]
+def function(scope: Scope, method: bool) -> CodeLines:
+    scope.method = method
+    name = scope.rng.choice(IDIOM_WORDS.functions if scope.chance(0.5 if method else 0.6) else IDIOM_WORDS.names)
+    given = ["self"] * method + parameters(scope)
+    return [f"def {name}({', '.join(given)}):", *function_body(scope)]
 
 
-def method(scope: Scope) -> Lines:
-    scope.method = True
-    name = scope.rng.choice(IDIOM_WORDS.functions if scope.chance(0.5) else IDIOM_WORDS.names)
-    return [f"def {name}({', '.join(['self', *parameters(scope)])}):", *function_body(scope)]
-
-
-def function_body(scope: Scope) -> Lines:
+def function_body(scope: Scope) -> CodeLines:
     scope.returns = True
     lines = statements(scope, scope.rng.choice((2, 2, 3, 3, 4)))
     if scope.chance(0.7):
@@ -82,19 +76,20 @@ def parameters(scope: Scope) -> list[str]:
     first = n if draw < 0.5 else 0 if draw < 0.7 else scope.rng.randint(1, max(n - 1, 1))
     other = scope.pick("None", "None", "None", "True", "False", "0", "1", '""')
     names = [scope.fresh(letters=0.1) for _ in range(n)]
-    return [name if at < first else f"{name}={default(scope, other)}" for at, name in enumerate(names)]
+    return with_defaults(scope, names, first, other)
 
 
-def default(scope: Scope, other: str) -> str:
-    return "None" if scope.chance(0.85) else other
+def with_defaults(scope: Scope, names: list[str], first: int, other: str) -> list[str]:
+    """Parameters that have defaults from number ``first`` on: None, seldom ``other``."""
+    return names[:first] + [f"{name}={'None' if scope.chance(0.85) else other}" for name in names[first:]]
 
 
-def class_with_init(scope: Scope) -> Lines:
+def class_with_init(scope: Scope) -> CodeLines:
     """A class that keeps what it is given, each attribute named as its parameter."""
     base = scope.pick("", "", f"({scope.rng.choice(IDIOM_WORDS.classes)})")
     names = class_attributes(scope)
     first = len(names) if scope.chance(0.75) else scope.rng.randint(0, len(names) - 1)
-    given = [name if at < first else f"{name}={default(scope, '0')}" for at, name in enumerate(names)]
+    given = with_defaults(scope, names, first, "0")
     lines = [f"def __init__(self, {', '.join(given)}):", *indent(init_lines(scope, names, base))]
     if scope.chance(0.25):
         scope.method = True
@@ -111,7 +106,7 @@ def class_attributes(scope: Scope) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def init_lines(scope: Scope, names: list[str], base: str) -> Lines:
+def init_lines(scope: Scope, names: list[str], base: str) -> CodeLines:
     """``self.a = a`` for every parameter, mostly in their order."""
     order = list(names)
     if scope.chance(0.3):
@@ -123,7 +118,7 @@ def init_lines(scope: Scope, names: list[str], base: str) -> Lines:
     return lines
 
 
-def short_method(scope: Scope, names: list[str]) -> Lines:
+def short_method(scope: Scope, names: list[str]) -> CodeLines:
     name, attribute = scope.rng.choice(IDIOM_WORDS.functions), scope.rng.choice(names)
     inside = scope.pick(
         f"return self.{attribute}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.data.idioms.scope import Lines, Scope, indent
+from pipeline.data.idioms.scope import CodeLines, Scope, indent
 
 
 def element(scope: Scope) -> Callable[[], str]:
@@ -61,14 +61,14 @@ def dict_literal(scope: Scope) -> str:
     return f"{{{', '.join(entries(scope))}}}"
 
 
-def spread(scope: Scope, head: str, opening: str, items: list[str], closing: str) -> Lines:
+def spread(scope: Scope, head: str, opening: str, items: list[str], closing: str) -> CodeLines:
     """``head`` and a literal over several lines, one item a line."""
     last = "," if scope.chance(0.7) else ""
     body = [item + "," for item in items[:-1]] + [items[-1] + last]
     return [head + opening, *indent(body), closing]
 
 
-def hang(head: str, opening: str, items: list[str], closing: str, per_line: int) -> Lines:
+def hang(head: str, opening: str, items: list[str], closing: str, per_line: int) -> CodeLines:
     """``head`` and a literal; its later lines are aligned under its first item."""
     groups = [", ".join(items[at : at + per_line]) for at in range(0, len(items), per_line)]
     pad = " " * len(head + opening)

@@ -21,10 +21,10 @@ RESERVED = frozenset(
     {"set", "open", "print", "self", "list", "dict", "str", "len", "range", "type", "filter", "format"}
 )
 
-Lines = list[str]  # of source code, indented relative to where they will stand, without line ends
+CodeLines = list[str]  # of source code, indented relative to where they will stand, without line ends
 
 
-def indent(lines: Sequence[str]) -> Lines:
+def indent(lines: Sequence[str]) -> CodeLines:
     """The lines one level (four spaces) deeper; empty lines stay empty."""
     return ["    " + line if line else line for line in lines]
 

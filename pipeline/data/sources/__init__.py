@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import FilesSource, HuggingFaceSource, IdiomsSource, InstalledSource, Source
-from pipeline.data.sources.document import Document, DocumentSource, SourceError, Tally
+from pipeline.data.sources.document import Document, DocumentSource, SourceError
 from pipeline.data.sources.files import FileFunctions
 from pipeline.data.sources.huggingface import HuggingFaceFunctions
 from pipeline.data.sources.idioms import Idioms
 from pipeline.data.sources.installed import InstalledFunctions
 from pipeline.seeds import seed_of
 
-__all__ = ["Document", "DocumentSource", "SourceError", "Tally", "open_source"]
+__all__ = ["Document", "DocumentSource", "SourceError", "open_source"]
 
 
 def open_source(settings: Source, seed: int, lock: Path) -> DocumentSource:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
+from pipeline.config import CodeSource
 from pipeline.data.functions import NotPythonError, cut_functions
 
 
@@ -31,44 +32,48 @@ class Tally:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-class DocumentSource(Protocol):
-    """Something that gives documents in an order that depends on nothing but its settings and the seed."""
+class DocumentSource(ABC):
+    """Gives documents in an order that depends on nothing but its settings and the seed."""
 
-    name: str
-    tally: Tally
-    max_group_frac: float  # of the source's characters that one group may supply
+    max_group_frac = 1.0  # of the source's characters that one group may supply
 
+    def __init__(self) -> None:
+        self.tally = Tally()
+
+    @abstractmethod
     def documents(self, closed: Set[str]) -> Iterator[Document]:
         """Documents, without those of groups that are in ``closed``, a set that grows while it is read."""
-        ...
 
 
-def read_source(path: Path, tally: Tally) -> str | None:
-    """The text of a source file; None, counted by reason, where it is unreadable, empty, binary or not UTF-8."""
-    reason = None
-    try:
-        raw = path.read_bytes()
-    except OSError:
-        raw, reason = b"", "unreadable file"
-    if reason is None and not raw.strip():
-        reason = "empty file"
-    elif b"\0" in raw:
-        reason = "binary file"
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        reason = "file not UTF-8"
-    if reason:
-        tally.skipped[reason] += 1
-        return None
-    tally.files += 1
-    return text
+class FunctionSource(DocumentSource):
+    """A source of real code, which it cuts into functions."""
 
+    def __init__(self, limits: CodeSource) -> None:
+        super().__init__()
+        self._limits = limits
 
-def functions_of(text: str, min_lines: int, max_lines: int, tally: Tally) -> list[str]:
-    """The functions of a text; none, counted, where it is not Python."""
-    try:
-        return list(cut_functions(text, min_lines, max_lines, tally.skipped))
-    except NotPythonError:
-        tally.skipped["not Python"] += 1
-        return []
+    def read(self, path: Path) -> str | None:
+        """The text of a source file; None, counted by reason, where it is unreadable, empty, binary or not UTF-8."""
+        text, reason = None, None
+        try:
+            raw = path.read_bytes()
+            reason = "empty file" if not raw.strip() else "binary file" if b"\0" in raw else None
+            text = raw.decode("utf-8")
+        except OSError:
+            reason = "unreadable file"
+        except UnicodeDecodeError:
+            reason = "file not UTF-8"
+        if reason:
+            self.tally.skipped[reason] += 1
+            return None
+        self.tally.files += 1
+        return text
+
+    def functions(self, text: str, group: str) -> list[Document]:
+        """The functions of a text; none, counted, where it is not Python."""
+        try:
+            cut = list(cut_functions(text, self._limits.min_lines, self._limits.max_lines, self.tally.skipped))
+        except NotPythonError:
+            self.tally.skipped["not Python"] += 1
+            return []
+        return [Document(function, group) for function in cut]

@@ -12,58 +12,43 @@ import pyarrow
 import pyarrow.parquet
 
 from pipeline.config import FilesSource
-from pipeline.data.sources.document import Document, SourceError, Tally, functions_of, read_source
+from pipeline.data.sources.document import Document, FunctionSource, SourceError
 
 SUFFIXES = (".py", ".jsonl", ".parquet")
 
 
-class FileFunctions:
+class FileFunctions(FunctionSource):
     """The source ``files``. Raises SourceError for a glob that matches nothing or matches another kind of file."""
 
-    name = "files"
-    max_group_frac = 1.0
-
     def __init__(self, settings: FilesSource, folder: Path, seed: int) -> None:
-        self.settings = settings
-        self.tally = Tally()
-        paths = sorted({path for pattern in settings.globs for path in _match(pattern, folder)})
-        self._paths = sorted(
-            paths, key=lambda path: hashlib.sha256(f"{seed}\0{_stable(path, folder)}".encode()).digest()
-        )
-        self._folder = folder
+        super().__init__(settings)
+        self._column = settings.column
+        paths = {path: _stable(path, folder) for pattern in settings.globs for path in _match(pattern, folder)}
+        ordered = sorted(paths, key=lambda path: (hashlib.sha256(f"{seed}\0{paths[path]}".encode()).digest(), path))
+        self._paths = {path: paths[path] for path in ordered}
 
     def documents(self, closed: Set[str]) -> Iterator[Document]:
-        for path in self._paths:
-            name = _stable(path, self._folder)
+        for path, name in self._paths.items():
             for group, text in self._texts(path, name):
-                for function in functions_of(text, self.settings.min_lines, self.settings.max_lines, self.tally):
-                    yield Document(function, group)
+                yield from self.functions(text, group)
 
     def _texts(self, path: Path, name: str) -> Iterator[tuple[str, str]]:
         """The texts of a file; a row of .jsonl or .parquet stands for a source file."""
         if path.suffix == ".parquet":
             yield from self._parquet(path, name)
-            return
-        text = read_source(path, self.tally)
-        if text is None:
-            return
-        if path.suffix == ".py":
-            yield name, text
-            return
-        for number, line in enumerate(text.split("\n")):
-            if line.strip():
-                yield from self._row(f"{name}:{number}", line)
+        elif (text := self.read(path)) is not None:
+            yield from self._jsonl(text, name) if path.suffix == ".jsonl" else [(name, text)]
 
-    def _row(self, group: str, line: str) -> Iterator[tuple[str, str]]:
-        try:
-            value = json.loads(line)[self.settings.column]
-        except (ValueError, KeyError, TypeError):
-            self.tally.skipped["row without the column"] += 1
-            return
-        if isinstance(value, str):
-            yield group, value
-        else:
-            self.tally.skipped["row without the column"] += 1
+    def _jsonl(self, text: str, name: str) -> Iterator[tuple[str, str]]:
+        for number, line in enumerate(text.split("\n")):
+            try:
+                value = json.loads(line)[self._column] if line.strip() else ""
+            except (ValueError, KeyError, TypeError):
+                value = None
+            if not isinstance(value, str):
+                self.tally.skipped["row without the column"] += 1
+            elif line.strip():
+                yield f"{name}:{number}", value
 
     def _parquet(self, path: Path, name: str) -> Iterator[tuple[str, str]]:
         try:
@@ -71,20 +56,18 @@ class FileFunctions:
         except (pyarrow.ArrowInvalid, OSError):
             self.tally.skipped["unreadable file"] += 1
             return
-        if self.settings.column not in table.schema_arrow.names:
+        if self._column not in table.schema_arrow.names:
             raise SourceError(
-                f"{path}: no column {self.settings.column!r}; it has {', '.join(table.schema_arrow.names)}; "
+                f"{path}: no column {self._column!r}; it has {', '.join(table.schema_arrow.names)}; "
                 "set corpus.sources[].column"
             )
         self.tally.files += 1
-        number = 0
-        for batch in table.iter_batches(batch_size=256, columns=[self.settings.column]):
-            for value in batch.column(0).to_pylist():
-                number += 1
-                if isinstance(value, str) and value.strip():
-                    yield f"{name}:{number}", value
-                else:
-                    self.tally.skipped["empty row"] += 1
+        batches = table.iter_batches(batch_size=256, columns=[self._column])
+        for number, value in enumerate((value for batch in batches for value in batch.column(0).to_pylist()), start=1):
+            if isinstance(value, str) and value.strip():
+                yield f"{name}:{number}", value
+            else:
+                self.tally.skipped["empty row"] += 1
 
 
 def _match(pattern: str, folder: Path) -> list[Path]:

@@ -6,18 +6,15 @@ from collections.abc import Iterator, Set
 from typing import Any
 
 from pipeline.config import HuggingFaceSource
-from pipeline.data.sources.document import Document, SourceError, Tally, functions_of
+from pipeline.data.sources.document import Document, FunctionSource, SourceError
 
 
-class HuggingFaceFunctions:
+class HuggingFaceFunctions(FunctionSource):
     """The source ``huggingface``: rows that pass the filter, cut into functions; a row stands for a source file."""
 
-    name = "huggingface"
-    max_group_frac = 1.0
-
     def __init__(self, settings: HuggingFaceSource) -> None:
+        super().__init__(settings)
         self.settings = settings
-        self.tally = Tally()
         self._rows = _open(settings)
 
     def documents(self, closed: Set[str]) -> Iterator[Document]:
@@ -31,8 +28,7 @@ class HuggingFaceFunctions:
                 self.tally.skipped["empty row"] += 1
             else:
                 self.tally.files += 1
-                for function in functions_of(text, self.settings.min_lines, self.settings.max_lines, self.tally):
-                    yield Document(function, f"{self.settings.path}:{number}")
+                yield from self.functions(text, f"{self.settings.path}:{number}")
 
     def _check(self, row: dict[str, Any]) -> None:
         for column in (self.settings.column, *self.settings.filter):

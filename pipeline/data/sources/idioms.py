@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 
 from pipeline.data.idioms import idiom_files
-from pipeline.data.sources.document import Document, Tally
+from pipeline.data.sources.document import Document, DocumentSource
 
 
-class Idioms:
+class Idioms(DocumentSource):
     """The source ``idioms``: without end, in pseudo-files that stay whole when the splits are made."""
 
-    name = "idioms"
-    max_group_frac = 1.0
-
     def __init__(self, seed: int) -> None:
-        self.tally = Tally()
+        super().__init__()
         self._seed = seed
 
     def documents(self, closed: Set[str]) -> Iterator[Document]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 
 from pipeline.config import InstalledSource
-from pipeline.data.sources.document import Document, SourceError, Tally, functions_of, read_source
+from pipeline.data.sources.document import Document, FunctionSource, SourceError
 
 # Parts of the standard library that some distributions leave out or generate.
 NOT_EVERYWHERE = frozenset({"site-packages", "dist-packages", "test", "tests", "idlelib", "turtledemo", "ensurepip"})
@@ -23,15 +23,13 @@ MAX_FILE_BYTES = 400_000  # larger files are generated
 OWN_NAME = "sparse-circuits"  # this project, if it is installed itself, is no data
 
 
-class InstalledFunctions:
+class InstalledFunctions(FunctionSource):
     """The source ``installed``."""
 
-    name = "installed"
     max_group_frac = 0.03
 
     def __init__(self, settings: InstalledSource, lock: Path, seed: int) -> None:
-        self.settings = settings
-        self.tally = Tally()
+        super().__init__(settings)
         self._files = {**standard_library(), **locked_packages(lock)}
         self._seed = seed
 
@@ -41,12 +39,8 @@ class InstalledFunctions:
             group = _group(name)
             if group in closed:
                 self.tally.skipped["file of a package that gave its share"] += 1
-                continue
-            text = read_source(self._files[name], self.tally)
-            if text is None:
-                continue
-            for function in functions_of(text, self.settings.min_lines, self.settings.max_lines, self.tally):
-                yield Document(function, group)
+            elif (text := self.read(self._files[name])) is not None:
+                yield from self.functions(text, group)
 
 
 def _group(name: str) -> str:

@@ -15,11 +15,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import pyarrow as pa
 from tqdm import tqdm
 
 from pipeline.config import TasksConfig
-from pipeline.data.pair_tables import PairRow, write_tables
+from pipeline.data.pair_tables import PairRow, pair_schema, write_tables
 from pipeline.data.tasks.base import Pair, Side, Task
 from pipeline.data.tasks.generate import SPARE, candidates, pairs_wanted
 from pipeline.data.tasks.registry import find_task, task_names
@@ -28,21 +27,7 @@ from pipeline.data.words import SPLITS
 
 EXPRESSIBLE_FRAC = 0.9  # of the pairs made; under it the task is not expressible in this vocabulary
 
-SCHEMA = pa.schema(
-    [
-        ("task", pa.string()),
-        ("split", pa.string()),
-        ("index", pa.int32()),
-        ("a_prompt", pa.string()),
-        ("a_answer", pa.string()),
-        ("b_prompt", pa.string()),
-        ("b_answer", pa.string()),
-        ("a_tokens", pa.list_(pa.int32())),
-        ("b_tokens", pa.list_(pa.int32())),
-        ("a_answer_token", pa.int32()),
-        ("b_answer_token", pa.int32()),
-    ]
-)
+SCHEMA = pair_schema("split", ["a_answer_token", "b_answer_token"])
 
 
 @dataclass(frozen=True)

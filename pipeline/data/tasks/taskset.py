@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import ArtifactError
-from pipeline.data.pair_tables import PairRow, read_tables
+from pipeline.data.pair_tables import PairRow, group_rows, read_tables, rows_hash
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks.base import Pair, Side, TaskError
 from pipeline.data.tasks.encode import SCHEMA
@@ -27,16 +25,9 @@ class TaskSet:
     def load(cls, folder: Path) -> TaskSet:
         """The tasks written by ``encode_tasks``. Raises ArtifactError where they are missing, damaged or incomplete."""
         report, found = read_tables(folder, SCHEMA, "tasks")
-        rows: dict[str, list[PairRow]] = {name: [] for name in report["tasks"]}
-        for row in found:
-            rows.setdefault(row["task"], []).append(row)
-        for name, part in rows.items():
-            expected = sum(report["tasks"].get(name, {"n_pairs": {}})["n_pairs"].values())
-            if len(part) != expected:
-                raise ArtifactError(
-                    f"{folder}: {len(part)} pairs of {name}, its report says {expected}; run tasks again"
-                )
-        return cls(report, rows)
+        n_pairs = {(name,): sum(about["n_pairs"].values()) for name, about in report["tasks"].items()}
+        groups = group_rows(found, ["task"], n_pairs, folder, "tasks")
+        return cls(report, {name: rows for (name,), rows in groups.items()})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,10 +70,7 @@ class TaskSet:
     def hash(self, name: str) -> str:
         """The identity of a task: every prompt and answer in every split, in tokens."""
         self.about(name)
-        digest = hashlib.sha256(name.encode())
-        for row in self.rows[name]:
-            digest.update(repr([row[key] for key in SCHEMA.names]).encode())
-        return digest.hexdigest()[:16]
+        return rows_hash(name, self.rows[name], SCHEMA)
 
     def examples(self, name: str, n: int) -> list[Pair]:
         """The first ``n`` test pairs as text, without what comes after; one pair if the task is not expressible."""
@@ -90,9 +78,7 @@ class TaskSet:
             a, b = self.about(name)["example"]
             return [Pair(Side(a[0], a[1], ""), Side(b[0], b[1], ""))][:n]
         rows = [row for row in self.rows[name] if row["split"] == "test"][:n]
-        return [
-            Pair(Side(row["a_prompt"], row["a_answer"], ""), Side(row["b_prompt"], row["b_answer"], "")) for row in rows
-        ]
+        return [Pair(*(Side(row[f"{side}_prompt"], row[f"{side}_answer"], "") for side in "ab")) for row in rows]
 
 
 def _batch(rows: list[PairRow]) -> PairBatch:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.artifacts import ArtifactError, write_json
-from pipeline.circuit.ablation_samples import ablation_values_for, node_samples
+from pipeline.circuit.ablation_values import ablation_values_for, node_samples
 from pipeline.config import Ablation
 from pipeline.data.batches import CorpusTooSmallError
 from pipeline.model.record import record

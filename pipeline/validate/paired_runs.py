@@ -1,6 +1,6 @@
 """A model's run and its circuit's on the same prompts: the value at every site, and where a value can matter.
 
-A circuit whose outside is held at several draws (random places) has one run here, at the first draw: values and
+A circuit whose complement is ablated to several draws has one run here, at the first draw: values and attention
 patterns are those of one run, and a mean over draws would be those of none.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.circuit import Circuit
@@ -22,25 +23,40 @@ from pipeline.model.layout import pick
 from pipeline.model.record import record
 from pipeline.model.transformer import Cuts, Intervene, Transformer
 from pipeline.sites import Site, split_site_key
-from pipeline.validate.circuit_under_test import Answers, CircuitUnderTest
+from pipeline.validate.circuit_under_test import CircuitUnderTest, PromptAnswers
 
-Values = Mapping[str, Float[Tensor, "prompt pos width"]]
+SiteValues = Mapping[str, Float[Tensor, "prompt pos width"]]  # by site key
+
+
+class Recorded(NamedTuple):
+    """A run's answer logits, and its values at all sites and positions, as the rest of the model saw them."""
+
+    answers: PromptAnswers
+    values: SiteValues
 
 
 @torch.no_grad()
 def recorded(
     model: Transformer, batch: PairBatch, intervene: Intervene | None = None, cuts: Cuts | None = None
-) -> tuple[Answers, Values]:
-    """Answer logits, and the value at every site as the rest of the model saw it, at all positions. Raises
-    CompiledModelError."""
+) -> Recorded:
+    """One pass over all prompts at once. Raises CompiledModelError."""
     logits, values = record(model, batch.tokens, intervene, cuts)
-    return answer_logits(pick(logits, batch.last)[:, 0], batch).cpu(), values
+    return Recorded(answer_logits(pick(logits, batch.last)[:, 0], batch).cpu(), values)
 
 
 @torch.no_grad()
-def padded_answers(model: Transformer, batch: PairBatch, intervene: Intervene, cuts: Cuts | None = None) -> Answers:
+def padded_answers(
+    model: Transformer, batch: PairBatch, intervene: Intervene, cuts: Cuts | None = None
+) -> PromptAnswers:
     """Answer logits of one pass over all prompts at once, for interventions that know one prompt from another."""
     return answer_logits(model(batch.tokens, at=batch.last, intervene=intervene, cuts=cuts), batch).cpu()
+
+
+def at_positions_of(
+    x: Float[Tensor, "prompt at width"], values: Float[Tensor, "prompt pos width"], last: Int[Tensor, " prompt"]
+) -> Float[Tensor, "prompt at width"]:
+    """Recorded values at the positions that a site's value has in a run: all, or in the last layer the last one."""
+    return values if values.shape[1] == x.shape[1] else pick(values, last)
 
 
 def real(batch: PairBatch) -> Bool[Tensor, "prompt pos"]:
@@ -48,25 +64,21 @@ def real(batch: PairBatch) -> Bool[Tensor, "prompt pos"]:
     return torch.arange(batch.tokens.shape[1], device=batch.last.device) <= batch.last[:, None]
 
 
-def carrier(circuit: Circuit) -> int:
-    """The last layer with a kept key or value channel: after it, nothing moves between positions. −1: none."""
-    sites = map(split_site_key, circuit.nodes)
-    return max((layer for layer, site in sites if site in (Site.ATTN_K, Site.ATTN_V)), default=-1)
-
-
 def reaches(circuit: Circuit, key: str) -> bool:
     """Whether a site's values before the last position can reach the answer through the circuit.
 
-    They do through a key or a value of a kept head. Where they do not, only the value at the last position matters: so
-    at all sites of later layers, and in that layer for queries and all that comes after attention.
+    They do through a key or a value of a kept head. After the ``last`` layer that has one, and in it for queries and
+    all that comes after attention, only the value at the last position matters.
     """
-    (layer, site), last = split_site_key(key), carrier(circuit)
+    layer, site = split_site_key(key)
+    sites = map(split_site_key, circuit.nodes)
+    last = max((n for n, kept in sites if kept in (Site.ATTN_K, Site.ATTN_V)), default=-1)
     return layer < last or (layer == last and site in (Site.ATTN_IN, Site.ATTN_K, Site.ATTN_V))
 
 
 @dataclass(frozen=True)
-class Runs:
-    """The model's run and the circuit's on a batch; what is outside is held at the circuit's first draw."""
+class PairedRuns:
+    """The model's run and the circuit's on a batch, with the complement ablated to the circuit's first draw."""
 
     tested: CircuitUnderTest
     batch: PairBatch
@@ -80,11 +92,11 @@ class Runs:
         return sparse_cuts(self.tested.model, self.masked.cuts)
 
     @cached_property
-    def model(self) -> tuple[Answers, Values]:
+    def model(self) -> Recorded:
         return recorded(self.tested.model, self.batch)
 
     @cached_property
-    def circuit(self) -> tuple[Answers, Values]:
+    def circuit(self) -> Recorded:
         return recorded(self.tested.model, self.batch, self.masked.intervene, self.cuts)
 
     def matters(self, key: str) -> Bool[Tensor, "prompt pos"]:
