@@ -27,7 +27,7 @@ N_PAIRS = 4  # of a circuit's task, to begin with
 N_TOP = 8  # tokens of a choice that are listed
 DIGITS = 4  # significant ones of a number that is shown
 
-SiteValues = Mapping[str, Tensor]  # site key → its values [pos, width] on one text
+TextValues = Mapping[str, Tensor]  # site key → its values [pos, width] on one text
 
 
 class Inside(StrEnum):
@@ -89,7 +89,7 @@ class Session(LoadedModel):
             raise PlayError("choose a circuit first: its nodes and edges are what can be looked at and switched off")
         return reply
 
-    def _run(self, ids: Tensor, changes: Mapping[str, Any] | None = None) -> tuple[Tensor, SiteValues]:
+    def _run(self, ids: Tensor, changes: Mapping[str, Any] | None = None) -> tuple[Tensor, TextValues]:
         """Logits [pos, vocab] of one text [pos], and the values at all sites."""
         with torch.no_grad():
             logits, values = record(self.model, ids[None], **(changes or {}))
@@ -99,7 +99,7 @@ class Session(LoadedModel):
         self,
         switches: Switches,
         alone: bool,
-        whole: tuple[Tensor, SiteValues],
+        whole: tuple[Tensor, TextValues],
         ids: Tensor,
         at: int,
         node: str | None,
@@ -241,7 +241,7 @@ class Session(LoadedModel):
         ]
 
 
-def at_token(circuit: Circuit, now: SiteValues, before: SiteValues, at: int) -> dict[str, list[float]]:
+def at_token(circuit: Circuit, now: TextValues, before: TextValues, at: int) -> dict[str, list[float]]:
     """Every node's value at one token, now and before, and its largest magnitude in this text (of both)."""
     values, old = by_node(circuit, now), by_node(circuit, before)
     if not values.numel():
@@ -250,7 +250,7 @@ def at_token(circuit: Circuit, now: SiteValues, before: SiteValues, at: int) -> 
     return {name: [rounded(x) for x in row.tolist()] for name, row in rows.items()}
 
 
-def series(circuit: Circuit, now: SiteValues, before: SiteValues, node: str) -> dict[str, Any]:
+def series(circuit: Circuit, now: TextValues, before: TextValues, node: str) -> dict[str, Any]:
     """One node's values at all tokens. Raises PlayError for a node that is not in the circuit."""
     Switches.of(circuit, [node])
     key, index = split_node_name(node)
