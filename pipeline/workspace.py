@@ -188,7 +188,7 @@ class LoadedTask(LoadedModel):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a circuit of it belongs to."""
+        """The task and the checkpoint that a circuit of it belongs to, by name and by hash."""
         task_hash = self.tasks.hash(self.task)
         return {"task": self.task, "model": self.name, "model_hash": self.model.checkpoint, "task_hash": task_hash}
 
