@@ -1,4 +1,4 @@
-"""Stage explain: what the nodes of the circuits of one model respond to, on prompts and on held-out code."""
+"""Stage explain: the inputs that the nodes of one model's circuits respond to, on prompts and on held-out code."""
 
 from __future__ import annotations
 

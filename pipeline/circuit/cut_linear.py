@@ -159,8 +159,7 @@ def by_edges(edges: MaskedEdges, mask: Float[Tensor, " edge"]) -> Product:
 
 @dataclass(frozen=True)
 class EdgeIndex:
-    """Edges by target and by source, as ``sparse.CsrRows`` has them, and places in the order that they were given in.
-    """
+    """Edges by target and by source, as ``sparse.CsrRows`` has them, and places in the order of the edges."""
 
     by_target: tuple[np.ndarray, np.ndarray, np.ndarray]  # starts, sources, places
     by_source: tuple[np.ndarray, np.ndarray, np.ndarray]  # starts, targets, places

@@ -81,7 +81,7 @@ def explain_nodes(
     config: ExplainConfig,
     seed: int,
 ) -> dict[str, Explained]:
-    """Node name → what it does over a split of the corpus.
+    """Node name → its values over a split of the corpus.
 
     ``mean``, ``std``, ``density`` (share of places where it is not 0), ``least``, ``most``, ``histogram``; contexts
     ``top``, ``bottom`` and ``random``: ``tokens``, ``values`` and ``at``, the place in them that they are picked for;

@@ -1,4 +1,4 @@
-"""The page of one circuit alone: its bundle, with what explains its nodes and with prompts of one's own."""
+"""The page of one circuit alone: its bundle, with an explanation of its nodes and with prompts of one's own."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ def load_session(
 
     ``circuits``: their folders; none: all of the model's in its workspace, circuits/<name>, of which those of another
     checkpoint are left out. ``task``: the pairs that a circuit was made for, where these are in a file. Raises
-    ArtifactError for files that are missing, damaged or do not belong together, WrongModelError for circuits asked for.
+    ArtifactError for files that are missing, damaged or do not belong together, WrongModelError for circuits asked for,
+    TaskError for a task that no circuit was made for.
     """
     loaded = LoadedModel.open(folder, params, tokenizer)
     own = loaded.workspace.circuits(folder.resolve().name)
@@ -43,6 +44,8 @@ def load_session(
             continue
         name = str(circuit.about.get("task", path.name))
         found[name if name not in found else str(path)] = circuit
+    if found and task is not None and Path(task).stem not in {circuit.about.get("task") for circuit in found.values()}:
+        raise TaskError(f"{task}: no circuit was made for it; they were made for {', '.join(found)}")
     tasks = {name: _task_of(circuit, loaded, task, params) for name, circuit in found.items()}
     return Session(**vars(loaded), circuits=found, tasks=tasks, explanation=_explanation(loaded)), left_out
 

@@ -1,4 +1,4 @@
-"""One model, its tokenizer and its circuits: what they make of any text, with parts of a circuit switched off."""
+"""One model and its circuits: their next tokens after any text, with parts of a circuit switched off."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Inside(StrEnum):
     MODEL = "model"  # the whole model: all else is live
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Session(LoadedModel):
     """A frozen model, the circuits that were cut out of it by name, the tasks of these (or the reason why their pairs
     cannot be had), and the output of the stage explain."""
@@ -60,14 +60,14 @@ class Session(LoadedModel):
         answers: Sequence[int] = (),
         effects: bool = False,
     ) -> dict[str, Any]:
-        """What the model and one of its circuits make of a text, ready for JSON.
+        """The next token by the model and by one of its circuits, and the nodes' values on the text, ready for JSON.
 
         ``tokens``: texts, ``<|endoftext|>`` in front; ``n_left_out``: tokens at the text's beginning that the model has
         no room for; ``at``: the index of the token after which they choose (default: the last). ``model`` and
         ``circuit``: their choices (``choice``), the one ``inside`` which parts are off also without these. ``nodes``:
         values of the circuit's nodes at that token, in the order of ``describe``; ``series``: values of one ``node`` at
         all tokens; both are those ``inside``, ``before`` with all on and ``now`` with parts off. ``effects``, if asked
-        for: what each node's going off would change (``effects_of``). Raises PlayError for what cannot be done, in
+        for: the change by each node's switch (``effects_of``). Raises PlayError for what cannot be done, in
         words for the person who asked.
         """
         tokens, n_left_out = self.encode(text)
@@ -122,10 +122,10 @@ class Session(LoadedModel):
     def effects_of(
         self, switches: Switches, alone: bool, ids: Tensor, at: int, answers: Sequence[int]
     ) -> dict[str, Any]:
-        """Of every node, in order: what its going off, besides what is off, changes after one token.
+        """The change after one token when one more node is switched off, for every node in order.
 
         ``of``: the change of the first answer's logit less the second's, or without answers of the log probability of
-        the token that is likeliest with what is off. ``tokens``: texts of the answers, or of that token.
+        the token that is likeliest without the parts that are off. ``tokens``: texts of the answers, or of that token.
         """
         now = self._run(ids, switches.changes(self.model, alone=alone))[0][at]
         pair = list(self._answers(answers)) or [int(now.argmax())]
@@ -197,7 +197,7 @@ class Session(LoadedModel):
         return n - 1 if at is None else min(at, n - 1)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """What is fixed about a circuit, ready for JSON: nodes with ablation values, edges with weights, prompts of its
+        """The fixed facts of a circuit, ready for JSON: nodes with ablation values, edges with weights, prompts of its
         task, and its ``drawing`` (``pipeline.report.picture``; None where its task's prompts are not known)."""
         circuit = self.circuit(name)
         task = self.tasks.get(name)
