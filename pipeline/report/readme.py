@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, mode
 from typing import Any
 
+from pipeline.report.averages import known, middle
 from pipeline.report.page import headline
-from pipeline.report.solved import of_kind, solved_tasks
-from pipeline.report.spread import known, middle
+from pipeline.report.solved import all_solved, of_kind
 from pipeline.report.summary import smallest_circuits
 from pipeline.report.templating import render
 from pipeline.report.validation import KINDS, validated
@@ -38,10 +38,10 @@ def filled(text: str, summary: Summary, most_scale: float) -> str:
 def figures(summary: Summary, most_scale: float) -> dict[str, Any]:
     """Name → value of all that the README's templates say."""
     models = summary["models"]
-    solved = [(model, name, task) for model in models for name, task in solved_tasks(model["tasks"]).items()]
+    solved = all_solved(models)
     return {
         "summary": summary,
-        "headline": headline(summary, {"bigram_loss_nats": summary["bigram_loss_nats"]}),
+        "headline": headline(summary),
         "frontier": summary["frontier"],
         "baselines": summary["baselines"]["overall"],
         "losses": {kind: ends(model["val_loss_nats"] for model in of_kind(models, kind)) for kind in KINDS},
@@ -73,7 +73,7 @@ def ends(values: Iterable[float | None]) -> tuple[float, float] | None:
 
 def medians(models: Sequence[ModelSummary], key: str) -> tuple[float, float] | None:
     """Smallest and largest of the models' medians over the circuits of solved tasks."""
-    circuits: list[list[Mapping[str, Any]]] = [list(solved_tasks(model["tasks"]).values()) for model in models]
+    circuits: list[list[Mapping[str, Any]]] = [[task for _, _, task in all_solved([model])] for model in models]
     return ends(middle(task[key] for task in tasks) for tasks in circuits)
 
 
