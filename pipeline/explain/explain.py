@@ -47,8 +47,8 @@ def explain_circuit(
     this node ablated, on the first ``ablated_pairs``), in nats; of the ``most_nodes`` of largest effect only. Raises
     WrongModelError, CompiledModelError.
     """
-    runs = PromptRuns.of(model, circuit, first(batch, config.pairs))
-    few = first(batch, config.ablated_pairs)
+    runs = PromptRuns.of(model, circuit, batch.first(config.pairs))
+    few = batch.first(config.ablated_pairs)
     removed, ablated = circuit.removal_losses, ablated_losses(model, circuit, few)
     nodes = {
         name: node_runs(runs, *split_node_name(name))
@@ -65,11 +65,6 @@ def explain_circuit(
         "nodes": nodes,
         "heads": heads(model, circuit, runs, 2 * config.pattern_pairs),
     }
-
-
-def first(batch: PairBatch, n: int) -> PairBatch:
-    """The first pairs; all where there are fewer."""
-    return batch.take(torch.arange(min(n, batch.n_pairs)))
 
 
 def explain_nodes(

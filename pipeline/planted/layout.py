@@ -12,8 +12,6 @@ from pipeline.planted.recipe import PlantedNode, Recipe, Wire
 from pipeline.shape import ModelShape
 from pipeline.sites import EDGE_KINDS, Site, edge_key, site_key
 
-HEAD_SITES = (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)
-
 
 @dataclass(frozen=True)
 class ResidualLayout:
@@ -72,7 +70,7 @@ def draw_layout(recipe: Recipe, config: ModelShape, generator: torch.Generator) 
 def _inner(recipe: Recipe, part: int, start: int, slots: list[int], neurons: list[int]) -> dict[PlantedNode, int]:
     """Where a planted layer's head channels and neurons are; a query and a key of one name share their slot."""
     nodes = [node for node in recipe.nodes if node.part == part]
-    names = list(dict.fromkeys(node.name for node in nodes if node.site in HEAD_SITES))
-    found = {node: start + slots[names.index(node.name)] for node in nodes if node.site in HEAD_SITES}
+    names = list(dict.fromkeys(node.name for node in nodes if node.site.in_head))
+    found = {node: start + slots[names.index(node.name)] for node in nodes if node.site.in_head}
     mlp = [node for node in nodes if node.site is Site.MLP_NEURON]
     return found | dict(zip(mlp, neurons, strict=False))

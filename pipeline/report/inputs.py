@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import ArtifactError, Workspace, read_json
+from pipeline.artifacts import ArtifactError, Workspace, existing, read_json
 from pipeline.rows import AblationRow, Explanation, HistoryRow, ModelRow, OfModel, PruneRow, ValidationRow
 
 NOT_VALIDATED: OfModel[ValidationRow] = {"model": "", "model_hash": "", "tasks": {}}
@@ -98,9 +98,9 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
 
 def _read_history(path: Path) -> tuple[HistoryRow, ...]:
     """The lines of a training history. Raises ArtifactError where the file is missing or a line is damaged."""
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro)")
     try:
-        return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        return tuple(
+            json.loads(line) for line in existing(path).read_text(encoding="utf-8").splitlines() if line.strip()
+        )
     except ValueError as error:
         raise ArtifactError(f"{path}: damaged ({error}); delete it and run pretrain again") from error

@@ -14,11 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.circuit import Circuit
+from pipeline.circuit.graph import Node
 from pipeline.circuit.interventions import edge_weights
 from pipeline.data.pairs import PairBatch
 from pipeline.model.transformer import Transformer
-from pipeline.report.layout import GraphLayout, NodeId, lay_out
-from pipeline.sites import EDGE_KINDS, Site, site_key, split_edge_key, split_site_key
+from pipeline.report.layout import GraphLayout, edge_ends, lay_out
+from pipeline.sites import EDGE_KINDS, Site, site_key, split_site_key
 
 END_TOKENS = 3  # at each end of a residual channel
 EXAMPLE_PROMPTS = 4  # whose tokens come first at the embedding end
@@ -73,14 +74,15 @@ class TokenTable:
         return [self._texts[token] for token in self._numbers]
 
 
-def rounded(value: float) -> float:
-    """``value`` with DIGITS significant digits."""
-    return float(f"{value:.{DIGITS}g}")
+def rounded(value: float, digits: int = DIGITS) -> float:
+    """``value`` with so many significant digits."""
+    return float(f"{value:.{digits}g}")
 
 
-def weights_of(circuit: Circuit, model: Transformer) -> dict[str, Float[Tensor, " n_edges"]]:
-    """Edge key → the weights of the circuit's edges, in their order."""
-    return {key: edge_weights(model, key)[ends[:, 1], ends[:, 0]] for key, ends in circuit.edges.items()}
+def weights_of(circuit: Circuit, model: Transformer) -> list[float]:
+    """The weights of the circuit's edges, in the order of its ``edge_names``."""
+    found = (edge_weights(model, key)[ends[:, 1], ends[:, 0]] for key, ends in circuit.edges.items())
+    return [weight for weights in found for weight in weights.tolist()]
 
 
 def biases(state: Mapping[str, Tensor], n_layer: int) -> dict[str, Float[Tensor, " width"]]:
@@ -133,16 +135,14 @@ def _nodes(circuit: Circuit, state: Mapping[str, Tensor], layout: GraphLayout) -
     }
 
 
-def _edges(circuit: Circuit, model: Transformer, number: Mapping[NodeId, int]) -> dict[str, list[Any]]:
+def _edges(circuit: Circuit, model: Transformer, number: Mapping[Node, int]) -> dict[str, list[Any]]:
     """Columns: numbers of the source and the target, weight."""
-    columns: dict[str, list[Any]] = {"source": [], "target": [], "weight": []}
-    for key, weights in weights_of(circuit, model).items():
-        layer, kind = split_edge_key(key)
-        start, end = site_key(layer, kind.source), site_key(layer, kind.target)
-        columns["source"] += [number[start, source] for source in circuit.edges[key][:, 0].tolist()]
-        columns["target"] += [number[end, target] for target in circuit.edges[key][:, 1].tolist()]
-        columns["weight"] += [rounded(weight) for weight in weights.tolist()]
-    return columns
+    ends = edge_ends(circuit)
+    return {
+        "source": [number[source] for source, _ in ends],
+        "target": [number[target] for _, target in ends],
+        "weight": [rounded(weight) for weight in weights_of(circuit, model)],
+    }
 
 
 def _heads(state: Mapping[str, Tensor], layout: GraphLayout) -> list[list[Any]]:
@@ -155,7 +155,7 @@ def _heads(state: Mapping[str, Tensor], layout: GraphLayout) -> list[list[Any]]:
     return found
 
 
-def _links(number: Mapping[NodeId, int]) -> list[list[int]]:
+def _links(number: Mapping[Node, int]) -> list[list[int]]:
     """[query channel, key channel] of a head that are multiplied with each other: those of one index."""
     links = []
     for (key, index), n in number.items():

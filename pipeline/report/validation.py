@@ -21,9 +21,8 @@ def brief(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     long = {key for key, part in value.items() if isinstance(part, list) and len(part) > MOST_ITEMS}
-    return {
-        key: part if key in WHOLE else brief(part) for key, part in value.items() if key in WHOLE or key not in long
-    }
+    kept = {key: part for key, part in value.items() if key in WHOLE or key not in long}
+    return {key: part if key in WHOLE else brief(part) for key, part in kept.items()}
 
 
 def lines_of(validation: ValidationRow | None) -> list[Check]:
