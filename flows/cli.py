@@ -1,4 +1,4 @@
-"""The console script ``sparse-circuits``: what is not a stage. It asks MLflow and changes nothing; prune writes."""
+"""The console script ``sparse-circuits``: commands that are no stage. They ask MLflow, change nothing; prune writes."""
 
 from __future__ import annotations
 

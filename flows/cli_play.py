@@ -1,4 +1,4 @@
-"""``sparse-circuits play``: a small local page where one types code and sees what model and circuit make of it."""
+"""``sparse-circuits play``: a small local page to type code in and see the next token by model and circuit."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def show(
     tokenizer: TokenizerDir = None,
     params: ParamsFile = None,
 ) -> None:
-    """Open the page of one circuit: its drawing, and for every node what it responds to, its values token by token, its
+    """Open the page of one circuit: its drawing, and for every node its typical inputs, its values token by token, its
     effect and its edges. The page is one file and needs neither network nor server."""
     from pipeline.circuit import Circuit
     from pipeline.model.device import prepare_cpu

@@ -23,9 +23,10 @@ from pipeline.config import PruneConfig
 from pipeline.data.words import SPLITS
 from pipeline.model.checkpoint import load_means
 from pipeline.prune import empty_row, prune_task
+from pipeline.rows import PruneRow
 from pipeline.seeds import seed_of
 
-NOT_EXPRESSIBLE: mapped.UnitRow = empty_row() | {"solved": None, "seconds": None}
+NOT_EXPRESSIBLE: PruneRow = empty_row() | {"solved": None, "seconds": None}
 
 
 @stage_flow
@@ -58,7 +59,7 @@ def prune(model: str) -> None:
 
 
 @task(name="prune", **mapped.UNIT)
-def prune_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
+def prune_unit(task: str, inputs: dict[str, Any]) -> PruneRow:
     """The summary row of one task in one model; its circuit, if there is one, is left in the unit's folder."""
     began = time.perf_counter()
     workspace, model = mapped.unit_model(inputs)
@@ -106,14 +107,14 @@ def forget_others(folders: Iterable[Path]) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def show_circuits(model: str, rows: Mapping[str, mapped.UnitRow]) -> None:
+def show_circuits(model: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Put the table of circuits into Prefect's UI."""
     columns = ("expressible", "unpruned_loss", "solved", "n_nodes", "n_edges", "validation_loss", "seconds")
     table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]
     mapped.show_table("circuits", model, table, f"Circuits of {model}")
 
 
-def announce(model: str, rows: Mapping[str, mapped.UnitRow], target_loss: float) -> None:
+def announce(model: str, rows: Mapping[str, PruneRow], target_loss: float) -> None:
     """Say what was found; with a warning for a model that solves no task."""
     edges = [row["n_edges"] for row in rows.values() if row["n_edges"] is not None]
     if not edges:

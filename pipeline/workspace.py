@@ -39,6 +39,11 @@ class LoadedModel:
     means: dict[str, Tensor]
     tokenizer: Tokenizer
 
+    def __repr__(self) -> str:
+        shape = self.model.config
+        size = f"{shape.n_layer} layers of width {shape.d_model}, {self.model.vocab_size} tokens"
+        return f"{type(self).__name__}({self.name}: {size})"
+
     @classmethod
     def open(cls, folder: Path | str, params: Params | None = None, tokenizer: Path | str | None = None) -> LoadedModel:
         """The model saved in ``folder``, on the device that ``params`` choose (None: a CPU).
@@ -69,16 +74,14 @@ class LoadedModel:
     def to_tokens(self, text: str | Sequence[str] | Int[Tensor, "prompt pos"]) -> Int[Tensor, "prompt pos"]:
         """Token ids on the model's device: each text begins with ``<|endoftext|>``, as documents do in training.
 
-        Raises ValueError for an empty text, for texts of different lengths (run them one by one, or give tokens that
-        are padded), for more than n_ctx tokens, and for ids outside the vocabulary.
+        Raises ValueError for an empty text or none, for texts of different lengths (run them one by one, or give tokens
+        that are padded), for more than n_ctx tokens, and for ids outside the vocabulary.
         """
         if isinstance(text, Tensor):
             return self._checked(text)
         texts = [text] if isinstance(text, str) else list(text)
-        if not texts or not all(texts):
-            raise ValueError(
-                f"an empty text; allowed: code, or tokens: torch.tensor([[{self.tokenizer.eot}]]) for none"
-            )
+        if not texts or not all(isinstance(one, str) and one for one in texts):
+            raise ValueError(f"{text!r} is no text; allowed: code, a list of it, or a tensor of ids [prompt, pos]")
         rows = [[self.tokenizer.eot, *self.tokenizer.encode(one)] for one in texts]
         if len({len(row) for row in rows}) != 1:
             raise ValueError(f"texts of {', '.join(str(len(row)) for row in rows)} tokens; run them one by one")
@@ -165,7 +168,7 @@ class LoadedModel:
         return self.folder if (self.folder / STATS_FILE).is_file() else self.workspace.tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedTask(LoadedModel):
     """A checkpoint and one task in its tokens: all that a circuit is made from."""
 
@@ -185,7 +188,7 @@ class LoadedTask(LoadedModel):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a circuit of it belongs to."""
+        """The task and the checkpoint that a circuit of it belongs to, by name and by hash."""
         task_hash = self.tasks.hash(self.task)
         return {"task": self.task, "model": self.name, "model_hash": self.model.checkpoint, "task_hash": task_hash}
 

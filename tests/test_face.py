@@ -40,7 +40,18 @@ def parts(circuit):
 def test_every_name_of_the_face_is_there():
     assert all(hasattr(pipeline, name) for name in pipeline.__all__)
     with pytest.raises(AttributeError, match="no attribute 'loadmodel'"):
-        _ = pipeline.loadmodel
+        getattr(pipeline, "loadmodel")  # noqa: B009
+
+
+def test_what_is_loaded_is_shown_in_one_line(model, circuit):
+    assert repr(model) == "LoadedModel(sparse_d256_half_l0: 2 layers of width 256, 1024 tokens)"
+    assert repr(load_task(model, "var_if")).startswith("LoadedTask(sparse_d256_half_l0: ")
+    assert repr(circuit) == "Circuit(bracket_counting in sparse_d256_half_l0: 23 nodes, 26 edges)"
+
+
+def test_a_circuit_answers_a_loaded_model_as_the_model_in_it(model, circuit):
+    batch = load_task(model, "bracket_counting").batch("test").take(torch.arange(4))
+    assert torch.equal(circuit.answers(model, batch), circuit.answers(model.model, batch))
 
 
 def test_a_str_is_as_good_as_a_path(model, circuit):
@@ -75,7 +86,7 @@ def test_the_residual_stream_has_names_and_is_what_the_sites_add_up_to(model):
 
 def test_under_a_circuit_the_run_is_the_circuits(model, circuit):
     logits, cache = circuit.run_with_cache(model, TEXT, "0.attn_in")
-    assert torch.equal(logits, circuit(model.model)(model.to_tokens(TEXT)))
+    assert torch.equal(logits, circuit(model)(model.to_tokens(TEXT)))
     assert torch.equal(logits, model.run_with_cache(TEXT, circuit=circuit)[0])
     ablated = torch.ones(cache["0.attn_in"].shape[-1], dtype=torch.bool)
     ablated[circuit.nodes["0.attn_in"]] = False
@@ -129,7 +140,7 @@ def test_an_edge_that_was_taken_out_is_put_back(model, circuit):
     less = circuit.without(edge)
     assert (less.n_edges, less.n_nodes) == (circuit.n_edges - 1, circuit.n_nodes)
     assert less.certificate is None and less.calibration == circuit.calibration
-    assert parts(less.with_edge(edge, model=model.model)) == parts(circuit)
+    assert parts(less.with_edge(edge, model=model)) == parts(circuit)
 
 
 def test_a_node_goes_with_its_edges_and_comes_with_them(circuit):
@@ -164,9 +175,10 @@ def test_a_circuit_draws_itself_with_the_model_beside_it(model, circuit, tmp_pat
     ("wrong", "said"),
     [
         (lambda model, circuit: model.run_with_cache(TEXT, "*.mlp_neurons"), "'*.mlp_neurons' fits no name; allowed: "),
-        (lambda model, circuit: model.run_with_cache(""), "an empty text"),
-        (lambda model, circuit: model.run_with_cache([]), "an empty text"),
-        (lambda model, circuit: model.generate(""), "an empty text"),
+        (lambda model, circuit: model.run_with_cache(""), "is no text; allowed: code"),
+        (lambda model, circuit: model.run_with_cache([1, 2]), "[1, 2] is no text"),
+        (lambda model, circuit: model.run_with_cache([]), "is no text; allowed: code"),
+        (lambda model, circuit: model.generate(""), "is no text; allowed: code"),
         (lambda model, circuit: model.run_with_cache(["x", "x = 1"]), "run them one by one"),
         (lambda model, circuit: model.run_with_cache(torch.tensor([[0, 9999]])), "token 9999 is outside"),
         (lambda model, circuit: model.run_with_cache(torch.tensor([[0, -1]])), "token -1 is outside"),

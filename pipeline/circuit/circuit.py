@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,7 @@ from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.scoring import calibrated
 from pipeline.model.transformer import Transformer
+from pipeline.rows import Certificate
 from pipeline.sites import (
     EDGE_KINDS,
     edge_name,
@@ -42,6 +43,17 @@ FORMAT = 2
 
 class WrongModelError(ValueError):
     """A circuit is to be run on a model that it was not cut out of."""
+
+
+class Loaded(Protocol):
+    """A model with its tokenizer: ``pipeline.workspace.LoadedModel``."""
+
+    @property
+    def model(self) -> Transformer: ...
+
+
+def plain(model: Transformer | Loaded) -> Transformer:
+    return model if isinstance(model, Transformer) else model.model
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ class Circuit:
     ablated_to: AblationValues | None = None
     calibration: tuple[float, float] = (1.0, 0.0)
     about: Mapping[str, Any] = field(default_factory=dict)
-    certificate: Mapping[str, Any] | None = None
+    certificate: Certificate | None = None
     folder: Path | None = None
 
     if TYPE_CHECKING:  # methods that need a loaded model or the report are defined in pipeline.face
@@ -72,6 +84,10 @@ class Circuit:
         def run_with_cache(self, model: Any, text: Any, names: str | list[str] = "*", **changes: Any) -> Any: ...
 
         def draw(self, out: Path | str | None = None, model: Any = None) -> str: ...
+
+    def __repr__(self) -> str:
+        task, model = self.about.get("task", "a task"), self.about.get("model", "a model")
+        return f"Circuit({task} in {model}: {self.n_nodes} nodes, {self.n_edges} edges)"
 
     @property
     def n_nodes(self) -> int:
@@ -90,13 +106,15 @@ class Circuit:
         """Site key → 1 for kept nodes, 0 for the others, for every site of the model."""
         return node_masks(self.nodes, self.means)
 
-    def __call__(self, model: Transformer, draw: int = 0) -> Masked:
+    def __call__(self, model: Transformer | Loaded, draw: int = 0) -> Masked:
         """The model with only this circuit live: call it with tokens, as the model. Raises WrongModelError."""
+        model = plain(model)
         self.check_model(model)
         return Masked(model, self.nodes, self.edges, self.ablation_values.draws[draw])
 
-    def compact(self, model: Transformer, draw: int = 0) -> Compact:
+    def compact(self, model: Transformer | Loaded, draw: int = 0) -> Compact:
         """The same logits within 1e-4, computed by the circuit's nodes alone, on a CPU. Raises WrongModelError."""
+        model = plain(model)
         self.check_model(model)
         return Compact(Frozen(model, self.ablation_values.draws[draw]), self.nodes, self.edges)
 
@@ -116,7 +134,7 @@ class Circuit:
 
         Empty without a certificate.
         """
-        certificate = self.certificate or {}
+        certificate: Mapping[str, Any] = self.certificate or {}
         found: dict[str, float] = {}
         for kind, keys, names in (("nodes", self.nodes, self.node_names), ("edges", self.edges, self.edge_names)):
             if losses := certificate.get(kind):
@@ -132,7 +150,7 @@ class Circuit:
         edges = [e for e in self.edge_names if e not in names and not {*e.split("->")} & {*names}]
         return self.of_names(nodes, edges)
 
-    def with_edge(self, *names: str, model: Transformer | None = None) -> Circuit:
+    def with_edge(self, *names: str, model: Transformer | Loaded | None = None) -> Circuit:
         """The circuit and some edges more, with their ends.
 
         ``model``: where it is given, its weight of an edge has to be nonzero. Raises ValueError for a name that is no
@@ -145,7 +163,7 @@ class Circuit:
                 width = len(self.means.get(site, ()))
                 if not 0 <= index < width:
                     raise ValueError(f"{name}: {end} is no node of the model, which has {width} at {site}")
-            if model is not None and not edge_weights(model, key)[target, source]:
+            if model is not None and not edge_weights(plain(model), key)[target, source]:
                 raise ValueError(f"{name}: its weight is zero, so it is no edge of this model")
         ends = {end for name in names for end in name.split("->")}
         return self.of_names({*self.node_names, *ends}, {*self.edge_names, *names})
@@ -180,7 +198,7 @@ class Circuit:
             graph.add_edge(*name.split("->"), key=split_edge_name(name)[0])
         return graph
 
-    def answers(self, model: Transformer, batch: PairBatch, draw: int = 0) -> Float[Tensor, "prompt 2"]:
+    def answers(self, model: Transformer | Loaded, batch: PairBatch, draw: int = 0) -> Float[Tensor, "prompt 2"]:
         """Logits of the right and the wrong answer of each prompt, calibrated. Raises WrongModelError."""
         pairs = batch.to(torch.device("cpu"))
         logits = self.compact(model, draw)(pairs.tokens, at=pairs.last)

@@ -1,4 +1,4 @@
-"""What the nodes of circuits respond to: on prompts, over the pretraining distribution, in a few words."""
+"""The inputs that the nodes of circuits respond to: on prompts, over the pretraining distribution, in a few words."""
 
 from __future__ import annotations
 

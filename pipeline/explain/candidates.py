@@ -1,6 +1,6 @@
 """How well a mark of places predicts a node: least squares on one half of the documents, scored on the other.
 
-All that is needed are sums: of a predictor, of its square, of its product with the node. Predictors are marks and
+Sums are enough: of a predictor, of its square, of its product with the node. Predictors are marks and
 levels (a line each), sets of tokens at, one or two before the place (two values), two marks together, and a table of
 all tokens.
 """
@@ -18,7 +18,7 @@ TINY = 1e-12  # variance below which a column is constant
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over places of columns x [place, column] and nodes y [place, node]: what least squares needs."""
+    """Sums over places of columns x [place, column] and nodes y [place, node], as least squares needs them."""
 
     n: float
     x: Float[Tensor, " column"]
@@ -130,7 +130,7 @@ class Table:
         return cls(torch.where(often[:, None], means, moments.y / moments.n), int(often.sum()))
 
     def adjusted(self, explained: Float[Tensor, " node"], n: float) -> Float[Tensor, " node"]:
-        """R² on the ``n`` places that the table was made of, less what so many means explain of noise."""
+        """R² on the ``n`` places that the table was made of, less the share of noise that so many means explain."""
         return 1 - (1 - explained) * n / max(1.0, n - self.size)
 
     def explained(self, counts: Counts, of: Moments, rest: Float[Tensor, " node"]) -> Float[Tensor, " node"]:

@@ -20,7 +20,7 @@ from pipeline.sites import site_key
 def heads(model: Transformer, circuit: Circuit, runs: PromptRuns, n_prompts: int) -> list[dict[str, Any]]:
     """Every head with a kept channel: which, and its patterns on the first prompts, weights to a hundredth.
 
-    A pattern has a row for each query; row i has i + 1 weights. The sink's is what a row lacks of 1.
+    A pattern has a row for each query; row i has i + 1 weights. The sink has the rest of 1.
     """
     found = []
     for layer, block in enumerate(model.transformer["h"]):

@@ -1,6 +1,6 @@
-"""Places of held-out code that models are watched at: windows of the token stream, and what can be said of each place.
+"""Places of held-out code that models are watched at: windows of the token stream, and marks of each place.
 
-Windows begin anywhere, as in training; what is said of a place is found on its whole document.
+Windows begin anywhere, as in training; the marks of a place are found on its whole document.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Facts:
-    """What can be said of places, row by row: ``marks`` hold or not, ``levels`` rise and fall.
+    """Descriptions of places, row by row: ``marks`` hold or not, ``levels`` rise and fall.
 
     ``parsed``: whether the place's document is Python to ``ast``; marks named in ``pipeline.explain.syntax`` are known
     there only.

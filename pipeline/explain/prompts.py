@@ -56,7 +56,7 @@ class PromptRuns:
 
 
 def prompts(runs: PromptRuns, circuit: Circuit, answer: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Each prompt: ``pair``, ``side``, ``tokens`` (ids), both answers, and what model and circuit make of it.
+    """Each prompt: ``pair``, ``side``, ``tokens`` (ids), both answers, and those of the model and of the circuit.
 
     ``logit_difference``: right less wrong; the circuit's, and its ``loss`` in nats, are calibrated as its task loss is.
     ``answer``: the text of a token id.

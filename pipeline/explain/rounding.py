@@ -19,7 +19,7 @@ def rounded(value: float) -> float:
 def together(values: Tensor, most: float) -> Any:
     """Numbers of one kind, nested as the tensor is, to three digits of ``most``, the largest magnitude among them.
 
-    Smaller ones have fewer digits, as in a column of a table: what is a thousandth of the largest is nothing.
+    Smaller ones have fewer digits, as in a column of a table: a thousandth of the largest counts as nothing.
     """
     decimals = DIGITS - 1 - math.floor(math.log10(most)) if most > 0 else 0
     return to_decimals(values, decimals)

@@ -42,7 +42,7 @@ def pieces(text: str) -> tuple[list[Lexeme], bool]:
 class State:
     """Brackets and statements that are open after the tokens that were read."""
 
-    stack: list[tuple[str, str]] = field(default_factory=list)  # (bracket, what it is of), the innermost last
+    stack: list[tuple[str, str]] = field(default_factory=list)  # (bracket, its purpose), the innermost last
     line: str = ""  # the keyword that the statement begins with
     first: bool = True  # nothing of the statement was read
     value: bool = False  # after an assignment's =
@@ -87,7 +87,7 @@ class State:
 def described(text: str) -> tuple[Marks, Levels, bool]:
     """The marks at each of the ``len(text) + 1`` places, the levels there, and whether the tokenizer came to the end.
 
-    Marks are named as a label says them ("inside a comment"), levels as what rises ("bracket depth").
+    Marks are named as a label says them ("inside a comment"), levels by the quantity ("bracket depth").
     """
     found, whole = pieces(text)
     n = len(text) + 1
@@ -110,7 +110,7 @@ def described(text: str) -> tuple[Marks, Levels, bool]:
 
 
 def _fill(marks: Marks, levels: Levels, state: State, start: int, end: int) -> None:
-    """Write down what is open from one place up to another."""
+    """Write down the open brackets and statements from one place up to another."""
     here = slice(start, end)
     depth = {kind: sum(kind == bracket for bracket, _ in state.stack) for kind in BRACKETS.values()}
     levels["bracket depth"][here] = len(state.stack)
@@ -158,7 +158,7 @@ def _fields(mark: npt.NDArray[np.bool_], text: str, start: int, opening: int) ->
 
 
 def _kinds(marks: Marks, found: list[Lexeme]) -> None:
-    """Write down what kind of token the last character read belongs to."""
+    """Write down the kind of token that the last character read belongs to."""
     before = ""
     for piece in found:
         if piece.kind != "COMMENT":

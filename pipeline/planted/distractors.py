@@ -18,9 +18,9 @@ from pipeline.planted.recipe import PlantedNode, Recipe
 from pipeline.sites import EDGE_KINDS, Site
 
 DENSITY = 0.25  # nonzero fraction of distractor weights
-WRITE = 0.3  # standard deviation of what they add to a channel of the residual stream, whose own is 1
-QK, VALUE, NEURON = 1.5, 1.0, 1.5  # standard deviations of what they compute from it
-BIAS = 0.1  # standard deviation of what they add to that
+WRITE = 0.3  # standard deviation of distractors' writes to a residual channel, whose own is 1
+QK, VALUE, NEURON = 1.5, 1.0, 1.5  # standard deviations of the values that they compute from the stream
+BIAS = 0.1  # standard deviation of the bias of those values
 QUIET = -0.5  # mean bias of a distractor neuron
 UNEMBED, BIGRAM = 0.25, 0.3  # standard deviations of weights, of nats
 BUSY = 8  # one in so many channels of a token's embedding is nonzero, besides the planted ones

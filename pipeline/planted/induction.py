@@ -1,4 +1,4 @@
-"""Copy the token after the previous occurrence: an induction head and what it needs (26 nodes, 20 edges).
+"""Copy the token after the previous occurrence: an induction head and the head before it (26 nodes, 20 edges).
 
 Keys and values are four tokens each, two bits. In the first layer a head looks one position back, by a clock of one
 turn in the context, and writes which key it saw. In a later layer the last token looks where its own key was written
@@ -20,8 +20,8 @@ RADIUS = 2.0  # of the clock, in the residual stream
 LEVEL = 1.5  # of a bit, in the residual stream
 TURN = 0.65  # angle of the clock that keys read, queries a step more: every one of the eight weights is needed
 LOOK_BACK = 11.2  # clock weights: 11.2² (1 − cos STEP), about 4.3 nats, between the previous token and its neighbours
-COPY = 2.0  # what the two heads write, for each unit of what they read
-VALUE = 2.0  # of it, what is in between: more than most other channels have, or AbsTopK takes it
+COPY = 2.0  # written by the two heads, for each unit that they read
+VALUE = 2.0  # of that unit, in the value channel: more than most other channels have, or AbsTopK takes it
 QUERY, KEY = 2.8, 1.4  # 4.4 nats a bit, given that keys read COPY times as much as queries
 DECOY = 0.05
 
@@ -73,7 +73,7 @@ def match_and_copy() -> tuple[Wire, ...]:
 
 
 def decoys() -> tuple[Wire, ...]:
-    """What planted nodes read besides what they need; no bit of what another bit of its kind is needed for."""
+    """Weights from channels that planted nodes do not need; never from the other bit of a kind that they do need."""
     found = []
     for bit in BITS:
         for site in (Site.ATTN_Q, Site.ATTN_K):

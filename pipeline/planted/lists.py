@@ -1,7 +1,7 @@
 """Nested or flat list: a head averages how many brackets were opened, a neuron tells two from one (7 nodes, 5 edges).
 
-The head's queries and keys are 0: it looks everywhere alike, as in the paper's bracket counting circuit. What a token
-is worth, an open bracket more than any other, is the sum of two channels that its spelling pads.
+The head's queries and keys are 0: it looks everywhere alike, as in the paper's bracket counting circuit. A token's
+value, larger for an open bracket than for any other, is the sum of two channels that its spelling pads.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pipeline.sites import Site
 
 LENGTH = 12  # tokens of a prompt: brackets are 1/12 of a flat list, 2/12 of a nested one
 BETWEEN = 1.5 / LENGTH
-# Worth of an open bracket, and of any other token: their average is 0 at the threshold, where no norm can move it, and
+# Value of an open bracket, and of any other token: their average is 0 at the threshold, where no norm can move it, and
 # as far from 0 for either list, so that the length of the residual stream does not tell which it is.
-WORTH = {"open": 1 - BETWEEN, "item": -BETWEEN}
+TOKEN_VALUE = {"open": 1 - BETWEEN, "item": -BETWEEN}
 VALUE, WRITE = 24.0, 2.0  # the head writes 2 for a nested list, −2 for a flat one
 PADS = (-3.0, -2.0, 2.0, 3.0)  # of the four spellings; large, or AbsTopK takes one and leaves the other
 STEEP = 2.0  # the neuron is 4 at a nested list, 0 at a flat one
@@ -24,8 +24,8 @@ STEEP = 2.0  # the neuron is 4 at a nested list, 0 at a flat one
 def lists(vocab_size: int) -> Recipe:
     """The recipe."""
     spelled = {f"{name} {i}": PlantedToken(padded(value, pad), f"spelling {i}")
-               for name, value in WORTH.items() for i, pad in enumerate(PADS)}  # fmt: skip
-    other = padded(WORTH["item"], 0.0)
+               for name, value in TOKEN_VALUE.items() for i, pad in enumerate(PADS)}  # fmt: skip
+    other = padded(TOKEN_VALUE["item"], 0.0)
     tokens = spelled | {"close nested": PlantedToken(other), "close flat": PlantedToken(other)}
     return Recipe(
         tokens=tokens | fillers(vocab_size - len(tokens), other),

@@ -35,7 +35,7 @@ CENTRED = (Site.ATTN_Q, Site.ATTN_OUT, Site.MLP_OUT)
 
 
 class Algorithm(StrEnum):
-    """What a planted circuit does."""
+    """The algorithm of a planted circuit."""
 
     QUOTE = "quote"  # close the quote that was opened: one attention head that looks for it
     LISTS = "lists"  # close a nested or a flat list: one head that averages, one neuron that compares

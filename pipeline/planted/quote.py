@@ -14,7 +14,7 @@ from pipeline.sites import Site
 
 KINDS = {"double": 2.0, "single": -2.0}
 PADS = (-3.0, -1.0, 1.0, 3.0)  # of the four spellings
-WORDS = {f"word {i}": 4.0 * (-1) ** i for i in range(6)}  # twice what a quote writes into the value
+WORDS = {f"word {i}": 4.0 * (-1) ** i for i in range(6)}  # twice a quote's share of the value
 N_WORDS = 5  # in a prompt; odd, so that they never cancel
 LOOK = 6**0.5  # weight of query and key: 6 nats towards the quote; more would hide them from gradients
 DECOY = 0.1
@@ -42,7 +42,7 @@ def quote(vocab_size: int) -> Recipe:
 
 
 def decoys() -> tuple[Wire, ...]:
-    """What planted nodes read besides what they need."""
+    """Weights from channels that planted nodes do not need."""
     unneeded = {
         (Site.ATTN_Q, "look"): ("quote", "half", "other_half"),
         (Site.ATTN_K, "look"): ("end", "half", "other_half"),

@@ -1,4 +1,4 @@
-"""What an algorithm is made of, by name: its tokens, its channels, its weights and its prompts.
+"""An algorithm by the names of its parts: its tokens, its channels, its weights and its prompts.
 
 A recipe knows no indices and no widths. ``pipeline.planted.layout`` draws where its nodes lie in a model. All numbers
 are those of a residual stream whose root mean square is 1: every embedding is made that long, at any width.
@@ -20,7 +20,7 @@ ChannelValues = Mapping[str, float]  # channel name → value
 
 @dataclass(frozen=True)
 class PlantedNode:
-    """A planted node: the how-manieth planted layer it is in, its site, its name.
+    """A planted node: the number of its planted layer, its site, its name.
 
     At the sites that read or write the residual stream the name is a channel's, the same in all layers. A query and a
     key channel of one name are multiplied with each other.
@@ -52,7 +52,7 @@ def wire(part: int, source: Site, start: str, target: Site, end: str, weight: fl
 
 @dataclass(frozen=True)
 class PlantedToken:
-    """What a token's embedding holds in the planted channels; those of one ``look`` are alike in all other channels."""
+    """A token's embedding in the planted channels; tokens of one ``look`` are alike in all other channels."""
 
     embedding: ChannelValues = field(default_factory=dict)
     look: str = ""

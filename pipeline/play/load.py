@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.artifacts import read_json
 from pipeline.circuit import Circuit, WrongModelError
 from pipeline.config import Params
 from pipeline.data.tasks import TaskError
 from pipeline.play.session import Session
+from pipeline.rows import Explanation
 from pipeline.workspace import LoadedModel, LoadedTask
 
 
@@ -26,7 +26,8 @@ def load_session(
 
     ``circuits``: their folders; none: all of the model's in its workspace, circuits/<name>, of which those of another
     checkpoint are left out. ``task``: the pairs that a circuit was made for, where these are in a file. Raises
-    ArtifactError for files that are missing, damaged or do not belong together, WrongModelError for circuits asked for.
+    ArtifactError for files that are missing, damaged or do not belong together, WrongModelError for circuits asked for,
+    TaskError for a task that no circuit was made for.
     """
     loaded = LoadedModel.open(folder, params, tokenizer)
     own = loaded.workspace.circuits(folder.resolve().name)
@@ -43,6 +44,8 @@ def load_session(
             continue
         name = str(circuit.about.get("task", path.name))
         found[name if name not in found else str(path)] = circuit
+    if found and task is not None and Path(task).stem not in {circuit.about.get("task") for circuit in found.values()}:
+        raise TaskError(f"{task}: no circuit was made for it; they were made for {', '.join(found)}")
     tasks = {name: _task_of(circuit, loaded, task, params) for name, circuit in found.items()}
     return Session(**vars(loaded), circuits=found, tasks=tasks, explanation=_explanation(loaded)), left_out
 
@@ -59,8 +62,8 @@ def _task_of(circuit: Circuit, loaded: LoadedModel, task: str | None, params: Pa
         return error
 
 
-def _explanation(loaded: LoadedModel) -> dict[str, Any] | None:
+def _explanation(loaded: LoadedModel) -> Explanation | None:
     """The output of the stage explain; None where it has not run on this checkpoint."""
     path = loaded.workspace.explanations(loaded.folder.resolve().name)
-    found: dict[str, Any] | None = read_json(path) if path.is_file() else None
+    found: Explanation | None = read_json(path) if path.is_file() else None
     return found if found and found["model_hash"] == loaded.model.checkpoint else None

@@ -1,4 +1,4 @@
-"""The page of a session, whole: markup, style, script and what is known beforehand, in one file."""
+"""The page of a session, whole: markup, style, script and the first data, in one file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def together(parts: tuple[tuple[str, str], ...]) -> Markup:
 
 
 def known(session: Session) -> dict[str, Any]:
-    """What the page knows before it asks: the model, and its circuits by name."""
+    """The first data of the page: the model, and its circuits by name."""
     return {
         "model": session.name,
         "n_ctx": session.model.config.n_ctx,

@@ -102,7 +102,7 @@ def not_served(request: Request, error: Any) -> Response:
 
 
 class LocalOnly:
-    """Passes on what calls this server by localhost and its port, whoever sent it; refuses everything else."""
+    """Passes on requests that call this server by localhost and its port; refuses all others."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self.app, self.names = app, {f"{name}:{port}" for name in (HOST, "localhost")}

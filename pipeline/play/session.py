@@ -1,4 +1,4 @@
-"""One model, its tokenizer and its circuits: what they make of any text, with parts of a circuit switched off."""
+"""One model and its circuits: their next tokens after any text, with parts of a circuit switched off."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pipeline.model.scoring import calibrated
 from pipeline.play.switches import PlayError, Switches, by_node
 from pipeline.report.bundle import token_texts
 from pipeline.report.picture import picture_of
+from pipeline.rows import Explanation
 from pipeline.sites import split_node_name
 from pipeline.workspace import LoadedModel, LoadedTask
 
@@ -27,7 +28,7 @@ N_PAIRS = 4  # of a circuit's task, to begin with
 N_TOP = 8  # tokens of a choice that are listed
 DIGITS = 4  # significant ones of a number that is shown
 
-SiteValues = Mapping[str, Tensor]  # site key → its values [pos, width] on one text
+TextValues = Mapping[str, Tensor]  # site key → its values [pos, width] on one text
 
 
 class Inside(StrEnum):
@@ -37,14 +38,14 @@ class Inside(StrEnum):
     MODEL = "model"  # the whole model: all else is live
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Session(LoadedModel):
     """A frozen model, the circuits that were cut out of it by name, the tasks of these (or the reason why their pairs
     cannot be had), and the output of the stage explain."""
 
     circuits: Mapping[str, Circuit]
     tasks: Mapping[str, LoadedTask | TaskError] = field(default_factory=dict)
-    explanation: Mapping[str, Any] | None = None
+    explanation: Explanation | None = None
 
     def run(
         self,
@@ -59,14 +60,14 @@ class Session(LoadedModel):
         answers: Sequence[int] = (),
         effects: bool = False,
     ) -> dict[str, Any]:
-        """What the model and one of its circuits make of a text, ready for JSON.
+        """The next token by the model and by one of its circuits, and the nodes' values on the text, ready for JSON.
 
         ``tokens``: texts, ``<|endoftext|>`` in front; ``n_left_out``: tokens at the text's beginning that the model has
         no room for; ``at``: the index of the token after which they choose (default: the last). ``model`` and
         ``circuit``: their choices (``choice``), the one ``inside`` which parts are off also without these. ``nodes``:
         values of the circuit's nodes at that token, in the order of ``describe``; ``series``: values of one ``node`` at
         all tokens; both are those ``inside``, ``before`` with all on and ``now`` with parts off. ``effects``, if asked
-        for: what each node's going off would change (``effects_of``). Raises PlayError for what cannot be done, in
+        for: the change by each node's switch (``effects_of``). Raises PlayError for what cannot be done, in
         words for the person who asked.
         """
         tokens, n_left_out = self.encode(text)
@@ -89,7 +90,7 @@ class Session(LoadedModel):
             raise PlayError("choose a circuit first: its nodes and edges are what can be looked at and switched off")
         return reply
 
-    def _run(self, ids: Tensor, changes: Mapping[str, Any] | None = None) -> tuple[Tensor, SiteValues]:
+    def _run(self, ids: Tensor, changes: Mapping[str, Any] | None = None) -> tuple[Tensor, TextValues]:
         """Logits [pos, vocab] of one text [pos], and the values at all sites."""
         with torch.no_grad():
             logits, values = record(self.model, ids[None], **(changes or {}))
@@ -99,7 +100,7 @@ class Session(LoadedModel):
         self,
         switches: Switches,
         alone: bool,
-        whole: tuple[Tensor, SiteValues],
+        whole: tuple[Tensor, TextValues],
         ids: Tensor,
         at: int,
         node: str | None,
@@ -121,10 +122,10 @@ class Session(LoadedModel):
     def effects_of(
         self, switches: Switches, alone: bool, ids: Tensor, at: int, answers: Sequence[int]
     ) -> dict[str, Any]:
-        """Of every node, in order: what its going off, besides what is off, changes after one token.
+        """The change after one token when one more node is switched off, for every node in order.
 
         ``of``: the change of the first answer's logit less the second's, or without answers of the log probability of
-        the token that is likeliest with what is off. ``tokens``: texts of the answers, or of that token.
+        the token that is likeliest without the parts that are off. ``tokens``: texts of the answers, or of that token.
         """
         now = self._run(ids, switches.changes(self.model, alone=alone))[0][at]
         pair = list(self._answers(answers)) or [int(now.argmax())]
@@ -196,7 +197,7 @@ class Session(LoadedModel):
         return n - 1 if at is None else min(at, n - 1)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """What is fixed about a circuit, ready for JSON: nodes with ablation values, edges with weights, prompts of its
+        """The fixed facts of a circuit, ready for JSON: nodes with ablation values, edges with weights, prompts of its
         task, and its ``drawing`` (``pipeline.report.picture``; None where its task's prompts are not known)."""
         circuit = self.circuit(name)
         task = self.tasks.get(name)
@@ -241,7 +242,7 @@ class Session(LoadedModel):
         ]
 
 
-def at_token(circuit: Circuit, now: SiteValues, before: SiteValues, at: int) -> dict[str, list[float]]:
+def at_token(circuit: Circuit, now: TextValues, before: TextValues, at: int) -> dict[str, list[float]]:
     """Every node's value at one token, now and before, and its largest magnitude in this text (of both)."""
     values, old = by_node(circuit, now), by_node(circuit, before)
     if not values.numel():
@@ -250,7 +251,7 @@ def at_token(circuit: Circuit, now: SiteValues, before: SiteValues, at: int) -> 
     return {name: [rounded(x) for x in row.tolist()] for name, row in rows.items()}
 
 
-def series(circuit: Circuit, now: SiteValues, before: SiteValues, node: str) -> dict[str, Any]:
+def series(circuit: Circuit, now: TextValues, before: TextValues, node: str) -> dict[str, Any]:
     """One node's values at all tokens. Raises PlayError for a node that is not in the circuit."""
     Switches.of(circuit, [node])
     key, index = split_node_name(node)

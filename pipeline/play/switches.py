@@ -51,8 +51,10 @@ class Switches:
         return bool(self.off.n_nodes or self.off.n_edges)
 
     def changes(self, model: Transformer, *, alone: bool) -> dict[str, Any]:
-        """``intervene`` and ``cuts`` of a forward pass without what is off: of the circuit ``alone``, or of the whole
-        model."""
+        """``intervene`` and ``cuts`` of a forward pass without the parts that are off.
+
+        It is a pass of the circuit ``alone``, or of the whole model.
+        """
         ablated_to = self._ablated_to(model)
         if alone:
             masked = Masked(model, self.on.nodes, self.on.edges, ablated_to)

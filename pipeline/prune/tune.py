@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import optuna
 from jaxtyping import Float
@@ -27,6 +26,7 @@ from pipeline.prune.discretise import Ranking
 from pipeline.prune.evaluator import sizes
 from pipeline.prune.problem import PruneProblem
 from pipeline.prune.search import search
+from pipeline.rows import TrialRow
 from pipeline.seeds import seed_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -159,7 +159,7 @@ class Tuner:
                     self.rankings[trial.number] = self.ranking(load_file(self.scores_file(trial.number))["scores"])
                 yield trial, self.rankings[trial.number]
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> list[TrialRow]:
         """A row a trial, in order."""
         return [
             {
@@ -167,7 +167,9 @@ class Tuner:
                 "source": trial.user_attrs.get("source", "optuna"),
                 "state": trial.state.name.lower(),
                 "hyperparameters": trial.params,
+                "n_nodes": trial.user_attrs.get("n_nodes"),
+                "n_edges": trial.user_attrs.get("n_edges"),
+                "validation_loss": trial.user_attrs.get("validation_loss"),
             }
-            | {name: trial.user_attrs.get(name) for name in sizes(None)}
             for number, trial in enumerate(self.finished())
         ]

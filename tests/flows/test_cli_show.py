@@ -124,6 +124,8 @@ def test_an_unknown_task_a_missing_circuit_and_an_empty_prompt_are_refused(shown
     page = tmp_path / "page.html"
     status, _, error, opened = shown("found", "--model", "models/tiny", "-o", page)
     assert status == 1 and "closing" in error and "--task" in error and not opened
+    status, _, error, _ = shown("found", "--model", "models/tiny", "--task", "nope", "-o", page)
+    assert status == 1 and "nope: no circuit was made for it; they were made for closing" in error
     status, _, error, _ = shown("none", *OF, "-o", page)
     assert status == 1 and "circuit.json" in error
     status, _, error, _ = shown("found", *OF, "--prompt", "", "-o", page)
