@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.ablate import ablate_task
 from pipeline.artifacts import write_json
 from pipeline.config import AblateConfig
 from pipeline.model.checkpoint import model_hash
+from pipeline.rows import AblationRow
 from pipeline.seeds import seed_of
 
 
@@ -28,9 +30,8 @@ def ablate(model: str) -> None:
         tracker.log_ablations(workspace.model(model), workspace.circuits(model), path)
     show_losses(model, rows)
     if rows:
-        sufficiency, necessity = (
-            median(row[loss] for row in rows.values()) for loss in ("circuit_loss", "ablated_nodes_loss")
-        )
+        sufficiency = median(row["circuit_loss"] for row in rows.values())
+        necessity = median(row["ablated_nodes_loss"] for row in rows.values())
         print(
             f"{model}: {len(rows)} circuits tested; median loss {sufficiency:.3f} nats with the circuit alone, "
             f"{necessity:.3f} without it"
@@ -40,7 +41,7 @@ def ablate(model: str) -> None:
 
 
 @task(name="ablate", **mapped.UNIT)
-def ablate_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
+def ablate_unit(task: str, inputs: dict[str, Any]) -> AblationRow:
     """Losses and accuracies of one circuit and of its random controls."""
     workspace, network = mapped.unit_model(inputs)
     return ablate_task(
@@ -52,7 +53,7 @@ def ablate_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
     )
 
 
-def show_losses(model: str, rows: dict[str, mapped.UnitRow]) -> None:
+def show_losses(model: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Put the table of losses into Prefect's UI."""
     columns = ("unpruned_loss", "circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "ablated_edges_loss")
     table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.table import Table
 from flows.cli_options import ModelDir, ParamsFile, TokenizerDir
 from flows.tables import count, nats, show
 from pipeline.config import Ablation
+from pipeline.rows import Sizes
 
 if TYPE_CHECKING:
     from pipeline.prune import Pruned
@@ -70,19 +71,15 @@ def prune(
 def table_of(pruned: Pruned) -> Table:
     """Sizes and losses of the model, of the circuit before minimisation, and of the circuit."""
     row, about = pruned.row, pruned.circuit.about if pruned.circuit else {}
-    found: dict[str, Any] = row.get("discretised") or {}
+    found = row["discretised"] or Sizes(n_nodes=None, n_edges=None, validation_loss=None)
     table = Table(
         *("", "nodes", "edges", "validation loss", "test loss"),
         title=escape(f"{about.get('task')} in {about.get('model')}"),
         caption="losses in nats; guessing has 0.693",
     )
     table.add_row("the model", "", "", nats(row["unpruned_validation_loss"]), nats(row["unpruned_loss"]))
-    table.add_row(
-        "discretised",
-        *map(count, (found.get("n_nodes"), found.get("n_edges"))),
-        nats(found.get("validation_loss")),
-        "–",
-    )
+    sizes = (count(found["n_nodes"]), count(found["n_edges"]))
+    table.add_row("discretised", *sizes, nats(found["validation_loss"]), "–")
     sizes = (count(row["n_nodes"]), count(row["n_edges"]))
     table.add_row("minimised", *sizes, nats(row["validation_loss"]), nats(row.get("test_loss")))
     return table

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.table import Table
 from flows.cli_options import CIRCUIT_HELP, MadeFor, ModelDir, ParamsFile, TokenizerDir, folder_of
 from flows.tables import show
 from pipeline.report.validation import lines_of
+from pipeline.rows import ValidationRow
 
 EXAMPLE = "Example: sparse-circuits validate --model models/sparse_d256 --circuit circuits/sparse_d256/bracket_brace"
 WORKERS = 2  # processes that share the tests
@@ -57,10 +57,10 @@ def validate(
     print(found["verdict"]["line"])
 
 
-def table_of(found: Mapping[str, Any], title: str) -> Table:
+def table_of(found: ValidationRow, title: str) -> Table:
     """A table with one row per test."""
     table = Table("test", "outcome", "what was found", title=escape(title), caption="losses in nats; chance is 0.693")
     for test in lines_of(found):
         unasked = "not tested" if test["value"] is None else "measured"
-        table.add_row(test["name"], SAID.get(test["passed"], unasked), escape(test["says"]))
+        table.add_row(test["name"], unasked if test["passed"] is None else SAID[test["passed"]], escape(test["says"]))
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import task
@@ -39,7 +40,7 @@ def explain(model: str) -> None:
 
 
 @task(name="explain", **mapped.UNIT)
-def explain_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
+def explain_unit(task: str, inputs: dict[str, Any]) -> dict[str, Any]:
     """One circuit's nodes and heads on test pairs of its task."""
     workspace, model = mapped.unit_model(inputs)
     return explain_circuit(
@@ -52,7 +53,7 @@ def explain_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
 
 
 @task(name="watch nodes", **mapped.UNIT)
-def watch_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
+def watch_unit(task: str, inputs: dict[str, Any]) -> dict[str, Any]:
     """The nodes of all circuits of a model over held-out code, with their labels."""
     workspace, model = mapped.unit_model(inputs)
     return explain_nodes(
@@ -70,7 +71,7 @@ def tokens_hash(workspace: Workspace) -> str:
     return file_hash(*(workspace.tokens / name for name in ("stats.json", "tokenizer.json", "validation.bin")))
 
 
-def show_labels(model: str, nodes: dict[str, Any]) -> None:
+def show_labels(model: str, nodes: Mapping[str, Any]) -> None:
     """Put the labels into Prefect's UI, those of the best score first."""
     labels = {name: node["label"] for name, node in nodes.items() if node["label"] is not None}
     ordered = sorted(labels.items(), key=lambda item: -item[1]["score"])

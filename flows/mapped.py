@@ -12,7 +12,7 @@ import re
 from collections.abc import Container, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import yaml
@@ -34,7 +34,7 @@ from pipeline.model.checkpoint import load_model, model_hash
 from pipeline.model.device import pick_device, prepare_cpu
 from pipeline.model.transformer import Transformer
 
-UnitRow = dict[str, Any]  # what a unit found: one task in one model
+UnitRow = TypeVar("UnitRow")  # what a unit found: one task in one model
 
 # How a unit is declared: @task(name="prune", **UNIT)
 UNIT: dict[str, Any] = {

@@ -20,12 +20,13 @@ from flows.tracking import Tracker
 from pipeline.artifacts import Workspace, whole_folder, write_json
 from pipeline.circuit.ablation_values import ablation_values_for
 from pipeline.config import PruneConfig
-from pipeline.data.tasks import TaskSet
+from pipeline.data.words import SPLITS
 from pipeline.model.checkpoint import load_means
 from pipeline.prune import empty_row, prune_task
+from pipeline.rows import PruneRow
 from pipeline.seeds import seed_of
 
-NOT_EXPRESSIBLE: mapped.UnitRow = empty_row() | {"solved": None, "seconds": None}
+NOT_EXPRESSIBLE: PruneRow = empty_row() | {"solved": None, "seconds": None}
 
 
 @stage_flow
@@ -35,10 +36,15 @@ def prune(model: str) -> None:
     tasks = mapped.checked_tasks(workspace, model)
     shared = mapped.shared_inputs(workspace, params, "prune", model)
     names = sorted(filter(tasks.expressible, tasks.names), key=lambda name: -tasks.about(name)["n_tokens_max"])
-    inputs = {name: shared | {"task_hash": tasks.hash(name)} for name in names}  # those first that may take longest
+    inputs = {
+        name: shared | {"task_hash": tasks.hash(name)} for name in names
+    }  # the units that may take longest come first
     folders = {name: unit_folder(workspace, name, values) for name, values in inputs.items()}
     found = mapped.run_units(prune_unit, inputs, redo={name for name in folders if not folders[name].is_dir()})
-    rows = {name: full_row(tasks, name, found.get(name, NOT_EXPRESSIBLE)) for name in tasks.names}
+    rows = {
+        name: {"expressible": tasks.expressible(name), "reason": tasks.reason(name)} | found.get(name, NOT_EXPRESSIBLE)
+        for name in tasks.names
+    }
     with whole_folder(workspace.circuits(model)) as partial:
         for name, folder in folders.items():
             if rows[name]["n_edges"] is not None:
@@ -53,7 +59,7 @@ def prune(model: str) -> None:
 
 
 @task(name="prune", **mapped.UNIT)
-def prune_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
+def prune_unit(task: str, inputs: dict[str, Any]) -> PruneRow:
     """The summary row of one task in one model; its circuit, if there is one, is left in the unit's folder."""
     began = time.perf_counter()
     workspace, model = mapped.unit_model(inputs)
@@ -73,7 +79,7 @@ def prune_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
             draws=config.draws,
             seed=seed_of(inputs["seed"], "draws", inputs["model"]),
         ),
-        batches={split: pairs.batch(task, split).to(model.device) for split in ("train", "validation", "test")},
+        batches={split: pairs.batch(task, split).to(model.device) for split in SPLITS},
         config=config,
         seed=seed_of(inputs["seed"], "prune", inputs["model"], task),
         about={"task": task} | {key: inputs[key] for key in ("model", "model_hash", "task_hash")},
@@ -93,11 +99,6 @@ def unit_folder(workspace: Workspace, task: str, inputs: Mapping[str, Any]) -> P
     return workspace.scratch / "prune" / inputs["model"] / f"{task}-{digest}"
 
 
-def full_row(tasks: TaskSet, name: str, found: mapped.UnitRow) -> mapped.UnitRow:
-    """A task's entry in circuits/<model>/summary.json."""
-    return {"expressible": tasks.expressible(name), "reason": tasks.reason(name)} | found
-
-
 def forget_others(folders: Iterable[Path]) -> None:
     """Delete what units of other settings or other checkpoints of the same model left."""
     kept = set(folders)
@@ -106,14 +107,14 @@ def forget_others(folders: Iterable[Path]) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def show_circuits(model: str, rows: Mapping[str, mapped.UnitRow]) -> None:
+def show_circuits(model: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Put the table of circuits into Prefect's UI."""
     columns = ("expressible", "unpruned_loss", "solved", "n_nodes", "n_edges", "validation_loss", "seconds")
     table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]
     mapped.show_table("circuits", model, table, f"Circuits of {model}")
 
 
-def announce(model: str, rows: Mapping[str, mapped.UnitRow], target_loss: float) -> None:
+def announce(model: str, rows: Mapping[str, PruneRow], target_loss: float) -> None:
     """Say what was found; with a warning for a model that solves no task."""
     edges = [row["n_edges"] for row in rows.values() if row["n_edges"] is not None]
     if not edges:

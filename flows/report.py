@@ -1,11 +1,10 @@
-"""Stage report: results/ from what the other stages left, with where it comes from."""
+"""Stage report: results/ from the artifacts of the other stages, with its provenance."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,12 @@ from flows.stage import load_study, main, stage_flow
 from flows.tracking import log_study
 from pipeline.artifacts import Workspace, file_hash, read_json
 from pipeline.config import Params
+from pipeline.data.tasks import TaskSet
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.report.bundle import token_texts
 from pipeline.report.inputs import ModelArtifacts
 from pipeline.report.write import write_report
+from pipeline.rows import Summary
 from pipeline.validate.limits import MARGIN
 
 
@@ -27,8 +30,9 @@ def report() -> None:
     workspace, params = load_study()
     summary = write_report(
         {name: ModelArtifacts.of(workspace, name) for name in params.models},
-        tasks=workspace.tasks,
-        tokens=workspace.tokens,
+        task_set=TaskSet.load(workspace.tasks),
+        texts=token_texts(Tokenizer.load(workspace.tokens)),
+        statistics=read_json(workspace.tokens / "stats.json"),
         params=params,
         margin=MARGIN,
         provenance=provenance(workspace, params),
@@ -48,7 +52,7 @@ def show_link(page: Path) -> None:
 
 
 def provenance(workspace: Workspace, params: Params) -> dict[str, Any]:
-    """Code, settings, machine and time of the results: what ``results/summary.json`` says of where it comes from."""
+    """Code, settings, machine and time of the results: the entry ``provenance`` of results/summary.json."""
     return {
         "git": git_state(workspace.root),
         "profile": params.profile,
@@ -62,7 +66,7 @@ def git_state(root: Path) -> dict[str, Any] | None:
     """The commit, and whether tracked code or settings differ from it; None outside a git checkout."""
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        # What the study itself writes (dvc.lock, results) does not count as a change.
+        # The study itself writes dvc.lock and results: these do not count as changes.
         changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!results")
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -103,7 +107,7 @@ def stage_seconds(workspace: Workspace, params: Params) -> dict[str, dict[str, f
     return {"pretrain": pretrain, "prune": prune}
 
 
-def headline(summary: Mapping[str, Any]) -> str:
+def headline(summary: Summary) -> str:
     """The study's answer in a sentence."""
     frontier = summary["frontier"]
     ratio = frontier["ratio_dense_to_sparse_edges_at_matched_loss"]
@@ -113,7 +117,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     return f"At matched pretraining loss, dense circuits have {ratio:.2f} times the edges of sparse ones ({n} tasks)."
 
 
-def table(summary: Mapping[str, Any]) -> str:
+def table(summary: Summary) -> str:
     """The models as a Markdown table."""
     lines = [
         "| model | kind | L0 | validation loss | solved | edges (geometric mean) | before minimisation |",

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from flows.environment import EXPECTED
 from flows.profiles import merged, write_params
 from flows.tables import show
 from pipeline.artifacts import Workspace, read_json
+from pipeline.rows import Summary
 
 MARKER = ".smoke-workspace"  # marks a folder that may be wiped
 # Files of a checkout that do not belong to the project: artifacts of a study, state of services and tools
@@ -140,7 +141,7 @@ def _run(arguments: list[str], folder: Path, variables: dict[str, str]) -> int:
             raise
 
 
-def tables(summary: dict[str, Any]) -> list[Table]:
+def tables(summary: Summary) -> list[Table]:
     """Tables of a study's results/summary.json: a row per model, then a row per task that any model solved."""
     models = summary["models"]
     overview = Table("model", "validation loss (nats)", "L0", "tasks solved", "edges (geometric mean)", title="Models")
@@ -163,7 +164,7 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.1f}".removesuffix(".0")
 
 
-def outcome(task: dict[str, Any]) -> str:
+def outcome(task: Mapping[str, Any]) -> str:
     """How a model did on a task: the size of its circuit and what it does alone; if there is none, why."""
     if task.get("n_edges") is not None:
         alone = task.get("circuit_loss")

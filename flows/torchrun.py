@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
@@ -25,6 +24,7 @@ from pipeline.config import Params, load_params
 from pipeline.model.device import pick_device
 from pipeline.pretrain.distributed import Ranks, check_device, process_group
 from pipeline.pretrain.loop import OnLog, pretrain
+from pipeline.rows import ModelRow
 
 INTERRUPTED_SECONDS = 3.0
 
@@ -33,10 +33,10 @@ class WorkerError(ValueError):
     """One of the processes that train a model together failed, and with it all."""
 
 
-def train(workspace: Workspace, params: Params, model: str, ranks: Ranks) -> dict[str, Any]:
+def train(workspace: Workspace, params: Params, model: str, ranks: Ranks) -> ModelRow:
     """The summary of models/<model>, made from data/tokens; the first rank tells MLflow of it."""
 
-    def trained(on_log: OnLog) -> dict[str, Any]:
+    def trained(on_log: OnLog) -> ModelRow:
         return pretrain(
             name=model,
             config=params.model(model),

@@ -35,6 +35,7 @@ from flows.tracking_store import Store, TrackingError, as_metrics, digest
 from flows.tracking_trials import Search, circuit_metrics, read_trials, send_trials, validation_metrics
 from pipeline.artifacts import file_hash, read_json
 from pipeline.config import Params
+from pipeline.rows import ModelRow, Summary, TrialRow
 
 # Errors of a server that is absent, broken or another program; ValueError: an answer that is not JSON.
 FAILURES = (MlflowException, TrackingError, RequestException, SQLAlchemyError, CommandError, OSError, ImportError,
@@ -52,7 +53,7 @@ class PrunedTask:
     name: str
     row: Mapping[str, Any]
     folder: Path | None
-    trials: Sequence[Mapping[str, Any]]
+    trials: Sequence[TrialRow]
 
 
 class Sender:
@@ -128,7 +129,7 @@ class Tracker:
         if time.monotonic() - self._flushed >= self.params.tracking.flush_seconds:
             self._flush()
 
-    def log_model(self, summary: Mapping[str, Any], folder: Path) -> None:
+    def log_model(self, summary: ModelRow, folder: Path) -> None:
         """End the training's run with what models/<name>/summary.json says; its small files become artifacts."""
         self._flush()
         self.sender.send(lambda: self._end_model(self._training_run(), summary, folder))
@@ -188,7 +189,7 @@ class Tracker:
         if self._run is not None and not self._finished:
             self.store.end(self._run, status)
 
-    def _end_model(self, run: str, summary: Mapping[str, Any], folder: Path) -> None:
+    def _end_model(self, run: str, summary: ModelRow, folder: Path) -> None:
         """Write a trained model's facts into its run and make it the latest of its name."""
         self._finished = True
         params = {key: summary[key] for key in ("n_params", "l0", "tokens")}
@@ -202,7 +203,7 @@ class Tracker:
             self.store.add_file(run, folder / name)
         self.store.end(run, "FINISHED")
 
-    def _model_run(self, summary: Mapping[str, Any], folder: Path) -> str:
+    def _model_run(self, summary: ModelRow, folder: Path) -> str:
         """The run of a checkpoint; made from its files where MLflow has never heard of it."""
         tags = {"kind": "model", "model": self.model, "model_hash": summary["model_hash"]}
         if found := self.store.find(tags):
@@ -212,7 +213,7 @@ class Tracker:
         self._end_model(run, summary, folder)
         return run
 
-    def _send_circuits(self, summary: Mapping[str, Any], checkpoint: Path, tasks: Sequence[PrunedTask]) -> None:
+    def _send_circuits(self, summary: ModelRow, checkpoint: Path, tasks: Sequence[PrunedTask]) -> None:
         """The run of every circuit, and only then those of trials: the less important come last."""
         parent = self._model_run(summary, checkpoint)
         recorded = self.store.find({"kind": "circuit", "model": self.model})
@@ -224,7 +225,7 @@ class Tracker:
             searches.append(Search(self._send_circuit(summary, parent, others, task), task.name, task.trials))
         send_trials(self.store, self.model, searches, lambda: self.sender.failed)
 
-    def _send_circuit(self, summary: Mapping[str, Any], parent: str, recorded: Sequence[Run], task: PrunedTask) -> str:
+    def _send_circuit(self, summary: ModelRow, parent: str, recorded: Sequence[Run], task: PrunedTask) -> str:
         """The run of one circuit, made or found among those ``recorded`` of its task, with all that is known of it."""
         row = task.row
         identity = circuit_identity(summary["model_hash"], task.name, self.params.prune.target_loss, task.folder)
@@ -239,7 +240,7 @@ class Tracker:
         self.store.end(run, "FINISHED")
         return run
 
-    def _new_circuit(self, summary: Mapping[str, Any], identity: str, task: PrunedTask) -> str:
+    def _new_circuit(self, summary: ModelRow, identity: str, task: PrunedTask) -> str:
         tags = {"kind": "circuit", "model": self.model, "task": task.name, "model_hash": summary["model_hash"]}
         run = self.store.new_run(f"{self.model} {task.name}", tags | {"identity": identity})
         params = {"model": self.model, "task": task.name, "target_loss": self.params.prune.target_loss}
@@ -250,7 +251,7 @@ class Tracker:
         return run
 
 
-def log_study(params: Params, summary: Mapping[str, Any], results: Path) -> None:
+def log_study(params: Params, summary: Summary, results: Path) -> None:
     """Record a report as a run of its own: the frontier's numbers, tasks solved, the files in ``results``."""
     store = Store(params.tracking.experiment)
     sender = Sender(store.uri)
@@ -259,13 +260,13 @@ def log_study(params: Params, summary: Mapping[str, Any], results: Path) -> None
     sender.close()
 
 
-def _send_study(store: Store, params: Params, summary: Mapping[str, Any], results: Path) -> None:
+def _send_study(store: Store, params: Params, summary: Summary, results: Path) -> None:
     provenance = summary["provenance"]
     git = provenance["git"] or {}
     tags = {"kind": "study", "profile": params.profile, "params_hash": provenance["params_hash"]}
     tags |= {"commit": str(git.get("commit")), "dirty": str(git.get("dirty")).lower()}
     run = store.new_run(f"study {params.profile}", tags)
-    numbers = {f"{key}/{model['name']}": model[key] for key in OF_A_MODEL for model in summary["models"]}
+    numbers = {f"{key}/{model['name']}": model.get(key) for key in OF_A_MODEL for model in summary["models"]}
     baselines = summary["baselines"]["overall"]
     numbers |= {f"ratio_baseline_to_learned_edges/{name}": found["ratio"] for name, found in baselines.items()}
     ratio = summary["frontier"]["ratio_dense_to_sparse_edges_at_matched_loss"]
@@ -280,7 +281,7 @@ def _send_study(store: Store, params: Params, summary: Mapping[str, Any], result
     _complete_models(store, summary, results)
 
 
-def _complete_models(store: Store, summary: Mapping[str, Any], results: Path) -> None:
+def _complete_models(store: Store, summary: Summary, results: Path) -> None:
     """Add the study's counts to the runs of models, and the drawings in ``results`` to those of circuits."""
     for model in summary["models"]:
         counted = {key: model[key] for key in ("n_solved", "geomean_edges")}

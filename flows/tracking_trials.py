@@ -13,8 +13,8 @@ from typing import Any
 from flows.tracking_store import Store, as_metrics, digest
 from pipeline.artifacts import read_json
 from pipeline.report.validation import lines_of
+from pipeline.rows import TrialRow, ValidationRow
 
-METRICS = ("n_nodes", "n_edges", "validation_loss")
 PARENT = "mlflow.parentRunId"
 
 
@@ -24,10 +24,10 @@ class Search:
 
     run: str
     task: str
-    trials: Sequence[Mapping[str, Any]]
+    trials: Sequence[TrialRow]
 
 
-def read_trials(folder: Path) -> list[dict[str, Any]]:
+def read_trials(folder: Path) -> list[TrialRow]:
     """The trials in circuits/<model>/<task>, none where the search left none. Raises ArtifactError."""
     path = folder / "trials.json"
     return read_json(path) if path.is_file() else []
@@ -55,12 +55,14 @@ def _tags(model: str) -> dict[str, str]:
     return {"kind": "trial", "model": model}
 
 
-def _complete(store: Store, run: str, search: Search, trial: Mapping[str, Any]) -> None:
+def _complete(store: Store, run: str, search: Search, trial: TrialRow) -> None:
     """Fill a trial's run: hyperparameters as params, what it found as metrics, its state and source as tags."""
     store.write(
         run,
         params={"task": search.task, "trial": trial["number"]} | dict(trial["hyperparameters"]),
-        metrics=as_metrics({key: trial[key] for key in METRICS}, 0),
+        metrics=as_metrics(
+            {"n_nodes": trial["n_nodes"], "n_edges": trial["n_edges"], "validation_loss": trial["validation_loss"]}, 0
+        ),
         tags={"state": trial["state"], "source": trial["source"]},
     )
     store.end(run, "FINISHED")
@@ -76,7 +78,7 @@ def circuit_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
     return flat | {f"n_edges_at_{point['target_loss']:g}": point["n_edges"] for point in row.get("curve") or []}
 
 
-def validation_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
+def validation_metrics(row: ValidationRow) -> dict[str, Any]:
     """A circuit's part of validations/<model>.json as metrics: the value of every test, and how many it passes and
     fails; and its ``verdict``, a line of text."""
     verdict = row["verdict"]

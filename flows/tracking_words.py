@@ -10,12 +10,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.rows import ModelRow
+
 NOTE = "mlflow.note.content"  # the tag that the UI shows as the description
 VIEW = "mlflow.sharedViewState."
 SECTION = "sizes"
 
 
-def of_model(summary: Mapping[str, Any]) -> str:
+def of_model(summary: ModelRow) -> str:
     """The description of a checkpoint's run, from models/<name>/summary.json."""
     return (
         f"A {summary['kind']} transformer: {summary['n_layer']} layers, width {summary['d_model']}, "

@@ -17,6 +17,7 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.words import SPLITS
 from pipeline.model.checkpoint import model_hash
 from pipeline.model.device import pick_device
+from pipeline.rows import ValidationRow
 from pipeline.seeds import seed_of
 from pipeline.validate import CircuitUnderTest, residual_kurtosis, validate_circuit, windows_of
 
@@ -59,7 +60,7 @@ def validate(model: str) -> None:
 
 
 @task(name="validate", **mapped.UNIT)
-def validate_unit(task: str, inputs: dict[str, Any]) -> mapped.UnitRow:
+def validate_unit(task: str, inputs: dict[str, Any]) -> ValidationRow:
     """The results of every test of one circuit."""
     workspace, model = mapped.unit_model(inputs)
     pairs, generalisation = mapped.loaded_tasks(workspace.tasks), GeneralisationSet.load(workspace.generalisation)
@@ -94,7 +95,7 @@ def check_controls(config: ValidateConfig) -> None:
             raise ConfigError(f"params.yaml: validate.control_tasks: {error}") from None
 
 
-def show_verdicts(model: str, rows: dict[str, mapped.UnitRow]) -> None:
+def show_verdicts(model: str, rows: dict[str, ValidationRow]) -> None:
     """Put the verdicts into Prefect's UI."""
     table = [{"task": name, "verdict": row["verdict"]["line"]} for name, row in rows.items()]
     description = f"Tests that the circuits of {model} pass and fail"

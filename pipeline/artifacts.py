@@ -119,12 +119,18 @@ def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
+def existing(path: Path, stage: str = "") -> Path:
+    """The path of a file that a stage made. Raises ArtifactError where there is no such file."""
+    if not path.is_file():
+        command = f"dvc repro {stage}".strip()
+        raise ArtifactError(f"{path}: no such file; run the stage that makes it ({command})")
+    return path
+
+
 def read_json(path: Path) -> Any:
     """The value in a JSON file of an earlier stage. Raises ArtifactError where it is missing or damaged."""
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro)")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(existing(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ArtifactError(f"{path}: damaged ({error}); delete it and run its stage again") from error
 
@@ -133,9 +139,7 @@ def file_hash(*paths: Path) -> str:
     """Short sha256 over the bytes of files, in the order given: the identity of an artifact."""
     digest = hashlib.sha256()
     for path in paths:
-        if not path.is_file():
-            raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro)")
-        with path.open("rb") as file:
+        with existing(path).open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:16]

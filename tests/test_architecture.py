@@ -17,7 +17,7 @@ SOURCES = sorted(
 LIBRARY = [path for path in SOURCES if path.is_relative_to(ROOT / "pipeline")]
 
 STAGES = {"pretrain", "prune", "ablate", "validate", "explain", "report"}
-BASE = {"config", "refusal", "shape", "sites", "artifacts", "seeds", "stats"}
+BASE = {"config", "refusal", "rows", "shape", "sites", "artifacts", "seeds", "stats"}
 MODEL = BASE | {"kernels", "data", "model"}
 CIRCUIT = MODEL | {"circuit"}
 # part → the parts of pipeline that it may import besides itself

@@ -47,13 +47,10 @@ GIVEN_UP = {
 # Still to be renamed: nothing is added here.
 TODO_GIVEN_UP = set(
     """
-    held MOST Mass outside own
     """.split()
 )
 TODO_TWO_MEANINGS = set(
     """
-    Attention MLP Rows Section
-    Values
     """.split()
 )
 
@@ -71,10 +68,6 @@ TEXTS += [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").
 
 TODO_PROSE = set(
     """
-    pipeline/circuit/ablation_values.py pipeline/circuit/circuit.py pipeline/circuit/compact.py
-    pipeline/circuit/compact_attention.py pipeline/circuit/compact_parts.py pipeline/circuit/conditions.py
-    pipeline/circuit/masked.py pipeline/circuit/node_masks.py pipeline/kernels/compact_cpu.py pipeline/model/means.py
-    pipeline/model/transformer.py pipeline/report/by_kind.py pipeline/report/picture.py pipeline/report/verdicts.py
     """.split()
 )
 

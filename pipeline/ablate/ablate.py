@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -14,13 +14,14 @@ from pipeline.config import AblateConfig
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
 from pipeline.model.scoring import calibrated, score
 from pipeline.model.transformer import Transformer
+from pipeline.rows import AblationRow
 from pipeline.seeds import seed_of
 from pipeline.stats import interval
 
 
 def ablate_task(
     *, model: Transformer, circuit: Circuit, batch: PairBatch, config: AblateConfig, seed: int
-) -> dict[str, Any]:
+) -> AblationRow:
     """Loss (nats) and accuracy of the model and of the circuit under every condition, with random controls.
 
     ``batch`` holds the test pairs. The circuit says what its complement is ablated to (``Circuit.ablation_values``);
@@ -46,7 +47,7 @@ def ablate_task(
         losses = [float(prompt_losses(ablator.answers(drawn, condition, some)).mean()) for drawn in sets]
         name = f"random_{condition.value.removeprefix('ablated_')}"
         row |= {f"{name}_losses": losses, f"{name}_loss_median": median(losses)}
-    return row
+    return cast(AblationRow, row)
 
 
 def scored(name: str, answers: Answers, config: AblateConfig, generator: torch.Generator) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.scoring import calibrated
 from pipeline.model.transformer import Transformer
+from pipeline.rows import Certificate
 from pipeline.sites import (
     EDGE_KINDS,
     edge_name,
@@ -75,7 +76,7 @@ class Circuit:
     ablated_to: AblationValues | None = None
     calibration: tuple[float, float] = (1.0, 0.0)
     about: Mapping[str, Any] = field(default_factory=dict)
-    certificate: Mapping[str, Any] | None = None
+    certificate: Certificate | None = None
     folder: Path | None = None
 
     if TYPE_CHECKING:  # methods that need a loaded model or the report are defined in pipeline.face
@@ -133,7 +134,7 @@ class Circuit:
 
         Empty without a certificate.
         """
-        certificate = self.certificate or {}
+        certificate: Mapping[str, Any] = self.certificate or {}
         found: dict[str, float] = {}
         for kind, keys, names in (("nodes", self.nodes, self.node_names), ("edges", self.edges, self.edge_names)):
             if losses := certificate.get(kind):

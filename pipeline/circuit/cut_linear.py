@@ -17,18 +17,18 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pipeline.kernels.sparse import Nonzeros, Rows, dot_ends, fits, multiply, n_nonzero
+from pipeline.kernels.sparse import CsrRows, Nonzeros, dot_ends, fits, multiply, n_nonzero
 from pipeline.model.linear import FROZEN_BELOW, sparse_product
 from pipeline.model.transformer import Cut, Cuts, LinearCut, Transformer
 
 FEW_CHANNELS = 0.6  # fraction of live channels above which picking them out costs more than it spares
 
-# One candidate's rows [batch, pos, in], attention's weight on real tokens [batch, head, pos] → [batch, pos, out].
+# One trial's rows [batch, pos, in], attention's weight on real tokens [batch, head, pos] → [batch, pos, out].
 Product = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class CutLinear:
-    """``layer(x)`` for x [candidate · batch, pos, in] with some edges cut or masked: a product for every candidate."""
+    """``layer(x)`` for x [trial · batch, pos, in] with some edges cut or masked: a product for every trial."""
 
     position_free = True
 
@@ -159,7 +159,7 @@ def by_edges(edges: MaskedEdges, mask: Float[Tensor, " edge"]) -> Product:
 
 @dataclass(frozen=True)
 class EdgeIndex:
-    """Edges by target and by source, as ``sparse.Rows`` has them, and places in the order that they were given in."""
+    """Edges by target and by source, as ``sparse.CsrRows`` has them, and places in the order of the edges."""
 
     by_target: tuple[np.ndarray, np.ndarray, np.ndarray]  # starts, sources, places
     by_source: tuple[np.ndarray, np.ndarray, np.ndarray]  # starts, targets, places
@@ -190,13 +190,13 @@ class _EdgeProduct(torch.autograd.Function):
         ctx.save_for_backward(x, value)
         ctx.index = index
         start, column, place = index.by_target
-        return multiply(x, Rows(start, column, value.detach().numpy()[place]), None)
+        return multiply(x, CsrRows(start, column, value.detach().numpy()[place]), None)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         (x, value), index, g = ctx.saved_tensors, ctx.index, grads[0]
         start, column, place = index.by_source
-        dx = multiply(g, Rows(start, column, value.detach().numpy()[place]), None)
+        dx = multiply(g, CsrRows(start, column, value.detach().numpy()[place]), None)
         ends = [v.flatten(0, 1).index_select(1, i).T.contiguous() for v, i in ((g, index.targets), (x, index.sources))]
         dvalue = torch.empty_like(value)
         dot_ends(*(end.detach().numpy() for end in ends), *index.ends, dvalue.numpy())

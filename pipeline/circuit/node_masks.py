@@ -1,6 +1,6 @@
-"""Node masks for many candidates in one forward pass, at the cost of the nodes that they keep (§4).
+"""Node masks for many trials in one forward pass, at the cost of the nodes that they keep (§4).
 
-Candidates run as one batch: rows of candidate c follow those of candidate c − 1. A hard mask ablates nodes to
+Trials run as one batch: rows of trial c follow those of trial c − 1. A hard mask ablates nodes to
 constants, and a constant need not be multiplied: W·x is W times the live sources plus a constant, and the gradient that
 comes back from ablated targets is zero. Both are exact.
 """
@@ -27,7 +27,7 @@ from pipeline.sites import EDGE_KINDS, site_key
 # Not attention's c_proj: with a sink, attention scales the ablation values of the channels that it reads.
 ABLATED_MATRICES = ("attn.c_attn", "mlp.c_fc", "mlp.c_proj")
 
-Masks = Mapping[str, Float[Tensor, "*candidate width"]]  # site key → 1 for a node that is kept
+Masks = Mapping[str, Float[Tensor, "*trial width"]]  # site key → 1 for a node that is kept
 
 
 class NodeMasks:
@@ -39,7 +39,7 @@ class NodeMasks:
     def __call__(self, masks: Masks) -> dict[str, Any]:
         """Keyword arguments of ``Transformer.forward`` that leave only the nodes of hard masks live, for every site.
 
-        Masks are [width], or [candidate, width] where the batch's rows are those of each candidate in turn. Logits and
+        Masks are [width], or [trial, width] where the batch's rows are those of each trial in turn. Logits and
         the masks' gradients are those of x → m·x + (1 − m)·x_ablated.
         """
         return {"intervene": interpolating(masks, self.ablated_to), "cuts": self.cuts(masks)}
@@ -58,7 +58,7 @@ class NodeMasks:
         sources, ablated_to = kept[key], self.ablated_to[key]
         if name not in ABLATED_MATRICES:
             sources, ablated_to = torch.ones_like(sources), torch.zeros_like(ablated_to)
-        constants = part.bias + torch.where(sources, 0, ablated_to) @ part.weight.T  # [candidate, out]
+        constants = part.bias + torch.where(sources, 0, ablated_to) @ part.weight.T  # [trial, out]
         each, nonzeros = zip(constants, sources, targets, strict=True), part.nonzeros()
         if not isinstance(nonzeros, Nonzeros):
             return CutLinear(*(by_channels(part.weight, *one) for one in each))
@@ -66,7 +66,7 @@ class NodeMasks:
 
 
 def interpolating(masks: Masks, ablated_to: Values) -> Intervene:
-    """x → m·x + (1 − m)·x_ablated at every site with a mask [width] or [candidate, width], differentiable in m."""
+    """x → m·x + (1 − m)·x_ablated at every site with a mask [width] or [trial, width], differentiable in m."""
 
     def intervene(key: str, x: Tensor) -> Tensor:
         if key not in masks:
@@ -100,9 +100,9 @@ class _Interpolate(torch.autograd.Function):
 
 def _backward_cpu(g: Tensor, rows: Tensor, mask: Tensor, ablated_to: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of rows and of the mask, the same bits on any number of threads."""
-    n_candidates, n_rows, width = rows.shape
+    n_trials, n_rows, width = rows.shape
     n_parts = -(-n_rows // ROWS)
-    dx, parts = torch.empty_like(g), torch.zeros(n_candidates, n_parts, width)
+    dx, parts = torch.empty_like(g), torch.zeros(n_trials, n_parts, width)
     arrays = [t.detach().numpy() for t in (g.contiguous(), rows, mask, ablated_to, dx, parts)]
-    in_shares(lambda start, stop: interpolate_backward(start, stop, n_parts, *arrays), n_candidates * n_parts)
+    in_shares(lambda start, stop: interpolate_backward(start, stop, n_parts, *arrays), n_trials * n_parts)
     return dx, parts.sum(1)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.artifacts import ArtifactError
+from pipeline.artifacts import ArtifactError, existing
 
 BIGRAM_FILE = "bigram.safetensors"
 TABLE = "log_probs"
@@ -91,9 +91,7 @@ def save_bigram(log_probs: npt.NDArray[np.float32], folder: Path) -> None:
 
 def load_bigram(folder: Path) -> Float[Tensor, "vocab vocab"]:
     """Smoothed log probabilities in nats, [current token, next token], float32. Raises ArtifactError."""
-    path = folder / BIGRAM_FILE
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro tokenise)")
+    path = existing(folder / BIGRAM_FILE, "tokenise")
     try:
         table: Tensor = load_file(path)[TABLE]
     except (SafetensorError, KeyError) as error:

@@ -8,17 +8,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.artifacts import ArtifactError
+from pipeline.artifacts import ArtifactError, existing
 
 ROWS_AT_ONCE = 4096
 
 
 def read_corpus(corpus: Path, *columns: str) -> Iterator[pa.RecordBatch]:
     """Some columns of the corpus, in its order. Raises ArtifactError where it is missing, damaged or lacks one."""
-    if not corpus.is_file():
-        raise ArtifactError(f"{corpus}: no such file; run the stage that makes it (dvc repro corpus)")
     try:
-        with pq.ParquetFile(corpus) as file:
+        with pq.ParquetFile(existing(corpus, "corpus")) as file:
             missing = set(columns) - set(file.schema_arrow.names)
             if missing:
                 raise ArtifactError(f"{corpus}: lacks the columns {', '.join(sorted(missing))}; run corpus again")

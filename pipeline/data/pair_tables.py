@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.artifacts import ArtifactError, read_json, whole_folder, write_json
+from pipeline.artifacts import ArtifactError, existing, read_json, whole_folder, write_json
 
 PAIRS_FILE = "pairs.parquet"
 REPORT_FILE = "report.json"
@@ -67,10 +67,8 @@ def rows_hash(name: str, rows: Iterable[PairRow], schema: pa.Schema) -> str:
 
 
 def _rows(path: Path, schema: pa.Schema, stage: str) -> list[PairRow]:
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro {stage})")
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(existing(path, stage))
     except (pa.ArrowException, OSError) as error:
         raise ArtifactError(f"{path}: damaged ({error}); delete it and run {stage} again") from error
     if not table.schema.equals(schema):

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pipeline.artifacts import ArtifactError, read_json
+from pipeline.artifacts import ArtifactError, existing, read_json
 
 SPLITS = ("train", "validation")
 STATS_FILE = "stats.json"
@@ -54,9 +54,7 @@ class TokenStream:
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is unknown; allowed: {', '.join(SPLITS)}")
         stats = read_json(folder / STATS_FILE)
-        path = folder / f"{split}.bin"
-        if not path.is_file():
-            raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro tokenise)")
+        path = existing(folder / f"{split}.bin", "tokenise")
         dtype, n_tokens = np.dtype(stats["dtype"]), stats["n_tokens"][split]
         if path.stat().st_size != n_tokens * dtype.itemsize:
             raise ArtifactError(

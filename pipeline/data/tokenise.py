@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from pipeline.data.bigram import (
     save_bigram,
     unigram_probs,
 )
-from pipeline.data.corpus_table import ROWS_AT_ONCE, read_corpus
+from pipeline.data.corpus_table import read_corpus
 from pipeline.data.shards import SPLITS, STATS_FILE, token_dtype, write_stream
 from pipeline.data.tokenizer import Tokenizer
 
@@ -94,18 +93,15 @@ def _training_sample(corpus: Path, n_chars: int) -> Iterator[str]:
 def _encode_split(corpus: Path, split: str, tokenizer: Tokenizer, path: Path) -> tuple[int, int, int]:
     """Tokens, documents and UTF-8 bytes of text of a split, after writing its stream."""
     n_bytes = 0
-    progress = tqdm(desc=f"tokenise {split}", unit="doc")
 
     def encoded() -> Iterator[list[int]]:
         nonlocal n_bytes
-        texts = read_documents(corpus, split)
-        while chunk := list(itertools.islice(texts, ROWS_AT_ONCE)):
-            n_bytes += sum(len(text.encode()) for text in chunk)
-            yield from tokenizer.encode_batch(chunk, threads=os.cpu_count() or 1)
-            progress.update(len(chunk))
+        for batch in tqdm(_texts(corpus, split), desc=f"tokenise {split}", unit="batch"):
+            texts = batch.to_pylist()
+            n_bytes += sum(len(text.encode()) for text in texts)
+            yield from tokenizer.encode_batch(texts, threads=os.cpu_count() or 1)
 
-    with progress:
-        n_tokens, n_documents = write_stream(path, encoded(), tokenizer.eot, tokenizer.vocab_size)
+    n_tokens, n_documents = write_stream(path, encoded(), tokenizer.eot, tokenizer.vocab_size)
     return n_tokens, n_documents, n_bytes
 
 

@@ -20,7 +20,7 @@ import tiktoken
 from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as TrainingTokenizer
 
-from pipeline.artifacts import ArtifactError, read_json, whole_file, write_json
+from pipeline.artifacts import ArtifactError, existing, read_json, whole_file, write_json
 
 END_OF_TEXT = "<|endoftext|>"
 N_BYTES = 256
@@ -201,10 +201,8 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
 
     tiktoken's own reader is not used: it keeps a cache by path, and would give back a file's former content.
     """
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro tokenise)")
     ranks: dict[bytes, int] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(existing(path, "tokenise").read_bytes().splitlines(), start=1):
         try:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)

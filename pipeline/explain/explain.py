@@ -29,15 +29,16 @@ from pipeline.explain.prompts import PromptRuns, node_runs, prompts
 from pipeline.explain.rounding import rounded
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
+from pipeline.rows import Explanation
 from pipeline.seeds import seed_of
 from pipeline.sites import node_name, site_keys, split_node_name
 
-Explanation = dict[str, Any]
+Explained = dict[str, Any]  # of a node or a circuit
 
 
 def explain_circuit(
     model: Transformer, circuit: Circuit, batch: PairBatch, tokenizer: Tokenizer, config: ExplainConfig
-) -> Explanation:
+) -> Explained:
     """One circuit on test pairs: ``model_loss``, ``prompts``, ``nodes``, ``heads``.
 
     ``model_loss``: of the whole model, with nothing ablated, on the pairs of ``ablated_loss``. ``nodes``: name →
@@ -80,7 +81,7 @@ def explain_nodes(
     tokenizer: Tokenizer,
     config: ExplainConfig,
     seed: int,
-) -> dict[str, Explanation]:
+) -> dict[str, Explained]:
     """Node name → its values over a split of the corpus.
 
     ``mean``, ``std``, ``density`` (share of places where it is not 0), ``least``, ``most``, ``histogram``; contexts
@@ -91,7 +92,7 @@ def explain_nodes(
     labeller = Labeller(places, places.facts(), config, seed)
     generator, n = np.random.default_rng(seed_of(seed, "random places")), places.tokens.numel()
     some = generator.choice(n, min(config.contexts, n), replace=False).tolist()
-    found: dict[str, Explanation] = {}
+    found: dict[str, Explained] = {}
     for key, values in node_values(model, places.tokens, indices).items():
         labels = labeller(values.flatten(0, 1))
         for place, (index, label) in enumerate(zip(indices[key].tolist(), labels, strict=True)):
@@ -111,8 +112,8 @@ def by_site(model: Transformer, names: Iterable[str]) -> dict[str, Int[Tensor, "
 def assembled(
     model: str,
     model_hash: str,
-    nodes: Mapping[str, Explanation],
-    circuits: Mapping[str, Explanation],
+    nodes: Mapping[str, Explained],
+    circuits: Mapping[str, Explained],
     tokenizer: Tokenizer,
 ) -> Explanation:
     """The whole of ``explanations/<model>.json``: tokens become indices into the table ``tokens`` of their texts."""

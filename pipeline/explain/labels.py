@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from pipeline.explain.candidates import Counts, Fit, Moments, Table, best_sets, 
 from pipeline.explain.places import Facts, Places
 from pipeline.explain.rounding import rounded
 from pipeline.explain.syntax import SYNTAX
+from pipeline.rows import Label
 from pipeline.seeds import seed_of
 
 MEASURE = "R² on documents that it was not chosen on"
@@ -34,8 +34,6 @@ BEST_LINES = 4  # single marks and levels of a node that become statements
 NAMED = 4  # tokens of a set that a label names
 MOST_TOKENS = 12  # of a set
 JOINED = 12  # marks, the best of each node, that are tried two together
-
-Label = dict[str, Any]
 
 
 @dataclass(frozen=True)

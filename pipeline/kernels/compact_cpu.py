@@ -163,13 +163,13 @@ def write_rows(
 
 
 @numba.njit(nogil=True, cache=True)
-def spread_rows(x: Any, own: Any, into: Any, ablated_to: Any, scale: float, out: Any) -> None:
-    """Rows of ``ablated_to``, with the columns ``own`` of ``x``, times a scale, written over its columns ``into``."""
+def spread_rows(x: Any, chosen: Any, into: Any, ablated_to: Any, scale: float, out: Any) -> None:
+    """Rows of ``ablated_to``, whose columns ``into`` are the columns ``chosen`` of ``x``, times a scale."""
     factor = np.float32(scale)
     for r in range(len(out)):
         out[r] = ablated_to
-        for j in range(len(own)):
-            out[r, into[j]] = x[r, own[j]] * factor
+        for j in range(len(chosen)):
+            out[r, into[j]] = x[r, chosen[j]] * factor
 
 
 @numba.njit(nogil=True, cache=True)
@@ -187,21 +187,18 @@ def mix_heads(
     """
     for p in range(start, stop):
         rows = layout[0][p, : layout[2][p]]
-        own = len(rows) - 1 if last else layout[1][p]
+        first_own = len(rows) - 1 if last else layout[1][p]
         for h in todo:
+            low, high = of_head[h], of_head[h + 1]
             if pairs[0][h] < 0:
-                _mix_prefix(
-                    p, rows, own, h, last, scores, sink[h], v, of_head[h], of_head[h + 1], mixed, attention_mass
-                )
+                _mix_prefix(p, rows, first_own, h, last, scores, sink[h], v, low, high, mixed, attention_mass)
             else:
-                _mix_pairs(
-                    p, rows, own, h, last, scores, pairs, sink[h], v, of_head[h], of_head[h + 1], mixed, attention_mass
-                )
+                _mix_pairs(p, rows, first_own, h, last, scores, pairs, sink[h], v, low, high, mixed, attention_mass)
 
 
 @numba.njit(nogil=True, cache=True)
 def _mix_prefix(
-    p: int, rows: Any, own: int, h: int, last: bool, scores: Any, sink: Any, v: Any, low: int, high: int,
+    p: int, rows: Any, first_own: int, h: int, last: bool, scores: Any, sink: Any, v: Any, low: int, high: int,
     mixed: Any, attention_mass: Any,
 ) -> None:  # fmt: skip
     """A head whose scores are a query's part plus a key's part: one pass over the keys serves all queries."""
@@ -220,7 +217,7 @@ def _mix_prefix(
         total += weight
         for c in range(high - low):
             sums[c] += weight * v[row, low + c]
-        if place < own:
+        if place < first_own:
             continue
         query = p if last else row
         share = 1 / (total + np.exp(sink - most - scores[0][query, h]))
@@ -238,8 +235,8 @@ def _powers(scores: Any, n: int, top: Any) -> None:
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nnan", "nsz"})
 def _mix_pairs(
-    p: int, rows: Any, own: int, h: int, last: bool, scores: Any, pairs: Any, sink: Any, v: Any, low: int, high: int,
-    mixed: Any, attention_mass: Any,
+    p: int, rows: Any, first_own: int, h: int, last: bool, scores: Any, pairs: Any, sink: Any, v: Any,
+    low: int, high: int, mixed: Any, attention_mass: Any,
 ) -> None:  # fmt: skip
     """A head whose queries and keys are both live: the keys side by side, scores in bits."""
     q, k, at = pairs[1], pairs[2], pairs[0][h]
@@ -252,7 +249,7 @@ def _mix_pairs(
             values[c, j] = v[rows[j], low + c]
     weight, top = np.empty(width, np.float32), np.empty(TILE, np.float32)
     flat, every, own_query = keys.reshape(-1), np.arange(len(keys)).astype(np.int32), np.empty(len(keys), np.float32)
-    for place in range(own, n):
+    for place in range(first_own, n):
         query = p if last else rows[place]
         for c in range(len(keys)):
             own_query[c] = q[query, at, c] * BITS

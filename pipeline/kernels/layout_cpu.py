@@ -17,7 +17,7 @@ def add_rows_at(g: Any, rows: Any, total: Any) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def number_rows(words: Any, length: Any, order: Any, index: Any, own: Any, token: Any, position: Any) -> int:
+def number_rows(words: Any, length: Any, order: Any, index: Any, first_own: Any, token: Any, position: Any) -> int:
     """Number the distinct beginnings of prompts, which ``order`` sorts, and fill in all the rest; returns how many."""
     n = 0
     for i in range(len(order)):
@@ -27,8 +27,8 @@ def number_rows(words: Any, length: Any, order: Any, index: Any, own: Any, token
         while at < most and words[p, at] == words[before, at]:
             index[p, at] = index[before, at]
             at += 1
-        own[p] = at
-        for at in range(own[p], length[p]):
+        first_own[p] = at
+        for at in range(first_own[p], length[p]):
             index[p, at], token[n], position[n] = n, words[p, at], at
             n += 1
         index[p, length[p] :] = index[p, length[p] - 1]

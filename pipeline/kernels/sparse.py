@@ -28,28 +28,28 @@ IN_CACHE = 1 << 16  # numbers of dW, a quarter megabyte, that stay in the second
 
 
 @dataclass(frozen=True)
-class Rows:
+class CsrRows:
     """The nonzeros of a matrix row by row (CSR): those of row i are ``column[start[i]:start[i + 1]]``."""
 
     start: Ints
     column: Ints
     value: Floats
 
-    def filtered(self, live: Bool[Tensor, " column"]) -> Rows:
+    def filtered(self, live: Bool[Tensor, " column"]) -> CsrRows:
         """Only those nonzeros whose column is live."""
         if bool(live.all()):
             return self
         start, column, value = np.empty_like(self.start), np.empty_like(self.column), np.empty_like(self.value)
         n = _filter(self.start, self.column, self.value, live.numpy(), start, column, value)
-        return Rows(start, column[:n], value[:n])
+        return CsrRows(start, column[:n], value[:n])
 
 
 @dataclass(frozen=True)
 class Nonzeros:
     """The nonzeros of a weight [out, in]: by rows for y, by columns for dX."""
 
-    rows: Rows
-    columns: Rows
+    rows: CsrRows
+    columns: CsrRows
 
     @classmethod
     def of(cls, weight: Float[Tensor, "out in"]) -> Nonzeros:
@@ -66,8 +66,8 @@ class Nonzeros:
         return Nonzeros(self.rows.filtered(sources), self.columns.filtered(targets))
 
 
-def _empty_rows(n_rows: int, n: int) -> Rows:
-    return Rows(np.zeros(n_rows + 1, np.int32), np.empty(n, np.int32), np.empty(n, np.float32))
+def _empty_rows(n_rows: int, n: int) -> CsrRows:
+    return CsrRows(np.zeros(n_rows + 1, np.int32), np.empty(n, np.int32), np.empty(n, np.float32))
 
 
 def n_nonzero(x: Tensor) -> int:
@@ -83,7 +83,7 @@ def fits(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 and (weight.is_cuda or (weight.device.type == "cpu" and whole_tiles))
 
 
-def multiply(x: Float[Tensor, "*n in"], rows: Rows, bias: Float[Tensor, " out"] | None) -> Float[Tensor, "*n out"]:
+def multiply(x: Float[Tensor, "*n in"], rows: CsrRows, bias: Float[Tensor, " out"] | None) -> Float[Tensor, "*n out"]:
     """x Wᵀ + bias for the W [out, in] whose nonzeros ``rows`` holds; summed in float32, in x's type, contiguous.
 
     x is float32 or bfloat16, which is widened and narrowed tile by tile, in the cache.

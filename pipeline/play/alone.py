@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pipeline.artifacts import read_json
 from pipeline.config import ExplainConfig
@@ -18,11 +17,12 @@ from pipeline.play.switches import PlayError
 from pipeline.prune.checkpoint import circuit_loss
 from pipeline.report.bundle import circuit_bundle, token_texts
 from pipeline.report.page import build_circuit_page
+from pipeline.rows import Explanation
 from pipeline.sites import split_node_name
 
 
 def page_alone(
-    session: Session, name: str, explanation: Mapping[str, Any] | None, texts: Sequence[str] = ()
+    session: Session, name: str, explanation: Explanation | None, texts: Sequence[str] = ()
 ) -> tuple[str, list[str]]:
     """HTML of one circuit's page, and a sentence for each text that had to be shortened.
 
@@ -58,11 +58,11 @@ def pairs_of(session: Session, name: str) -> PairBatch:
     return task.batch("test")
 
 
-def explanation_of(session: Session, name: str, config: ExplainConfig, seed: int) -> Mapping[str, Any] | None:
+def explanation_of(session: Session, name: str, config: ExplainConfig, seed: int) -> Explanation | None:
     """The study's explanation where it is of this very circuit, else one of this circuit alone, with all of its nodes;
     None where that needs the model's tokens and they are missing."""
     circuit, model, tokenizer = session.circuit(name), session.model, session.tokenizer
-    stored = (session.explanation or {}).get("circuits", {}).get(name)
+    stored = session.explanation["circuits"].get(name) if session.explanation else None
     if stored is not None and set(stored["nodes"]) == set(circuit.node_names):
         return session.explanation
     if not (session.tokens / STATS_FILE).is_file():
@@ -75,8 +75,8 @@ def explanation_of(session: Session, name: str, config: ExplainConfig, seed: int
 
 
 def with_texts(
-    session: Session, name: str, explanation: Mapping[str, Any] | None, texts: Sequence[str]
-) -> tuple[dict[str, Any], list[str]]:
+    session: Session, name: str, explanation: Explanation | None, texts: Sequence[str]
+) -> tuple[Explanation, list[str]]:
     """The explanation with texts after the prompts of the circuit's pairs, and a sentence for each shortened one."""
     if explanation is None:
         raise PlayError(

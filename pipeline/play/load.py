@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.artifacts import read_json
 from pipeline.circuit import Circuit, WrongModelError
 from pipeline.config import Params
 from pipeline.data.tasks import TaskError
 from pipeline.play.session import Session
+from pipeline.rows import Explanation
 from pipeline.workspace import LoadedModel, LoadedTask
 
 
@@ -62,8 +62,8 @@ def _task_of(circuit: Circuit, loaded: LoadedModel, task: str | None, params: Pa
         return error
 
 
-def _explanation(loaded: LoadedModel) -> dict[str, Any] | None:
+def _explanation(loaded: LoadedModel) -> Explanation | None:
     """The output of the stage explain; None where it has not run on this checkpoint."""
     path = loaded.workspace.explanations(loaded.folder.resolve().name)
-    found: dict[str, Any] | None = read_json(path) if path.is_file() else None
+    found: Explanation | None = read_json(path) if path.is_file() else None
     return found if found and found["model_hash"] == loaded.model.checkpoint else None

@@ -20,6 +20,7 @@ from pipeline.model.scoring import calibrated
 from pipeline.play.switches import PlayError, Switches, by_node
 from pipeline.report.bundle import token_texts
 from pipeline.report.picture import picture_of
+from pipeline.rows import Explanation
 from pipeline.sites import split_node_name
 from pipeline.workspace import LoadedModel, LoadedTask
 
@@ -44,7 +45,7 @@ class Session(LoadedModel):
 
     circuits: Mapping[str, Circuit]
     tasks: Mapping[str, LoadedTask | TaskError] = field(default_factory=dict)
-    explanation: Mapping[str, Any] | None = None
+    explanation: Explanation | None = None
 
     def run(
         self,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from pipeline.pretrain.optimizer import SparseAdam
 from pipeline.pretrain.products import sparse_below
 from pipeline.pretrain.projection import l0, nonzeros
 from pipeline.pretrain.step import next_token_loss, recompute_blocks, train_step
+from pipeline.rows import ModelRow
 from pipeline.seeds import seed_of
 
 OnLog = Callable[[int, dict[str, float]], None]
@@ -92,7 +93,7 @@ def pretrain(
     scratch: Path,
     on_log: OnLog,
     ranks: Ranks = ALONE,
-) -> dict[str, Any]:
+) -> ModelRow:
     """Train one model on the token streams in ``tokens``; write checkpoint, means, history and summary to ``folder``.
 
     Returns the summary. A run that was interrupted goes on from its last checkpoint in ``scratch`` and ends equal to an
@@ -117,7 +118,8 @@ def pretrain(
                 on_log(run.step, metrics)
                 bar.set_postfix(loss=f"{metrics['val_loss']:.3f}", L0=int(metrics["l0"]))
                 _keep(run, checkpoint)
-    summary = ranks.from_first(_finish(run, tokens, folder, skipped) if ranks.is_first else {})
+    finished = _finish(run, tokens, folder, skipped) if ranks.is_first else None
+    summary = cast(ModelRow, ranks.from_first(finished))
     checkpoint.unlink(missing_ok=True)
     return summary
 
@@ -233,7 +235,7 @@ def validation_loss(model: Transformer, batches: Iterator[Tensor]) -> float:
     return total / n
 
 
-def _finish(run: TrainingRun, tokens: Path, folder: Path, skipped: float) -> dict[str, Any]:
+def _finish(run: TrainingRun, tokens: Path, folder: Path, skipped: float) -> ModelRow:
     """Means, checkpoint, history and summary, written whole. Returns the summary."""
     n_batches = max(1, run.shared.mean_tokens // run.tokens_per_step)
     batches = [run.batches.at(step)[:, :-1] for step in range(n_batches)]
@@ -244,7 +246,7 @@ def _finish(run: TrainingRun, tokens: Path, folder: Path, skipped: float) -> dic
         save_model(run.model, partial, {"name": run.name, "tokenizer": read_json(tokens / "tokenizer.json")["hash"]})
         save_means(means, partial)
         (partial / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in run.history))
-        summary = {
+        summary: ModelRow = {
             "name": run.name,
             "kind": run.config.kind,
             "n_layer": run.config.n_layer,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,10 +13,11 @@ from pipeline.prune.evaluator import sizes
 from pipeline.prune.limits import BASELINE_PAIRS, INTEGRAL_STEPS
 from pipeline.prune.problem import PruneProblem
 from pipeline.prune.search import NodeMasking, attribution
+from pipeline.rows import Sizes
 from pipeline.seeds import seed_of
 
 
-def baselines(problem: PruneProblem) -> dict[str, dict[str, Any]]:
+def baselines(problem: PruneProblem) -> dict[str, Sizes]:
     """Baseline → size of the circuit that Phase 3 makes of its scores at the target loss."""
     pairs, found = problem.first_train_pairs(BASELINE_PAIRS), {}
     for kind in problem.config.baselines:

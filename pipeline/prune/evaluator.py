@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,6 +23,7 @@ from pipeline.model.layout import PackedPrompts
 from pipeline.model.scoring import calibrated
 from pipeline.prune.calibrate import calibrate
 from pipeline.prune.limits import Z_99
+from pipeline.rows import Sizes
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,8 @@ def stacked(one: PairBatch, other: PairBatch) -> PairBatch:
     return PairBatch(tokens, torch.cat([one.last, other.last]), torch.cat([one.answers, other.answers]))
 
 
-def sizes(candidate: Candidate | None) -> dict[str, Any]:
+def sizes(candidate: Candidate | None) -> Sizes:
     """Nodes, edges and validation loss in nats of a circuit; None each where there is none."""
-    names = "n_nodes", "n_edges", "validation_loss"
-    return {name: None if candidate is None else getattr(candidate, name) for name in names}
+    if candidate is None:
+        return {"n_nodes": None, "n_edges": None, "validation_loss": None}
+    return {"n_nodes": candidate.n_nodes, "n_edges": candidate.n_edges, "validation_loss": candidate.validation_loss}

@@ -22,6 +22,7 @@ from pipeline.prune import limits
 from pipeline.prune.discretise import smallest_that
 from pipeline.prune.evaluator import Candidate, Evaluation, Evaluator
 from pipeline.prune.problem import PruneProblem
+from pipeline.rows import Certificate
 
 
 @dataclass
@@ -156,7 +157,7 @@ def affordable(found: Minimiser, attributions: dict[Item, float], limit: float) 
     return sorted(some, key=lambda item: (len(item), per_edge[item], item))
 
 
-def minimal(problem: PruneProblem, start: Candidate, target: float) -> tuple[Candidate, dict[str, Any] | None]:
+def minimal(problem: PruneProblem, start: Candidate, target: float) -> tuple[Candidate, Certificate | None]:
     """Phase 6: 1-minimal. The circuit after single removals until none meets the target, and its certificate.
 
     The cheapest item is removed first, by measured or estimated cost; when no cost admits another removal, items are
@@ -196,7 +197,7 @@ def within_slack(found: Minimiser, refused: set[Item]) -> list[Item]:
     return sorted((item for item in items if item not in refused), key=lambda item: (per_edge[item], item))
 
 
-def certificate(found: Minimiser) -> dict[str, Any]:
+def certificate(found: Minimiser) -> Certificate:
     """The losses in nats after each single removal, all measured since the last item was removed."""
     losses, circuit = found.costs.losses, found.circuit
     return {

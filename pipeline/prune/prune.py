@@ -23,19 +23,19 @@ from pipeline.prune.evaluator import Candidate, sizes
 from pipeline.prune.minimise import RemovalPath, minimal
 from pipeline.prune.problem import PruneProblem, make_problem
 from pipeline.prune.tune import Tuner
+from pipeline.rows import Certificate, CurvePoint, PruneRow, TrialRow
 
 OnProgress = Callable[[str], None]
 ByTarget = Mapping[float, Candidate | None]  # target loss in nats, the strictest first → the smallest circuit found
-Certificate = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Pruned:
     """A summary row, the circuit where the model does the task, and a row a trial."""
 
-    row: dict[str, Any]
+    row: PruneRow
     circuit: Circuit | None
-    trials: list[dict[str, Any]]
+    trials: list[TrialRow]
 
 
 def prune_task(
@@ -78,7 +78,10 @@ def prune_task(
     found = {"target_loss": config.target_loss, "validation_loss": candidate.validation_loss}
     about = dict(about) | found | {"hyperparameters": trial.params}
     circuit = as_circuit(candidate, ranking, problem, means, about, certificate)
-    row |= sizes(candidate) | {
+    row |= {
+        "n_nodes": candidate.n_nodes,
+        "n_edges": candidate.n_edges,
+        "validation_loss": candidate.validation_loss,
         "solved": True,
         "discretised": sizes(discretised),
         "calibration_scale": candidate.calibration[0],
@@ -91,19 +94,20 @@ def prune_task(
     return Pruned(row, circuit, trials)
 
 
-def empty_row() -> dict[str, Any]:
+def empty_row() -> PruneRow:
     """A summary row of a task without a circuit."""
-    nothing = dict.fromkeys(
-        ("unpruned_loss", "unpruned_validation_loss", "n_nodes", "n_edges", "validation_loss", "discretised",
-         "calibration_scale", "hyperparameters", "n_trials", "one_minimal")
-    )  # fmt: skip
-    return nothing | {"solved": False, "curve": [], "baselines": {}}
+    return {
+        "unpruned_loss": None, "unpruned_validation_loss": None, "n_nodes": None, "n_edges": None,
+        "validation_loss": None, "discretised": None, "calibration_scale": None, "hyperparameters": None,
+        "n_trials": None, "one_minimal": None, "solved": False, "curve": [], "baselines": {},
+    }  # fmt: skip
 
 
-def point(target: float, candidate: Candidate | None) -> dict[str, Any]:
+def point(target: float, candidate: Candidate | None) -> CurvePoint:
     """A point of the loss-size curve."""
     found = sizes(candidate)
-    return {"target_loss": target, "loss": found.pop("validation_loss"), **found}
+    loss = found["validation_loss"]
+    return {"target_loss": target, "loss": loss, "n_nodes": found["n_nodes"], "n_edges": found["n_edges"]}
 
 
 def as_circuit(

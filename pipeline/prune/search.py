@@ -26,7 +26,7 @@ from pipeline.model.transformer import Transformer
 from pipeline.prune import limits
 from pipeline.prune.masks import EdgeLayout, Heaviside, UnitLayout
 
-# Step, the trials' losses (nats) and their kept nodes → which of them go on.
+# Step, the trials' losses (nats) and their numbers of kept nodes → whether each continues.
 Watch = Callable[[int, Tensor, Tensor], Sequence[bool]]
 
 
@@ -115,9 +115,9 @@ class TrialMasks:
         self.tau -= rate * (self.hyper["weight_decay"] * self.tau + descent)
         self.tau.clamp_(-1, 1)
 
-    def keep(self, go_on: Sequence[bool]) -> None:
-        """Stop the trials that do not go on."""
-        some = torch.tensor(list(go_on))
+    def keep(self, continued: Sequence[bool]) -> None:
+        """Stop the trials that are not to continue."""
+        some = torch.tensor(list(continued))
         self.alive, self.tau, self.mean, self.square = (t[some] for t in (self.alive, self.tau, self.mean, self.square))
         self.hyper = {name: values[some] for name, values in self.hyper.items()}
 
@@ -134,8 +134,8 @@ def search(
     """Phase 2: a trial's number → the scores of all units, the larger the more needed; stopped trials have none.
 
     Minimises task loss + k_coef · number of kept nodes. Each trial has hyperparameters (``trials``) and a seed for its
-    initial noise; ``seed`` orders the batches, which all trials share; ``watch`` says after each step which trials go
-    on. A score is τ, except for units at its clamps (``break_ties``). Bit-reproducible.
+    initial noise; ``seed`` orders the batches, which all trials share; ``watch`` says after each step which trials
+    continue. A score is τ, except for units at its clamps (``break_ties``). Bit-reproducible.
     """
     masks = TrialMasks(trials, seeds, masking.layout.n_units, config)
     generator = torch.Generator().manual_seed(seed)

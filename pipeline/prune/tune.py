@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import optuna
 from jaxtyping import Float
@@ -27,6 +26,7 @@ from pipeline.prune.discretise import Ranking
 from pipeline.prune.evaluator import sizes
 from pipeline.prune.problem import PruneProblem
 from pipeline.prune.search import search
+from pipeline.rows import TrialRow
 from pipeline.seeds import seed_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -141,12 +141,12 @@ class Tuner:
             excess = (losses - self.config.target_loss).clamp(min=0)
             for trial, value in zip(running, (kept * (1 + excess / self.config.target_loss)).tolist(), strict=True):
                 trial.report(value, (step + 1) // every)
-            go_on = [not trial.should_prune() for trial in running]
-            for trial, goes_on in zip(running, go_on, strict=True):
-                if not goes_on:
+            continued = [not trial.should_prune() for trial in running]
+            for trial, continues in zip(running, continued, strict=True):
+                if not continues:
                     self.study.tell(trial, state=TrialState.PRUNED)
-            running[:] = [trial for trial, goes_on in zip(running, go_on, strict=True) if goes_on]
-            return go_on
+            running[:] = [trial for trial, continues in zip(running, continued, strict=True) if continues]
+            return continued
 
         return look
 
@@ -159,7 +159,7 @@ class Tuner:
                     self.rankings[trial.number] = self.ranking(load_file(self.scores_file(trial.number))["scores"])
                 yield trial, self.rankings[trial.number]
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> list[TrialRow]:
         """A row a trial, in order."""
         return [
             {
@@ -167,7 +167,9 @@ class Tuner:
                 "source": trial.user_attrs.get("source", "optuna"),
                 "state": trial.state.name.lower(),
                 "hyperparameters": trial.params,
+                "n_nodes": trial.user_attrs.get("n_nodes"),
+                "n_edges": trial.user_attrs.get("n_edges"),
+                "validation_loss": trial.user_attrs.get("validation_loss"),
             }
-            | {name: trial.user_attrs.get(name) for name in sizes(None)}
             for number, trial in enumerate(self.finished())
         ]

@@ -1,4 +1,4 @@
-"""All that the page of one circuit needs, as one JSON value: the picture, what explains its nodes, and its sizes.
+"""All that the page of one circuit needs, as one JSON value: the picture, its nodes' explanations, and its sizes.
 
 Nodes are numbers in the picture's order, and texts of tokens numbers in a table, so that a hundred circuits fit into
 one page.
@@ -13,7 +13,8 @@ from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tokenizer import END_OF_TEXT, Tokenizer
 from pipeline.model.transformer import Transformer
-from pipeline.report.picture import picture_of, rounded
+from pipeline.report.picture import TokenTable, picture_of, rounded
+from pipeline.rows import Explanation
 
 MODEL_FIELDS = ("name", "kind", "n_layer", "d_model", "l0", "val_loss_nats")
 ROW_FIELDS = ("n_nodes", "n_edges", "solved", "unpruned_loss", "validation_loss", "circuit_loss", "ablated_nodes_loss")
@@ -29,7 +30,7 @@ def circuit_bundle(
     row: Mapping[str, Any],
     batch: PairBatch,
     texts: Sequence[str],
-    explanation: Mapping[str, Any] | None,
+    explanation: Explanation | None,
 ) -> dict[str, Any]:
     """The bundle of one circuit page.
 
@@ -77,47 +78,51 @@ def certified(circuit: Circuit, picture: Mapping[str, Any]) -> dict[str, Any] | 
     }
 
 
-def explained(picture: Mapping[str, Any], explanation: Mapping[str, Any] | None, task: str) -> dict[str, Any] | None:
+def explained(picture: Mapping[str, Any], explanation: Explanation | None, task: str) -> dict[str, Any] | None:
     """The part of a model's explanation that is about one circuit, nodes in the picture's order; None without one.
 
     ``nodes``: as in the explanation, and ``model``, ``circuit``, ``removed_loss`` and ``ablated_loss`` of the task;
     None for those of a large circuit that explain leaves out.
     """
-    found = (explanation or {}).get("circuits", {}).get(task)
+    found = explanation["circuits"].get(task) if explanation else None
     if explanation is None or found is None:
         return None
-    table = _Renumbered(explanation["tokens"])
-    names = node_names(picture)
+    table = TokenTable(explanation["tokens"])
     return {
         "nodes": [
             _node(explanation["nodes"][name], table) | found["nodes"][name] if name in found["nodes"] else None
-            for name in names
+            for name in node_names(picture)
         ],
-        "prompts": [prompt | {"tokens": table.all(prompt["tokens"])} for prompt in found["prompts"]],
+        "prompts": [_renumbered(prompt, table) for prompt in found["prompts"]],
         "heads": found["heads"],
         "model_loss": found.get("model_loss"),
         "tokens": table.used,
     }
 
 
-class _Renumbered:
-    """A table of the texts that occur, by the numbers that another table has for them."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._texts = texts
-        self._numbers: dict[int, int] = {}
-
-    def all(self, tokens: Sequence[int]) -> list[int]:
-        return [self._numbers.setdefault(token, len(self._numbers)) for token in tokens]
-
-    @property
-    def used(self) -> list[str]:
-        return [self._texts[token] for token in self._numbers]
-
-
-def _node(entry: Mapping[str, Any], table: _Renumbered) -> dict[str, Any]:
+def _node(entry: Mapping[str, Any], table: TokenTable) -> dict[str, Any]:
     """One node's entry with the tokens of its contexts renumbered."""
-    contexts = {
-        kind: [context | {"tokens": table.all(context["tokens"])} for context in entry[kind]] for kind in CONTEXTS
+    return dict(entry) | {kind: [_renumbered(context, table) for context in entry[kind]] for kind in CONTEXTS}
+
+
+def _renumbered(row: Mapping[str, Any], table: TokenTable) -> dict[str, Any]:
+    return dict(row) | {"tokens": [table(token) for token in row["tokens"]]}
+
+
+def common_part(explanation: Explanation) -> dict[str, Any]:
+    """The part of a model's explanation that stands in the study's page once for all circuits of the model."""
+    return {"tokens": explanation["tokens"], "nodes": explanation["nodes"]}
+
+
+def own_part(bundle: Mapping[str, Any], explanation: Explanation | None) -> dict[str, Any]:
+    """A bundle made without explanation, with the rest of the model's explanation that is about its task alone.
+
+    Tokens keep the numbers of the model's table; web/app.js puts ``common_part`` and ``own_part`` together.
+    """
+    found = explanation["circuits"].get(bundle["task"]) if explanation else None
+    if found is None:
+        return dict(bundle)
+    nodes = [found["nodes"].get(name) for name in node_names(bundle["drawing"])]
+    return dict(bundle) | {
+        "explanation": {"nodes": nodes, **{key: found.get(key) for key in ("prompts", "heads", "model_loss")}}
     }
-    return dict(entry) | contexts

@@ -10,24 +10,25 @@ from pipeline.report.validation import KINDS, Validated, at, outcomes
 
 
 def complement(circuits: Sequence[Validated]) -> list[dict[str, Any]]:
-    """Every way in which the rest of the model was held: ``name``, and per kind of model the spread over circuits of
-    the ``loss`` in nats and of the ``faithfulness``."""
+    """Every ablation of the complement: ``name``, and per kind of model the spread over circuits of the ``loss`` in
+    nats and of the ``faithfulness``."""
     names = dict.fromkeys(
         name
         for row in sections(circuits, "complement")
         for name, part in row.items()
         if at(part, ("loss", "mean")) is not None
     )
-    return [{"name": name} | {kind: held(circuits, kind, name) for kind in KINDS} for name in names]
+    return [{"name": name} | {kind: ablated(circuits, kind, name) for kind in KINDS} for name in names]
 
 
-def held(circuits: Sequence[Validated], kind: str, name: str) -> dict[str, Any]:
-    own = sections(of_kind(circuits, kind), "complement")
+def ablated(circuits: Sequence[Validated], kind: str, name: str) -> dict[str, Any]:
+    """The spread of losses in nats, and of faithfulness, under one ablation of the complement."""
+    own = sections(circuits, "complement", [kind])
     return {what: spread(at(row, (name, what, "mean")) for row in own) for what in ("loss", "faithfulness")}
 
 
 def generalisation(circuits: Sequence[Validated]) -> list[dict[str, Any]]:
-    """Every second test set: ``family``, and per kind of model what its circuits make of it."""
+    """Every generalisation set: ``family``, and per kind of model the results of its circuits on that set."""
     families = dict.fromkeys(name for row in sections(circuits, "generalisation") for name in row.get("families", ()))
     return [{"family": family} | {kind: followed(circuits, kind, family) for kind in KINDS} for family in families]
 
@@ -35,7 +36,7 @@ def generalisation(circuits: Sequence[Validated]) -> list[dict[str, Any]]:
 def followed(circuits: Sequence[Validated], kind: str, family: str) -> dict[str, Any]:
     """``n_circuits`` whose task has the set, on the fewest and most ``n_pairs``; median loss in nats of the model and
     of the circuit; of the ``n_tested`` where the model does the task there, ``n_passed`` follow it."""
-    rows = [row.get("families", {}) for row in sections(of_kind(circuits, kind), "generalisation")]
+    rows = [row.get("families", {}) for row in sections(circuits, "generalisation", [kind])]
     own = [row[family] for row in rows if family in row]
     pairs = [row["model"]["n"] for row in own]
     taken = outcomes(circuits, kind, f"generalises_{family}")
@@ -49,11 +50,7 @@ def followed(circuits: Sequence[Validated], kind: str, family: str) -> dict[str,
     }
 
 
-def of_kind(circuits: Sequence[Validated], kind: str) -> list[Validated]:
-    return [circuit for circuit in circuits if circuit[0]["kind"] == kind]
-
-
-def sections(circuits: Sequence[Validated], name: str) -> list[Mapping[str, Any]]:
-    """One section of each circuit that has it."""
-    rows = [task["validation"].get(name) for _, _, task in circuits]
+def sections(circuits: Sequence[Validated], name: str, kinds: Sequence[str] = KINDS) -> list[Mapping[str, Any]]:
+    """One section of each circuit that has it, of models of some kinds."""
+    rows: list[Any] = [task["validation"].get(name) for model, _, task in circuits if model["kind"] in kinds]
     return [row for row in rows if row]

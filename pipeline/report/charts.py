@@ -9,8 +9,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.report.solved import curve_points
+from pipeline.rows import HistoryRow, ModelSummary, Summary
+
 Spec = dict[str, Any]
-Rows = list[dict[str, Any]]
+Data = list[dict[str, Any]]  # rows of a chart
 
 HUES = {"sparse": 6, "dense": 4}  # CSS variables per kind of model
 LOG: Mapping[str, Any] = {"type": "log", "nice": False}
@@ -25,8 +28,8 @@ DASH: Mapping[str, Any] = {"domain": ["sparse", "dense"], "range": [[1, 0], [6, 
 
 
 def charts(
-    summary: Mapping[str, Any],
-    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    summary: Summary,
+    histories: Mapping[str, Sequence[HistoryRow]],
     predicted: Mapping[str, Any],
 ) -> dict[str, Spec]:
     """Name → specification of every chart that has something to show; ``predicted``: validate's section prediction."""
@@ -54,10 +57,26 @@ def _edges(title: str) -> Spec:
     return _field(title, scale=LOG, axis=DECADES)
 
 
+def _tips(*columns: tuple[str, str, str]) -> list[Spec]:
+    """Lines of a mark's tooltip, each of (field, title, format)."""
+    return [{"field": field, "title": title, "format": form} for field, title, form in columns]
+
+
+def _range(y: Spec) -> Spec:
+    """From ``low`` to ``high``, on the axis of ``y``."""
+    return {"y": y | {"field": "low"}, "y2": {"field": "high"}}
+
+
+def _limit(value: float) -> Spec:
+    """A dotted line across the chart."""
+    mark = {"type": "rule", "strokeDash": [2, 3], "color": "--dim"}
+    return {"mark": mark, "encoding": {"x": None, "color": None, "y": {"datum": value}}}
+
+
 TOKENS = _field("training tokens", "x", axis={**SHORT, "tickCount": 5})
 
 
-def _targets(rows: Rows, n_tasks: Mapping[float, int] | None = None) -> Spec:
+def _targets(rows: Data, n_tasks: Mapping[float, int] | None = None) -> Spec:
     """The axis of target losses, with a mark at each of them, and the number of tasks that the value there is over."""
     axis: Spec = {"format": "~g", "values": sorted({row["x"] for row in rows})}
     if n_tasks is not None:
@@ -66,7 +85,7 @@ def _targets(rows: Rows, n_tasks: Mapping[float, int] | None = None) -> Spec:
     return _field("target task loss (nats)", "x", scale=LOG, axis=axis)
 
 
-def hues(models: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def hues(models: Iterable[ModelSummary]) -> dict[str, str]:
     """Model → CSS variable of its colour: cool ones for sparse models, warm ones for dense ones."""
     seen = dict.fromkeys(HUES, 0)
     found = {}
@@ -77,12 +96,12 @@ def hues(models: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def frontier(summary: Mapping[str, Any]) -> Spec:
+def frontier(summary: Summary) -> Spec:
     """Validation loss against geometric-mean edges, one mark a model, its size the L0; lines are the Pareto fronts."""
     fronts = {name for front in summary["frontier"]["pareto"].values() for name in front}
     keys = ("name", "kind", "n_solved", "l0", "d_model", "val_loss_nats", "geomean_edges")
-    rows = [
-        {key: model[key] for key in keys} | {"front": model["name"] in fronts}
+    rows: Data = [
+        {key: model.get(key) for key in keys} | {"front": model["name"] in fronts}
         for model in summary["models"]
         if model["geomean_edges"] is not None
     ]
@@ -124,7 +143,7 @@ def _names(which: str, mark: Spec) -> Spec:
     return {"transform": [{"filter": which}], "mark": drawn, "encoding": {"text": {"field": "name"}}}
 
 
-def _lines(models: Sequence[Mapping[str, Any]], rows: Rows, x: Spec, y: Spec) -> Spec:
+def _lines(models: Sequence[ModelSummary], rows: Data, x: Spec, y: Spec) -> Spec:
     """One line a model through ``rows`` of {name, x, y}; a click on the legend leaves only that model."""
     kinds = {model["name"]: model["kind"] for model in models}
     colours = hues(models)
@@ -148,7 +167,7 @@ def _lines(models: Sequence[Mapping[str, Any]], rows: Rows, x: Spec, y: Spec) ->
     }
 
 
-def mean_curves(summary: Mapping[str, Any]) -> Rows:
+def mean_curves(summary: Summary) -> Data:
     """Geometric-mean edges at each target loss, all models over the same tasks."""
     return [
         {"name": name, "x": point["target_loss"], "y": edges}
@@ -158,22 +177,19 @@ def mean_curves(summary: Mapping[str, Any]) -> Rows:
     ]
 
 
-def task_curves(models: Sequence[Mapping[str, Any]]) -> Spec:
+def task_curves(models: Sequence[ModelSummary]) -> Spec:
     """Edges at each target loss for the one task that the parameter ``task`` names; no edges are drawn at 1."""
     rows = [
         {"name": model["name"], "task": name, "x": point["target_loss"], "y": max(point["n_edges"], 1)}
         for model in models
-        for name, task in model["tasks"].items()
-        if task["solved"]
-        for point in task["curve"]
-        if point.get("n_edges") is not None
+        for name, point in curve_points(model)
     ]
     spec = _lines(models, rows, _targets(rows), _edges("edges"))
     chosen = {"name": "task", "value": rows[0]["task"] if rows else ""}
     return spec | {"params": [*spec["params"], chosen], "transform": [{"filter": "datum.task == task"}]}
 
 
-def ratio_at_targets(summary: Mapping[str, Any]) -> Spec:
+def ratio_at_targets(summary: Summary) -> Spec:
     """Dense over sparse edges at matched pretraining loss against target loss, with 95 % intervals."""
     points = [point for point in summary["frontier"]["by_target_loss"] if point["ratio"] is not None]
     ends = [point["interval"] or [point["ratio"]] * 2 for point in points]
@@ -183,20 +199,20 @@ def ratio_at_targets(summary: Mapping[str, Any]) -> Spec:
     ]
     y = _field("dense edges / sparse edges")
     told = [("x", "target loss"), ("y", "ratio"), ("low", "95 % from"), ("high", "to"), ("tasks", "tasks")]
-    tips = [{"field": field, "title": title, "format": ".3~g"} for field, title in told]
+    tips = _tips(*((field, title, ".3~g") for field, title in told))
     return {
         "data": {"values": rows},
         "height": 260,
         "encoding": {"x": _targets(rows, {row["x"]: row["tasks"] for row in rows})},
         "layer": [
             {"mark": {"type": "rule", "strokeDash": [2, 3]}, "encoding": {"x": None, "y": {"datum": 1}}},
-            {"mark": "rule", "encoding": {"y": y | {"field": "low"}, "y2": {"field": "high"}}},
+            {"mark": "rule", "encoding": _range(y)},
             {"mark": {"type": "line", "point": {"size": 34}, "color": "--ink"}, "encoding": {"y": y, "tooltip": tips}},
         ],
     }
 
 
-def history(histories: Mapping[str, Sequence[Mapping[str, Any]]], field: str) -> Rows:
+def history(histories: Mapping[str, Sequence[HistoryRow]], field: str) -> Data:
     """A field of the training histories over tokens."""
     return [
         {"name": name, "x": line["tokens"], "y": line[field]}
@@ -220,25 +236,17 @@ def necessity(found: Mapping[str, Any], parts: str) -> Spec:
     colour = {"field": "kind", "scale": KIND, "title": None, "legend": {"symbolType": "stroke", "symbolOpacity": 1}}
     dashes = {"domain": list(REMOVED.values()), "range": [[1, 0], [4, 3]]}
     dash = {"field": "removed", "scale": dashes, "legend": None}  # the caption says which is which
-    tips = [{"field": "kind"}, {"field": "removed"}, {"field": "x", "title": "share removed", "format": ".0%"}]
-    tips += [
-        {"field": f, "title": t, "format": ".3f"} for f, t in (("y", "median"), ("low", "quartile"), ("high", "to"))
-    ]
-    band = {"y": y | {"field": "low"}, "y2": {"field": "high"}, "detail": {"field": "removed"}}
+    line = {"type": "line", "point": {"size": 9}, "strokeWidth": 1.7}
+    losses = (("y", "median", ".3f"), ("low", "quartile", ".3f"), ("high", "to", ".3f"))
+    tips = [{"field": "kind"}, {"field": "removed"}, *_tips(("x", "share removed", ".0%"), *losses)]
     return {
         "data": {"values": rows},
         "height": 260,
         "encoding": {"x": x, "color": colour},
         "layer": [
-            {"mark": {"type": "area", "opacity": 0.13}, "encoding": band},
-            {
-                "mark": {"type": "line", "point": {"size": 9}, "strokeWidth": 1.7},
-                "encoding": {"y": y, "strokeDash": dash, "tooltip": tips},
-            },
-            {
-                "mark": {"type": "rule", "strokeDash": [2, 3], "color": "--dim"},
-                "encoding": {"x": None, "color": None, "y": {"datum": found["limit"]}},
-            },
+            {"mark": {"type": "area", "opacity": 0.13}, "encoding": _range(y) | {"detail": {"field": "removed"}}},
+            {"mark": line, "encoding": {"y": y, "strokeDash": dash, "tooltip": tips}},
+            _limit(found["limit"]),
         ],
     }
 
@@ -279,31 +287,25 @@ def _prediction(
 ) -> Spec:
     rows = [
         {"comment": COMMENTS.get(point["comment"], (point["comment"],))[0], "x": point["length"]}
-        | {
-            "y": scaled(estimate["mean"]),
-            "low": scaled(estimate["interval"][0]),
-            "high": scaled(estimate["interval"][1]),
-        }
+        | {"y": scaled(estimate["mean"])}
+        | dict(zip(("low", "high"), map(scaled, estimate["interval"]), strict=True))
         for point in found["points"]
         for estimate in [point[side][field]]
     ]
     known = [look for look in COMMENTS.values() if any(row["comment"] == look[0] for row in rows)]
-    named = {"field": "comment", "title": None}
-    colour = named | {"scale": {"domain": [k[0] for k in known], "range": [k[1] for k in known]}}
-    dash = named | {"scale": {"domain": [k[0] for k in known], "range": [k[2] for k in known]}}
+    names, colours, dashes = zip(*known, strict=True)
+    colour, dash = (
+        {"field": "comment", "title": None, "scale": {"domain": names, "range": looks}} for looks in (colours, dashes)
+    )
     x = _field(f"items of the list, {side} lists", "x", scale={"type": "sqrt"}, axis={"values": found["lengths"]})
     y = _field(title)
-    bar = {"y": y | {"field": "low"}, "y2": {"field": "high"}}
     return {
         "data": {"values": rows},
         "height": 230,
         "encoding": {"x": x, "color": colour},
         "layer": [
-            {"mark": {"type": "rule", "opacity": 0.6}, "encoding": bar},
+            {"mark": {"type": "rule", "opacity": 0.6}, "encoding": _range(y)},
             {"mark": {"type": "line", "point": {"size": 20}}, "encoding": {"y": y, "strokeDash": dash}},
-            {
-                "mark": {"type": "rule", "strokeDash": [2, 3], "color": "--dim"},
-                "encoding": {"x": None, "color": None, "y": {"datum": scaled(turn)}},
-            },
+            _limit(scaled(turn)),
         ],
     }

@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.report.bundle import node_names
-from pipeline.report.layout import RESIDUAL_SITES
 from pipeline.report.picture import Picture
 from pipeline.report.templating import render, visible
 from pipeline.sites import Site, split_site_key
 
 LEVELS = 4  # strengths that are told apart
-SHORT = {Site.ATTN_Q: "q", Site.ATTN_K: "k", Site.ATTN_V: "v"}
+SHORT = {Site.ATTN_Q: "q", Site.ATTN_K: "k", Site.ATTN_V: "v", Site.MLP_NEURON: "mlp"}
 LABEL_PITCH = 20  # pixels between nodes, from which their labels have room
 TOKEN_PITCH = 9  # and those of the tokens at the ends, which stand upright
 END_CHARS = 18  # of the tokens at an end together
@@ -27,7 +26,7 @@ ANSWER_Y = 22
 def draw_circuit(picture: Picture, *, title: str, standalone: bool = False) -> str:
     """SVG text of a picture: a <circle> per node, and a curve per edge in at most 2 · LEVELS paths.
 
-    ``standalone`` adds what a file of its own needs: namespace and style.
+    ``standalone`` adds the namespace and the style that a file of its own needs.
     """
     labelled, roomy = picture["pitch"] >= LABEL_PITCH, picture["pitch"] >= TOKEN_PITCH
     return render(
@@ -56,9 +55,9 @@ def _rows(picture: Picture) -> list[dict[str, Any]]:
 
 
 def _kinds(picture: Picture) -> list[str]:
-    """Each node's kind, which colours it: res, q, k, v or mlp."""
+    """Each node's kind, which colours it: q, k, v, mlp, or res of the residual stream."""
     sites = [split_site_key(key)[1] for key in picture["sites"]]
-    kinds = ["res" if site in RESIDUAL_SITES else SHORT.get(site, "mlp") for site in sites]
+    kinds = [SHORT.get(site, "res") for site in sites]
     return [kinds[site] for site in picture["nodes"]["site"]]
 
 
@@ -135,15 +134,12 @@ def _outputs(picture: Picture, roomy: bool) -> dict[str, Any] | None:
     top = picture["rows"][-1][2] - 34
     if outputs["answers"] is None:
         texts = [{"x": x, "y": top, "text": _written(picture, tokens)} for _, x, _, tokens in outputs["ends"] if tokens]
-        return {"answers": None, "lines": _plain_lines(outputs["ends"], top), "texts": texts if roomy else []}
+        line = {"sign": "", "level": 0, "d": "".join(f"M{x} {y}V{top + 6}" for _, x, y, _ in outputs["ends"])}
+        return {"answers": None, "lines": [line], "texts": texts if roomy else []}
     middle = picture["width"] // 2
     answers = [visible(picture["tokens"][token]) for token in outputs["answers"]]
     lines = list(_readout_lines(outputs["ends"], top, middle))
     return {"answers": answers, "x": middle, "y": ANSWER_Y, "lines": lines, "texts": []}
-
-
-def _plain_lines(ends: Sequence[Sequence[Any]], top: int) -> list[Mapping[str, Any]]:
-    return [{"sign": "", "level": 0, "d": "".join(f"M{x} {y}V{top + 6}" for _, x, y, _ in ends)}]
 
 
 def _readout_lines(ends: Sequence[Sequence[Any]], top: int, middle: int) -> Iterator[Mapping[str, Any]]:

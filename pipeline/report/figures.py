@@ -14,6 +14,7 @@ from typing import Any
 import vl_convert
 
 from pipeline.report.charts import Spec, charts
+from pipeline.rows import Summary
 
 WIDTH, SMALL = 330, 170  # of one chart among several, and of one task's
 FIGURES: Mapping[str, Sequence[Sequence[str]]] = {  # file → rows of charts
@@ -44,13 +45,7 @@ TEXT = {"labelColor": INK, "titleColor": INK, "titleFontWeight": 500}
 LOOK: Mapping[str, Any] = {
     "background": "transparent",
     "view": {"stroke": None},
-    "axis": {
-        **TEXT,
-        "gridColor": "#80868f",
-        "gridOpacity": 0.25,
-        "domainColor": INK,
-        "tickColor": INK,
-    },
+    "axis": {**TEXT, "gridColor": "#80868f", "gridOpacity": 0.25, "domainColor": INK, "tickColor": INK},
     "legend": {**TEXT, "orient": "bottom", "columns": 4, "labelLimit": 220},
     "title": {"color": INK, "fontWeight": 500},
     "header": {"labelColor": INK, "titleColor": INK},
@@ -60,7 +55,7 @@ LOOK: Mapping[str, Any] = {
 }
 
 
-def figures(summary: Mapping[str, Any], histories: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, str]:
+def figures(summary: Summary, histories: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, str]:
     """Name → SVG text of every figure; one that has nothing to show says so."""
     specs = charts(summary, histories, predicted)
     return {name: figure(name, specs) for name in FIGURES}

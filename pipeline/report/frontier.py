@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.geometric import mean_ratio, ratio_interval
+from pipeline.report.solved import curve_points, of_kind, solved_tasks
+from pipeline.rows import ModelSummary
 from pipeline.seeds import seed_of
 
 METHOD = (
@@ -28,7 +30,7 @@ METHOD = (
 
 
 @dataclass(frozen=True)
-class Point:
+class CircuitPoint:
     """One circuit seen from the frontier: its model, the model's validation loss in nats, its edges (at least 1)."""
 
     model: str
@@ -41,7 +43,7 @@ class Match:
     """Dense edges at one sparse model's loss, for one task."""
 
     task: str
-    sparse: Point
+    sparse: CircuitPoint
     dense_edges: float
     matched: str  # "interpolated" or "nearest"
     dense_models: tuple[str, ...]
@@ -63,10 +65,13 @@ class Match:
 
 
 def compare(
-    models: Sequence[Mapping[str, Any]], *, curve_losses: Sequence[float], seed: int, n_bootstrap: int
+    models: Sequence[ModelSummary], *, curve_losses: Sequence[float], seed: int, n_bootstrap: int
 ) -> dict[str, Any]:
     """The ``frontier`` entry of summary.json from its ``models`` entries; the ratio is null where no task is shared."""
-    edges = {model["name"]: _solved_edges(model) for model in models}
+    edges = {
+        model["name"]: {name: task["n_edges"] for name, task in solved_tasks(model["tasks"]).items()}
+        for model in models
+    }
     matches = match_all(models, edges)
     rng_seed = seed_of(seed, "report", "frontier")
     interpolated = [match for match in matches if match.matched == "interpolated"]
@@ -74,79 +79,53 @@ def compare(
     return {
         "ratio_dense_to_sparse_edges_at_matched_loss": overall["ratio"],
         "interval": overall["interval"],
-        "tasks_compared": _tasks_of(matches),
+        "tasks_compared": overall["tasks_compared"],
         "method": METHOD,
         "n_interpolated": len(interpolated),
         "n_nearest": len(matches) - len(interpolated),
-        "interpolated_only": {
-            **summarise_matches(interpolated, n_bootstrap, rng_seed),
-            "tasks_compared": _tasks_of(interpolated),
-        },
-        "per_model": [
-            _per_model(model, matches, n_bootstrap, rng_seed) for model in models if model["kind"] == "sparse"
-        ],
+        "interpolated_only": summarise_matches(interpolated, n_bootstrap, rng_seed),
+        "per_model": [_per_model(model, matches, n_bootstrap, rng_seed) for model in of_kind(models, "sparse")],
         "by_target_loss": [_at_target(models, target, n_bootstrap, rng_seed) for target in curve_losses],
         "pareto": {kind: [point.model for point in pareto(points_of(models, kind))] for kind in ("sparse", "dense")},
     }
 
 
-def _per_model(model: Mapping[str, Any], matches: Sequence[Match], n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
+def _per_model(model: ModelSummary, matches: Sequence[Match], n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
     own = [match for match in matches if match.sparse.model == model["name"]]
-    return {
-        "model": model["name"],
-        "val_loss_nats": model["val_loss_nats"],
-        **summarise_matches(own, n_bootstrap, rng_seed),
-        "tasks": {match.task: match.as_dict() for match in own},
-    }
+    overall = summarise_matches(own, n_bootstrap, rng_seed)
+    facts = {"model": model["name"], "val_loss_nats": model["val_loss_nats"]}
+    facts |= {key: overall[key] for key in ("ratio", "interval")}
+    return facts | {"tasks": {match.task: match.as_dict() for match in own}}
 
 
-def _at_target(models: Sequence[Mapping[str, Any]], target: float, n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
+def _at_target(models: Sequence[ModelSummary], target: float, n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
     """The same ratio for the circuits of another target loss ("at every target loss", §5)."""
     edges = {model["name"]: curve_edges(model, target) for model in models}
-    matches = match_all(models, edges)
-    return {
-        "target_loss": target,
-        **summarise_matches(matches, n_bootstrap, rng_seed),
-        "tasks_compared": _tasks_of(matches),
-    }
+    return {"target_loss": target, **summarise_matches(match_all(models, edges), n_bootstrap, rng_seed)}
 
 
-def _solved_edges(model: Mapping[str, Any]) -> dict[str, int]:
-    return {name: task["n_edges"] for name, task in model["tasks"].items() if task["solved"]}
-
-
-def curve_edges(model: Mapping[str, Any], target: float) -> dict[str, int]:
+def curve_edges(model: ModelSummary, target: float) -> dict[str, int]:
     """Task → edges of the circuit that meets ``target``, for solved tasks that reached it."""
-    return {
-        name: point["n_edges"]
-        for name, task in model["tasks"].items()
-        if task["solved"]
-        for point in task["curve"]
-        if point["target_loss"] == target and point.get("n_edges") is not None
-    }
+    return {name: point["n_edges"] for name, point in curve_points(model) if point["target_loss"] == target}
 
 
-def match_all(models: Sequence[Mapping[str, Any]], edges: Mapping[str, Mapping[str, int]]) -> list[Match]:
+def match_all(models: Sequence[ModelSummary], edges: Mapping[str, Mapping[str, int]]) -> list[Match]:
     """A match for every sparse model and every task in ``edges`` of it and of some dense model, in order."""
-    dense = [model for model in models if model["kind"] == "dense"]
     matches = []
-    for model in models:
-        if model["kind"] != "sparse" or model["val_loss_nats"] is None:
-            continue
+    for model in of_kind(models, "sparse"):
         for task, count in edges[model["name"]].items():
-            generalisation = [
-                _point(other, edges[other["name"]][task]) for other in dense if task in edges[other["name"]]
-            ]
-            if generalisation:
-                matches.append(match_loss(task, _point(model, count), generalisation))
+            dense = [other for other in of_kind(models, "dense") if task in edges[other["name"]]]
+            if dense and model["val_loss_nats"] is not None:
+                points = [_point(other, edges[other["name"]][task]) for other in dense]
+                matches.append(match_loss(task, _point(model, count), points))
     return matches
 
 
-def _point(model: Mapping[str, Any], n_edges: int) -> Point:
-    return Point(model["name"], model["val_loss_nats"], max(n_edges, 1))
+def _point(model: ModelSummary, n_edges: int) -> CircuitPoint:
+    return CircuitPoint(model["name"], model["val_loss_nats"], max(n_edges, 1))
 
 
-def match_loss(task: str, sparse: Point, dense: Sequence[Point]) -> Match:
+def match_loss(task: str, sparse: CircuitPoint, dense: Sequence[CircuitPoint]) -> Match:
     """Dense edges at the loss of ``sparse``: interpolated where two dense points bracket it, else the nearest one's."""
     below = max((point for point in dense if point.loss <= sparse.loss), key=lambda p: p.loss, default=None)
     above = min((point for point in dense if point.loss >= sparse.loss), key=lambda p: p.loss, default=None)
@@ -162,30 +141,27 @@ def match_loss(task: str, sparse: Point, dense: Sequence[Point]) -> Match:
 
 
 def summarise_matches(matches: Sequence[Match], n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
-    """Geometric mean of dense over sparse edges, null for no match, and its interval over tasks."""
+    """Geometric mean of dense over sparse edges, null for no match, its interval over tasks, and the tasks."""
     logs = [(match.task, match.log_ratio) for match in matches]
     return {
         "ratio": mean_ratio([log for _, log in logs]),
         "interval": ratio_interval(logs, n_bootstrap, rng_seed),
+        "tasks_compared": sorted({task for task, _ in logs}),
     }
 
 
-def _tasks_of(matches: Sequence[Match]) -> list[str]:
-    return sorted({match.task for match in matches})
-
-
-def points_of(models: Sequence[Mapping[str, Any]], kind: str) -> list[Point]:
+def points_of(models: Sequence[ModelSummary], kind: str) -> list[CircuitPoint]:
     """A point (validation loss, geometric-mean edges) per model of ``kind`` that solves some task."""
     return [
-        Point(model["name"], model["val_loss_nats"], model["geomean_edges"])
-        for model in models
-        if model["kind"] == kind and model["geomean_edges"] is not None and model["val_loss_nats"] is not None
+        CircuitPoint(model["name"], model["val_loss_nats"], model["geomean_edges"])
+        for model in of_kind(models, kind)
+        if model["geomean_edges"] is not None and model["val_loss_nats"] is not None
     ]
 
 
-def pareto(points: Sequence[Point]) -> list[Point]:
+def pareto(points: Sequence[CircuitPoint]) -> list[CircuitPoint]:
     """The points that no other beats in both loss and edges, by rising loss (and so by falling edges)."""
-    front: list[Point] = []
+    front: list[CircuitPoint] = []
     for point in sorted(points, key=lambda p: (p.loss, p.edges)):
         if not front or point.edges < front[-1].edges:
             front.append(point)

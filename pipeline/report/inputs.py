@@ -1,4 +1,4 @@
-"""What the report reads of each model: what pretrain, prune, ablate and validate left, checked to belong together."""
+"""The files that pretrain, prune, ablate, validate and explain left of each model, checked to belong together."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import ArtifactError, Workspace, read_json
+from pipeline.rows import AblationRow, Explanation, HistoryRow, ModelRow, OfModel, PruneRow, ValidationRow
 
-NOT_VALIDATED: Mapping[str, Any] = {"tasks": {}}
+NOT_VALIDATED: OfModel[ValidationRow] = {"model": "", "model_hash": "", "tasks": {}}
 
 
 @dataclass(frozen=True)
 class ModelArtifacts:
-    """Where the stages left what they know of one model."""
+    """The places of all that the stages wrote about one model."""
 
     model: Path  # folder: summary.json, history.jsonl, the checkpoint
     circuits: Path  # folder: summary.json and one folder per circuit
@@ -35,11 +36,11 @@ class ModelArtifacts:
 class ModelRecord:
     """The raw summaries of one model, as their stages wrote them."""
 
-    pretrained: Mapping[str, Any]
-    pruned: Mapping[str, Any]
-    ablated: Mapping[str, Any]
-    validated: Mapping[str, Any]
-    history: tuple[Mapping[str, Any], ...]  # the lines of history.jsonl
+    pretrained: ModelRow
+    pruned: OfModel[PruneRow]
+    ablated: OfModel[AblationRow]
+    validated: OfModel[ValidationRow]
+    history: tuple[HistoryRow, ...]  # the lines of history.jsonl
 
     @property
     def name(self) -> str:
@@ -52,41 +53,31 @@ def read_record(files: ModelArtifacts) -> ModelRecord:
     Only the validations may be missing. Raises ArtifactError where another is, or where one is damaged, holds a number
     that is not finite, or belongs to another checkpoint.
     """
-    pretrained = _read_finite(files.model / "summary.json")
-    pruned = _read_finite(files.circuits / "summary.json")
-    ablated = _read_finite(files.ablations)
-    others = {files.circuits / "summary.json": pruned, files.ablations: ablated}
-    if files.validations.is_file():
-        others[files.validations] = _read_finite(files.validations)
-    for path, other in others.items():
-        if other["model_hash"] != pretrained["model_hash"]:
-            raise ArtifactError(
-                f"{path}: made from checkpoint {other['model_hash']}, but {files.model} holds "
-                f"{pretrained['model_hash']}; run dvc repro"
-            )
-    validated = others.get(files.validations, NOT_VALIDATED)
+    pretrained = _finite(files.model / "summary.json", read_json(files.model / "summary.json"))
+    pruned, ablated = (_of_model(path, files) for path in (files.circuits / "summary.json", files.ablations))
+    validated = _of_model(files.validations, files) if files.validations.is_file() else NOT_VALIDATED
     return ModelRecord(pretrained, pruned, ablated, validated, _read_history(files.model / "history.jsonl"))
 
 
-def read_explanation(files: ModelArtifacts) -> Mapping[str, Any] | None:
-    """What the stage explain found in one model; None where it did not run.
+def read_explanation(files: ModelArtifacts) -> Explanation | None:
+    """The stage explain's file of one model; None where the stage did not run.
 
     Raises ArtifactError where the file is damaged or belongs to another checkpoint.
     """
-    if not files.explanations.is_file():
-        return None
-    found = read_json(files.explanations)
-    identity = read_json(files.model / "summary.json")["model_hash"]
+    return _of_model(files.explanations, files) if files.explanations.is_file() else None
+
+
+def _of_model(path: Path, files: ModelArtifacts) -> Any:
+    """A later stage's file, with finite numbers and made from the model's checkpoint."""
+    found, identity = read_json(path), read_json(files.model / "summary.json")["model_hash"]
     if found["model_hash"] != identity:
         raise ArtifactError(
-            f"{files.explanations}: made from checkpoint {found['model_hash']}, but {files.model} holds {identity}; "
-            "run dvc repro"
+            f"{path}: made from checkpoint {found['model_hash']}, but {files.model} holds {identity}; run dvc repro"
         )
-    return found
+    return _finite(path, found)
 
 
-def _read_finite(path: Path) -> Any:
-    value = read_json(path)
+def _finite(path: Path, value: Any) -> Any:
     for key, number in _numbers(value):
         if not math.isfinite(number):
             raise ArtifactError(f"{path}: {key} is {number}; a finite number or null is allowed; run its stage again")
@@ -105,7 +96,7 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
         yield key, value
 
 
-def _read_history(path: Path) -> tuple[Mapping[str, Any], ...]:
+def _read_history(path: Path) -> tuple[HistoryRow, ...]:
     """The lines of a training history. Raises ArtifactError where the file is missing or a line is damaged."""
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro)")

@@ -1,8 +1,8 @@
-"""Where the nodes of a circuit go in its picture: rows are sites in forward order, columns are residual channels.
+"""The places of a circuit's nodes in its picture: rows are sites in forward order, columns are residual channels.
 
 A layered layout (Sugiyama's, of the library grandalf). A residual channel is one vertical line through all rows, so the
-picture is folded along the residual stream for it: one rank holds the channels, the other all that reads and writes
-them (neurons, and each head as a whole), and the library orders both ranks for few crossings. Neurons and heads then
+picture is folded along the residual stream: one rank has the channels, the other has the neurons and the heads, each
+head as a whole, and the library orders both ranks for few crossings. Neurons and heads then
 stand as near as their widths allow to the mean of their channels (isotonic regression).
 """
 
@@ -22,14 +22,13 @@ from networkx.utils import reverse_cuthill_mckee_ordering
 from pipeline.circuit import Circuit
 from pipeline.sites import Site, site_key, split_edge_key, split_site_key
 
-RESIDUAL_SITES = (Site.ATTN_IN, Site.ATTN_OUT, Site.MLP_IN, Site.MLP_OUT)
-HEAD_SITES = (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)
+HEADS, NEURONS = "q · k · v", "neurons"  # labels of two kinds of row
 ROWS = (
     ("attention in", (Site.ATTN_IN,)),
-    ("q · k · v", HEAD_SITES),
+    (HEADS, (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)),
     ("attention out", (Site.ATTN_OUT,)),
     ("MLP in", (Site.MLP_IN,)),
-    ("neurons", (Site.MLP_NEURON,)),
+    (NEURONS, (Site.MLP_NEURON,)),
     ("MLP out", (Site.MLP_OUT,)),
 )
 ROW_HEIGHT = 68
@@ -43,11 +42,11 @@ EDGES_TO_ORDER = 10_000  # rounds × edges: a dense circuit takes seconds a roun
 
 NodeId = tuple[str, int]  # site key, index
 GroupId = tuple[int, str, int]  # layer, "head" or "neuron", number
-Name = int | GroupId  # of a residual channel, or of what reads and writes them
+VertexName = int | GroupId  # a residual channel, or a group that reads and writes channels
 Spot = tuple[float, float]
 Start = Callable[[nx.Graph], Iterable[int]]
 
-# Where the library's sweeps start: from the order of the indices, and from one of small bandwidth, in which neighbours
+# The library's sweeps start from the order of the indices, and from an order of small bandwidth, in which neighbours
 # are near each other (reverse Cuthill–McKee).
 STARTS: tuple[Start, ...] = (sorted, reverse_cuthill_mckee_ordering)
 
@@ -64,7 +63,7 @@ class HeadBox:
 
 
 @dataclass(frozen=True)
-class Row:
+class LayoutRow:
     """A row that has nodes."""
 
     layer: int
@@ -78,11 +77,45 @@ class GraphLayout:
 
     width: int
     height: int
-    rows: tuple[Row, ...]
+    rows: tuple[LayoutRow, ...]
     spots: Mapping[NodeId, Spot]  # in forward order
     channels: Mapping[int, float]  # residual channel → x
     heads: tuple[HeadBox, ...]
     pitch: float  # least distance between nodes of a row
+
+
+@dataclass(frozen=True)
+class DrawnCircuit:
+    """A circuit as its picture has it: ``rows`` of (layer, label, nodes), the first of the forward pass first.
+
+    ``members``: group (a head, or one neuron) → its nodes, a head's in the order q, k, v; ``links``: node of a group →
+    the residual channels that it reads and writes; ``channels``: those that have a node, ascending.
+    """
+
+    rows: list[tuple[int, str, list[NodeId]]]
+    members: dict[GroupId, list[NodeId]]
+    links: Mapping[NodeId, list[int]]
+    channels: list[int]
+
+    @classmethod
+    def of(cls, circuit: Circuit, d_head: int) -> DrawnCircuit:
+        rows = _rows(circuit)
+        members: dict[GroupId, list[NodeId]] = defaultdict(list)
+        channels = set()
+        for layer, label, nodes in rows:
+            for key, index in nodes:
+                if label == HEADS:
+                    members[layer, "head", index // d_head].append((key, index))
+                elif label == NEURONS:
+                    members[layer, "neuron", index].append((key, index))
+                else:
+                    channels.add(index)
+        return cls(rows, dict(members), _links(circuit), sorted(channels))
+
+    def mean_x(self, nodes: Sequence[NodeId], x_of: Mapping[int, float], otherwise: float) -> float:
+        """The mean place of all channels that the nodes read and write; ``otherwise`` for none."""
+        near = [x_of[channel] for node in nodes for channel in self.links.get(node, ())]
+        return sum(near) / len(near) if near else otherwise
 
 
 def lay_out(circuit: Circuit, d_head: int) -> GraphLayout:
@@ -90,22 +123,20 @@ def lay_out(circuit: Circuit, d_head: int) -> GraphLayout:
 
     The library's sweeps end in a local optimum, so there are several tries; the one with the fewest crossings is kept.
     """
-    tries = (_lay_out(circuit, d_head, start, rounds) for start in STARTS for rounds in ROUNDS)
+    parts = DrawnCircuit.of(circuit, d_head)
+    tries = (_lay_out(parts, start, rounds) for start in STARTS for rounds in ROUNDS)
     return min(tries, key=lambda found: count_crossings(circuit, found))
 
 
-def _lay_out(circuit: Circuit, d_head: int, start: Start, most_rounds: int) -> GraphLayout:
-    links = _links(circuit)
-    members = _members(circuit, d_head)
-    channels, groups = order_ranks(links, members, _channels(circuit), start, most_rounds)
-    rows = _rows(circuit)
-    inner, pitch = _room(rows, members, len(channels))
+def _lay_out(parts: DrawnCircuit, start: Start, most_rounds: int) -> GraphLayout:
+    channels, groups = order_ranks(parts, start, most_rounds)
+    inner, pitch = _room(parts)
     x_of = dict(zip(channels, np.linspace(LEFT, LEFT + inner, len(channels) + 2)[1:-1].tolist(), strict=True))
     placed: dict[NodeId, float] = {}
     for layer, kind in {(layer, kind): None for layer, kind, _ in groups}:
         row = [group for group in groups if group[:2] == (layer, kind)]
-        placed |= _place_row(row, members, links, x_of, (LEFT, LEFT + inner), pitch)
-    return _assemble(circuit, rows, x_of, placed, inner, pitch, d_head)
+        placed |= _place_row(parts, row, x_of, (LEFT, LEFT + inner), pitch)
+    return _assemble(parts, x_of, placed, inner, pitch)
 
 
 def count_crossings(circuit: Circuit, layout: GraphLayout) -> int:
@@ -125,30 +156,25 @@ def count_crossings(circuit: Circuit, layout: GraphLayout) -> int:
 
 
 def _assemble(
-    circuit: Circuit,
-    rows: Sequence[tuple[int, str, list[NodeId]]],
-    x_of: Mapping[int, float],
-    placed: Mapping[NodeId, float],
-    inner: int,
-    pitch: float,
-    d_head: int,
+    parts: DrawnCircuit, x_of: Mapping[int, float], placed: Mapping[NodeId, float], inner: int, pitch: float
 ) -> GraphLayout:
     """The layout from the x of everything: rows from the bottom to the top, boxes around heads."""
+    rows = parts.rows
     n_gaps = max(rows[-1][0] - rows[0][0], 0) if rows else 0
     height = TOP + BOTTOM + ROW_HEIGHT * max(len(rows) - 1, 0) + LAYER_GAP * n_gaps
     spots: dict[NodeId, Spot] = {}
     labels = []
     for rank, (layer, label, nodes) in enumerate(rows):
         y = height - BOTTOM - ROW_HEIGHT * rank - LAYER_GAP * (layer - rows[0][0])
-        labels.append(Row(layer, label, y))
+        labels.append(LayoutRow(layer, label, y))
         spots |= {(key, index): (placed.get((key, index), x_of.get(index, 0.0)), y) for key, index in nodes}
-    boxes = tuple(_boxes(_members(circuit, d_head), spots, pitch))
+    boxes = tuple(_boxes(parts, spots, pitch))
     return GraphLayout(LEFT + inner + RIGHT, height, tuple(labels), spots, x_of, boxes, pitch)
 
 
-def _boxes(members: Mapping[GroupId, list[NodeId]], spots: Mapping[NodeId, Spot], pitch: float) -> Iterable[HeadBox]:
+def _boxes(parts: DrawnCircuit, spots: Mapping[NodeId, Spot], pitch: float) -> Iterable[HeadBox]:
     margin = pitch * 0.5
-    for (layer, kind, number), nodes in sorted(members.items()):
+    for (layer, kind, number), nodes in sorted(parts.members.items()):
         if kind == "head":
             xs = [spots[node][0] for node in nodes]
             yield HeadBox(layer, number, min(xs) - margin, max(xs) + margin, int(spots[nodes[0]][1]))
@@ -160,33 +186,11 @@ def _rows(circuit: Circuit) -> list[tuple[int, str, list[NodeId]]]:
     rows = []
     for layer in range(n_layer):
         for label, sites in ROWS:
-            keys = [f"{layer}.{site.value}" for site in sites]
+            keys = [site_key(layer, site) for site in sites]
             nodes = [(key, int(index)) for key in keys if key in circuit.nodes for index in circuit.nodes[key]]
             if nodes:
                 rows.append((layer, label, nodes))
     return rows
-
-
-def _channels(circuit: Circuit) -> list[int]:
-    """Residual channels that have a node, ascending."""
-    residual = (nodes for key, nodes in circuit.nodes.items() if split_site_key(key)[1] in RESIDUAL_SITES)
-    return sorted({int(index) for nodes in residual for index in nodes})
-
-
-def _group(key: str, index: int, d_head: int) -> GroupId:
-    """What a node moves with: its head, or a neuron by itself."""
-    layer, site = split_site_key(key)
-    return (layer, "head", index // d_head) if site in HEAD_SITES else (layer, "neuron", index)
-
-
-def _members(circuit: Circuit, d_head: int) -> dict[GroupId, list[NodeId]]:
-    """Group → its nodes, a head's in the order q, k, v."""
-    members: dict[GroupId, list[NodeId]] = defaultdict(list)
-    for _, _, nodes in _rows(circuit):
-        for key, index in nodes:
-            if split_site_key(key)[1] not in RESIDUAL_SITES:
-                members[_group(key, index, d_head)].append((key, index))
-    return dict(members)
 
 
 def _links(circuit: Circuit) -> dict[NodeId, list[int]]:
@@ -195,33 +199,31 @@ def _links(circuit: Circuit) -> dict[NodeId, list[int]]:
     for key, ends in circuit.edges.items():
         layer, kind = split_edge_key(key)
         for source, target in ends.tolist():
-            if kind.source in RESIDUAL_SITES:
-                near[f"{layer}.{kind.target.value}", target].append(source)
+            if kind.source.reads_residual:
+                near[site_key(layer, kind.target), target].append(source)
             else:
-                near[f"{layer}.{kind.source.value}", source].append(target)
+                near[site_key(layer, kind.source), source].append(target)
     return near
 
 
-def order_ranks(
-    links: Mapping[NodeId, Sequence[int]],
-    members: Mapping[GroupId, Sequence[NodeId]],
-    channels: Sequence[int],
-    start: Start,
-    most_rounds: int,
-) -> tuple[list[int], list[GroupId]]:
+def order_ranks(parts: DrawnCircuit, start: Start, most_rounds: int) -> tuple[list[int], list[GroupId]]:
     """Residual channels and groups, each from left to right, with few crossings of the lines between them.
 
-    Connected parts stand side by side, the largest first; what has no edge comes last.
+    Connected parts stand side by side, the largest first; channels and groups without an edge come last.
     """
-    names: list[Name] = [*channels, *members]
+    names: list[VertexName] = [*parts.channels, *parts.members]
     number = {name: n for n, name in enumerate(names)}  # integers, so that the order of sets is always the same
     graph = nx.Graph()
     graph.add_nodes_from(range(len(names)))
-    for group, nodes in members.items():
-        graph.add_edges_from((number[channel], number[group]) for node in nodes for channel in links.get(node, ()))
+    for group, nodes in parts.members.items():
+        graph.add_edges_from(
+            (number[channel], number[group]) for node in nodes for channel in parts.links.get(node, ())
+        )
     rounds = min(max(EDGES_TO_ORDER // max(graph.number_of_edges(), 1), 1), most_rounds)
-    parts = sorted(nx.connected_components(graph), key=lambda part: (-len(part), min(part)))
-    order = [names[n] for part in parts for n in _order_part(graph.subgraph(part), len(channels), start, rounds)]
+    connected = sorted(nx.connected_components(graph), key=lambda part: (-len(part), min(part)))
+    order = [
+        names[n] for part in connected for n in _order_part(graph.subgraph(part), len(parts.channels), start, rounds)
+    ]
     return [name for name in order if isinstance(name, int)], [name for name in order if not isinstance(name, int)]
 
 
@@ -248,32 +250,25 @@ def _layered(part: nx.Graph, channels: Sequence[int]) -> SugiyamaLayout:
     return layout
 
 
-def _room(
-    rows: Sequence[tuple[int, str, list[NodeId]]], members: Mapping[GroupId, Sequence[NodeId]], n_channels: int
-) -> tuple[int, float]:
-    """Width between the margins, and the least distance between nodes: what the widest row needs, within limits."""
+def _room(parts: DrawnCircuit) -> tuple[int, float]:
+    """Width between the margins, and the least distance between nodes: as the widest row needs, within limits."""
     heads: dict[int, int] = defaultdict(int)
-    for layer, kind, _ in members:
+    for layer, kind, _ in parts.members:
         heads[layer] += kind == "head"
-    needs = [len(nodes) + (BESIDE_HEAD * heads[layer] if label == "q · k · v" else 0) for layer, label, nodes in rows]
-    columns = max([*needs, n_channels + 1, 1])
+    needs = [len(nodes) + (BESIDE_HEAD * heads[layer] if label == HEADS else 0) for layer, label, nodes in parts.rows]
+    columns = max([*needs, len(parts.channels) + 1, 1])
     inner = min(max(round(columns * COLUMN_WIDTH), MIN_WIDTH), MAX_WIDTH)
     return inner, min(COLUMN_WIDTH, inner / columns)
 
 
 def _place_row(
-    row: Sequence[GroupId],
-    members: Mapping[GroupId, Sequence[NodeId]],
-    links: Mapping[NodeId, Sequence[int]],
-    x_of: Mapping[int, float],
-    bounds: tuple[float, float],
-    pitch: float,
+    parts: DrawnCircuit, row: Sequence[GroupId], x_of: Mapping[int, float], bounds: tuple[float, float], pitch: float
 ) -> dict[NodeId, float]:
     """Node → x for the heads or the neurons of one layer, near their channels and in the library's order."""
     low, high = bounds
-    inside = {group: _order_members(members[group], links, x_of) for group in row}
+    inside = {group: _order_members(parts, group, x_of) for group in row}
     sizes = [(len(inside[group]) + BESIDE_HEAD * (group[1] == "head")) * pitch for group in row]
-    wishes = [_wish([x for node in inside[group] for x in _near(node, links, x_of)], (low + high) / 2) for group in row]
+    wishes = [parts.mean_x(inside[group], x_of, (low + high) / 2) for group in row]
     places: dict[NodeId, float] = {}
     for group, middle in zip(row, spread(wishes, sizes, low, high), strict=True):
         first = middle - pitch * (len(inside[group]) - 1) / 2
@@ -281,20 +276,11 @@ def _place_row(
     return places
 
 
-def _near(node: NodeId, links: Mapping[NodeId, Sequence[int]], x_of: Mapping[int, float]) -> list[float]:
-    return [x_of[channel] for channel in links.get(node, ())]
-
-
-def _wish(near: Sequence[float], otherwise: float) -> float:
-    return sum(near) / len(near) if near else otherwise
-
-
-def _order_members(
-    nodes: Sequence[NodeId], links: Mapping[NodeId, Sequence[int]], x_of: Mapping[int, float]
-) -> list[NodeId]:
+def _order_members(parts: DrawnCircuit, group: GroupId, x_of: Mapping[int, float]) -> list[NodeId]:
     """Nodes of one head: q, k, v beside each other, each by the mean of its channels."""
+    nodes = parts.members[group]
     sites = list(dict.fromkeys(key for key, _ in nodes))
-    return sorted(nodes, key=lambda node: (sites.index(node[0]), _wish(_near(node, links, x_of), 0), node[1]))
+    return sorted(nodes, key=lambda node: (sites.index(node[0]), parts.mean_x([node], x_of, 0), node[1]))
 
 
 def spread(wished: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:

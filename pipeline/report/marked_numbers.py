@@ -12,9 +12,10 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from pipeline.report.templating import count, nats, percent, ratio
+from pipeline.rows import Summary
 
-NAMES = ("name", "model", "family", "task")  # what an entry of a list is called, by the first of these keys it has
-DIGITS = 9  # of the value that stands in the page beside what is shown of it
+NAMES = ("name", "model", "family", "task")  # an entry of a list is named by the first of these keys that it has
+DIGITS = 9  # of the exact value that the page has beside the shown one
 WAYS: Mapping[str, Callable[[Any], str]] = {
     "nats": nats,
     "count": count,
@@ -47,17 +48,17 @@ def _entry(entries: list[Any], step: str) -> Any:
 class Numbers:
     """``numbers(path, way)``: the value at a path below ``at``, written in one of WAYS."""
 
-    def __init__(self, summary: Mapping[str, Any], at: str = "", here: Any = None) -> None:
+    def __init__(self, summary: Summary, at: str = "", here: Any = None) -> None:
         self.summary, self.at = summary, at
         self._here = summary if here is None else here
 
     def under(self, *steps: str) -> Numbers:
-        """The same for what lies below; the element that shows it has ``data-at="{{ at }}"``."""
+        """The numbers below a path; the element that shows them has ``data-at="{{ at }}"``."""
         path = "/".join(steps)
         return Numbers(self.summary, f"{self.at}/{path}", find(self._here, path))
 
     def value(self, path: str) -> Any:
-        """What the summary says, None also where a step of the path is null or missing."""
+        """The summary's value at the path, None also where a step of the path is null or missing."""
         try:
             return find(self.summary if path.startswith("/") else self._here, path)
         except (KeyError, IndexError, TypeError):

@@ -1,4 +1,4 @@
-"""What the page unpacks only when it is needed: gzip in base64, inside a script element of its own."""
+"""Parts of the page that it unpacks when they are needed: gzip in base64, each in a script element of its own."""
 
 from __future__ import annotations
 

@@ -1,58 +1,53 @@
 """results/index.html: the whole study in one file that needs nothing else: the study, a page a model, one a circuit.
 
-No number is made here that is not in the summary; this module only chooses what stands where.
+The module computes no number: it chooses which numbers of the summary stand where.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.tasks import Pair
 from pipeline.report.charts import charts
+from pipeline.report.geometric import log_edges
 from pipeline.report.marked_numbers import Numbers
 from pipeline.report.packed import chart_library, pack, pack_json, within_budget
+from pipeline.report.solved import of_kind, solved_tasks
 from pipeline.report.templating import render
 from pipeline.report.validation import lines_of
+from pipeline.rows import HistoryRow, ModelSummary, Summary
 
 WEB = Path(__file__).parent / "web"
-FIRST, LAST = ("elements.js", "packed.js"), "app.js"  # what the other scripts, between these, are made of
+FIRST, LAST = ("elements.js", "packed.js"), "app.js"  # the scripts between them use the first two; the last starts all
 MOST_BYTES = 8_000_000  # of the page; results/ is committed, and a browser has to open it
 TITLE = "Sparse circuits"
 
 
 @dataclass(frozen=True)
-class Example:
-    """One contrast pair as text: two (prompt, answer)."""
-
-    first: tuple[str, str]
-    second: tuple[str, str]
-
-
-@dataclass(frozen=True)
 class PageParts:
-    """What the page shows besides the summary."""
+    """All that the page shows besides the summary."""
 
     prediction: Mapping[str, Any]  # the section of validate that the plot of predictions shows; empty for none
-    histories: Mapping[str, Sequence[Mapping[str, Any]]]  # model → lines of its training history
+    histories: Mapping[str, Sequence[HistoryRow]]  # model → lines of its training history
     bundles: Mapping[tuple[str, str], str]  # (model, task) → packed bundle, of every circuit
-    explained: Mapping[str, str]  # model → packed, what the explanations of its circuits have in common
-    examples: Mapping[str, Sequence[Example]]  # task → pairs
-    decides: Mapping[str, str]  # task → what decides the answer
+    explained: Mapping[str, str]  # model → packed common part of the explanations of its circuits
+    examples: Mapping[str, Sequence[Pair]]  # task → pairs as text
+    decides: Mapping[str, str]  # task → the sentence that says how its answer is decided
     statistics: Mapping[str, Any]  # the tokenise stage's stats.json
     predicts: str | None  # the model that the plot of predictions is of
 
 
-def build_page(summary: Mapping[str, Any], parts: PageParts) -> str:
+def build_page(summary: Summary, parts: PageParts) -> str:
     """HTML text of the report."""
     specs = charts(summary, parts.histories, parts.prediction)
     common = {"numbers": Numbers(summary), "validation": summary["validation"], "charts": specs}
     common |= {"lines_of": lines_of, "outcome": outcome}
     pages = {f"/{route}": pack(text) for route, text in further_pages(summary, parts, common)}
-    rest: dict[str, Any] = {"specs": specs, "pages": pages, "explained": parts.explained}
+    rest: dict[str, Any] = {"charts": specs, "pages": pages, "explained": parts.explained}
     whole = partial(shell, study(summary, parts, common), title=TITLE, first="frontier", **rest)
     bundles = within_budget(parts.bundles, MOST_BYTES - len(whole(bundles={}, left_out=list(parts.bundles)).encode()))
     return whole(bundles=bundles, left_out=[key for key in parts.bundles if key not in bundles])
@@ -62,41 +57,19 @@ def build_circuit_page(bundle: Mapping[str, Any], *, title: str, body: str = "")
     """HTML text of one circuit's page alone, in the same shell; ``body``: HTML to stand above the drawing."""
     model, task = bundle["model"], bundle["task"]
     article = render("alone.html.j2", model=model, task=task, title=title, body=body, row=bundle["row"])
-    bundles = {(model, task): pack_json(bundle)}
-    return shell(article, title=title, first="drawing", specs={}, pages={}, explained={}, bundles=bundles, left_out=[])
+    return shell(article, title=title, first="drawing", bundles={(model, task): pack_json(bundle)})
 
 
-def shell(
-    body: str,
-    *,
-    title: str,
-    first: str,
-    specs: Mapping[str, Any],
-    pages: Mapping[str, str],
-    explained: Mapping[str, str],
-    bundles: Mapping[tuple[str, str], str],
-    left_out: Sequence[tuple[str, str]],
-) -> str:
-    """A whole document around its first article: style, scripts, charts, and what is packed.
+def shell(body: str, *, title: str, first: str, **packed: Any) -> str:
+    """A whole document around its first article: style, scripts, charts, and all that is packed.
 
-    ``pages``: route → packed text of an article; ``explained`` and ``bundles``: as in PageParts; ``left_out``: circuits
-    whose bundle had no room.
+    ``packed``, empty where not given: ``charts``; ``pages``, route → packed text of an article; ``explained`` and
+    ``bundles``, as in PageParts; ``left_out``, circuits whose bundle had no room.
     """
-    return render(
-        "index.html.j2",
-        title=title,
-        first=first,
-        body=body,
-        left_out=left_out,
-        most_bytes=MOST_BYTES,
-        charts=specs,
-        library=chart_library() if specs else "",
-        pages=pages,
-        explained=explained,
-        bundles=bundles,
-        style=style(),
-        scripts=list(scripts()),
-    )
+    found = dict.fromkeys(("charts", "pages", "explained", "bundles", "left_out"), {}) | packed
+    found |= {"library": chart_library() if found["charts"] else "", "most_bytes": MOST_BYTES}
+    found |= {"style": style(), "scripts": list(scripts())}
+    return render("index.html.j2", body=body, title=title, first=first, **found)
 
 
 def style() -> str:
@@ -112,37 +85,34 @@ def scripts() -> Iterator[str]:
         yield (WEB / name).read_text(encoding="utf-8")
 
 
-def study(summary: Mapping[str, Any], parts: PageParts, common: Mapping[str, Any]) -> str:
+def study(summary: Summary, parts: PageParts, common: Mapping[str, Any]) -> str:
     """HTML of the study's own article."""
     models, tasks = summary["models"], task_names(summary)
+    with_curve = {task for model in models for task, found in solved_tasks(model["tasks"]).items() if found["curve"]}
     return render(
         "study.html.j2",
         summary=summary,
-        models=models,
-        frontier=summary["frontier"],
-        baselines=summary["baselines"],
         headline=headline(summary, parts.statistics),
         matrix=[{"task": task, "cells": [_cell(model, task, models) for model in models]} for task in tasks],
-        curve_tasks=[task for task in tasks if any(_has_curve(model["tasks"].get(task)) for model in models)],
+        curve_tasks=[task for task in tasks if task in with_curve],
         statistics=parts.statistics,
-        provenance=summary["provenance"],
         predicts=parts.predicts,
         **common,
     )
 
 
-def further_pages(summary: Mapping[str, Any], parts: PageParts, common: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(route, HTML of what stands in its article) of every model and every circuit."""
+def further_pages(summary: Summary, parts: PageParts, common: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(route, HTML inside of its article) of every model and every circuit."""
     for model in summary["models"]:
-        yield f"model/{model['name']}", render("model.html.j2", model=model, targets=targets(model), **common)
+        losses = {point["target_loss"] for task in model["tasks"].values() for point in task["curve"]}
+        targets = sorted(losses, reverse=True)  # the loosest first
+        yield f"model/{model['name']}", render("model.html.j2", model=model, targets=targets, **common)
         for name in model["tasks"]:
             yield f"circuit/{model['name']}/{name}", circuit_text(summary, model, name, parts, common)
 
 
-def circuit_text(
-    summary: Mapping[str, Any], model: Mapping[str, Any], name: str, parts: PageParts, common: Mapping[str, Any]
-) -> str:
-    """HTML of what stands in one circuit's article, with links to the same task's circuits in other models."""
+def circuit_text(summary: Summary, model: ModelSummary, name: str, parts: PageParts, common: Mapping[str, Any]) -> str:
+    """HTML inside of one circuit's article, with links to the same task's circuits in other models."""
     others = [other for other in summary["models"] if other is not model and name in other["tasks"]]
     return render(
         "circuit.html.j2",
@@ -156,15 +126,6 @@ def circuit_text(
     )
 
 
-def targets(model: Mapping[str, Any]) -> list[float]:
-    """All target losses of a model's circuits, the loosest first."""
-    return sorted({point["target_loss"] for task in model["tasks"].values() for point in task["curve"]}, reverse=True)
-
-
-def _has_curve(task: Mapping[str, Any] | None) -> bool:
-    return bool(task and task["solved"] and task["curve"])
-
-
 def outcome(test: Mapping[str, Any]) -> str:
     """A check's result as a sign: passed, failed, only measured, not tested."""
     if test["passed"] is None:
@@ -172,35 +133,33 @@ def outcome(test: Mapping[str, Any]) -> str:
     return "✓" if test["passed"] else "✗"
 
 
-def task_names(summary: Mapping[str, Any]) -> list[str]:
+def task_names(summary: Summary) -> list[str]:
     """All tasks of the study, in the order in which the models list them."""
     return list(dict.fromkeys(task for model in summary["models"] for task in model["tasks"]))
 
 
-def headline(summary: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str, Any]:
+def headline(summary: Summary, statistics: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers at the top: ratio, best loss beside the bigram's, tasks solved, smallest circuit; null where none."""
     models = summary["models"]
     losses = [(model["val_loss_nats"], model["name"]) for model in models if model["val_loss_nats"] is not None]
     best_loss, best_model = min(losses, default=(None, None))
-    solved = {kind: _solved_by(models, kind) for kind in ("sparse", "dense")}
+    sparse, dense = (
+        {name for model in of_kind(models, kind) for name in solved_tasks(model["tasks"])}
+        for kind in ("sparse", "dense")
+    )
     return {
         "best_loss": best_loss,
         "best_model": best_model,
         "bigram_loss": statistics.get("bigram_loss_nats"),
         "n_tasks": len(task_names(summary)),
-        "n_solved": len(solved["sparse"] | solved["dense"]),
-        "n_sparse": len(solved["sparse"]),
-        "n_dense": len(solved["dense"]),
-        "n_both": len(solved["sparse"] & solved["dense"]),
+        "n_solved": len(sparse | dense),
+        "n_sparse": len(sparse),
+        "n_dense": len(dense),
+        "n_both": len(sparse & dense),
     }
 
 
-def _solved_by(models: Sequence[Mapping[str, Any]], kind: str) -> set[str]:
-    own = [model for model in models if model["kind"] == kind]
-    return {name for model in own for name, task in model["tasks"].items() if task["solved"]}
-
-
-def _cell(model: Mapping[str, Any], name: str, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _cell(model: ModelSummary, name: str, models: Sequence[ModelSummary]) -> dict[str, Any]:
     """One field of the matrix; ``heat`` 0…1 is where the edges lie between the study's smallest and largest circuit."""
     task = model["tasks"].get(name)
     if task is None:
@@ -209,7 +168,7 @@ def _cell(model: Mapping[str, Any], name: str, models: Sequence[Mapping[str, Any
         return {"state": "not expressible", "reason": task["reason"]}
     if not task["solved"]:
         return {"state": "not solved"}
-    sizes = [t["n_edges"] for m in models for t in m["tasks"].values() if t["solved"]]
-    low, high = (math.log(max(size, 1)) for size in (min(sizes), max(sizes)))
-    heat = (math.log(max(task["n_edges"], 1)) - low) / (high - low) if high > low else 0.0
+    sizes = [log_edges(solved["n_edges"]) for other in models for solved in solved_tasks(other["tasks"]).values()]
+    low, high = min(sizes), max(sizes)
+    heat = (log_edges(task["n_edges"]) - low) / (high - low) if high > low else 0.0
     return {"state": "solved", "heat": round(heat, 2), "tested": bool(task["n_nodes"] and task["validation"])}

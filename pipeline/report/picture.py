@@ -1,4 +1,4 @@
-"""What the picture of a circuit shows, as plain numbers: the layout, weights, biases, and the tokens at both ends.
+"""The picture of a circuit as plain numbers: the layout, weights, biases, and the tokens at both ends.
 
 The static SVG (``pipeline.report.drawing``), the page of a circuit (web/drawing.js) and ``sparse-circuits play`` draw
 the same picture.
@@ -6,7 +6,7 @@ the same picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,13 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.circuit import Circuit
+from pipeline.circuit.interventions import edge_weights
 from pipeline.data.pairs import PairBatch
 from pipeline.model.transformer import Transformer
-from pipeline.report.layout import RESIDUAL_SITES, GraphLayout, NodeId, lay_out
+from pipeline.report.layout import GraphLayout, NodeId, lay_out
 from pipeline.sites import EDGE_KINDS, Site, site_key, split_edge_key, split_site_key
 
-READS = (Site.ATTN_IN, Site.MLP_IN)
-WRITES = (Site.ATTN_OUT, Site.MLP_OUT)
 END_TOKENS = 3  # at each end of a residual channel
 EXAMPLE_PROMPTS = 4  # whose tokens come first at the embedding end
 DIGITS = 3
@@ -34,8 +33,8 @@ def picture_of(circuit: Circuit, model: Transformer, batch: PairBatch | None, te
     ``batch``: pairs of the circuit's task, whose tokens and answers stand at the ends (None: any tokens); ``texts``:
     the text of every token of the vocabulary. ``nodes`` are in forward order; edges, links and ends refer to them by
     number. ``links`` are pairs of a query and a key channel that a head multiplies with each other. ``streams``:
-    channel, x, upmost and lowest y of each residual line. ``inputs`` and ``outputs``: channel, x, y and what stands
-    there.
+    channel, x, upmost and lowest y of each residual line. ``inputs`` and ``outputs``: channel, x, y and the tokens or
+    the weight at that end.
     """
     state = model.state_dict()
     layout = lay_out(circuit, model.config.d_head)
@@ -49,7 +48,7 @@ def picture_of(circuit: Circuit, model: Transformer, batch: PairBatch | None, te
         "rows": [[row.layer, row.label, row.y] for row in layout.rows],
         "sites": list(circuit.nodes),
         "nodes": _nodes(circuit, state, layout),
-        "edges": _edges(circuit, state, number),
+        "edges": _edges(circuit, model, number),
         "heads": _heads(state, layout),
         "links": _links(number),
         "streams": _streams(layout),
@@ -79,15 +78,9 @@ def rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def edge_weights(circuit: Circuit, state: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " n_edges"]]:
-    """Edge key → the weights of the circuit's edges, in their order, from a checkpoint's state dict."""
-    weights = {}
-    for key, ends in circuit.edges.items():
-        layer, kind = split_edge_key(key)
-        matrix = state[f"transformer.h.{layer}.{kind.weight}.weight"]
-        matrix = matrix[kind.rows(len(matrix))]
-        weights[key] = matrix[ends[:, 1], ends[:, 0]]
-    return weights
+def weights_of(circuit: Circuit, model: Transformer) -> dict[str, Float[Tensor, " n_edges"]]:
+    """Edge key → the weights of the circuit's edges, in their order."""
+    return {key: edge_weights(model, key)[ends[:, 1], ends[:, 0]] for key, ends in circuit.edges.items()}
 
 
 def biases(state: Mapping[str, Tensor], n_layer: int) -> dict[str, Float[Tensor, " width"]]:
@@ -101,11 +94,14 @@ def biases(state: Mapping[str, Tensor], n_layer: int) -> dict[str, Float[Tensor,
 
 
 def readout_weights(circuit: Circuit, state: Mapping[str, Tensor], answers: tuple[int, int]) -> dict[int, float]:
-    """Written residual channel → what it adds to the first answer's logit minus the second's, per normalised unit."""
+    """Written residual channel → its weight on the first answer's logit minus the second's, per normalised unit."""
     first, second = (state["lm_head.weight"][token] for token in answers)
     towards = ((first - second) * state["transformer.ln_f.weight"]).tolist()
     written = {
-        int(index) for key, indices in circuit.nodes.items() if split_site_key(key)[1] in WRITES for index in indices
+        int(index)
+        for key, indices in circuit.nodes.items()
+        if split_site_key(key)[1].writes_residual
+        for index in indices
     }
     return {channel: towards[channel] for channel in sorted(written) if towards[channel] != 0}
 
@@ -120,25 +116,27 @@ def two_answers(batch: PairBatch | None) -> tuple[int, int] | None:
 
 
 def _nodes(circuit: Circuit, state: Mapping[str, Tensor], layout: GraphLayout) -> dict[str, list[Any]]:
-    """Columns: number of the site, index, place, bias (0 where there is none), what it is held at when it is off."""
-    sites = list(circuit.nodes)
+    """Columns: number of the site, index, place, bias, ablation value; 0 where there is no bias or ablation value."""
+    sites, nodes = list(circuit.nodes), list(layout.spots)
     bias = biases(state, 1 + max((row.layer for row in layout.rows), default=-1))
-    held = circuit.ablation_values.first
-    nodes = list(layout.spots)
+
+    def at(values: Mapping[str, Tensor]) -> list[float]:
+        return [rounded(float(values[key][index])) if key in values else 0 for key, index in nodes]
+
     return {
         "site": [sites.index(key) for key, _ in nodes],
         "index": [index for _, index in nodes],
         "x": [round(x) for x, _ in layout.spots.values()],
         "y": [round(y) for _, y in layout.spots.values()],
-        "bias": [rounded(float(bias[key][index])) if key in bias else 0 for key, index in nodes],
-        "held": [rounded(float(held[key][index])) if key in held else 0 for key, index in nodes],
+        "bias": at(bias),
+        "ablated_to": at(circuit.ablation_values.first),
     }
 
 
-def _edges(circuit: Circuit, state: Mapping[str, Tensor], number: Mapping[NodeId, int]) -> dict[str, list[Any]]:
+def _edges(circuit: Circuit, model: Transformer, number: Mapping[NodeId, int]) -> dict[str, list[Any]]:
     """Columns: numbers of the source and the target, weight."""
     columns: dict[str, list[Any]] = {"source": [], "target": [], "weight": []}
-    for key, weights in edge_weights(circuit, state).items():
+    for key, weights in weights_of(circuit, model).items():
         layer, kind = split_edge_key(key)
         start, end = site_key(layer, kind.source), site_key(layer, kind.target)
         columns["source"] += [number[start, source] for source in circuit.edges[key][:, 0].tolist()]
@@ -172,15 +170,15 @@ def _streams(layout: GraphLayout) -> list[list[int]]:
     """Channel, x, lowest and highest y (as on the screen: upmost first) of its nodes."""
     return [
         [channel, round(layout.channels[channel]), round(min(ys)), round(max(ys))]
-        for channel, ys in sorted(_heights(layout, RESIDUAL_SITES).items())
+        for channel, ys in sorted(_heights(layout, lambda site: site.reads_residual or site.writes_residual).items())
     ]
 
 
-def _heights(layout: GraphLayout, sites: Iterable[Site]) -> dict[int, list[float]]:
+def _heights(layout: GraphLayout, among: Callable[[Site], bool]) -> dict[int, list[float]]:
     """Residual channel → y of its nodes at the given sites."""
     heights: dict[int, list[float]] = {}
     for (key, index), (_, y) in layout.spots.items():
-        if split_site_key(key)[1] in sites:
+        if among(split_site_key(key)[1]):
             heights.setdefault(index, []).append(y)
     return heights
 
@@ -195,7 +193,7 @@ def _inputs(
         for row, last in list(zip(batch.tokens, batch.last, strict=True))[:EXAMPLE_PROMPTS]:
             shown[row[: last + 1]] = True
     ends = []
-    for channel, ys in sorted(_heights(layout, READS).items()):
+    for channel, ys in sorted(_heights(layout, lambda site: site.reads_residual).items()):
         entries = _largest(embedding[:, channel], shown)
         found = [[tokens(token), rounded(value)] for token, value in entries]
         ends.append([channel, round(layout.channels[channel]), round(max(ys)), found])
@@ -213,12 +211,12 @@ def _largest(values: Float[Tensor, " vocab"], first: Tensor | None = None) -> li
 def _outputs(
     circuit: Circuit, state: Mapping[str, Tensor], layout: GraphLayout, batch: PairBatch | None, tokens: TokenTable
 ) -> dict[str, Any]:
-    """The unembedding end: of each channel that is written, what it adds to the first answer's logit minus the
-    second's, or where the answers differ from pair to pair, the tokens that it moves most, as [token, value]."""
+    """The unembedding end: of each channel that is written, its weight on the first answer's logit minus the
+    second's; where the answers differ from pair to pair, the tokens whose logits it moves most, as [token, value]."""
     answers = two_answers(batch)
     weights = readout_weights(circuit, state, answers) if answers else {}
     ends: list[list[Any]] = []
-    for channel, ys in sorted(_heights(layout, WRITES).items()):
+    for channel, ys in sorted(_heights(layout, lambda site: site.writes_residual).items()):
         place = [channel, round(layout.channels[channel]), round(min(ys))]
         if answers:
             ends += [[*place, rounded(weights[channel])]] if channel in weights else []

@@ -1,7 +1,7 @@
-"""What pruning gained: edges before and after minimisation, learned against other rankings, size against target loss.
+"""Gains of pruning: edges before and after minimisation, learned against other rankings, size against target loss.
 
-Means are geometric and over solved tasks only. What is compared is stated beside each number, because a ranking that
-finds no circuit for a task leaves that task out of its mean.
+Means are geometric and over solved tasks only. A ranking that finds no circuit for a task leaves that task out of its
+mean, so each number says beside it over how many circuits it is.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 from pipeline.report.frontier import curve_edges
 from pipeline.report.geometric import geometric_mean_edges, log_edges, mean_ratio, ratio_interval
+from pipeline.report.solved import solved_tasks
+from pipeline.rows import ModelSummary, TaskSummary
 from pipeline.seeds import seed_of
-
-Model = Mapping[str, Any]  # an entry of summary.json's ``models``
 
 BASELINES_METHOD = (
     "Every ranking of nodes is discretised by the same bisection to the same target loss on validation pairs, with "
@@ -29,9 +29,9 @@ CURVES_METHOD = (
 )
 
 
-def minimisation(models: Sequence[Model], *, n_bootstrap: int, seed: int) -> dict[str, Any]:
+def minimisation(models: Sequence[ModelSummary], *, n_bootstrap: int, seed: int) -> dict[str, Any]:
     """The ``minimisation`` entry of summary.json: how many times more edges circuits had before, over all models."""
-    logs = [(name, log) for model in models for name, log in minimised_logs(model)]
+    logs = [(name, log) for model in models for name, log in minimised_logs(model["tasks"])]
     return {
         "n_circuits": len(logs),
         "ratio_discretised_to_minimised": mean_ratio([log for _, log in logs]),
@@ -39,20 +39,20 @@ def minimisation(models: Sequence[Model], *, n_bootstrap: int, seed: int) -> dic
     }
 
 
-def minimised_logs(model: Model) -> Iterator[tuple[str, float]]:
+def minimised_logs(tasks: Mapping[str, TaskSummary]) -> Iterator[tuple[str, float]]:
     """(task, logarithm of edges before over edges after minimisation) of a model's solved tasks."""
-    for name, task in model["tasks"].items():
-        if task["solved"] and task["discretised"] is not None:
+    for name, task in solved_tasks(tasks).items():
+        if task["discretised"] is not None:
             yield name, log_edges(task["discretised"]["n_edges"]) - log_edges(task["n_edges"])
 
 
-def compare_baselines(models: Sequence[Model], *, n_bootstrap: int, seed: int) -> dict[str, Any]:
+def compare_baselines(models: Sequence[ModelSummary], *, n_bootstrap: int, seed: int) -> dict[str, Any]:
     """The ``baselines`` entry of summary.json: every baseline against learned pruning, overall and per model."""
     tasks = [task for model in models for task in model["tasks"].values()]
     names = list(dict.fromkeys(name for task in tasks for name in task["baselines"]))
     rng_seed = seed_of(seed, "report", "baselines")
 
-    def against(some: Sequence[Model]) -> dict[str, Any]:
+    def against(some: Sequence[ModelSummary]) -> dict[str, Any]:
         return {name: _against(name, some, n_bootstrap, rng_seed) for name in names}
 
     return {
@@ -62,7 +62,7 @@ def compare_baselines(models: Sequence[Model], *, n_bootstrap: int, seed: int) -
     }
 
 
-def _against(baseline: str, models: Sequence[Model], n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
+def _against(baseline: str, models: Sequence[ModelSummary], n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
     """One baseline over all circuits of some models."""
     pairs = [pair for model in models for pair in _pairs(model, baseline)]
     found = [(task, learned, other) for task, learned, other in pairs if other is not None]
@@ -78,14 +78,14 @@ def _against(baseline: str, models: Sequence[Model], n_bootstrap: int, rng_seed:
     }
 
 
-def _pairs(model: Model, baseline: str) -> Iterator[tuple[str, int, int | None]]:
+def _pairs(model: ModelSummary, baseline: str) -> Iterator[tuple[str, int, int | None]]:
     """(task, edges of the learned ranking, edges of the baseline's or None) of a model's solved tasks."""
-    for name, task in model["tasks"].items():
-        if task["solved"] and task["discretised"] is not None and baseline in task["baselines"]:
+    for name, task in solved_tasks(model["tasks"]).items():
+        if task["discretised"] is not None and baseline in task["baselines"]:
             yield name, task["discretised"]["n_edges"], task["baselines"][baseline]["n_edges"]
 
 
-def curve_means(models: Sequence[Model], curve_losses: Sequence[float]) -> dict[str, Any]:
+def curve_means(models: Sequence[ModelSummary], curve_losses: Sequence[float]) -> dict[str, Any]:
     """The ``curve_means`` entry of summary.json: every model's geometric-mean edges at each target loss (Fig 2)."""
     able = [model for model in models if model["n_solved"]]
     points = []

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean, mode
 from typing import Any
 
 from pipeline.report.page import headline
+from pipeline.report.solved import of_kind, solved_tasks
+from pipeline.report.spread import known, middle
 from pipeline.report.summary import smallest_circuits
 from pipeline.report.templating import render
-from pipeline.report.validation import lines_of, validated
+from pipeline.report.validation import KINDS, validated
+from pipeline.rows import ModelSummary, Summary, TaskSummary
 
 BLOCK = re.compile(r"(<!-- (\w+): python -m flows\.readme -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 MOST_SCALE = 0.999  # of the largest calibration scale, from which a circuit counts as leaning on it
 AT_MOST = 1e-9  # a share that rounding may add to a target
 
 
-def filled(text: str, summary: Mapping[str, Any], most_scale: float) -> str:
+def filled(text: str, summary: Summary, most_scale: float) -> str:
     """README text with each ``<!-- name: python -m flows.readme -->`` … ``<!-- /name -->`` block made anew.
 
     ``most_scale``: prune.most_scale, the largest calibration scale. Raises ValueError where the text has no such block.
@@ -32,27 +35,24 @@ def filled(text: str, summary: Mapping[str, Any], most_scale: float) -> str:
     )
 
 
-def figures(summary: Mapping[str, Any], most_scale: float) -> dict[str, Any]:
-    """Name → what the README's templates say."""
+def figures(summary: Summary, most_scale: float) -> dict[str, Any]:
+    """Name → value of all that the README's templates say."""
     models = summary["models"]
-    solved = [(model, name, task) for model in models for name, task in model["tasks"].items() if task["solved"]]
+    solved = [(model, name, task) for model in models for name, task in solved_tasks(model["tasks"]).items()]
     return {
         "summary": summary,
         "headline": headline(summary, {"bigram_loss_nats": summary["bigram_loss_nats"]}),
         "frontier": summary["frontier"],
         "baselines": summary["baselines"]["overall"],
-        "losses": {
-            kind: ends(model["val_loss_nats"] for model in of_kind(models, kind)) for kind in ("sparse", "dense")
-        },
+        "losses": {kind: ends(model["val_loss_nats"] for model in of_kind(models, kind)) for kind in KINDS},
         "before": {
-            kind: ends(model["ratio_discretised_to_minimised"] for model in of_kind(models, kind))
-            for kind in ("sparse", "dense")
+            kind: ends(model["ratio_discretised_to_minimised"] for model in of_kind(models, kind)) for kind in KINDS
         },
         "by_l0": by_l0(models),
         "by_width": by_width(models),
         "improved": improved(by_width(models)),
-        "ablated_nodes": ends(median_of(model, "ablated_nodes_loss") for model in models),
-        "ablated_edges": ends(median_of(model, "ablated_edges_loss") for model in models),
+        "ablated_nodes": medians(models, "ablated_nodes_loss"),
+        "ablated_edges": medians(models, "ablated_edges_loss"),
         "on_test": on_test([task for _, _, task in solved], summary, most_scale),
         "above": [(model["name"], name) for model in models for name in model["test_loss"]["above"]],
         "n_surely_above": sum(surely_above(task, summary) for _, _, task in solved),
@@ -65,38 +65,34 @@ def figures(summary: Mapping[str, Any], most_scale: float) -> dict[str, Any]:
     }
 
 
-def of_kind(models: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
-    return [model for model in models if model["kind"] == kind]
-
-
 def ends(values: Iterable[float | None]) -> tuple[float, float] | None:
     """Smallest and largest of those that are known."""
-    known = [value for value in values if value is not None]
-    return (min(known), max(known)) if known else None
+    found = known(values)
+    return (min(found), max(found)) if found else None
 
 
-def median_of(model: Mapping[str, Any], what: str) -> float | None:
-    """The median over the circuits of solved tasks."""
-    found = [task[what] for task in model["tasks"].values() if task["solved"] and task[what] is not None]
-    return statistics.median(found) if found else None
+def medians(models: Sequence[ModelSummary], key: str) -> tuple[float, float] | None:
+    """Smallest and largest of the models' medians over the circuits of solved tasks."""
+    circuits: list[list[Mapping[str, Any]]] = [list(solved_tasks(model["tasks"]).values()) for model in models]
+    return ends(middle(task[key] for task in tasks) for tasks in circuits)
 
 
-def by_l0(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def by_l0(models: Sequence[ModelSummary]) -> list[ModelSummary]:
     """The sparse models of the width that most of them have, the densest first."""
     sparse = of_kind(models, "sparse")
-    width = statistics.mode(model["d_model"] for model in sparse)
+    width = mode(model["d_model"] for model in sparse)
     return sorted((model for model in sparse if model["d_model"] == width), key=lambda model: -model["l0"])
 
 
-def by_width(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def by_width(models: Sequence[ModelSummary]) -> list[ModelSummary]:
     """Sparse models with as many nonzero weights in their blocks' matrices but other widths, the narrowest first."""
     sparse = of_kind(models, "sparse")
-    common = statistics.mode(block_l0(model) for model in sparse)
+    common = mode(block_l0(model) for model in sparse)
     return sorted((model for model in sparse if block_l0(model) == common), key=lambda model: model["d_model"])
 
 
 def improved(models: Sequence[Mapping[str, Any]]) -> str:
-    """Which of loss and size the last model betters against the first."""
+    """``both``, ``neither``, or which of loss and circuits is smaller in the last model than in the first."""
     first, last = models[0], models[-1]
     better = [
         what
@@ -106,55 +102,54 @@ def improved(models: Sequence[Mapping[str, Any]]) -> str:
     return {0: "neither", 1: f"{better[0]} only" if better else "", 2: "both"}[len(better)]
 
 
-def block_l0(model: Mapping[str, Any]) -> int:
+def block_l0(model: ModelSummary) -> int:
     """Nonzero weights of the matrices inside blocks."""
     matrices = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
     return sum(count for name, count in model["l0_by_matrix"].items() if name.endswith(matrices))
 
 
-def on_test(tasks: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], most_scale: float) -> dict[str, Any]:
+def on_test(tasks: Sequence[TaskSummary], summary: Summary, most_scale: float) -> dict[str, Any]:
     """How circuits of solved tasks do on test pairs, and how many lean on the largest calibration scale."""
     losses = [task["circuit_loss"] for task in tasks]
     return {
         "n": len(tasks),
         "n_at_target": sum(loss <= summary["target_loss"] * (1 + AT_MOST) for loss in losses),
         "n_within": sum(model["test_loss"]["n_within"] for model in summary["models"]),
-        "mean": statistics.mean(losses),
+        "mean": mean(losses),
         "n_most_scale": sum((task["calibration_scale"] or 0) >= MOST_SCALE * most_scale for task in tasks),
         "most_scale": most_scale,
         "n_minimal": sum(bool(task["one_minimal"]) for task in tasks),
     }
 
 
-def surely_above(task: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
+def surely_above(task: TaskSummary, summary: Summary) -> bool:
     """Whether the whole interval of the loss on test pairs lies above target and margin."""
     return task["circuit_loss_interval"][0] > summary["target_loss"] + summary["test_margin"]
 
 
-def tested(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What validation found, in numbers of circuits: ``n``, and by test of all, sparse and dense ones."""
+def tested(summary: Summary) -> dict[str, Any]:
+    """Counts of validated circuits: ``n`` in all, and by test those of both kinds, of sparse and of dense models."""
     circuits = validated(summary["models"])
     by_test = {row["name"]: row for row in summary["validation"]["by_test"]}
+    passed, taken = (
+        {name: sum(row[kind][key] for kind in KINDS) for name, row in by_test.items()}
+        for key in ("n_passed", "n_tested")
+    )
     controls = [row for row in summary["validation"]["controls"] if row["control"] != "true"]
     return {
         "n": len(circuits),
         "n_models": len({model["name"] for model, _, _ in circuits}),
-        "passed": {name: sum(row[kind]["n_passed"] for kind in ("sparse", "dense")) for name, row in by_test.items()},
-        "taken": {name: sum(row[kind]["n_tested"] for kind in ("sparse", "dense")) for name, row in by_test.items()},
+        "passed": passed,
+        "taken": taken,
         "by_test": by_test,
         "circuits": summary["validation"]["circuits"],
-        "n_without_needless": sum(outcome(task, "minimality") is True for _, _, task in circuits),
+        "n_without_needless": passed.get("minimality", 0),
         "n_controls": len(controls),
         "n_controls_met": sum(row["met"] for row in controls),
     }
 
 
-def outcome(task: Mapping[str, Any], name: str) -> bool | None:
-    """What a test said of a circuit, None where it was not taken."""
-    return next((test["passed"] for test in lines_of(task["validation"]) if test["name"] == name), None)
-
-
-def example(summary: Mapping[str, Any], task: str = "bracket_counting") -> Mapping[str, Any] | None:
+def example(summary: Summary, task: str = "bracket_counting") -> Mapping[str, Any] | None:
     """The row of a task's smallest circuit, which the report draws, and its ``model``; None where none does it."""
     model = smallest_circuits(summary).get(task)
     return next((row["tasks"][task] | {"model": model} for row in summary["models"] if row["name"] == model), None)

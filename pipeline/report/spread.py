@@ -21,9 +21,5 @@ def middle(values: Iterable[float | None]) -> float | None:
 def spread(values: Iterable[float | None]) -> dict[str, Any]:
     """``median``, ``low`` and ``high`` of those that are known, ``n`` of them; None for none."""
     found = known(values)
-    return {
-        "median": middle(found),
-        "low": min(found, default=None),
-        "high": max(found, default=None),
-        "n": len(found),
-    }
+    ends = {"low": min(found, default=None), "high": max(found, default=None)}
+    return {"median": middle(found), **ends, "n": len(found)}

@@ -1,4 +1,4 @@
-"""The study in one dictionary, results/summary.json: what every model solved, with which circuits, and how they test.
+"""The study in one dictionary, results/summary.json: the tasks that each model solves, its circuits, their tests.
 
 Losses are in nats. A value that does not exist is null, never 0. Circuits of tasks that a model does not solve are
 never averaged in (§3).
@@ -6,9 +6,8 @@ never averaged in (§3).
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pipeline.report.by_kind import complement, generalisation
 from pipeline.report.frontier import compare
@@ -16,8 +15,11 @@ from pipeline.report.geometric import geometric_mean_edges, mean_ratio
 from pipeline.report.inputs import ModelRecord
 from pipeline.report.necessity import necessity_curves
 from pipeline.report.pruning import compare_baselines, curve_means, minimisation, minimised_logs
+from pipeline.report.solved import solved_tasks
+from pipeline.report.spread import spread
 from pipeline.report.validation import brief, spreads_of_model, summarise_validation, validated
-from pipeline.report.verdicts import Asked, verdict
+from pipeline.report.verdicts import CircuitTarget, verdict
+from pipeline.rows import ModelSummary, PruneRow, Summary, TaskSummary, ValidationRow
 
 MODEL_FIELDS = (
     "name", "kind", "n_layer", "d_model", "n_params", "l0", "tokens", "val_loss_nats", "train_seconds", "model_hash",
@@ -27,26 +29,29 @@ PRUNE_FIELDS = (
     "calibration_scale", "hyperparameters", "n_trials", "one_minimal",
 )  # fmt: skip
 ABLATE_LOSSES = ("circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "ablated_edges_loss")
-UNCALIBRATED = ("circuit_loss_uncalibrated", "nodes_only_loss_uncalibrated")  # comparable with the random sets
+UNCALIBRATED = (
+    "circuit_loss_uncalibrated",
+    "nodes_only_loss_uncalibrated",
+)  # as the random sets are
 ABLATE_ACCURACIES = ("unpruned_accuracy", "circuit_accuracy", "nodes_only_accuracy")
-RANDOM_SETS = ("circuit", "nodes_only", "nodes", "edges")  # what was drawn at random, in the words of ablate
+RANDOM_SETS = ("circuit", "nodes_only", "nodes", "edges")  # kinds of random sets, in the words of ablate
 
 
 def summarise(
     records: Sequence[ModelRecord],
     *,
-    asked: Asked,
+    target: CircuitTarget,
     curve_losses: Sequence[float],
     seed: int,
     n_bootstrap: int,
     bigram_loss: float | None,
     provenance: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The contents of results/summary.json: models, what they are compared by, provenance; numbers finite or null.
+) -> Summary:
+    """The contents of results/summary.json: models, comparisons, provenance; numbers finite or null.
 
     ``bigram_loss``: the validation loss in nats of the table of bigram counts alone.
     """
-    models = [summarise_model(record, asked) for record in records]
+    models = [summarise_model(record, target) for record in records]
     return {
         "models": models,
         "frontier": compare(models, curve_losses=curve_losses, seed=seed, n_bootstrap=n_bootstrap),
@@ -59,55 +64,56 @@ def summarise(
             "generalisation": generalisation(validated(models)),
             "necessity": necessity_curves(records, models),
         },
-        "target_loss": asked.target_loss,
-        "test_margin": asked.margin,
+        "target_loss": target.target_loss,
+        "test_margin": target.margin,
         "bigram_loss_nats": bigram_loss,
         "provenance": dict(provenance),
     }
 
 
-def summarise_model(record: ModelRecord, asked: Asked) -> dict[str, Any]:
+def summarise_model(record: ModelRecord, target: CircuitTarget) -> ModelSummary:
     """One entry of ``models``: the model's facts, its tasks, how many it solves, its circuits' geometric-mean edges."""
     ablated, tested = record.ablated["tasks"], record.validated["tasks"]
     tasks = {
-        name: summarise_task(pruned, ablated.get(name) or {}, tested.get(name), asked)
+        name: summarise_task(pruned, ablated.get(name) or {}, tested.get(name), target)
         for name, pruned in record.pruned["tasks"].items()
     }
-    solved = [task for task in tasks.values() if task["solved"]]
+    solved = solved_tasks(tasks).values()
     before = [task["discretised"]["n_edges"] for task in solved if task["discretised"] is not None]
     facts = {field: record.pretrained.get(field) for field in MODEL_FIELDS}
-    named = {"name": facts["name"], "kind": facts["kind"], "tasks": tasks}
-    return facts | {
+    facts |= {
         "l0_by_matrix": record.pretrained.get("l0_by_matrix"),
         "tasks": tasks,
         "n_solved": len(solved),
         "geomean_edges": geometric_mean_edges(task["n_edges"] for task in solved),
         "geomean_edges_discretised": geometric_mean_edges(before),
-        "ratio_discretised_to_minimised": mean_ratio([log for _, log in minimised_logs({"tasks": tasks})]),
+        "ratio_discretised_to_minimised": mean_ratio([log for _, log in minimised_logs(tasks)]),
         "test_loss": check_test_loss(tasks),
         "residual_kurtosis": record.validated.get("residual_kurtosis"),
-        "validation": spreads_of_model(named),
     }
+    model = cast(ModelSummary, facts)
+    model["validation"] = spreads_of_model(model)
+    return model
 
 
-def check_test_loss(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def check_test_loss(tasks: Mapping[str, TaskSummary]) -> dict[str, Any]:
     """How many circuits of solved tasks stay within the margin of the target on test pairs, and which do not, by their
     verdict."""
-    outcomes = {name: task["verdict"]["sufficient"]["passed"] for name, task in tasks.items() if task["solved"]}
+    outcomes = {name: task["verdict"]["sufficient"]["passed"] for name, task in solved_tasks(tasks).items()}
     tested = {name: passed for name, passed in outcomes.items() if passed is not None}
     above = [name for name, passed in tested.items() if not passed]
     return {"n_tested": len(tested), "n_within": len(tested) - len(above), "above": above}
 
 
 def summarise_task(
-    pruned: Mapping[str, Any], ablated: Mapping[str, Any], tested: Mapping[str, Any] | None, asked: Asked
-) -> dict[str, Any]:
+    pruned: PruneRow, ablated: Mapping[str, Any], tested: ValidationRow | None, target: CircuitTarget
+) -> TaskSummary:
     """One task of one model: ``solved`` = expressible, unpruned test loss at most the target, and a circuit exists."""
     facts: dict[str, Any] = {"expressible": bool(pruned["expressible"])}
     facts |= {field: pruned.get(field) for field in PRUNE_FIELDS}
     loss = facts["unpruned_loss"]
     facts["solved"] = bool(
-        facts["expressible"] and loss is not None and loss <= asked.target_loss and facts["n_edges"] is not None
+        facts["expressible"] and loss is not None and loss <= target.target_loss and facts["n_edges"] is not None
     )
     facts |= {field: ablated.get(field) for field in (*ABLATE_LOSSES, *UNCALIBRATED, *ABLATE_ACCURACIES)}
     for field in ("unpruned_loss", *ABLATE_LOSSES):
@@ -118,25 +124,22 @@ def summarise_task(
     facts["baselines"] = pruned.get("baselines") or {}
     facts["prune_seconds"] = pruned.get("seconds")
     facts["validation"] = None if tested is None else brief(tested)
-    return facts | {"verdict": verdict(facts, asked)}
+    facts["verdict"] = verdict(cast(TaskSummary, facts), target)
+    return cast(TaskSummary, facts)
 
 
 def _describe(name: str, losses: Sequence[float] | None) -> dict[str, Any]:
     """Median, range and number of a control's losses; null where there is none."""
-    if not losses:
-        return {f"{name}_median": None, f"{name}_range": None, f"{name}_n": None}
-    return {
-        f"{name}_median": statistics.median(losses),
-        f"{name}_range": [min(losses), max(losses)],
-        f"{name}_n": len(losses),
-    }
+    found = spread(losses or ())
+    ends = [found["low"], found["high"]] if losses else None
+    return {f"{name}_median": found["median"], f"{name}_range": ends, f"{name}_n": found["n"] or None}
 
 
-def smallest_circuits(summary: Mapping[str, Any]) -> dict[str, str]:
+def smallest_circuits(summary: Summary) -> dict[str, str]:
     """Task → the model whose circuit for it has the fewest edges, for tasks that are solved."""
     best: dict[str, tuple[int, str]] = {}
     for model in summary["models"]:
-        for name, task in model["tasks"].items():
-            if task["solved"] and (name not in best or task["n_edges"] < best[name][0]):
+        for name, task in solved_tasks(model["tasks"]).items():
+            if name not in best or task["n_edges"] < best[name][0]:
                 best[name] = (task["n_edges"], model["name"])
     return {name: model for name, (_, model) in best.items()}

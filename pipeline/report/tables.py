@@ -7,21 +7,23 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.rows import Summary
+
 FRONTIER_COLUMNS = (
     "name", "kind", "n_layer", "d_model", "n_params", "l0", "val_loss_nats", "n_solved", "geomean_edges",
 )  # fmt: skip
 METRICS = ("val_loss_nats", "n_solved", "geomean_edges", "geomean_edges_discretised")  # of a model
-DIGITS = 4  # of a metric: what two runs differ by is read at a glance; the summary has all
+DIGITS = 4  # of a metric, so that two runs are compared at a glance; the summary has all digits
 CURVE_COLUMNS = ("target_loss", "n_nodes", "n_edges", "loss")
 
 
-def frontier_csv(summary: Mapping[str, Any]) -> str:
+def frontier_csv(summary: Summary) -> str:
     """One row a model that solves some task: where it stands on the frontier."""
-    rows = [model for model in summary["models"] if model["geomean_edges"] is not None]
+    rows: list[Mapping[str, Any]] = [model for model in summary["models"] if model["geomean_edges"] is not None]
     return _csv(FRONTIER_COLUMNS, ([row[column] for column in FRONTIER_COLUMNS] for row in rows))
 
 
-def curves_csv(summary: Mapping[str, Any]) -> str:
+def curves_csv(summary: Summary) -> str:
     """One row a circuit of the loss-against-size curves."""
     rows = (
         [model["name"], model["kind"], name, *(point.get(column) for column in CURVE_COLUMNS)]
@@ -33,8 +35,8 @@ def curves_csv(summary: Mapping[str, Any]) -> str:
     return _csv(("model", "kind", "task", *CURVE_COLUMNS), rows)
 
 
-def metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``dvc metrics show`` and ``diff`` print, to DIGITS significant digits: the ratios, a few numbers a model."""
+def metrics(summary: Summary) -> dict[str, Any]:
+    """The ratios and a few numbers of each model, to DIGITS significant digits, for ``dvc metrics show``, ``diff``."""
     frontier = summary["frontier"]
     low, high = frontier["interval"] or (None, None)
     found = {
@@ -48,7 +50,7 @@ def metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
         },
         "n_within_test_margin": sum(model["test_loss"]["n_within"] for model in summary["models"]),
         "n_tested": sum(model["test_loss"]["n_tested"] for model in summary["models"]),
-        "models": {model["name"]: {key: model[key] for key in METRICS} for model in summary["models"]},
+        "models": {model["name"]: {key: model.get(key) for key in METRICS} for model in summary["models"]},
     }
     return {key: _rounded(value) for key, value in found.items()}
 

@@ -61,24 +61,12 @@ def script_json(value: Any) -> Markup:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
+    loader = PackageLoader("pipeline.report")
     environment = Environment(
-        loader=PackageLoader("pipeline.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.filters |= {
-        "nats": nats,
-        "count": count,
-        "ratio": ratio,
-        "percent": percent,
-        "words": words,
-        "visible": visible,
-        "code": code,
-        "breakable": breakable,
-        "script_json": script_json,
-    }
+    filters = (nats, count, ratio, percent, words, visible, code, breakable, script_json)
+    environment.filters |= {each.__name__: each for each in filters}
     return environment
 
 

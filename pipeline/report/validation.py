@@ -1,16 +1,18 @@
-"""What the report says of validation: every test over all circuits, sparse against dense, and what controls found."""
+"""The report's counts of validation: every test over all circuits, sparse against dense, and every control."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.report.solved import solved_tasks
 from pipeline.report.spread import middle, spread
+from pipeline.rows import Check, ModelSummary, TaskSummary, ValidationRow
 
 KINDS = ("sparse", "dense")
 MOST_ITEMS = 6  # of a list in the summary; longer ones (a point a size, a row a node) are in validations/ only
 
-Validated = tuple[Mapping[str, Any], str, Mapping[str, Any]]  # model, task, its entry
+Validated = tuple[ModelSummary, str, TaskSummary]  # model, task, its entry
 
 
 def brief(value: Any) -> Any:
@@ -29,25 +31,30 @@ def is_long(part: Any) -> bool:
     return isinstance(part, list) and len(part) > MOST_ITEMS
 
 
-def lines_of(validation: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+def lines_of(validation: ValidationRow | None) -> list[Check]:
     """Every line of a circuit's verdict, in the order of the sections."""
     sections = (validation or {}).values()
     return [test for section in sections if isinstance(section, Mapping) for test in section.get("tests", ())]
 
 
-def validated(models: Sequence[Mapping[str, Any]]) -> list[Validated]:
+def check_of(validation: ValidationRow | None, name: str) -> Check | None:
+    """One line of a circuit's verdict, None where that test was not taken."""
+    return next((test for test in lines_of(validation) if test["name"] == name), None)
+
+
+def validated(models: Sequence[ModelSummary]) -> list[Validated]:
     """(model, task, its entry) of every circuit of a solved task that was validated; without empty ones, of tasks that
     the bigram table does, since their tests would test nothing."""
     return [
         (model, name, task)
         for model in models
-        for name, task in model["tasks"].items()
-        if task["solved"] and task["n_nodes"] and task["validation"] is not None
+        for name, task in solved_tasks(model["tasks"]).items()
+        if task["n_nodes"] and task["validation"] is not None
     ]
 
 
-def summarise_validation(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """``by_test``: test → per kind of model how many circuits were tested and pass; ``controls``: what each found;
+def summarise_validation(models: Sequence[ModelSummary]) -> dict[str, Any]:
+    """``by_test``: test → per kind of model how many circuits were tested and pass; ``controls``: a row of each;
     ``n_circuits``, ``n_whole`` (pass every test), ``median_failed``, per kind."""
     circuits = validated(models)
     names = dict.fromkeys(test["name"] for _, _, task in circuits for test in lines_of(task["validation"]))
@@ -64,15 +71,10 @@ def summarise_validation(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def outcomes(circuits: Iterable[Validated], kind: str, name: str) -> dict[str, Any]:
-    """How many circuits of a kind of model took a test, how many pass, how many were only measured, and the median of
-    what was found."""
-    own = [
-        test
-        for model, _, task in circuits
-        if model["kind"] == kind
-        for test in lines_of(task["validation"])
-        if test["name"] == name
-    ]
+    """How many circuits of a kind of model took a test, how many pass, how many were only measured, and the median
+    value."""
+    found = [check_of(task["validation"], name) for model, _, task in circuits if model["kind"] == kind]
+    own = [test for test in found if test is not None]
     taken = [test for test in own if test["passed"] is not None]
     return {
         "n_tested": len(taken),
@@ -82,17 +84,13 @@ def outcomes(circuits: Iterable[Validated], kind: str, name: str) -> dict[str, A
     }
 
 
-def counts(tasks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def counts(tasks: Iterable[TaskSummary]) -> dict[str, Any]:
     """Circuits, those that pass every test, and the median number of tests failed."""
     failed = [task["validation"]["verdict"]["n_failed"] for task in tasks]
-    return {
-        "n_circuits": len(failed),
-        "n_whole": failed.count(0),
-        "median_failed": middle(failed),
-    }
+    return {"n_circuits": len(failed), "n_whole": failed.count(0), "median_failed": middle(failed)}
 
 
-def spreads_of_model(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def spreads_of_model(model: ModelSummary) -> dict[str, dict[str, Any]]:
     """Spreads over a model's circuits: binarisation's loss, overlap of seeds' edges, the circuit's faithfulness f, and
     the areas under and beside the curve of faithfulness."""
     found = [task["validation"] for _, _, task in validated([model])]

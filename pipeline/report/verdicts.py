@@ -1,7 +1,7 @@
 """Is a circuit sufficient, is it necessary: the one verdict that summary and page give.
 
-It is validate's wherever a circuit was validated. Ablate's losses judge the others, and empty circuits, in which
-validate has nothing to test.
+The verdict is validate's wherever a circuit was validated. All other circuits, and empty ones, in which validate has
+nothing to test, get theirs from ablate's losses.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any
 
 from pipeline.config import Ablation
 from pipeline.report.validation import lines_of
+from pipeline.rows import Check, TaskSummary
 
 PARTS = ("nodes", "edges")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked of every circuit of the study: the loss it was made for, under which ablation."""
+class CircuitTarget:
+    """The loss that every circuit of the study was made for, and under which ablation."""
 
     target_loss: float  # nats, on validation pairs
     margin: float  # nats that the loss on test pairs may be above it
@@ -30,19 +31,19 @@ class Asked:
         return self.target_loss + self.margin
 
 
-def verdict(task: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
-    """``sufficient``, ``necessary_nodes`` and ``necessary_edges``, each with ``passed`` (None: not tested) and what it
-    ``says``; ``by``: the stage that gives the verdict, None where no stage measured the circuit."""
+def verdict(task: TaskSummary, target: CircuitTarget) -> dict[str, Any]:
+    """``sufficient``, ``necessary_nodes`` and ``necessary_edges``, each with ``passed`` (None: not tested) and
+    ``says``, a sentence; ``by``: the stage that gives the verdict, None where no stage measured the circuit."""
     lines = {line["name"]: line for line in lines_of(task["validation"])}
     if not lines:
-        return by_ablate(task, asked)
-    names = {"sufficient": f"sufficient_{asked.ablation.as_tested}"}
+        return by_ablate(task, target)
+    names = {"sufficient": f"sufficient_{target.ablation.as_tested}"}
     names |= {f"necessary_{parts}": f"necessary_{parts}" for parts in PARTS}
     return {"by": "validate"} | {what: said(lines.get(name)) for what, name in names.items()}
 
 
-def said(line: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a check found, in short."""
+def said(line: Check | None) -> dict[str, Any]:
+    """Outcome and sentence of a check."""
     return found(None, "not tested") if line is None else found(line["passed"], line["says"])
 
 
@@ -50,14 +51,14 @@ def found(passed: bool | None, says: str) -> dict[str, Any]:
     return {"passed": passed, "says": says}
 
 
-def by_ablate(task: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+def by_ablate(task: TaskSummary, target: CircuitTarget) -> dict[str, Any]:
     """The verdict from ablate's losses on all test pairs.
 
     Sufficient: the circuit's loss is at most the target and the margin. Necessary: ablating it costs more than ablating
     any of the random sets of its size; the interval's lower end counts.
     """
     loss = task["circuit_loss"]
-    alone = found(None, "not tested") if loss is None else found(loss <= asked.most, f"loss {loss:.3f} nats alone")
+    alone = found(None, "not tested") if loss is None else found(loss <= target.most, f"loss {loss:.3f} nats alone")
     return {
         "by": None if loss is None else "ablate",
         "sufficient": alone,

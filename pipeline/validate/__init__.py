@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pipeline.rows import ValidationRow
 from pipeline.validate.checkpoint import validate_checkpoint, windows_of
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.features import residual_kurtosis
@@ -17,7 +18,7 @@ __all__ = ["CircuitUnderTest", "residual_kurtosis", "validate_checkpoint", "vali
 
 
 class _Package(ModuleType):
-    def __call__(self, model: Any, circuit: Any, *, task: Path | str | None = None, **settings: Any) -> dict[str, Any]:
+    def __call__(self, model: Any, circuit: Any, *, task: Path | str | None = None, **settings: Any) -> ValidationRow:
         """Every attempt to refute a circuit, by section, and the ``verdict``.
 
         ``model``: a ``LoadedModel`` or its folder; ``circuit``: a ``Circuit`` or its folder; the rest as

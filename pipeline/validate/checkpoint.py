@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
@@ -21,6 +20,7 @@ from pipeline.data.pairs import PairBatch
 from pipeline.data.shards import STATS_FILE, TokenStream
 from pipeline.data.words import SPLITS
 from pipeline.model.transformer import Transformer
+from pipeline.rows import ValidationRow
 from pipeline.seeds import seed_of
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.validate import validate_circuit
@@ -44,7 +44,7 @@ def validate_checkpoint(
     controls: bool = True,
     workers: int = 1,
     on_progress: Callable[[str], None] = lambda what: None,
-) -> dict[str, Any]:
+) -> ValidationRow:
     """``validate_circuit`` of a circuit's folder, on the test pairs of its task.
 
     ``model``: a checkpoint's folder. ``task``: the name, or the file of pairs, that the circuit was made for (None: the

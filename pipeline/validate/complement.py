@@ -24,10 +24,11 @@ from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
 from pipeline.model.record import record
 from pipeline.model.transformer import Intervene
+from pipeline.rows import Check
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest, PromptAnswers, margins
 from pipeline.validate.limits import MARGIN, half_way
 from pipeline.validate.norms import frozen_norms
-from pipeline.validate.paired_runs import SiteValues, at_positions_of, padded_answers
+from pipeline.validate.paired_runs import RecordedValues, at_positions_of, padded_answers
 from pipeline.validate.subsets import subsets
 from pipeline.validate.verdict import check
 
@@ -63,7 +64,7 @@ def made_for(tested: CircuitUnderTest) -> str:
     return tested.circuit.ablation_values.kind.as_tested
 
 
-def check_sufficient(tested: CircuitUnderTest, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def check_sufficient(tested: CircuitUnderTest, name: str, row: Mapping[str, Any]) -> Check:
     """Whether the circuit still does the task: within MARGIN of its target under the ablation that it was made for;
     otherwise nearer to the target than to chance. MEASURED has no limit."""
     loss = row["loss"]["mean"]
@@ -157,7 +158,7 @@ def resample_examples(tested: CircuitUnderTest) -> dict[str, Any]:
     return of_few(tested, circuit, empty)
 
 
-def given_complement(tested: CircuitUnderTest, masks: Values, values: SiteValues) -> PromptAnswers:
+def given_complement(tested: CircuitUnderTest, masks: Values, values: RecordedValues) -> PromptAnswers:
     """Answers to the few pairs with values of other sequences in all nodes but the masked ones."""
     batch = tested.few
 

@@ -17,6 +17,7 @@ from pipeline.config import PruneConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.model.initial import new_model
 from pipeline.model.transformer import Transformer
+from pipeline.rows import Check
 from pipeline.seeds import seed_of
 from pipeline.validate.circuit_under_test import CircuitUnderTest, PairsBySplit
 from pipeline.validate.searching import one_trial, problem_of
@@ -61,7 +62,7 @@ def compared(found: dict[str, Any]) -> dict[str, Any]:
     return found | {"tests": [check_control(name, row, true) for name, row in found.items() if name != "true"]}
 
 
-def check_control(name: str, row: Mapping[str, Any], true: Mapping[str, Any]) -> dict[str, Any]:
+def check_control(name: str, row: Mapping[str, Any], true: Mapping[str, Any]) -> Check:
     """Whether the method finds nothing under a control, or nothing as small."""
     if not true["met"]:
         why = f"by the same trial the true task's circuit misses the target too, at loss {true['validation_loss']:.3f}"

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.circuit.conditions import Condition, accuracy
 from pipeline.data.pairs import PairBatch
 from pipeline.model.scoring import score
+from pipeline.rows import Check
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest
 from pipeline.validate.limits import half_way
 from pipeline.validate.verdict import check, untested
@@ -34,7 +35,7 @@ def one_family(tested: CircuitUnderTest, batch: PairBatch) -> dict[str, Any]:
     }
 
 
-def check_family(family: str, row: Mapping[str, Any], limit: float) -> dict[str, Any]:
+def check_family(family: str, row: Mapping[str, Any], limit: float) -> Check:
     """Whether the circuit does what its model does there; not tested where the model does not do the task."""
     model, circuit, inputs = row["model"]["mean"], row["circuit"]["mean"], family.replace("_", " ")
     if model > limit:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.circuit.conditions import Condition
 from pipeline.model.scoring import calibrated
+from pipeline.rows import Check
 from pipeline.stats import central
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest, margins
 from pipeline.validate.limits import EPSILON, MARGIN, SILENT
@@ -41,7 +42,7 @@ def hypotheses(tested: CircuitUnderTest) -> dict[str, Any]:
     return {"alpha": alpha, "correction": "holm", "equivalence": same} | ideal | {"tests": tests}
 
 
-def shown(test: Mapping[str, Any], alpha: float) -> dict[str, Any]:
+def shown(test: Mapping[str, Any], alpha: float) -> Check:
     """The check of equivalence, which has to be shown."""
     passed, (low, high) = test["p"] <= alpha, test["interval"]
     says = (
@@ -51,7 +52,7 @@ def shown(test: Mapping[str, Any], alpha: float) -> dict[str, Any]:
     return check("equivalence", passed, test["p"], alpha, says)
 
 
-def refuted(name: str, test: Mapping[str, Any], alpha: float) -> dict[str, Any]:
+def refuted(name: str, test: Mapping[str, Any], alpha: float) -> Check:
     """The check of a test whose null hypothesis is an ideal circuit, which must not be refuted."""
     p = test["p_corrected"]
     if p is None:

@@ -16,10 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.model.transformer import Intervene
+from pipeline.rows import Check
 from pipeline.sites import Site, site_key, site_keys
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest
 from pipeline.validate.limits import MARGIN, MAX_DIVERGENCE, MAX_FVU, MIN_CORRELATION, USELESS_FVU
-from pipeline.validate.paired_runs import PairedRuns, SiteValues, at_positions_of, padded_answers, reaches, real
+from pipeline.validate.paired_runs import PairedRuns, RecordedValues, at_positions_of, padded_answers, reaches, real
 from pipeline.validate.patterns import heads
 from pipeline.validate.verdict import check, untested
 
@@ -139,7 +140,7 @@ def swaps(runs: PairedRuns, swapped: Indices) -> dict[str, Any]:
     }
 
 
-def given(swapped: Indices, values: SiteValues, last: Int[Tensor, " prompt"], before: Intervene) -> Intervene:
+def given(swapped: Indices, values: RecordedValues, last: Int[Tensor, " prompt"], before: Intervene) -> Intervene:
     """An intervention that writes recorded values into some nodes, after another intervention has been made."""
 
     def intervene(key: str, x: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ def given(swapped: Indices, values: SiteValues, last: Int[Tensor, " prompt"], be
     return intervene
 
 
-def attention_test(tested: CircuitUnderTest, heads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def attention_test(tested: CircuitUnderTest, heads: Sequence[Mapping[str, Any]]) -> Check:
     """Whether every kept head looks where it does in the model, at the positions that matter: those of its query."""
     found = []
     for head in heads:
@@ -164,7 +165,7 @@ def attention_test(tested: CircuitUnderTest, heads: Sequence[Mapping[str, Any]])
     return check("attention", max(found) <= MAX_DIVERGENCE, max(found), MAX_DIVERGENCE, says)
 
 
-def values_tests(nodes: Mapping[str, Any]) -> list[dict[str, Any]]:
+def values_tests(nodes: Mapping[str, Any]) -> list[Check]:
     """Whether kept nodes have the values that they have in the model, and whether they at least rise and fall with
     them: a circuit whose complement is ablated may work at another level."""
     fvu, correlation = (nodes["where_it_matters"][f"median_{name}"] for name in ("fvu", "correlation"))
@@ -179,7 +180,7 @@ def values_tests(nodes: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def interchange_tests(tested: CircuitUnderTest, swapped: Mapping[str, Any]) -> list[dict[str, Any]]:
+def interchange_tests(tested: CircuitUnderTest, swapped: Mapping[str, Any]) -> list[Check]:
     """Whether circuit and model go on doing the task with each other's values in the circuit's nodes.
 
     Up to MARGIN above the loss of the same pairs before, or above the target where that is more. A circuit in which the

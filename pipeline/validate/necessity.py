@@ -21,6 +21,7 @@ from pipeline.circuit.graph import Edge, by_key, induced_edges
 from pipeline.circuit.random_circuits import Complement, ends
 from pipeline.data.pairs import of_pairs, prompt_losses
 from pipeline.prune.masks import UnitLayout
+from pipeline.rows import Check
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest
 from pipeline.validate.limits import CHANCE_LOSS
 from pipeline.validate.verdict import check, untested
@@ -126,7 +127,7 @@ def nodes_by_need(tested: CircuitUnderTest) -> Int[Tensor, " node"]:
     """
     layout, circuit = UnitLayout(tested.model.widths()), tested.circuit
     need = circuit.node_masks()
-    for key, losses in (circuit.certificate or {}).get("nodes", {}).items():
+    for key, losses in (circuit.certificate["nodes"] if circuit.certificate else {}).items():
         need[key][circuit.nodes[key]] += torch.tensor(losses)  # a loss is not negative: still before the rest
     sequence = layout.flat(circuit.order).argsort(descending=True, stable=True)
     return sequence[layout.flat(need)[sequence].argsort(descending=True, stable=True)]
@@ -134,7 +135,7 @@ def nodes_by_need(tested: CircuitUnderTest) -> Int[Tensor, " node"]:
 
 def edges_by_need(circuit: Circuit) -> list[Edge]:
     """The circuit's edges by the loss after each single removal, the largest first; without a certificate as filed."""
-    losses = (circuit.certificate or {}).get("edges", {})
+    losses = circuit.certificate["edges"] if circuit.certificate else {}
     needs = [
         (float(losses[key][i]) if key in losses else 0.0, (key, s, t))
         for key, pairs in circuit.edges.items()
@@ -148,7 +149,7 @@ def grid(n: int, points: int) -> list[int]:
     return sorted({round(n ** (i / (points - 1))) for i in range(points)}) if n else []
 
 
-def check_necessary(parts: str, found: dict[str, Any]) -> dict[str, Any]:
+def check_necessary(parts: str, found: dict[str, Any]) -> Check:
     """Whether the loss without all of the circuit's nodes or edges is surely at chance (by the interval's lower end),
     and above every random set's: of 20 sets none so bad is p < 0.05."""
     name = f"necessary_{parts}"

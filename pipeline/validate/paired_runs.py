@@ -25,14 +25,14 @@ from pipeline.model.transformer import Cuts, Intervene, Transformer
 from pipeline.sites import Site, split_site_key
 from pipeline.validate.circuit_under_test import CircuitUnderTest, PromptAnswers
 
-SiteValues = Mapping[str, Float[Tensor, "prompt pos width"]]  # by site key
+RecordedValues = Mapping[str, Float[Tensor, "prompt pos width"]]  # by site key
 
 
 class Recorded(NamedTuple):
     """A run's answer logits, and its values at all sites and positions, as the rest of the model saw them."""
 
     answers: PromptAnswers
-    values: SiteValues
+    values: RecordedValues
 
 
 @torch.no_grad()

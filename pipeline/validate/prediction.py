@@ -22,6 +22,7 @@ from pipeline.circuit.random_circuits import disjoint_sets
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.model.scoring import calibrated
+from pipeline.rows import Check
 from pipeline.seeds import seed_of
 from pipeline.stats import central
 from pipeline.validate.circuit_under_test import CircuitUnderTest
@@ -252,7 +253,7 @@ def _described(reading: Reading) -> dict[str, Any]:
     }
 
 
-def _check_prediction(found: dict[str, Any], reading: Reading) -> dict[str, Any]:
+def _check_prediction(found: dict[str, Any], reading: Reading) -> Check:
     """Passed where the node surely tells more of the model's answers than the best guess without it, and more than
     any of the random sets does: p < 0.05 where there are 20 of them, ``null`` has it."""
     base = found["base_rate"]["mean"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import cast
 
 from pipeline.config import PruneConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tokenizer import Tokenizer
+from pipeline.rows import ValidationRow
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.complement import complement
 from pipeline.validate.controls import controls
@@ -35,7 +36,7 @@ def validate_circuit(
     with_controls: bool = True,
     workers: int = 1,
     on_progress: OnProgress = lambda what: None,
-) -> dict[str, Any]:
+) -> ValidationRow:
     """Section → what it found, ``verdict`` and ``seconds`` of each section; ready for JSON. An empty circuit, of a task
     that the bigram table does, has nothing to be tested: no section but those two.
 
@@ -64,7 +65,7 @@ def validate_circuit(
     found = run(tests if tested.circuit.n_nodes else {}, workers if forks else 1, on_progress)
     sections = {name: tests[name].join([result for result, _ in pieces]) for name, pieces in found.items()}
     seconds = {name: sum(seconds for _, seconds in pieces) for name, pieces in found.items()}
-    return sections | {"verdict": verdict(sections), "seconds": seconds}
+    return cast(ValidationRow, sections | {"verdict": verdict(sections), "seconds": seconds})
 
 
 def run(tests: Mapping[str, SectionWork], workers: int, on_progress: OnProgress) -> dict[str, list[Timed]]:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+from pipeline.rows import Check, SectionRow, VerdictRow
 
 NOTHING = "not tested: the circuit is empty, the bigram table alone does the task"
 
 
-def check(name: str, passed: bool | None, value: float | None, limit: float | None, says: str) -> dict[str, Any]:
+def check(name: str, passed: bool | None, value: float | None, limit: float | None, says: str) -> Check:
     """A test's outcome, one line of the verdict. ``passed`` None: with a ``value``, it was only measured, without a
     limit; without one, it was not tested. ``says``: in words, what was found or why it was not tested."""
     return {"name": name, "passed": passed, "value": value, "limit": limit, "says": says}
 
 
-def untested(name: str, why: str, limit: float | None = None) -> dict[str, Any]:
+def untested(name: str, why: str, limit: float | None = None) -> Check:
     """The outcome of a test that this circuit could not be put to."""
     return check(name, None, None, limit, why)
 
 
-def verdict(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def verdict(sections: Mapping[str, SectionRow]) -> VerdictRow:
     """``n_passed``, ``n_failed``, the names of tests that ``passed``, ``failed``, were only ``measured`` or were
     ``not_tested``, and the ``line``, of all checks in the ``tests`` of all sections."""
-    tests = [test for section in sections.values() for test in section.get("tests", ())]
+    tests: list[Check] = [test for section in sections.values() for test in section.get("tests", ())]
     passed, failed, neither = ([test for test in tests if test["passed"] is outcome] for outcome in (True, False, None))
     return {
         "n_passed": len(passed),
@@ -35,7 +36,7 @@ def verdict(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def line(passed: list[Mapping[str, Any]], failed: list[Mapping[str, Any]]) -> str:
+def line(passed: list[Check], failed: list[Check]) -> str:
     """``passes 9 of 12; fails sufficient_zero (loss 1.292 nats with all else at zero)``."""
     counted = f"passes {len(passed)} of {len(passed) + len(failed)}"
     if not failed:

@@ -13,8 +13,8 @@ from pipeline.config import Params
 from pipeline.model.transformer import Transformer
 from pipeline.report.packed import unpack
 from pipeline.report.page import build_circuit_page
-from pipeline.report.write import assemble
-from tests.browser.chromium import Page
+from pipeline.report.write import write_report
+from tests.browser.chromium import Page, wait_until
 from tests.report.conftest import TEXTS, FakeTasks, write_model
 
 TASKS = {"quotes": (0.05, 0.4), "lists": (0.1, 0.6), "for_while": (0.6, None), "with_as": (None, None)}
@@ -30,7 +30,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., T
     models = {
         name: write_model(folder, tiny_model(seed=seed), name, kind, loss, TASKS) for name, kind, loss, seed in invented
     }
-    assemble(
+    write_report(
         models,
         task_set=FakeTasks(),
         texts=TEXTS,
@@ -59,7 +59,8 @@ def mark(page: Page, name: str) -> tuple[float, float]:
 
 
 def see_everything(page: Page) -> None:
-    """Scrolls through the page until all its charts are drawn."""
+    """Unfolds what is folded, and scrolls through the page until all its charts are drawn."""
+    page.evaluate("document.querySelectorAll('.shown details').forEach(fold => { fold.open = true; })")
     for name in page.evaluate("[...document.querySelectorAll('.shown [data-chart]')].map(e => e.dataset.chart)"):
         page.centre(f".shown [data-chart={name}]")
         page.wait_for(f"document.querySelector('.shown [data-chart={name}] svg')", 90)
@@ -147,6 +148,58 @@ def test_no_page_is_wider_than_a_phone(page: Page, report: Path, route: str) -> 
     page.wait_for(SHOWN)
     see_everything(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+FOLDED = "document.querySelectorAll('.shown details:not([open])').length"
+
+
+def test_the_study_leads_with_frontier_and_matrix_and_folds_the_rest(study: Page) -> None:
+    mark(study, "sparse_a")
+    seen = "[...document.querySelectorAll('.shown section')].filter(e => e.checkVisibility()).map(e => e.id)"
+    assert study.evaluate(seen) == ["frontier", "matrix"]
+    assert study.evaluate("document.querySelectorAll('.shown details[open]').length") == 0
+    assert study.evaluate("document.documentElement.scrollHeight") < 2400
+
+
+def opened(page: Page, section: str) -> bool:
+    """Whether a section's text can be read, its heading at the window's top (a short page ends before)."""
+    place = f"document.getElementById('{section}').parentElement.getBoundingClientRect().top"
+    fold = f"document.getElementById('{section}').checkVisibility()"
+    end = "scrollY + innerHeight >= document.documentElement.scrollHeight - 1"
+    return bool(page.evaluate(f"{fold} && ({end} || {place} >= 0 && {place} < 100)"))
+
+
+@pytest.mark.parametrize("section", ["curves", "pruning", "glossary"])
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_link_into_a_folded_section_opens_it(page: Page, report: Path, section: str, scripts: bool) -> None:
+    page.javascript(scripts)
+    page.goto(f"{report.as_uri()}#{section}")
+    wait_until(lambda: opened(page, section), 15, "the section stays folded")
+    page.goto(f"{report.as_uri()}#refute")
+    wait_until(lambda: opened(page, "refute"), 15, "the section stays folded")
+
+
+def test_a_link_opens_a_fold_again_that_was_closed(study: Page) -> None:
+    for _ in range(2):
+        study.click(".shown nav a[href='#pruning']")
+        wait_until(lambda: opened(study, "pruning"), 15, "the section stays folded")
+        study.click("details:has(> #pruning) > summary")
+        study.wait_for("!document.getElementById('pruning').checkVisibility()")
+
+
+def test_on_paper_nothing_is_folded_and_every_chart_is_drawn(study: Page) -> None:
+    mark(study, "sparse_a")
+    folded = study.evaluate(FOLDED)
+    study.evaluate("addEventListener('beforeprint', () => { window.foldedOnPaper = " + FOLDED + "; })")
+    study.call("Page.printToPDF")
+    assert folded > 7 and study.evaluate("window.foldedOnPaper") == 0
+    study.wait_for("!document.querySelector('.shown [data-chart]:not([data-drawn])')")
+    assert study.evaluate(FOLDED) == folded  # as it was
+
+
+def test_everything_can_be_unfolded_at_once(study: Page) -> None:
+    study.click("#unfold")
+    assert study.evaluate(FOLDED) == 0
 
 
 def test_charts_follow_the_colour_scheme(study: Page) -> None:

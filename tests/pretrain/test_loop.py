@@ -73,10 +73,12 @@ def test_a_batch_that_does_not_divide_is_refused(train):
         train(accumulate=3)
 
 
-def test_accumulating_and_recomputing_train_the_same_model_within_rounding(train):
-    plain = train(into="plain")[1]["val_loss_nats"]
-    spared = train(into="spared", accumulate=2, activation_checkpointing=True)[1]["val_loss_nats"]
-    assert spared == pytest.approx(plain, abs=0.02)  # bfloat16 rounds, and a few masks tip over
+def test_accumulating_and_recomputing_train_the_same_model_within_rounding(train, tiny_run):
+    tiny_run["compute"] = tiny_run["compute"].model_copy(update={"precision": "float32"})
+    plain = weights(train(into="plain")[0])
+    spared = weights(train(into="spared", accumulate=2, activation_checkpointing=True)[0])
+    far = torch.cat([((spared[name] - plain[name]).abs() > 1e-4).flatten() for name in plain])
+    assert far.float().mean() < 0.01  # rounding may tip a few masks over; a part left out moves a tenth of the weights
 
 
 def test_batches_come_in_order_and_are_read_one_ahead_in_another_thread():

@@ -13,8 +13,7 @@ from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tokenizer import END_OF_TEXT, Tokenizer
 from pipeline.model.transformer import Transformer
-from pipeline.report.bundle import circuit_bundle, node_names, token_texts
-from pipeline.report.shared import own_part
+from pipeline.report.bundle import circuit_bundle, node_names, own_part, token_texts
 
 TEXTS = [f"t{token}" for token in range(24)]
 BATCH = PairBatch(torch.tensor([[5, 6, 7], [5, 6, 8]]), torch.tensor([2, 2]), torch.tensor([[1, 2], [2, 1]]))
@@ -65,10 +64,10 @@ def bundle_of(tiny_model: Callable[..., Transformer]) -> Callable[..., dict[str,
     return make
 
 
-def test_nodes_stand_in_forward_order_with_their_held_values(bundle_of: Callable[..., dict[str, Any]]) -> None:
+def test_nodes_stand_in_forward_order_with_their_ablation_values(bundle_of: Callable[..., dict[str, Any]]) -> None:
     drawing = bundle_of(None)["drawing"]
     assert node_names(drawing) == ["0.attn_in.2", "0.attn_in.5", "0.attn_v.3"]
-    assert drawing["nodes"]["held"] == [2, 5, 0.5]
+    assert drawing["nodes"]["ablated_to"] == [2, 5, 0.5]
     assert (drawing["edges"]["source"], drawing["edges"]["target"]) == ([0, 1], [2, 2])
 
 

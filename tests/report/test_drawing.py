@@ -13,7 +13,7 @@ from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.model.transformer import Transformer
 from pipeline.report.drawing import draw_circuit
-from pipeline.report.picture import Picture, edge_weights, picture_of, readout_weights
+from pipeline.report.picture import Picture, picture_of, readout_weights, weights_of
 
 TEXTS = [f"t{token}" for token in range(24)]
 TEXTS[1:4] = ["]\n", "]]\n", "a <b>"]
@@ -63,7 +63,7 @@ def test_a_drawing_has_one_disc_per_node_and_one_curve_per_edge_of_its_sign(
     circuit: Circuit, model: Transformer, picture: Picture
 ) -> None:
     svg = draw_circuit(picture, title="t", standalone=True)
-    weights = torch.cat(list(edge_weights(circuit, model.state_dict()).values()))
+    weights = torch.cat(list(weights_of(circuit, model).values()))
     assert svg.count("<circle ") == circuit.n_nodes == 8
     assert edge_segments(svg, "p") == int((weights > 0).sum())
     assert edge_segments(svg, "n") == int((weights < 0).sum())
@@ -170,7 +170,7 @@ def test_where_the_answers_vary_the_unembedding_end_has_the_tokens_that_a_channe
 
 def test_weights_and_readout_are_those_of_the_model(model: Transformer, circuit: Circuit, picture: Picture) -> None:
     state, block = model.state_dict(), model.transformer["h"][0]
-    weights = edge_weights(circuit, state)
+    weights = weights_of(circuit, model)
     width = model.config.d_model
     assert weights["0.attn_in->attn_v"].tolist() == [block.attn.c_attn.weight[2 * width + 2, 5].item()]
     assert weights["0.mlp_neuron->mlp_out"].tolist() == [block.mlp.c_proj.weight[7, 9].item()]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report.frontier import Point, compare, match_loss, pareto
+from pipeline.report.frontier import CircuitPoint, compare, match_loss, pareto
 
 
 def entry(name: str, kind: str, loss: float, edges: dict[str, int | None]) -> dict[str, Any]:
@@ -92,12 +92,12 @@ def test_unsolved_circuits_never_enter_the_ratio() -> None:
 
 
 def test_two_dense_models_of_the_sparse_loss_need_no_interpolation() -> None:
-    match = match_loss("quotes", Point("s", 3.0, 5), [Point("a", 3.0, 50), Point("b", 3.0, 70)])
+    match = match_loss("quotes", CircuitPoint("s", 3.0, 5), [CircuitPoint("a", 3.0, 50), CircuitPoint("b", 3.0, 70)])
     assert (match.matched, match.dense_edges) == ("interpolated", 50)
 
 
 def test_the_pareto_front_keeps_what_no_other_point_beats() -> None:
     table = {"a": (3.0, 100), "b": (3.2, 100), "c": (3.1, 150), "d": (3.3, 20), "e": (3.4, 30)}
-    points = [Point(name, loss, edges) for name, (loss, edges) in table.items()]
+    points = [CircuitPoint(name, loss, edges) for name, (loss, edges) in table.items()]
     assert [point.model for point in pareto(points)] == ["a", "d"]
     assert pareto([]) == []

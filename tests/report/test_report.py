@@ -17,7 +17,7 @@ from pipeline.config import Params
 from pipeline.report.inputs import ModelArtifacts
 from pipeline.report.packed import AROUND, within_budget
 from pipeline.report.templating import code, count, nats
-from pipeline.report.write import assemble
+from pipeline.report.write import write_report
 from tests.report.conftest import TEXTS
 from tests.report.numbers_of import read, unpacked, wrong
 
@@ -30,7 +30,7 @@ def write(params: Params, task_source: Any, tmp_path: Path) -> Write:
     """Writes the report of the given models into ``tmp_path / folder`` and returns the summary."""
 
     def run(models: dict[str, ModelArtifacts], folder: str = "results") -> dict[str, Any]:
-        return assemble(
+        return write_report(
             models,
             task_set=task_source,
             texts=TEXTS,
@@ -187,8 +187,8 @@ def test_the_page_says_what_minimisation_and_the_learned_ranking_gain(
     assert rows["integrated gradients"] == ["0", "–", "–", "–", "–", "4"]
     assert "can go. Minimisation alone makes circuits 3.00 times smaller" in section
     entry = plain(unpacked(text)).partition('id="/circuit/sparse_a/quotes"')[2]
-    losses = "uncalibrated</th><td>0.330"
-    for said in ("calibration scale</dt><dd>1.75", "Best of 2 trials: k_coef 0.002", losses):
+    losses, k_coef = "uncalibrated</th><td>0.330", summary["models"][1]["tasks"]["quotes"]["hyperparameters"]["k_coef"]
+    for said in ("calibration scale</dt><dd>1.75", f"Best of 2 trials: k_coef {k_coef:g}", losses):
         assert said in entry
 
 
@@ -289,3 +289,14 @@ def test_what_the_page_has_no_room_for_is_named(
 
 def test_backticks_become_code_and_everything_else_is_escaped() -> None:
     assert code('`x < ""` & <b>') == "<code>x &lt; &#34;&#34;</code> &amp; &lt;b&gt;"
+
+
+def test_a_sentence_above_each_table_says_what_to_see_in_it(
+    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
+) -> None:
+    write(models)
+    text = unpacked((tmp_path / "results" / "index.html").read_text(encoding="utf-8"))
+    above = re.split(r"</table>|</h[123]>|</summary>", text)
+    tables = [part for part in above if "<table" in part]
+    assert len(tables) > 20
+    assert [part[part.index("<table") :][:99] for part in tables if "<p>" not in part.partition("<table")[0]] == []

@@ -13,7 +13,9 @@ from pipeline.artifacts import ArtifactError, read_json, write_json
 from pipeline.config import Ablation
 from pipeline.report.inputs import ModelArtifacts, read_record
 from pipeline.report.summary import check_test_loss, summarise
-from pipeline.report.verdicts import Asked
+from pipeline.report.verdicts import CircuitTarget
+from tests.report.conftest import FIXTURE
+from tests.report.make_fixture import SOLVED
 
 MakeModel = Callable[..., ModelArtifacts]
 
@@ -40,7 +42,7 @@ FRONTIER_CONTRACT: dict[str, Any] = {
 TASKS = {"quotes": (0.05, 0.4), "lists": (0.3, 0.4), "for_while": (0.6, None), "with_as": (None, None)}
 
 
-ASKED = Asked(0.15, 0.03, Ablation.MEAN)
+TARGET = CircuitTarget(0.15, 0.03, Ablation.MEAN)
 
 
 def check(value: dict[str, Any], contract: dict[str, Any]) -> None:
@@ -52,7 +54,7 @@ def summary_of(*files: ModelArtifacts) -> dict[str, Any]:
     records = [read_record(each) for each in files]
     return summarise(
         records,
-        asked=ASKED,
+        target=TARGET,
         curve_losses=[0.15, 0.5],
         seed=0,
         n_bootstrap=100,
@@ -117,7 +119,12 @@ def test_sizes_before_minimisation_and_baselines_are_in_the_summary(make_model: 
     }  # fmt: skip
     assert (overall["integrated_gradients"]["n_none"], overall["random"]["n_learned_smaller"]) == (2, 2)
     task = summary["models"][0]["tasks"]["quotes"]
-    assert task["hyperparameters"]["lr"] == 0.02 and task["calibration_scale"] == 1.75 and task["n_trials"] == 2
+    row = FIXTURE["sparse"]["circuits"]["tasks"][SOLVED]
+    assert (
+        task["hyperparameters"] == row["hyperparameters"]
+        and task["calibration_scale"] == 1.75
+        and task["n_trials"] == 2
+    )
     assert summary["models"][0]["tasks"]["for_while"]["baselines"] == {}
 
 

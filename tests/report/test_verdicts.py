@@ -6,9 +6,9 @@ import pytest
 
 from pipeline.config import Ablation
 from pipeline.report.page import outcome
-from pipeline.report.verdicts import Asked, verdict
+from pipeline.report.verdicts import CircuitTarget, verdict
 
-ASKED = Asked(0.15, 0.03, Ablation.MEAN)
+TARGET = CircuitTarget(0.15, 0.03, Ablation.MEAN)
 BY_ABLATE = {"sufficient": True, "necessary_nodes": True, "necessary_edges": False}
 
 
@@ -28,22 +28,22 @@ def passed(found):
 
 
 def test_without_validation_losses_are_compared_with_the_most_allowed_and_the_worst_random_set():
-    found = verdict(entry(), ASKED)
+    found = verdict(entry(), TARGET)
     assert found["by"] == "ablate" and passed(found) == BY_ABLATE
-    assert verdict(entry(circuit_loss=0.181), ASKED)["sufficient"]["passed"] is False
-    assert verdict(entry(random_nodes_loss_range=None), ASKED)["necessary_nodes"]["passed"] is None
-    assert verdict(entry(circuit_loss=None), ASKED)["by"] is None
+    assert verdict(entry(circuit_loss=0.181), TARGET)["sufficient"]["passed"] is False
+    assert verdict(entry(random_nodes_loss_range=None), TARGET)["necessary_nodes"]["passed"] is None
+    assert verdict(entry(circuit_loss=None), TARGET)["by"] is None
 
 
 def test_validate_overrules_what_the_losses_say():
     checks = ("sufficient_mean", False), ("necessary_nodes", False), ("necessary_edges", True)
-    found = verdict(entry(*checks), ASKED)
+    found = verdict(entry(*checks), TARGET)
     assert passed(found) == {name: not outcome for name, outcome in BY_ABLATE.items()}
     assert found["by"] == "validate" and found["sufficient"]["says"] == "sufficient_mean"
 
 
 def test_a_check_that_validate_lacks_is_not_made_up_from_losses():
-    found = verdict(entry(("sufficient_mean", True)), ASKED)
+    found = verdict(entry(("sufficient_mean", True)), TARGET)
     assert passed(found) == {"sufficient": True, "necessary_nodes": None, "necessary_edges": None}
 
 
@@ -51,13 +51,13 @@ def test_a_check_that_validate_lacks_is_not_made_up_from_losses():
     ("ablation", "name"), [(Ablation.ZERO, "sufficient_zero"), (Ablation.RESAMPLE, "sufficient_resample_places")]
 )
 def test_sufficient_is_asked_under_the_ablation_that_circuits_are_made_for(ablation, name):
-    found = verdict(entry(("sufficient_mean", True), (name, False)), Asked(0.15, 0.03, ablation))
+    found = verdict(entry(("sufficient_mean", True), (name, False)), CircuitTarget(0.15, 0.03, ablation))
     assert found["sufficient"]["passed"] is False
 
 
 def test_an_empty_circuit_has_nothing_to_remove():
     untested = {"verdict": {"line": "not tested: empty"}, "seconds": {}}
-    found = verdict(entry(n_nodes=0, n_edges=0, validation=untested), ASKED)
+    found = verdict(entry(n_nodes=0, n_edges=0, validation=untested), TARGET)
     assert passed(found) == {"sufficient": True, "necessary_nodes": None, "necessary_edges": None}
     assert found["necessary_nodes"]["says"] == "no nodes to remove"
 

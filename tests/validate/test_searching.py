@@ -11,7 +11,7 @@ from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.compact import Compact
 from pipeline.circuit.conditions import score_compact
-from pipeline.circuit.graph import Parts
+from pipeline.circuit.graph import Subgraph
 from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
 from pipeline.model.means import node_means
@@ -64,7 +64,7 @@ def test_a_circuit_that_was_not_searched_for_has_no_stability(claim_of, quote, f
 
 def test_overlap_by_hand():
     edges = {"0.attn_in->attn_q": torch.tensor([[1, 2]])}
-    one, other = (set(Parts({"0.attn_in": torch.tensor(nodes)}, edges).list_items()) for nodes in ([1, 2], [2, 3]))
+    one, other = (set(Subgraph({"0.attn_in": torch.tensor(nodes)}, edges).list_items()) for nodes in ([1, 2], [2, 3]))
     assert jaccard(one, other) == 2 / 4 and share(one, other) == 2 / 3
     assert jaccard(set(), set()) == share(set(), one) == 1
 

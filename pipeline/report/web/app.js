@@ -96,6 +96,23 @@ const App = (() => {
     await draw(page, node);
   }
 
+  // Unfolds all that is folded on the shown page; returns the folds that it opened.
+  function unfold() {
+    const folded = [...document.querySelectorAll(".shown details:not([open])")];
+    for (const each of folded) each.open = true;
+    return folded;
+  }
+
+  // On paper nothing is folded, and every chart is drawn.
+  function onPaper() {
+    let folded = [];
+    addEventListener("beforeprint", () => {
+      folded = unfold();
+      Charts.drawAll(shown);
+    });
+    addEventListener("afterprint", () => { for (const each of folded) each.open = false; });
+  }
+
   function start() {
     document.documentElement.classList.add("js");
     history.scrollRestoration = "manual";
@@ -107,6 +124,8 @@ const App = (() => {
       if (link.getAttribute("href") === location.hash) go();
     });
     addEventListener("hashchange", go);
+    onPaper();
+    document.getElementById("unfold")?.addEventListener("click", unfold);
     Charts.start();
     Frontier.start();
     TaskCurves.start();

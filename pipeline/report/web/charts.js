@@ -52,6 +52,13 @@ const Charts = (() => {
     for (const element of part.querySelectorAll("[data-chart]")) near.observe(element);
   }
 
+  function drawAll(part) {
+    for (const element of part.querySelectorAll("[data-chart]:not([data-drawn])")) {
+      near.unobserve(element);
+      draw(element);
+    }
+  }
+
   function start() {
     watch(document);
     // Also what is on a page that is not shown now: drawn again when it comes near.
@@ -59,5 +66,5 @@ const Charts = (() => {
   }
 
   const view = element => drawn.get(element)?.view;
-  return { start, watch, view };
+  return { start, watch, drawAll, view };
 })();

@@ -59,7 +59,7 @@ const CircuitPage = (() => {
       bundle.drawing.outputs.answers ? line("out", "towards the answers") : null);
   }
 
-  // What stands in the panel before a node is chosen: all nodes, the most needed first.
+  // The panel before a node is chosen: all nodes, the most needed first.
   function overview(page) {
     const { bundle, nodes } = page, losses = bundle.certificate?.nodes ?? bundle.explanation?.nodes.map(node => node?.removed_loss ?? null);
     const order = nodes.map((_, n) => n);

@@ -45,7 +45,7 @@ const CircuitElements = (() => {
   };
   const IN_HEAD = { attn_q: "query", attn_k: "key", attn_v: "value" };
 
-  // What a picture's nodes are: name, what a reader of the field calls it, kind (colour), short label.
+  // A picture's nodes: name, the field's words for it, kind (colour), short label.
   function describe(drawing) {
     return drawing.nodes.site.map((site, n) => {
       const key = drawing.sites[site], index = drawing.nodes.index[n];

@@ -4,7 +4,7 @@ const CircuitNode = (() => {
   const { make, draw, number, sign, inCode, visible, tint, choice } = CircuitElements;
   const DENSE = 0.9; // density from which a node is nearly never 0, so that 0 says nothing about it
 
-  // page: { bundle, nodes (described), select(name), source: "circuit" or "model", centre: "0", "held" or null }
+  // page: { bundle, nodes (described), select(name), source: "circuit" or "model", centre: "0", "ablated" or null }
   function panel(page, n) {
     const { bundle, nodes } = page, node = nodes[n];
     const found = bundle.explanation?.nodes[n] ?? null;
@@ -27,11 +27,11 @@ const CircuitNode = (() => {
   const fact = (name, value, title) => make("div", title ? { title } : {}, make("dt", {}, name), make("dd", {}, value));
 
   function facts({ bundle }, n, found) {
-    const { bias, held } = bundle.drawing.nodes;
+    const { bias, ablated_to } = bundle.drawing.nodes;
     return make("dl", { class: "cn-facts" },
       found ? [fact("mean", number(found.mean)), fact("standard deviation", number(found.std)),
         fact("not 0 at", `${number(100 * found.density)} % of tokens`), fact("range", `${number(found.least)} … ${number(found.most)}`)] : null,
-      bias[n] ? fact("bias", number(bias[n])) : null, fact("held at when off", number(held[n])));
+      bias[n] ? fact("bias", number(bias[n])) : null, fact("ablation value", number(ablated_to[n])));
   }
 
   function effect({ bundle }, n, found) {
@@ -52,8 +52,8 @@ const CircuitNode = (() => {
 
   // --- values as coloured code
 
-  // What colours are around: 0, or what the node is held at where it is nearly never 0.
-  const centreOf = (page, n, found) => (page.centre ?? (found.density > DENSE ? "held" : "0")) === "0" ? 0 : page.bundle.drawing.nodes.held[n];
+  // Colours are around 0, or around the node's ablation value where the node is nearly never 0.
+  const centreOf = (page, n, found) => (page.centre ?? (found.density > DENSE ? "ablated" : "0")) === "0" ? 0 : page.bundle.drawing.nodes.ablated_to[n];
 
   function overPrompts(page, n, found) {
     const host = make("div");
@@ -64,12 +64,12 @@ const CircuitNode = (() => {
         promptCode(page, prompt, found[page.source][i], centre, scale)));
     };
     fill();
-    const held = page.bundle.drawing.nodes.held[n];
-    const centre = found.density > DENSE ? "held" : "0";
+    const ablatedTo = page.bundle.drawing.nodes.ablated_to[n];
+    const centre = found.density > DENSE ? "ablated" : "0";
     return make("section", { class: "cn-prompts" }, make("h4", {}, "Over the example prompts"),
       make("div", { class: "cc-controls" },
         choice("Values in", [["circuit", "circuit alone"], ["model", "whole model"]], page.source, value => { page.source = value; fill(); }),
-        choice("Colours around", [["0", "around 0"], ["held", `around ${number(held)}`]], page.centre ?? centre, value => { page.centre = value; fill(); })),
+        choice("Colours around", [["0", "around 0"], ["ablated", `around ${number(ablatedTo)}`]], page.centre ?? centre, value => { page.centre = value; fill(); })),
       host);
   }
 
@@ -112,12 +112,12 @@ const CircuitNode = (() => {
       : make("p", { class: "dim" }, "none"));
     const host = make("div", {}, list("top"));
     return make("section", { class: "cn-code-section" }, make("h4", {}, "Over code that the model was not trained on"),
-      histogram(found, page.bundle.drawing.nodes.held[n]),
+      histogram(found, page.bundle.drawing.nodes.ablated_to[n]),
       choice("Contexts", [["top", "largest"], ["bottom", "smallest"], ["random", "random"]], "top", kind => host.replaceChildren(list(kind))),
       host);
   }
 
-  function histogram({ histogram: { low, high, counts }, mean }, held) {
+  function histogram({ histogram: { low, high, counts }, mean }, ablatedTo) {
     const width = 320, height = 74, base = 56, most = Math.log1p(Math.max(...counts)) || 1;
     const x = value => (high > low ? (value - low) / (high - low) : 0.5) * width;
     const bars = counts.map((count, i) => {
@@ -128,7 +128,7 @@ const CircuitNode = (() => {
     });
     const line = (value, kind, text) => (value < low || value > high ? null : draw("path", { class: kind, d: `M${x(value)} 0V${base}` }, draw("title", {}, text)));
     return draw("svg", { class: "cn-histogram", viewBox: `-16 0 ${width + 32} ${height}`, role: "img", "aria-label": `Histogram of its values from ${number(low)} to ${number(high)}, logarithmic counts, mean ${number(mean)}` },
-      bars, draw("path", { class: "axis", d: `M0 ${base}H${width}` }), line(0, "zero", "0"), line(held, "held", `held at ${number(held)}`),
+      bars, draw("path", { class: "axis", d: `M0 ${base}H${width}` }), line(0, "zero", "0"), line(ablatedTo, "ablated", `ablation value ${number(ablatedTo)}`),
       draw("text", { x: 0, y: height - 4 }, number(low)), draw("text", { x: width, y: height - 4, "text-anchor": "end" }, number(high)),
       draw("text", { x: width / 2, y: height - 4, "text-anchor": "middle" }, "tokens per value, log scale"));
   }

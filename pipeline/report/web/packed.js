@@ -1,5 +1,5 @@
 "use strict";
-// What lies packed in the page (gzip in base64, one script element each) and is unpacked when it is needed.
+// Parts of the page that lie packed in it (gzip in base64, one script element each) until they are needed.
 const Packed = (() => {
   async function text(id) {
     const element = document.getElementById(id);

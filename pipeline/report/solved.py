@@ -1,0 +1,23 @@
+"""The circuits that the report compares: those of tasks that their model solves (§3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pipeline.rows import CurvePoint, ModelSummary, TaskSummary
+
+
+def solved_tasks(tasks: Mapping[str, TaskSummary]) -> dict[str, TaskSummary]:
+    """Those of a model's tasks that the model solves."""
+    return {name: task for name, task in tasks.items() if task["solved"]}
+
+
+def of_kind(models: Sequence[ModelSummary], kind: str) -> list[ModelSummary]:
+    """The sparse models, or the dense ones, in order."""
+    return [model for model in models if model["kind"] == kind]
+
+
+def curve_points(model: ModelSummary) -> Iterator[tuple[str, CurvePoint]]:
+    """(task, circuit of one target loss) of solved tasks, where a circuit meets that target."""
+    for name, task in solved_tasks(model["tasks"]).items():
+        yield from ((name, point) for point in task["curve"] if point.get("n_edges") is not None)
