@@ -117,7 +117,7 @@ def test_nodes_of_largest_effect_are_shown_where_not_all_are(planted, circuit, b
 
 
 def test_without_a_certificate_no_loss_is_given_for_the_circuit(planted, circuit, batch, config):
-    bare = Circuit(circuit.nodes, circuit.edges, circuit.means, circuit.order)
+    bare = Circuit(circuit.nodes, circuit.edges, circuit.means, circuit.scores)
     nodes = explain_circuit(planted.model, bare, batch, Letters(), config)["nodes"].values()
     assert {node["removed_loss"] for node in nodes} == {None}
     losses = [node["ablated_loss"] for node in nodes]
