@@ -90,7 +90,7 @@ def edge_weights(circuit: Circuit, state: Mapping[str, Tensor]) -> dict[str, Flo
     return weights
 
 
-def biases(state: Mapping[str, Tensor], n_layer: int) -> dict[str, Float[Tensor, " width"]]:
+def biases(state: Mapping[str, Tensor], n_layer: int) -> dict[str, Float[Tensor, " _width"]]:
     """Site key → the biases of its nodes; sites that read the residual stream have none."""
     found = {}
     for layer in range(n_layer):
