@@ -19,7 +19,7 @@ from pipeline.model.record import record
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
 
-Values = Mapping[str, Float[Tensor, " width"]]
+Values = Mapping[str, Float[Tensor, " _width"]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class AblationValues:
         return cls(Ablation.ZERO, ({key: torch.zeros_like(value) for key, value in like.items()},))
 
     @classmethod
-    def resampled(cls, samples: Mapping[str, Float[Tensor, "draw width"]]) -> AblationValues:
+    def resampled(cls, samples: Mapping[str, Float[Tensor, "draw _width"]]) -> AblationValues:
         """Every node at one of its values; a row of ``samples`` is a draw. Raises ValueError for no rows."""
         n = {len(value) for value in samples.values()}
         if len(n) != 1 or 0 in n:
@@ -68,7 +68,7 @@ def ablation_values_for(
     kind: Ablation,
     *,
     model: Transformer,
-    means: Mapping[str, Float[Tensor, " width"]],
+    means: Mapping[str, Float[Tensor, " _width"]],
     tokens: Path,
     tokenizer: str | None,
     draws: int,
@@ -106,8 +106,8 @@ def random_windows(stream: TokenStream, n: int, n_ctx: int, seed: int) -> Int[Te
 
 @torch.no_grad()
 def node_samples(
-    model: Transformer, batches: Iterable[Int[Tensor, "batch pos"]], n: int, seed: int
-) -> dict[str, Float[Tensor, "n width"]]:
+    model: Transformer, batches: Iterable[Int[Tensor, "_batch _pos"]], n: int, seed: int
+) -> dict[str, Float[Tensor, "n _width"]]:
     """Site key → values of all nodes at ``n`` different random places of the batches, the same places at every site.
 
     Every position of every batch is as likely as any other. Raises ValueError where the batches have fewer.
