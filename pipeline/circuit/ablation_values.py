@@ -15,6 +15,7 @@ from pipeline.artifacts import ArtifactError
 from pipeline.config import Ablation
 from pipeline.data.batches import CorpusTooSmallError
 from pipeline.data.shards import TokenStream
+from pipeline.model.means import node_means
 from pipeline.model.record import record
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
@@ -57,6 +58,22 @@ class AblationValues:
     @property
     def first(self) -> Values:
         return self.draws[0]
+
+    @property
+    def samples(self) -> dict[str, Float[Tensor, "draw _width"]]:
+        """The ``samples`` that ``of`` needs to make the same values again from the means."""
+        if self.kind is not Ablation.RESAMPLE:
+            return {}
+        return {key: torch.stack([draw[key] for draw in self.draws]) for key in self.first}
+
+    def of_model(self, model: Transformer, windows: Int[Tensor, "window pos"], seed: int) -> AblationValues:
+        """The same kind and as many draws, by another model's values on windows of the pretraining distribution."""
+        if self.kind is Ablation.ZERO:
+            return self
+        if self.kind is Ablation.RESAMPLE:
+            return AblationValues.resampled(node_samples(model, [windows], len(self.draws), seed))
+        means = {key: mean.to(model.device) for key, mean in node_means(model, [windows]).items()}
+        return AblationValues.at_means(means)
 
     def to(self, device: torch.device) -> AblationValues:
         return AblationValues(

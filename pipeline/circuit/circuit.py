@@ -239,9 +239,7 @@ class Circuit:
         }
         tensors = {f"mean.{key}": value for key, value in self.means.items()}
         tensors |= {f"score.{key}": value for key, value in self.scores.items()}
-        if self.ablation_values.kind is Ablation.RESAMPLE:
-            draws = self.ablation_values.draws
-            tensors |= {f"draws.{key}": torch.stack([draw[key] for draw in draws]) for key in draws[0]}
+        tensors |= {f"draws.{key}": value for key, value in self.ablation_values.samples.items()}
         with whole_folder(folder) as partial:
             write_json(partial / "circuit.json", description)
             save_file(
