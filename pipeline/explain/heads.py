@@ -29,7 +29,7 @@ def heads(model: Transformer, circuit: Circuit, runs: PromptRuns, n_prompts: int
             continue
         both = {}
         for name, run in (("model", runs.model), ("circuit", runs.circuit)):
-            q, k = (run.values[site_key(layer, CHANNELS[at])][:n_prompts].to(model.device) for at in "qk")
+            q, k = (run.values[site_key(layer, CHANNELS[letter])][:n_prompts].to(model.device) for letter in "qk")
             both[name] = attention_patterns(q, k, block.attn.sink_logit, block.attn.n_head).cpu()
         for head, channels in kept.items():
             drawn = {

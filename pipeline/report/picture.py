@@ -85,7 +85,7 @@ def weights_of(circuit: Circuit, model: Transformer) -> list[float]:
     return [weight for weights in found for weight in weights.tolist()]
 
 
-def biases(state: Mapping[str, Tensor], n_layer: int) -> dict[str, Float[Tensor, " width"]]:
+def biases(state: Mapping[str, Tensor], n_layer: int) -> dict[str, Float[Tensor, " _width"]]:
     """Site key → the biases of its nodes; sites that read the residual stream have none."""
     found = {}
     for layer in range(n_layer):

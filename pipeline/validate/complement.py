@@ -89,7 +89,7 @@ def kinds_of_ablation(tested: CircuitUnderTest) -> dict[str, AblationValues]:
     } | {made_for(tested): tested.circuit.ablation_values}
 
 
-def mixed_draw(samples: Mapping[str, Float[Tensor, "draw width"]], generator: torch.Generator) -> Values:
+def mixed_draw(samples: Mapping[str, Float[Tensor, "draw _width"]], generator: torch.Generator) -> Values:
     """One value of each node, each from a place of its own."""
     return {
         key: values[torch.randint(len(values), values.shape[1:], generator=generator), torch.arange(values.shape[1])]

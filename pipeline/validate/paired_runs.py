@@ -25,7 +25,7 @@ from pipeline.model.transformer import Cuts, Intervene, Transformer
 from pipeline.sites import Site, split_site_key
 from pipeline.validate.circuit_under_test import CircuitUnderTest, PromptAnswers
 
-RecordedValues = Mapping[str, Float[Tensor, "prompt pos width"]]  # by site key
+RecordedValues = Mapping[str, Float[Tensor, "prompt pos _width"]]  # by site key
 
 
 class Recorded(NamedTuple):
