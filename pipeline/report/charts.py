@@ -6,10 +6,10 @@ A colour is the name of a CSS variable (``--sparse-0``): the page fills in its v
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.report.solved import curve_points
+from pipeline.report.solved import curve_points, of_kind
 from pipeline.rows import HistoryRow, ModelSummary, Summary
 
 Spec = dict[str, Any]
@@ -90,15 +90,10 @@ def _targets(rows: Data, n_tasks: Mapping[float, int] | None = None) -> Spec:
     return _field("target task loss (nats)", "x", scale=LOG, axis=axis)
 
 
-def hues(models: Iterable[ModelSummary]) -> dict[str, str]:
+def hues(models: Sequence[ModelSummary]) -> dict[str, str]:
     """Model → CSS variable of its colour: cool ones for sparse models, warm ones for dense ones."""
-    seen = dict.fromkeys(HUES, 0)
-    found = {}
-    for model in models:
-        kind = model["kind"]
-        found[model["name"]] = f"--{kind}-{seen[kind] % HUES[kind]}"
-        seen[kind] += 1
-    return found
+    numbered = [(kind, n, model["name"]) for kind in HUES for n, model in enumerate(of_kind(models, kind))]
+    return {name: f"--{kind}-{n % HUES[kind]}" for kind, n, name in numbered}
 
 
 def frontier(summary: Summary) -> Spec:

@@ -55,7 +55,10 @@ def figures(summary: Summary, most_scale: float) -> dict[str, Any]:
         "ablated_edges": medians(models, "ablated_edges_loss"),
         "on_test": on_test([task for _, _, task in solved], summary, most_scale),
         "above": [(model["name"], name) for model in models for name in model["test_loss"]["above"]],
-        "n_surely_above": sum(surely_above(task, summary) for _, _, task in solved),
+        # by the whole interval of the loss on test pairs
+        "n_surely_above": sum(
+            task["circuit_loss_interval"][0] > summary["target_loss"] + summary["test_margin"] for _, _, task in solved
+        ),
         "not_minimal": [
             (model["name"], name, task["n_edges"]) for model, name, task in solved if not task["one_minimal"]
         ],
@@ -120,11 +123,6 @@ def on_test(tasks: Sequence[TaskSummary], summary: Summary, most_scale: float) -
         "most_scale": most_scale,
         "n_minimal": sum(bool(task["one_minimal"]) for task in tasks),
     }
-
-
-def surely_above(task: TaskSummary, summary: Summary) -> bool:
-    """Whether the whole interval of the loss on test pairs lies above target and margin."""
-    return task["circuit_loss_interval"][0] > summary["target_loss"] + summary["test_margin"]
 
 
 def tested(summary: Summary) -> dict[str, Any]:
