@@ -18,7 +18,6 @@ from pipeline.config import Params
 from pipeline.data.tasks import TaskSet
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.report.bundle import token_texts
-from pipeline.report.inputs import ModelArtifacts
 from pipeline.report.write import write_report
 from pipeline.rows import Summary
 from pipeline.validate.limits import MARGIN
@@ -29,7 +28,8 @@ def report() -> None:
     """Write results/."""
     workspace, params = load_study()
     summary = write_report(
-        {name: ModelArtifacts.of(workspace, name) for name in params.models},
+        workspace,
+        params.models,
         task_set=TaskSet.load(workspace.tasks),
         texts=token_texts(Tokenizer.load(workspace.tokens)),
         statistics=read_json(workspace.tokens / "stats.json"),

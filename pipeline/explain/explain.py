@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from pipeline.circuit import Circuit
+from pipeline.circuit.graph import by_key
 from pipeline.config import ExplainConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.data.shards import TokenStream
@@ -97,11 +97,8 @@ def explain_nodes(
 
 def by_site(model: Transformer, names: Iterable[str]) -> dict[str, Int[Tensor, " _n"]]:
     """Site key → indices of the named nodes, in the order of the forward pass."""
-    found: dict[str, list[int]] = {}
-    for name in set(names):
-        key, index = split_node_name(name)
-        found.setdefault(key, []).append(index)
-    return {key: torch.tensor(sorted(found[key])) for key in site_keys(model.config.n_layer) if key in found}
+    found = by_key(map(split_node_name, set(names)))
+    return {key: found[key].sort().values for key in site_keys(model.config.n_layer) if key in found}
 
 
 def assembled(

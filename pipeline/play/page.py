@@ -16,9 +16,7 @@ SCRIPTS = ((REPORT, "web/elements.js"), (REPORT, "web/drawing.js"), (PLAY, "web/
 
 def play_page(session: Session) -> str:
     """HTML that asks nobody but the server it came from; its first data are the model, and its circuits by name."""
-    circuits = {
-        name: {"nodes": circuit.n_nodes, "edges": circuit.n_edges} for name, circuit in session.circuits.items()
-    }
+    sizes = {name: {"nodes": own.n_nodes, "edges": own.n_edges} for name, own in session.circuits.items()}
     return render(
         "page.html.j2",
         PLAY,

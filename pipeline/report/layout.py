@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import networkx as nx
@@ -99,7 +99,7 @@ class DrawnCircuit:
 
     @classmethod
     def of(cls, circuit: Circuit, d_head: int) -> DrawnCircuit:
-        rows = _rows(circuit)
+        rows = list(_rows(circuit))
         members: dict[GroupId, list[Node]] = defaultdict(list)
         channels = set()
         for layer, label, nodes in rows:
@@ -176,7 +176,7 @@ def _assemble(
     return GraphLayout(LEFT + inner + RIGHT, height, tuple(labels), spots, x_of, boxes, pitch)
 
 
-def _boxes(parts: DrawnCircuit, spots: Mapping[Node, Spot], pitch: float) -> Iterable[HeadBox]:
+def _boxes(parts: DrawnCircuit, spots: Mapping[Node, Spot], pitch: float) -> Iterator[HeadBox]:
     margin = pitch * 0.5
     for (layer, kind, number), nodes in sorted(parts.members.items()):
         if kind == "head":
@@ -184,17 +184,15 @@ def _boxes(parts: DrawnCircuit, spots: Mapping[Node, Spot], pitch: float) -> Ite
             yield HeadBox(layer, number, min(xs) - margin, max(xs) + margin, int(spots[nodes[0]][1]))
 
 
-def _rows(circuit: Circuit) -> list[tuple[int, str, list[Node]]]:
+def _rows(circuit: Circuit) -> Iterator[tuple[int, str, list[Node]]]:
     """Rows that have nodes, first of the forward pass first."""
     n_layer = 1 + max((split_site_key(key)[0] for key in circuit.nodes), default=-1)
-    rows = []
     for layer in range(n_layer):
         for label, sites in ROWS:
             keys = [site_key(layer, site) for site in sites]
             nodes = [(key, int(index)) for key in keys if key in circuit.nodes for index in circuit.nodes[key]]
             if nodes:
-                rows.append((layer, label, nodes))
-    return rows
+                yield layer, label, nodes
 
 
 def _links(circuit: Circuit) -> dict[Node, list[int]]:

@@ -6,7 +6,7 @@ the same picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,10 +50,10 @@ def picture_of(circuit: Circuit, model: Transformer, batch: PairBatch | None, te
         "sites": list(circuit.nodes),
         "nodes": _nodes(circuit, state, layout),
         "edges": _edges(circuit, model, number),
-        "heads": _heads(state, layout),
-        "links": _links(number),
+        "heads": list(_heads(state, layout)),
+        "links": list(_links(number)),
         "streams": _streams(layout),
-        "inputs": _inputs(state, layout, batch, tokens),
+        "inputs": list(_inputs(state, layout, batch, tokens)),
         "outputs": _outputs(circuit, state, layout, batch, tokens),
         "tokens": tokens.used,
     }
@@ -145,25 +145,21 @@ def _edges(circuit: Circuit, model: Transformer, number: Mapping[Node, int]) -> 
     }
 
 
-def _heads(state: Mapping[str, Tensor], layout: GraphLayout) -> list[list[Any]]:
+def _heads(state: Mapping[str, Tensor], layout: GraphLayout) -> Iterator[list[Any]]:
     """Layer, head, left, right, y, and the logit of the head's sink (null: it has none)."""
-    found: list[list[Any]] = []
     for box in layout.heads:
         sinks = state.get(f"transformer.h.{box.layer}.attn.sink_logit")
         sink = None if sinks is None else rounded(float(sinks[box.head]))
-        found.append([box.layer, box.head, round(box.left), round(box.right), box.y, sink])
-    return found
+        yield [box.layer, box.head, round(box.left), round(box.right), box.y, sink]
 
 
-def _links(number: Mapping[Node, int]) -> list[list[int]]:
+def _links(number: Mapping[Node, int]) -> Iterator[list[int]]:
     """[query channel, key channel] of a head that are multiplied with each other: those of one index."""
-    links = []
     for (key, index), n in number.items():
         layer, site = split_site_key(key)
         other = number.get((site_key(layer, Site.ATTN_K), index))
         if site is Site.ATTN_Q and other is not None:
-            links.append([n, other])
-    return links
+            yield [n, other]
 
 
 def _streams(layout: GraphLayout) -> list[list[int]]:
@@ -185,19 +181,17 @@ def _heights(layout: GraphLayout, among: Callable[[Site], bool]) -> dict[int, li
 
 def _inputs(
     state: Mapping[str, Tensor], layout: GraphLayout, batch: PairBatch | None, tokens: TokenTable
-) -> list[list[Any]]:
+) -> Iterator[list[Any]]:
     """The embedding end: of each channel that is read, the tokens with its largest entries, the prompts' own first."""
     embedding = state["transformer.wte.weight"]
     shown = torch.zeros(len(embedding), dtype=torch.bool)
     if batch is not None:
         for row, last in list(zip(batch.tokens, batch.last, strict=True))[:EXAMPLE_PROMPTS]:
             shown[row[: last + 1]] = True
-    ends = []
     for channel, ys in sorted(_heights(layout, lambda site: site.reads_residual).items()):
         entries = _largest(embedding[:, channel], shown)
         found = [[tokens(token), rounded(value)] for token, value in entries]
-        ends.append([channel, round(layout.channels[channel]), round(max(ys)), found])
-    return ends
+        yield [channel, round(layout.channels[channel]), round(max(ys)), found]
 
 
 def _largest(values: Float[Tensor, " vocab"], first: Tensor | None = None) -> list[tuple[int, float]]:
