@@ -23,17 +23,13 @@ END_CHARS = 18  # of the tokens at an end together
 ANSWER_Y = 22
 
 
-def draw_circuit(picture: Picture, *, title: str, standalone: bool = False) -> str:
-    """SVG text of a picture: a <circle> per node, and a curve per edge in at most 2 · LEVELS paths.
-
-    ``standalone`` adds the namespace and the style that a file of its own needs.
-    """
+def draw_circuit(picture: Picture, *, title: str) -> str:
+    """An SVG file's text of a picture: a <circle> per node, and a curve per edge in at most 2 · LEVELS paths."""
     labelled, roomy = picture["pitch"] >= LABEL_PITCH, picture["pitch"] >= TOKEN_PITCH
     return render(
         "circuit.svg.j2",
         picture=picture,
         title=title,
-        standalone=standalone,
         paths=_edge_paths(picture),
         streams="".join(f"M{x} {top}V{bottom}" for _, x, top, bottom in picture["streams"] if bottom > top),
         links="".join(_links(picture)),

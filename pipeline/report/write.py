@@ -11,18 +11,16 @@ from tqdm import tqdm
 from pipeline.artifacts import Workspace, whole_folder, write_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
-from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks import TaskSet, find_task
 from pipeline.data.tasks import task_names as registered_tasks
 from pipeline.model.checkpoint import load_model
-from pipeline.model.transformer import Transformer
 from pipeline.report.bundle import circuit_bundle, common_part, own_part
 from pipeline.report.drawing import draw_circuit
 from pipeline.report.figures import figures
 from pipeline.report.inputs import ModelRecord, read_explanation, read_record
 from pipeline.report.packed import pack_json
 from pipeline.report.page import PageParts, build_page, task_names
-from pipeline.report.picture import Picture, picture_of
+from pipeline.report.picture import Picture
 from pipeline.report.summary import smallest_circuits, summarise
 from pipeline.report.tables import curves_csv, frontier_csv, metrics
 from pipeline.report.verdicts import CircuitTarget
@@ -117,17 +115,12 @@ def _pack_and_draw(
             bundle = circuit_bundle(circuit, model, explanation=None, **facts)
             if smallest.get(task) == name:
                 (folder / name).mkdir(parents=True, exist_ok=True)
-                svg = _titled(circuit, bundle["drawing"], f"{task} in {name}")
+                svg = drawn(circuit, bundle["drawing"], f"{task} in {name}")
                 (folder / name / f"{task}.svg").write_text(svg, encoding="utf-8")
             if found["n_nodes"]:
                 yield (name, task), pack_json(own_part(bundle, explanations[name]))
 
 
-def drawn(circuit: Circuit, model: Transformer, batch: PairBatch, texts: Sequence[str], name: str) -> str:
-    """The circuit as an SVG file's text, with its size in the title; ``batch``: pairs of its task."""
-    return _titled(circuit, picture_of(circuit, model, batch, texts), name)
-
-
-def _titled(circuit: Circuit, picture: Picture, name: str) -> str:
-    title = f"{name}: {circuit.n_nodes} nodes, {circuit.n_edges} edges"
-    return draw_circuit(picture, title=title, standalone=True)
+def drawn(circuit: Circuit, picture: Picture, name: str) -> str:
+    """A circuit's picture as an SVG file's text, with the circuit's size in the title."""
+    return draw_circuit(picture, title=f"{name}: {circuit.n_nodes} nodes, {circuit.n_edges} edges")

@@ -62,7 +62,7 @@ def spot(picture: Picture, key: str, index: int) -> tuple[int, int]:
 def test_a_drawing_has_one_disc_per_node_and_one_curve_per_edge_of_its_sign(
     circuit: Circuit, model: Transformer, picture: Picture
 ) -> None:
-    svg = draw_circuit(picture, title="t", standalone=True)
+    svg = draw_circuit(picture, title="t")
     weights = torch.tensor(weights_of(circuit, model))
     assert svg.count("<circle ") == circuit.n_nodes == 8
     assert edge_segments(svg, "p") == int((weights > 0).sum())
@@ -90,7 +90,7 @@ def test_nothing_and_a_constant_can_be_drawn(model: Transformer) -> None:
 
 
 def test_a_standalone_drawing_is_well_formed_xml_without_outside_references(picture: Picture) -> None:
-    svg = draw_circuit(picture, title='a < b & "c"', standalone=True)
+    svg = draw_circuit(picture, title='a < b & "c"')
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
     assert "href" not in svg and "url(" not in svg
 
