@@ -42,8 +42,6 @@ def figures(summary: Summary, most_scale: float) -> dict[str, Any]:
     return {
         "summary": summary,
         "headline": headline(summary),
-        "frontier": summary["frontier"],
-        "baselines": summary["baselines"]["overall"],
         "losses": {kind: ends(model["val_loss_nats"] for model in of_kind(models, kind)) for kind in KINDS},
         "before": {
             kind: ends(model["ratio_discretised_to_minimised"] for model in of_kind(models, kind)) for kind in KINDS
@@ -140,7 +138,6 @@ def tested(summary: Summary) -> dict[str, Any]:
         "passed": passed,
         "taken": taken,
         "by_test": by_test,
-        "circuits": summary["validation"]["circuits"],
         "n_without_needless": passed.get("minimality", 0),
         "n_controls": len(controls),
         "n_controls_met": sum(row["met"] for row in controls),
