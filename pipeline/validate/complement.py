@@ -138,7 +138,7 @@ def with_frozen_norms(tested: CircuitUnderTest, ablated_to: AblationValues) -> d
 def masked_answers(tested: CircuitUnderTest, circuit: Circuit, draw: Values) -> PromptAnswers:
     """Answers to the few pairs of the masked model, in one pass over all of them."""
     masked = Masked(tested.model, circuit.nodes, circuit.edges, draw)
-    return padded_answers(tested.model, tested.few, masked.intervene, sparse_cuts(tested.model, masked.cuts))
+    return padded_answers(tested.model, tested.few, masked.intervene, sparse_cuts(tested.model, masked.cuts, few=True))
 
 
 @torch.no_grad()

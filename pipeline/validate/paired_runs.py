@@ -89,7 +89,7 @@ class PairedRuns:
 
     @cached_property
     def cuts(self) -> Cuts:
-        return sparse_cuts(self.tested.model, self.masked.cuts)
+        return sparse_cuts(self.tested.model, self.masked.cuts, few=True)
 
     @cached_property
     def model(self) -> Recorded:
