@@ -99,12 +99,8 @@ def readout_weights(circuit: Circuit, state: Mapping[str, Tensor], answers: tupl
     """Written residual channel → its weight on the first answer's logit minus the second's, per normalised unit."""
     first, second = (state["lm_head.weight"][token] for token in answers)
     towards = ((first - second) * state["transformer.ln_f.weight"]).tolist()
-    written = {
-        int(index)
-        for key, indices in circuit.nodes.items()
-        if split_site_key(key)[1].writes_residual
-        for index in indices
-    }
+    writes = [indices for key, indices in circuit.nodes.items() if split_site_key(key)[1].writes_residual]
+    written = {channel for indices in writes for channel in indices.tolist()}
     return {channel: towards[channel] for channel in sorted(written) if towards[channel] != 0}
 
 
