@@ -10,7 +10,7 @@ from pipeline.report.solved import SolvedTask, all_solved
 from pipeline.rows import Check, ModelSummary, TaskSummary, ValidationRow
 
 KINDS = ("sparse", "dense")
-WHOLE = ("tests", "verdict")  # kept as they are
+WHOLE = ("tests", "verdict")  # parts of a row that the summary keeps as they are
 MOST_ITEMS = 6  # of a list in the summary; longer ones (a point a size, a row a node) are in validations/ only
 
 
