@@ -12,15 +12,14 @@ import re
 from collections.abc import Container, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import yaml
 from prefect import Flow, Task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import INPUTS, TASK_SOURCE
-from prefect.futures import PrefectFuture
-from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
+from prefect.task_runners import ProcessPoolTaskRunner
 from tqdm import tqdm
 
 import pipeline
@@ -48,12 +47,12 @@ UNIT: dict[str, Any] = {
 def main(stage: Flow[[str], Any]) -> None:
     """Run a mapped stage from the command line, its units side by side in processes of their own: much of their work is
     done by the interpreter, which threads share."""
-    stage_main(lambda params: stage.with_options(task_runner=process_pool(params.compute.workers)), per_model=True)
 
+    def with_workers(params: Params) -> Flow[[str], Any]:
+        pool: Any = ProcessPoolTaskRunner(max_workers=params.compute.workers)  # Any: TaskRunner's future is invariant
+        return stage.with_options(task_runner=pool)
 
-def process_pool(workers: int) -> TaskRunner[PrefectFuture[Any]]:
-    # Prefect's own classes do not fit each other's annotations: TaskRunner is invariant in its future.
-    return cast("TaskRunner[PrefectFuture[Any]]", ProcessPoolTaskRunner(max_workers=workers))
+    stage_main(with_workers, per_model=True)
 
 
 def code_hash(stage: str) -> str:

@@ -142,22 +142,18 @@ def main() -> int:
     parser.add_argument("action", choices=["up", "ui", "down"])
     action = parser.parse_args().action
     root = environment.find_root()
-    try:
-        if action == "down":
-            for service in (prefect_service(root), mlflow_service(root)):
-                print(f"{service.title}: {'stopped' if stop(service) else 'not running'}")
-            return 0
-        api = start_prefect(root)
-        print(f"Prefect server: {api}")
-        if action == "ui":
-            print(f"Prefect UI:     {api.removesuffix('/api')}")
-            print(f"MLflow UI:      {start_mlflow(root)}")
-            print("make down stops them.")
-    except ServiceError as error:
-        print(error, file=sys.stderr)
-        return 1
+    if action == "down":
+        for service in (prefect_service(root), mlflow_service(root)):
+            print(f"{service.title}: {'stopped' if stop(service) else 'not running'}")
+        return 0
+    api = start_prefect(root)
+    print(f"Prefect server: {api}")
+    if action == "ui":
+        print(f"Prefect UI:     {api.removesuffix('/api')}")
+        print(f"MLflow UI:      {start_mlflow(root)}")
+        print("make down stops them.")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(environment.guarded(main))

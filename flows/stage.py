@@ -29,21 +29,15 @@ from prefect.flow_engine import run_flow
 from prefect.states import Crashed, Failed
 
 from flows import environment
-from flows.environment import EXPECTED
+from flows.environment import DEBUG_VARIABLE, EXPECTED
 from pipeline.artifacts import Workspace
 from pipeline.config import Params, load_params
 
 PARENT_VARIABLE = "SPARSE_CIRCUITS_PARENT_FLOW_RUN"  # set by flows.study for the stages it starts
 TASK_VARIABLE = "SPARSE_CIRCUITS_PARENT_TASK_RUN"  # the task run of that flow run which started the stage
-DEBUG_VARIABLE = "SPARSE_CIRCUITS_DEBUG"
 INTERRUPT_SECONDS = 5.0
 
 P = ParamSpec("P")
-
-
-def debugging() -> bool:
-    """Whether expected errors keep their traceback."""
-    return bool(os.environ.get(DEBUG_VARIABLE))
 
 
 def load_study() -> tuple[Workspace, Params]:
@@ -61,7 +55,7 @@ def stage_flow(function: Callable[P, None]) -> Flow[P, Any]:
             function(*args, **kwargs)
             return None
         except EXPECTED as error:
-            if debugging():
+            if os.environ.get(DEBUG_VARIABLE):
                 raise
             return Failed(message=f"{error}" or type(error).__name__)
 
@@ -81,18 +75,9 @@ def main(stage: Flow[Any, Any] | Callable[[Params], Flow[Any, Any]], *, per_mode
 
 
 def guarded(action: Callable[[], int]) -> int:
-    """The status of ``action``; expected errors are one line on stderr and 1, an interruption is 130."""
+    """The status of ``action`` as ``environment.guarded`` has it; Prefect's errors are expected ones too."""
     _leave_soon_after_interrupt()
-    try:
-        return action()
-    except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr)
-        return 130
-    except (*EXPECTED, PrefectException) as error:
-        if debugging():
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return environment.guarded(action, PrefectException)
 
 
 def _run_checked(stage: Flow[Any, Any] | Callable[[Params], Flow[Any, Any]], parameters: dict[str, Any]) -> int:
