@@ -18,7 +18,7 @@ from pipeline.data.generalisation.natural import LEAST_PAIRS, Context, Mine, cho
 from pipeline.data.generalisation.rules import COPYING, RULES
 from pipeline.data.pair_tables import PairRow, write_tables
 from pipeline.data.tasks import Pair, TaskSet, find_task, generate
-from pipeline.data.tasks.encode import EncodedPair, Unfit, decode, encode_pair
+from pipeline.data.tasks.encode import EncodedPair, Unfit, decode, encode_pair, row_of
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.words import ATTRIBUTES
 from pipeline.seeds import seed_of
@@ -103,7 +103,7 @@ class _Maker:
             if isinstance(item, Unfit):
                 reasons[item.reason] += 1
             else:
-                rows.append(_row_of_pair(task, family, item))
+                rows.append(row_of(SCHEMA, task, family, item, *item.answers, *reversed(item.answers)))
         if len(rows) >= LEAST_FRAC * wanted:
             return rows, None
         most = reasons.most_common(1)[0][0]
@@ -159,13 +159,6 @@ def _test_pairs(tasks: TaskSet, task: str) -> dict[int, tuple[Pair, PairRow]]:
         if [side.prompt for side in made[index].sides] != [row["a_prompt"], row["b_prompt"]]:
             raise ArtifactError(f"data/tasks: test pair {index} of {task} is not what the task makes; run tasks again")
     return {index: (made[index], row) for index, row in rows.items()}
-
-
-def _row_of_pair(task: str, family: str, item: EncodedPair) -> PairRow:
-    a, b = item.pair.sides
-    texts = (a.prompt, a.answer, b.prompt, b.answer)
-    values = (task, family, item.index, *texts, *item.tokens, *item.answers, *reversed(item.answers))
-    return dict(zip(SCHEMA.names, values, strict=True))
 
 
 def _row_of_contexts(task: str, index: int, pair: tuple[Context, Context], tokenizer: Tokenizer) -> PairRow:

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pyarrow as pa
 from tqdm import tqdm
 
 from pipeline.config import TasksConfig
@@ -77,7 +78,7 @@ def encode_task(
     reason = _why_not(fit, encoded)
     wanted = pairs_wanted(config)
     kept = {split: [] if reason else fit[split][: wanted[split]] for split in SPLITS}
-    rows = [row_of(task.name, split, item) for split in SPLITS for item in kept[split]]
+    rows = [row_of(SCHEMA, task.name, split, item, *item.answers) for split in SPLITS for item in kept[split]]
     return rows, _report(task, made["train"][0], kept, reason, tokenizer)
 
 
@@ -151,10 +152,10 @@ def _why_not(fit: dict[str, list[EncodedPair]], encoded: Encoded) -> str | None:
     return f"{n_fit / n_made:.0%} of its pairs are expressible, {EXPRESSIBLE_FRAC:.0%} are needed; most often {most}"
 
 
-def row_of(task: str, split: str, item: EncodedPair) -> PairRow:
-    """A pair as the table of a study's tasks has it."""
+def row_of(schema: pa.Schema, task: str, part: str, item: EncodedPair, *answers: int) -> PairRow:
+    """A pair as a table of that schema has it; ``answers``: the tokens for the schema's last columns."""
     texts = [text for side in item.pair.sides for text in (side.prompt, side.answer)]
-    return dict(zip(SCHEMA.names, (task, split, item.index, *texts, *item.tokens, *item.answers), strict=True))
+    return dict(zip(schema.names, (task, part, item.index, *texts, *item.tokens, *answers), strict=True))
 
 
 def _report(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 from pipeline.config import TasksConfig
-from pipeline.data.tasks.base import Draw, Pair, Task, TaskError
+from pipeline.data.pair_tables import TaskError
+from pipeline.data.tasks.base import Draw, Pair, Task
 from pipeline.data.tasks.registry import find_task, task_names
 from pipeline.data.words import SPLITS, TASK_WORDS
 from pipeline.seeds import seed_of

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from pipeline.data.pair_tables import PairRow, group_rows, read_tables, rows_hash
+from pipeline.data.pair_tables import PairRow, PairTables, TaskError, group_rows, read_tables, rows_hash
 from pipeline.data.pairs import PairBatch
-from pipeline.data.tasks.base import Pair, Side, TaskError
+from pipeline.data.tasks.base import Pair, Side
 from pipeline.data.tasks.encode import SCHEMA
 from pipeline.data.words import SPLITS
 
 
-@dataclass(frozen=True)
-class TaskSet:
-    """Encoded contrast pairs and the report about them. Make one with ``load``."""
-
-    report: dict[str, Any]
-    rows: dict[str, list[PairRow]]  # by task, in the file's order
+class TaskSet(PairTables):
+    """Encoded contrast pairs by task, and the report about them. Make one with ``load``."""
 
     @classmethod
     def load(cls, folder: Path) -> TaskSet:
@@ -29,26 +23,10 @@ class TaskSet:
         groups = group_rows(found, ["task"], n_pairs, folder, "tasks")
         return cls(report, {name: rows for (name,), rows in groups.items()})
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every task, expressible or not, in the order of the paper's Table 1."""
-        return tuple(self.report["tasks"])
-
-    @property
-    def tokenizer_hash(self) -> str:
-        """The hash of the tokenizer that made the tokens."""
-        return str(self.report["tokenizer"])
-
     @cached_property
     def n_tokens_max(self) -> int:
         """Tokens of the longest prompt; a model's n_ctx must not be smaller."""
         return max((entry["n_tokens_max"] or 0 for entry in self.report["tasks"].values()), default=0)
-
-    def about(self, name: str) -> dict[str, Any]:
-        """A task's part of the report. Raises TaskError for an unknown name."""
-        if name not in self.report["tasks"]:
-            raise TaskError(f"unknown task {name!r}; allowed: {', '.join(self.names)}")
-        return dict(self.report["tasks"][name])
 
     def expressible(self, name: str) -> bool:
         """Whether this vocabulary can express the task."""
