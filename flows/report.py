@@ -40,15 +40,12 @@ def report() -> None:
     )
     said = headline(summary)
     create_markdown_artifact(f"{said}\n\n{table(summary)}", key="study", description=f"Study, profile {params.profile}")
-    show_link(workspace.results / "index.html")
+    page = workspace.results / "index.html"
+    # browsers may not follow the link from Prefect's UI, so the path is said too
+    create_link_artifact(page.as_uri(), "results/index.html", key="report", description=f"The report: {page}")
     log_study(params, summary, workspace.results)
     print(said)
-    print(f"report: {workspace.results / 'index.html'}")
-
-
-def show_link(page: Path) -> None:
-    """Put the report's address into Prefect's UI; browsers may not follow it from there, so its path is said too."""
-    create_link_artifact(page.as_uri(), "results/index.html", key="report", description=f"The report: {page}")
+    print(f"report: {page}")
 
 
 def provenance(workspace: Workspace, params: Params) -> dict[str, Any]:

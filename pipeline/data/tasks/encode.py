@@ -70,10 +70,9 @@ def encode_task(
     """Rows of the Parquet file (none where the task is not expressible) and the task's part of the report."""
     made = {split: candidates(task.name, split, config, seed) for split in SPLITS}
     encoded = {split: [encode_pair(i, pair, tokenizer) for i, pair in enumerate(made[split])] for split in SPLITS}
-    if not task.varied:
-        encoded = _of_one_answer(encoded, tokenizer)
-    else:
-        encoded = {split: [_whole(item, tokenizer) for item in items] for split, items in encoded.items()}
+    counts = Counter(item.answers for items in encoded.values() for item in items if isinstance(item, EncodedPair))
+    usual = None if task.varied or not counts else counts.most_common(1)[0][0]
+    encoded = {split: [_checked(item, usual, tokenizer) for item in items] for split, items in encoded.items()}
     fit = {split: [item for item in items if isinstance(item, EncodedPair)] for split, items in encoded.items()}
     reason = _why_not(fit, encoded)
     wanted = pairs_wanted(config)
@@ -112,36 +111,18 @@ def decode(token: int, tokenizer: Tokenizer) -> str:
     return tokenizer.encoding.decode_single_token_bytes(token).decode("utf-8", errors="replace")
 
 
-Encoded = dict[str, list[EncodedPair | Unfit]]
-
-
-def _of_one_answer(encoded: Encoded, tokenizer: Tokenizer) -> Encoded:
-    """The same, but pairs that do not have the task's most frequent two answer tokens are unfit."""
-    counts = Counter(item.answers for items in encoded.values() for item in items if isinstance(item, EncodedPair))
-    if not counts:
-        return encoded
-    usual = counts.most_common(1)[0][0]
-
-    def check(item: EncodedPair | Unfit) -> EncodedPair | Unfit:
-        if isinstance(item, Unfit) or item.answers == usual:
-            return item
-        shown = " and ".join(repr(decode(token, tokenizer)) for token in item.answers)
-        return Unfit(f"{shown} follow instead of the task's usual two tokens")
-
-    return {split: [check(item) for item in items] for split, items in encoded.items()}
-
-
-def _whole(item: EncodedPair | Unfit, tokenizer: Tokenizer) -> EncodedPair | Unfit:
-    """The same, but unfit where an answer that has to be copied is not one whole token."""
-    if isinstance(item, Unfit):
+def _checked(item: EncodedPair | Unfit, usual: tuple[int, int] | None, tokenizer: Tokenizer) -> EncodedPair | Unfit:
+    """The same, but unfit without the ``usual`` answers; where none are usual, with an answer that is not one token."""
+    if isinstance(item, Unfit) or item.answers == usual:
         return item
-    for side, token in zip(item.pair.sides, item.answers, strict=True):
-        if decode(token, tokenizer) != side.answer:
-            return Unfit(f"the answer {side.answer!r} is not one token")
-    return item
+    found = [decode(token, tokenizer) for token in item.answers]
+    if usual is not None:
+        return Unfit(f"{' and '.join(map(repr, found))} follow instead of the task's usual two tokens")
+    broken = [side.answer for side, text in zip(item.pair.sides, found, strict=True) if text != side.answer]
+    return Unfit(f"the answer {broken[0]!r} is not one token") if broken else item
 
 
-def _why_not(fit: dict[str, list[EncodedPair]], encoded: Encoded) -> str | None:
+def _why_not(fit: dict[str, list[EncodedPair]], encoded: dict[str, list[EncodedPair | Unfit]]) -> str | None:
     """The reason why a task is not expressible, None where it is."""
     n_fit, n_made = (sum(map(len, part.values())) for part in (fit, encoded))
     short = any(len(fit[split]) * SPARE < len(encoded[split]) for split in SPLITS)
