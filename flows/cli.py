@@ -14,7 +14,7 @@ from flows import cli_draw, cli_play, cli_prune, cli_show, cli_validate, environ
 from flows.environment import ServiceError
 from flows.tables import count, nats, show
 from pipeline.config import Params, load_params
-from pipeline.data.tasks import Pair, TaskSet, find_task, generate, task_names
+from pipeline.data.tasks import TaskSet, find_task, generate, task_names
 
 if TYPE_CHECKING:
     from mlflow.entities import RunData
@@ -94,13 +94,10 @@ def tasks() -> None:
     for name in task_names():
         [pair] = generate(name, "test", 1, seed)
         state = "unknown until dvc repro tasks" if encoded is None else (encoded.reason(name) or "yes")
-        table.add_row(Text(f"{name}\n{find_task(name).decides}"), *example(pair), Text(state))
+        # answers as Python would write them, for the sake of their spaces and newlines
+        example = (Text(part) for side in pair.sides for part in (side.prompt, repr(side.answer)))
+        table.add_row(Text(f"{name}\n{find_task(name).decides}"), *example, Text(state))
     show(table)
-
-
-def example(pair: Pair) -> list[Text]:
-    """Prompt and answer of both sides; the answer as Python would write it, for the sake of its spaces and newlines."""
-    return [Text(part) for side in pair.sides for part in (side.prompt, repr(side.answer))]
 
 
 def settings() -> Params:

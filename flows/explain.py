@@ -10,7 +10,7 @@ from prefect import task
 from flows import mapped
 from flows.stage import load_study, stage_flow
 from flows.tracking import Tracker
-from pipeline.artifacts import Workspace, file_hash, write_json
+from pipeline.artifacts import file_hash, write_json
 from pipeline.config import ExplainConfig
 from pipeline.data.shards import TokenStream
 from pipeline.data.tokenizer import Tokenizer
@@ -25,7 +25,8 @@ def explain(model: str) -> None:
     shared = mapped.shared_inputs(workspace, params, "explain", model)
     circuits = mapped.run_units(explain_unit, inputs)
     names = sorted({node for found in circuits.values() for node in found["nodes"]})
-    watched = shared | {"nodes": names, "tokens_hash": tokens_hash(workspace)}
+    held_out = [workspace.tokens / name for name in ("stats.json", "tokenizer.json", "validation.bin")]
+    watched = shared | {"nodes": names, "tokens_hash": file_hash(*held_out)}
     nodes = mapped.run_units(watch_unit, {"held-out code": watched} if names else {})
     path = workspace.explanations(model)
     found = assembled(
@@ -64,11 +65,6 @@ def watch_unit(task: str, inputs: dict[str, Any]) -> dict[str, Any]:
         config=ExplainConfig.model_validate(inputs["settings"]),
         seed=inputs["seed"],
     )
-
-
-def tokens_hash(workspace: Workspace) -> str:
-    """Identity of the held-out code and of its tokens."""
-    return file_hash(*(workspace.tokens / name for name in ("stats.json", "tokenizer.json", "validation.bin")))
 
 
 def show_labels(model: str, nodes: Mapping[str, Any]) -> None:

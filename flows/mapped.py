@@ -60,12 +60,8 @@ def code_hash(stage: str) -> str:
     home = Path(pipeline.__file__).parent.parent
     described = yaml.safe_load((home / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
     deps = [dep for dep in described["do"]["deps"] if dep.startswith("pipeline/")]
-    sources = [path for dep in deps for path in _sources(home / dep)]
+    sources = [path for dep in deps for path in sorted((home / dep).rglob("*.py")) or [home / dep]]  # folders, files
     return hashlib.sha256(f"{torch.__version__} {file_hash(*sources)}".encode()).hexdigest()[:16]
-
-
-def _sources(path: Path) -> list[Path]:
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
 def checked_tasks(workspace: Workspace, model: str) -> TaskSet:

@@ -69,7 +69,15 @@ def read_tables(folder: Path, schema: pa.Schema, stage: str) -> tuple[dict[str, 
     report = read_json(folder / REPORT_FILE)
     if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):
         raise ArtifactError(f"{folder / REPORT_FILE}: has no tasks; run the stage {stage} again (dvc repro {stage})")
-    return report, _rows(folder / PAIRS_FILE, schema, stage)
+    path = existing(folder / PAIRS_FILE, stage)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(f"{path}: damaged ({error}); delete it and run {stage} again") from error
+    if not table.schema.equals(schema):
+        found = ", ".join(table.schema.names)
+        raise ArtifactError(f"{path}: columns {found}, not those of the stage {stage}; run {stage} again")
+    return report, table.to_pylist()
 
 
 def group_rows(
@@ -93,15 +101,3 @@ def rows_hash(name: str, rows: Iterable[PairRow], schema: pa.Schema) -> str:
     for row in rows:
         digest.update(repr([row[key] for key in schema.names]).encode())
     return digest.hexdigest()[:16]
-
-
-def _rows(path: Path, schema: pa.Schema, stage: str) -> list[PairRow]:
-    try:
-        table = pq.read_table(existing(path, stage))
-    except (pa.ArrowException, OSError) as error:
-        raise ArtifactError(f"{path}: damaged ({error}); delete it and run {stage} again") from error
-    if not table.schema.equals(schema):
-        found = ", ".join(table.schema.names)
-        raise ArtifactError(f"{path}: columns {found}, not those of the stage {stage}; run {stage} again")
-    rows: list[PairRow] = table.to_pylist()
-    return rows

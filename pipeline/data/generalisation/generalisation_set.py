@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.artifacts import ArtifactError
-from pipeline.data.pair_tables import PairRow, PairTables, TaskError, group_rows, pair_schema, read_tables, rows_hash
+from pipeline.data.pair_tables import PairTables, TaskError, group_rows, pair_schema, read_tables, rows_hash
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks import TaskSet
 
@@ -59,16 +59,10 @@ class GeneralisationSet(PairTables):
         """All pairs of a family. Raises TaskError for unknown names, and where the task has not this family."""
         if reason := self.reason(task, family):
             raise TaskError(f"task {task} has no generalisation set {family}: {reason}")
-        return _batch(self.rows[task, family])
+        rows = [(row, side) for row in self.rows[task, family] for side in "ab"]
+        answers = [[row[f"{side}_right_token"], row[f"{side}_wrong_token"]] for row, side in rows]
+        return PairBatch.of([row[f"{side}_tokens"] for row, side in rows], answers)
 
     def hash(self, task: str) -> str:
         """The identity of a task's generalisation sets: every prompt and answer of every family, in tokens."""
         return rows_hash(task, (row for family in self.families(task) for row in self.rows[task, family]), SCHEMA)
-
-
-def _batch(rows: list[PairRow]) -> PairBatch:
-    """Pairs as tensors: prompts a and b of each pair in neighbouring rows."""
-    return PairBatch.of(
-        [row[f"{side}_tokens"] for row in rows for side in "ab"],
-        [[row[f"{side}_right_token"], row[f"{side}_wrong_token"]] for row in rows for side in "ab"],
-    )

@@ -86,7 +86,10 @@ class _Maker:
         made[NATURAL] = self._natural(task)
         self.rows += [row for rows, _ in made.values() for row in rows]
         about = {family: _about(rows, reason) for family, (rows, reason) in made.items()}
-        about[NATURAL]["found"] = [_counts(side) for side in self.found.get(task, ([], []))]
+        about[NATURAL]["found"] = [  # by side; of each function, one context at most is taken
+            {"contexts": len(side), "functions": len({context.document.text for context in side})}
+            for side in self.found.get(task, ([], []))
+        ]
         return about
 
     def _family(
@@ -166,11 +169,6 @@ def _row_of_contexts(task: str, index: int, pair: tuple[Context, Context], token
     tokens = [context.tokens(tokenizer) for context in pair]
     answers = [token for context in pair for token in (context.right, context.wrong)]
     return dict(zip(SCHEMA.names, (task, NATURAL, index, *texts, *tokens, *answers), strict=True))
-
-
-def _counts(side: Sequence[Context]) -> dict[str, int]:
-    """How many natural contexts there are, and in how many functions, of which each gives one at most."""
-    return {"contexts": len(side), "functions": len({context.document.text for context in side})}
 
 
 def _about(rows: Sequence[PairRow], reason: str | None) -> dict[str, Any]:

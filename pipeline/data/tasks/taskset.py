@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.data.pair_tables import PairRow, PairTables, TaskError, group_rows, read_tables, rows_hash
+from pipeline.data.pair_tables import PairTables, TaskError, group_rows, read_tables, rows_hash
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks.base import Pair, Side
 from pipeline.data.tasks.encode import SCHEMA
@@ -43,7 +43,9 @@ class TaskSet(PairTables):
             raise TaskError(f"task {name} is not expressible in this vocabulary: {self.reason(name)}")
         if split not in SPLITS:
             raise TaskError(f"unknown split {split!r} of task {name}; allowed: {', '.join(SPLITS)}")
-        return _batch([row for row in self.rows[name] if row["split"] == split])
+        rows = [row for row in self.rows[name] if row["split"] == split]
+        answers = [[row[f"{x}_answer_token"] for x in order] for row in rows for order in ("ab", "ba")]
+        return PairBatch.of([row[f"{side}_tokens"] for row in rows for side in "ab"], answers)
 
     def hash(self, name: str) -> str:
         """The identity of a task: every prompt and answer in every split, in tokens."""
@@ -57,9 +59,3 @@ class TaskSet(PairTables):
             return [Pair(Side(a[0], a[1], ""), Side(b[0], b[1], ""))][:n]
         rows = [row for row in self.rows[name] if row["split"] == "test"][:n]
         return [Pair(*(Side(row[f"{side}_prompt"], row[f"{side}_answer"], "") for side in "ab")) for row in rows]
-
-
-def _batch(rows: list[PairRow]) -> PairBatch:
-    """Pairs as tensors: sides a and b of each pair in neighbouring rows."""
-    tokens = [row[f"{side}_tokens"] for row in rows for side in "ab"]
-    return PairBatch.of(tokens, [[row[f"{x}_answer_token"] for x in order] for row in rows for order in ("ab", "ba")])
