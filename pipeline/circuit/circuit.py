@@ -2,7 +2,7 @@
 
 ``Circuit.load(path)`` reads one, ``circuit(model)`` is the model with its complement ablated,
 ``circuit.compact(model)`` computes the same by the circuit's nodes alone. A circuit is saved as ``circuit.json`` (nodes
-and edges by name, model and task, certificate) and ``circuit.safetensors`` (means, ablation values and order of all
+and edges by name, model and task, certificate) and ``circuit.safetensors`` (means, ablation values and scores of all
 nodes), readable without this project.
 """
 
@@ -62,17 +62,17 @@ class Circuit:
 
     ``nodes``: site key → kept indices, ascending; sites without kept nodes are absent. ``edges``: edge key → [n_edges,
     2] (source index, target index), sorted; absent where empty. ``means``: site key → mean of *every* node of the site
-    over the pretraining distribution. ``order``: site key → how needed the search found every node, the larger the
+    over the pretraining distribution. ``scores``: site key → how needed the search found every node, the larger the
     more. ``ablated_to``: the complement's ablation values (None: the means). ``calibration``: (scale, shift) of the two
     answer logits. ``about``: model, task, model_hash, task_hash, target_loss, validation_loss and other facts that
     identify it. ``certificate``: the loss after each single removal (``pipeline.prune.minimise``); or None.
     ``folder``: where it was loaded from; None for one made here.
     """
 
-    nodes: Mapping[str, Int[Tensor, " n"]]
-    edges: Mapping[str, Int[Tensor, "n 2"]]
-    means: Mapping[str, Float[Tensor, " width"]]
-    order: Mapping[str, Float[Tensor, " width"]]
+    nodes: Mapping[str, Int[Tensor, " _n"]]
+    edges: Mapping[str, Int[Tensor, "_n 2"]]
+    means: Mapping[str, Float[Tensor, " _width"]]
+    scores: Mapping[str, Float[Tensor, " _width"]]
     ablated_to: AblationValues | None = None
     calibration: tuple[float, float] = (1.0, 0.0)
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Circuit:
         """The values of nodes outside the circuit, and of cut edges' sources."""
         return self.ablated_to or AblationValues.at_means(self.means)
 
-    def node_masks(self) -> dict[str, Float[Tensor, " width"]]:
+    def node_masks(self) -> dict[str, Float[Tensor, " _width"]]:
         """Site key → 1 for kept nodes, 0 for the others, for every site of the model."""
         return node_masks(self.nodes, self.means)
 
@@ -238,10 +238,8 @@ class Circuit:
             "certificate": self.certificate,
         }
         tensors = {f"mean.{key}": value for key, value in self.means.items()}
-        tensors |= {f"order.{key}": value for key, value in self.order.items()}
-        if self.ablation_values.kind is Ablation.RESAMPLE:
-            draws = self.ablation_values.draws
-            tensors |= {f"draws.{key}": torch.stack([draw[key] for draw in draws]) for key in draws[0]}
+        tensors |= {f"score.{key}": value for key, value in self.scores.items()}
+        tensors |= {f"draws.{key}": value for key, value in self.ablation_values.samples.items()}
         with whole_folder(folder) as partial:
             write_json(partial / "circuit.json", description)
             save_file(
@@ -266,7 +264,7 @@ class Circuit:
             nodes={key: torch.tensor(value) for key, value in description["nodes"].items()},
             edges={key: torch.tensor(value).view(-1, 2) for key, value in description["edges"].items()},
             means=means,
-            order=_named(tensors, "order."),
+            scores=_named(tensors, "order.") or _named(tensors, "score."),  # order: as it was called before
             ablated_to=AblationValues.of(Ablation(description["ablation"]), means, _named(tensors, "draws.")),
             calibration=(description["calibration"]["scale"], description["calibration"]["shift"]),
             about=description["about"],

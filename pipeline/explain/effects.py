@@ -1,8 +1,6 @@
-"""The effect of single nodes: on the circuit (its certificate), and on the whole model."""
+"""The effect of single nodes on the whole model."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 
@@ -35,9 +33,3 @@ def ablated_losses(model: Transformer, circuit: Circuit, batch: PairBatch) -> di
             of_copy = [answer_logits(logits.chunk(len(some))[copy], batch) for logits in runs]
             found[name] = sum(mean_loss(answers.cpu()) for answers in of_copy) / len(draws)
     return found
-
-
-def by_effect(circuit: Circuit, ablated: Mapping[str, float]) -> list[str]:
-    """The circuit's nodes, those first whose removal costs the circuit most; without a certificate, the model most."""
-    losses = circuit.removal_losses or ablated
-    return sorted(circuit.node_names, key=lambda name: -losses.get(name, 0.0))

@@ -21,7 +21,7 @@ from pipeline.data.pairs import PairBatch
 from pipeline.data.shards import TokenStream
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.explain.distribution import node_values, of_node
-from pipeline.explain.effects import ablated_losses, by_effect
+from pipeline.explain.effects import ablated_losses
 from pipeline.explain.heads import heads
 from pipeline.explain.labels import Labeller
 from pipeline.explain.places import Places
@@ -50,13 +50,14 @@ def explain_circuit(
     runs = PromptRuns.of(model, circuit, first(batch, config.pairs))
     few = first(batch, config.ablated_pairs)
     removed, ablated = circuit.removal_losses, ablated_losses(model, circuit, few)
+    effects = removed or ablated  # of a circuit without a certificate, on the model
     nodes = {
         name: node_runs(runs, *split_node_name(name))
         | {
             "removed_loss": rounded(removed[name]) if name in removed else None,
             "ablated_loss": rounded(ablated[name]),
         }
-        for name in by_effect(circuit, ablated)[: config.most_nodes]
+        for name in sorted(circuit.node_names, key=lambda name: -effects[name])[: config.most_nodes]
     }
     answers = {token: tokenizer.decode([token]) for token in runs.batch.answers.flatten().tolist()}
     return {
@@ -99,7 +100,7 @@ def explain_nodes(
     return found
 
 
-def by_site(model: Transformer, names: Iterable[str]) -> dict[str, Int[Tensor, " n"]]:
+def by_site(model: Transformer, names: Iterable[str]) -> dict[str, Int[Tensor, " _n"]]:
     """Site key → indices of the named nodes, in the order of the forward pass."""
     found: dict[str, list[int]] = {}
     for name in set(names):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.heads import CHANNELS, attention_patterns, kept_heads
-from pipeline.explain.prompts import PromptRun, PromptRuns
+from pipeline.explain.prompts import PromptRuns
 from pipeline.explain.rounding import HUNDREDTHS, to_decimals
 from pipeline.model.transformer import Transformer
 from pipeline.sites import site_key
@@ -29,7 +29,7 @@ def heads(model: Transformer, circuit: Circuit, runs: PromptRuns, n_prompts: int
             continue
         both = {}
         for name, run in (("model", runs.model), ("circuit", runs.circuit)):
-            q, k = (reads(run, layer, letter)[:n_prompts].to(model.device) for letter in "qk")
+            q, k = (run.values[site_key(layer, CHANNELS[letter])][:n_prompts].to(model.device) for letter in "qk")
             both[name] = attention_patterns(q, k, block.attn.sink_logit, block.attn.n_head).cpu()
         for head, channels in kept.items():
             drawn = {
@@ -38,10 +38,6 @@ def heads(model: Transformer, circuit: Circuit, runs: PromptRuns, n_prompts: int
             }
             found.append({"layer": layer, "head": head, **channels, "patterns": drawn})
     return found
-
-
-def reads(run: PromptRun, layer: int, letter: str) -> Float[Tensor, "prompt pos width"]:
-    return run.values[site_key(layer, CHANNELS[letter])]
 
 
 def triangle(weights: Float[Tensor, "query key"], n: int) -> list[list[float]]:

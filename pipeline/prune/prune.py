@@ -123,7 +123,7 @@ def as_circuit(
         nodes=candidate.nodes,
         edges=candidate.edges,
         means={key: value.cpu() for key, value in means.items()},
-        order={key: torch.clone(scores) for key, scores in problem.masking.layout.by_site(ranking.scores).items()},
+        scores={key: torch.clone(scores) for key, scores in problem.masking.layout.by_site(ranking.scores).items()},
         ablated_to=problem.masking.ablated_to.to(torch.device("cpu")),
         calibration=candidate.calibration,
         about=about,

@@ -60,7 +60,7 @@ class CircuitUnderTest:
         return self.batches[split].first(self.config.few_pairs)
 
     @cached_property
-    def samples(self) -> dict[str, Float[Tensor, "draw width"]]:
+    def samples(self) -> dict[str, Float[Tensor, "draw _width"]]:
         """Site key → values of all nodes at random places of the windows, the same places at every site."""
         return node_samples(self.model, [self.windows], len(self.windows), seed_of(self.seed, "validate", "samples"))
 
@@ -86,7 +86,7 @@ class CircuitUnderTest:
     @cached_property
     def nothing(self) -> Circuit:
         """The circuit without a node: ∅."""
-        return Circuit({}, {}, self.circuit.means, self.circuit.order, self.circuit.ablated_to)
+        return Circuit({}, {}, self.circuit.means, self.circuit.scores, self.circuit.ablated_to)
 
     @cached_property
     def nothing_of_few(self) -> PromptAnswers:

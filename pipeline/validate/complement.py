@@ -89,7 +89,7 @@ def kinds_of_ablation(tested: CircuitUnderTest) -> dict[str, AblationValues]:
     } | {made_for(tested): tested.circuit.ablation_values}
 
 
-def mixed_draw(samples: Mapping[str, Float[Tensor, "draw width"]], generator: torch.Generator) -> Values:
+def mixed_draw(samples: Mapping[str, Float[Tensor, "draw _width"]], generator: torch.Generator) -> Values:
     """One value of each node, each from a place of its own."""
     return {
         key: values[torch.randint(len(values), values.shape[1:], generator=generator), torch.arange(values.shape[1])]
@@ -138,7 +138,7 @@ def with_frozen_norms(tested: CircuitUnderTest, ablated_to: AblationValues) -> d
 def masked_answers(tested: CircuitUnderTest, circuit: Circuit, draw: Values) -> PromptAnswers:
     """Answers to the few pairs of the masked model, in one pass over all of them."""
     masked = Masked(tested.model, circuit.nodes, circuit.edges, draw)
-    return padded_answers(tested.model, tested.few, masked.intervene, sparse_cuts(tested.model, masked.cuts))
+    return padded_answers(tested.model, tested.few, masked.intervene, sparse_cuts(tested.model, masked.cuts, few=True))
 
 
 @torch.no_grad()

@@ -98,7 +98,7 @@ def fitted(tested: CircuitUnderTest) -> dict[str, Step]:
 
 
 def losses_with(
-    runs: PairedRuns, steps: Mapping[str, Step], nodes: Mapping[str, Int[Tensor, " n"]]
+    runs: PairedRuns, steps: Mapping[str, Step], nodes: Mapping[str, Int[Tensor, " _n"]]
 ) -> Float[Tensor, " pair"]:
     """Losses of the circuit with some of its nodes binarised."""
     intervene = binarising(steps, runs.tested.circuit.nodes, nodes, runs.masked.intervene)
@@ -107,8 +107,8 @@ def losses_with(
 
 def binarising(
     steps: Mapping[str, Step],
-    kept: Mapping[str, Int[Tensor, " n"]],
-    nodes: Mapping[str, Int[Tensor, " n"]],
+    kept: Mapping[str, Int[Tensor, " _n"]],
+    nodes: Mapping[str, Int[Tensor, " _n"]],
     before: Intervene,
 ) -> Intervene:
     """An intervention that puts some of the kept nodes through their steps, after another intervention."""
@@ -146,7 +146,7 @@ def singles(runs: PairedRuns, steps: Mapping[str, Step], before: float) -> dict[
 
 @torch.no_grad()
 def residual_kurtosis(
-    model: Transformer, batches: Iterable[Int[Tensor, "batch pos"]], *, n_bootstrap: int, seed: int = 0
+    model: Transformer, batches: Iterable[Int[Tensor, "_batch _pos"]], *, n_bootstrap: int, seed: int = 0
 ) -> dict[str, Any]:
     """Excess kurtosis of the final residual stream over its channels, of the unpruned model (Fig 10).
 

@@ -27,7 +27,7 @@ from pipeline.validate.verdict import check, untested
 MIN_DEVIATION = 1e-5  # a smaller standard deviation, as a fraction of the node's size, is rounding in float32
 FIRST = "0.attn_in"  # the embedding's read, which comes before anything that a circuit leaves out
 
-Indices = Mapping[str, Int[Tensor, " n"]]  # site key → nodes
+Indices = Mapping[str, Int[Tensor, " _n"]]  # site key → nodes
 
 
 @torch.no_grad()

@@ -129,7 +129,7 @@ def nodes_by_need(tested: CircuitUnderTest) -> Int[Tensor, " node"]:
     need = circuit.node_masks()
     for key, losses in (circuit.certificate["nodes"] if circuit.certificate else {}).items():
         need[key][circuit.nodes[key]] += torch.tensor(losses)  # a loss is not negative: still before the rest
-    sequence = layout.flat(circuit.order).argsort(descending=True, stable=True)
+    sequence = layout.flat(circuit.scores).argsort(descending=True, stable=True)
     return sequence[layout.flat(need)[sequence].argsort(descending=True, stable=True)]
 
 

@@ -30,7 +30,7 @@ def frozen_norms(model: Transformer, batch: PairBatch) -> Iterator[None]:
 
     with hooked(model, note), torch.no_grad():
         model(batch.tokens, at=batch.last)
-    with hooked(model, lambda norm, inputs, output: inputs[0] * scales[norm] * norm.weight):
+    with hooked(model, lambda norm, inputs, output: norm.scaled(inputs[0], scales[norm])):
         yield
 
 

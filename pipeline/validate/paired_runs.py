@@ -25,7 +25,7 @@ from pipeline.model.transformer import Cuts, Intervene, Transformer
 from pipeline.sites import Site, split_site_key
 from pipeline.validate.circuit_under_test import CircuitUnderTest, PromptAnswers
 
-RecordedValues = Mapping[str, Float[Tensor, "prompt pos width"]]  # by site key
+RecordedValues = Mapping[str, Float[Tensor, "prompt pos _width"]]  # by site key
 
 
 class Recorded(NamedTuple):
@@ -89,7 +89,7 @@ class PairedRuns:
 
     @cached_property
     def cuts(self) -> Cuts:
-        return sparse_cuts(self.tested.model, self.masked.cuts)
+        return sparse_cuts(self.tested.model, self.masked.cuts, few=True)
 
     @cached_property
     def model(self) -> Recorded:

@@ -53,7 +53,7 @@ def one_seed(
     """The circuit of a trial with another seed; of OWN, that of the circuit's search, by the scores in its file."""
     if name == OWN:
         layout = problem().masking.layout
-        ranking = Ranking(problem().evaluator, layout, layout.flat(tested.circuit.order) / layout.sizes)
+        ranking = Ranking(problem().evaluator, layout, layout.flat(tested.circuit.scores) / layout.sizes)
         found = TrialCircuit.of(ranking, tested.target)
     else:
         found = one_trial(problem(), known, name)

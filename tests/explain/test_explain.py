@@ -11,6 +11,7 @@ from pipeline.circuit import Circuit
 from pipeline.circuit.heads import attention_patterns, kept_heads
 from pipeline.circuit.masked import Masked
 from pipeline.data.pairs import answer_logits
+from pipeline.data.tokenizer import Tokenizer
 from pipeline.explain import assembled, explain_circuit, explain_nodes
 from pipeline.explain.distribution import extremes, node_values, of_node
 from pipeline.explain.effects import ablated_losses
@@ -42,8 +43,11 @@ def batch(planted):
     return planted.batch("test", 6)
 
 
-class Letters:
+class Letters(Tokenizer):
     """A tokenizer of the planted models' tokens, which have no texts."""
+
+    def __init__(self):
+        pass
 
     def decode(self, ids):
         return "".join(f"<{token}>" for token in ids)
@@ -117,7 +121,7 @@ def test_nodes_of_largest_effect_are_shown_where_not_all_are(planted, circuit, b
 
 
 def test_without_a_certificate_no_loss_is_given_for_the_circuit(planted, circuit, batch, config):
-    bare = Circuit(circuit.nodes, circuit.edges, circuit.means, circuit.order)
+    bare = Circuit(circuit.nodes, circuit.edges, circuit.means, circuit.scores)
     nodes = explain_circuit(planted.model, bare, batch, Letters(), config)["nodes"].values()
     assert {node["removed_loss"] for node in nodes} == {None}
     losses = [node["ablated_loss"] for node in nodes]

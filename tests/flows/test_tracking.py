@@ -91,7 +91,7 @@ def write_circuits(folder: Path, model_hash: str, n_nodes: int) -> None:
         nodes={"0.mlp_neuron": torch.arange(n_nodes)},
         edges={},
         means={"0.mlp_neuron": torch.zeros(8)},
-        order={"0.mlp_neuron": torch.zeros(8)},
+        scores={"0.mlp_neuron": torch.zeros(8)},
         about={"model_hash": model_hash},
     )
     circuit.save(folder / "quotes")

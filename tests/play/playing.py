@@ -59,7 +59,7 @@ def make_circuit(model: Transformer) -> Circuit:
         nodes={key: torch.tensor(indices) for key, indices in NODES.items()},
         edges={key: torch.tensor(pairs) for key, pairs in EDGES.items()},
         means=means,
-        order={},
+        scores={},
         calibration=(1.5, -0.25),
         about={"task": "closing"},
     )

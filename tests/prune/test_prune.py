@@ -215,7 +215,7 @@ def test_no_single_node_and_no_single_edge_of_a_circuit_can_go(able, pairs, para
 
 
 def circuit_of(circuit, nodes, edges):
-    return Circuit(nodes, edges, circuit.means, circuit.order, circuit.ablated_to, circuit.calibration)
+    return Circuit(nodes, edges, circuit.means, circuit.scores, circuit.ablated_to, circuit.calibration)
 
 
 def without_node(edges, key, index):

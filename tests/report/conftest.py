@@ -66,7 +66,7 @@ def random_circuit(model: Transformer, share: float, seed: int) -> Circuit:
         edges |= {key: found} if len(found) else {}
     nodes = {key: mask.nonzero().flatten() for key, mask in kept.items() if mask.any()}
     values = {key: torch.zeros(size) for key, size in widths.items()}
-    return Circuit(nodes, edges, means=values, order={key: value + 1 for key, value in values.items()})
+    return Circuit(nodes, edges, means=values, scores={key: value + 1 for key, value in values.items()})
 
 
 def rows_of_task(kind: str, part: str, task: str = SOLVED) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def test_the_order_has_fewer_crossings_than_that_of_the_indices(
     full = make_circuit(tiny_model(d_model=64, d_head=16), 0.12, 3)
     chance = torch.Generator().manual_seed(0)
     edges = {key: pairs[torch.rand(len(pairs), generator=chance) < 0.1] for key, pairs in full.edges.items()}
-    circuit = Circuit(full.nodes, edges, full.means, full.order)
+    circuit = Circuit(full.nodes, edges, full.means, full.scores)
     layout = lay_out(circuit, 16)
     ordered = crossings(circuit, layout)
     assert ordered == count_crossings(circuit, layout)

@@ -89,7 +89,7 @@ def test_the_first_seed_is_the_circuits_own_search_and_recovers_nothing_by_that(
         return {0: -masking.layout.flat(quote_order)}
 
     tested = known(claim_of(quote), fast)
-    quote_order = tested.circuit.order
+    quote_order = tested.circuit.scores
     monkeypatch.setattr(searching, "search", nothing_of_it)
     found = stability(tested, fast)()
     own = found["circuits"][0]
