@@ -95,7 +95,7 @@ def _wipe(root: Path, into: Path) -> None:
         raise SmokeError(f"--into {into}: holds the project itself; name another folder")
     if into.exists() and not (into / MARKER).is_file() and (not into.is_dir() or any(into.iterdir())):
         raise SmokeError(f"--into {into}: not empty, and not made by a smoke run; name another folder")
-    for service in (services.prefect_service(into), services.mlflow_service(into)):
+    for service in services.services_of(into):
         services.stop(service)
     shutil.rmtree(into, ignore_errors=True)
     if into.exists() and any(into.iterdir()):

@@ -145,6 +145,7 @@ def _report(
     """The task's part of the report; nulls where the task is not expressible."""
     pairs = [item for items in kept.values() for item in items]
     lengths = [len(tokens) for item in pairs for tokens in item.tokens]
+    same = [len(a) == len(b) for a, b in (item.tokens for item in pairs)]
     return {
         "description": task.description,
         "decides": task.decides,
@@ -156,9 +157,7 @@ def _report(
         "n_pairs": {split: len(items) for split, items in kept.items()},
         "n_tokens_median": median(lengths) if lengths else None,
         "n_tokens_max": max(lengths, default=None),
-        "same_length_frac": sum(len(a) == len(b) for a, b in (item.tokens for item in pairs)) / len(pairs)
-        if pairs
-        else None,
+        "same_length_frac": sum(same) / len(same) if same else None,
         "example": [[side.prompt, side.answer] for side in example.sides],
     }
 
