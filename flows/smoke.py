@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows import environment, services
 from flows.profiles import merged, write_params
@@ -138,10 +138,8 @@ def tables(summary: Summary) -> list[Table]:
         overview.add_row(
             model["name"], f"{model['val_loss_nats']:.3f}", f"{model['l0']:,}", solved, number(model["geomean_edges"])
         )
-    circuits = Table(title="Circuits: edges, or the unpruned loss in nats")
-    circuits.add_column("task", no_wrap=True)
-    for model in models:
-        circuits.add_column(model["name"])
+    columns: list[Column | str] = [Column("task", no_wrap=True), *(model["name"] for model in models)]
+    circuits = Table(*columns, title="Circuits: edges, or the unpruned loss in nats")
     for task in dict.fromkeys(task for model in models for task in model["tasks"]):
         circuits.add_row(task, *[outcome(model["tasks"].get(task, {})) for model in models])
     return [overview, circuits]

@@ -138,10 +138,8 @@ def _crash_dead_runs(client: SyncPrefectClient, flow_name: str) -> None:
 def _is_dead(flow_run: FlowRun) -> bool:
     """Whether the process that a run is tagged with was on this machine and is gone."""
     for tag in flow_run.tags:
-        kind, _, rest = tag.partition(":")
-        host, _, process = rest.partition(":")
+        kind, host, pid, created = (tag.split(":") + [""] * 3)[:4]
         if kind == "process" and host == socket.gethostname():
-            pid, _, created = process.partition(":")
             try:
                 return abs(psutil.Process(int(pid)).create_time() - float(created)) > 1
             except (psutil.NoSuchProcess, ValueError):

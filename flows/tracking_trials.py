@@ -35,7 +35,7 @@ def read_trials(folder: Path) -> list[TrialRow]:
 
 
 def send_trials(store: Store, model: str, tasks: Mapping[str, PrunedTask], stopped: Callable[[], bool]) -> None:
-    """Record, until ``stopped``, every trial that is not there yet, with three calls each; ``tasks``: by circuit's run."""
+    """Record, until ``stopped``, every trial that is not there yet, by three calls; ``tasks``: by circuit's run."""
     if not any(task.trials for task in tasks.values()):
         return
     known = {(run.data.tags[PARENT], run.data.tags["identity"]): run for run in store.find(_tags(model))}

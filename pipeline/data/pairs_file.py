@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.artifacts import ArtifactError
 from pipeline.data.tasks import Pair, Side, TaskSet
-from pipeline.data.tasks.encode import SCHEMA, EncodedPair, Unfit, decode, encode_side, row_of
+from pipeline.data.tasks.encode import SCHEMA, EncodedPair, Unfit, encode_side, row_of
 from pipeline.data.tokenizer import END_OF_TEXT, Tokenizer
 from pipeline.seeds import seed_of
 
@@ -146,7 +146,7 @@ def _encode_side(where: str, side: Side, tokenizer: Tokenizer) -> tuple[list[int
     if len(after) > 1:
         raise PairsFileError(
             f"{where}.answer {_shown(side.answer)} is {len(after)} tokens after its prompt: "
-            f"{', '.join(repr(decode(token, tokenizer)) for token in after)}; allowed: one; take another word, or its "
+            f"{', '.join(repr(tokenizer.decode([token])) for token in after)}; allowed: one; take another word, or its "
             f"first token if that tells the answers apart"
         )
     return tokens, answer

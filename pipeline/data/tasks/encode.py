@@ -89,7 +89,7 @@ def encode_pair(index: int, pair: Pair, tokenizer: Tokenizer) -> EncodedPair | U
     if isinstance(b, Unfit):
         return b
     if a[1] == b[1]:
-        return Unfit(f"the same token {decode(a[1], tokenizer)!r} follows both prompts")
+        return Unfit(f"the same token {tokenizer.decode([a[1]])!r} follows both prompts")
     return EncodedPair(index, pair, (a[0], b[0]), (a[1], b[1]))
 
 
@@ -101,21 +101,16 @@ def encode_side(side: Side, tokenizer: Tokenizer) -> tuple[list[int], int] | Unf
     end = len(side.prompt.encode())
     if end not in ends:
         across = next(i for i, position in enumerate(ends) if position > end)
-        return Unfit(f"the token {decode(ids[across], tokenizer)!r} reaches from the prompt into the answer")
+        return Unfit(f"the token {tokenizer.decode([ids[across]])!r} reaches from the prompt into the answer")
     cut = ends.index(end) + 1
     return [tokenizer.eot, *ids[:cut]], ids[cut]
-
-
-def decode(token: int, tokenizer: Tokenizer) -> str:
-    """One token as text; bytes that are not UTF-8 become U+FFFD."""
-    return tokenizer.encoding.decode_single_token_bytes(token).decode("utf-8", errors="replace")
 
 
 def _checked(item: EncodedPair | Unfit, usual: tuple[int, int] | None, tokenizer: Tokenizer) -> EncodedPair | Unfit:
     """The same, but unfit without the ``usual`` answers; where none are usual, with an answer that is not one token."""
     if isinstance(item, Unfit) or item.answers == usual:
         return item
-    found = [decode(token, tokenizer) for token in item.answers]
+    found = [tokenizer.decode([token]) for token in item.answers]
     if usual is not None:
         return Unfit(f"{' and '.join(map(repr, found))} follow instead of the task's usual two tokens")
     broken = [side.answer for side, text in zip(item.pair.sides, found, strict=True) if text != side.answer]
@@ -165,4 +160,4 @@ def _report(
 def _answers(pairs: Iterable[EncodedPair], side: int, tokenizer: Tokenizer) -> list[str]:
     """The answer tokens of one side as text, the most frequent first."""
     counts = Counter(item.answers[side] for item in pairs)
-    return [decode(token, tokenizer) for token, _ in counts.most_common()]
+    return [tokenizer.decode([token]) for token, _ in counts.most_common()]
