@@ -9,7 +9,7 @@ from typing import Any
 from prefect import task
 
 from flows import mapped
-from flows.stage import load_study, stage_flow
+from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
 from pipeline.ablate import ablate_task
 from pipeline.artifacts import write_json
@@ -62,4 +62,4 @@ def show_losses(model: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    mapped.main(ablate)
+    main(ablate, per_model=True, mapped=True)

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 
 from flows import mapped
-from flows.stage import load_study, stage_flow
+from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
 from pipeline.artifacts import file_hash, write_json
 from pipeline.config import ExplainConfig
@@ -77,4 +77,4 @@ def show_labels(model: str, nodes: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    mapped.main(explain)
+    main(explain, per_model=True, mapped=True)

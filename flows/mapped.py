@@ -16,15 +16,13 @@ from typing import Any, TypeVar
 
 import torch
 import yaml
-from prefect import Flow, Task
+from prefect import Task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import INPUTS, TASK_SOURCE
-from prefect.task_runners import ProcessPoolTaskRunner
 from tqdm import tqdm
 
 import pipeline
 from flows import environment
-from flows.stage import main as stage_main
 from pipeline.artifacts import ArtifactError, Workspace, file_hash, read_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
@@ -42,17 +40,6 @@ UNIT: dict[str, Any] = {
     "persist_result": True,
     "result_serializer": "json",
 }
-
-
-def main(stage: Flow[[str], Any]) -> None:
-    """Run a mapped stage from the command line, its units side by side in processes of their own: much of their work is
-    done by the interpreter, which threads share."""
-
-    def with_workers(params: Params) -> Flow[[str], Any]:
-        pool: Any = ProcessPoolTaskRunner(max_workers=params.compute.workers)  # Any: TaskRunner's future is invariant
-        return stage.with_options(task_runner=pool)
-
-    stage_main(with_workers, per_model=True)
 
 
 def code_hash(stage: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from prefect import task
 
 from flows import mapped
-from flows.stage import load_study, stage_flow
+from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
 from pipeline.artifacts import Workspace, whole_folder, write_json
 from pipeline.circuit.ablation_values import ablation_values_for
@@ -131,4 +131,4 @@ def announce(model: str, rows: Mapping[str, PruneRow], target_loss: float) -> No
 
 
 if __name__ == "__main__":
-    mapped.main(prune)
+    main(prune, per_model=True, mapped=True)

@@ -27,6 +27,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRunRes
 from prefect.exceptions import PrefectException
 from prefect.flow_engine import run_flow
 from prefect.states import Crashed, Failed
+from prefect.task_runners import ProcessPoolTaskRunner
 
 from flows import environment
 from flows.environment import DEBUG_VARIABLE, EXPECTED
@@ -62,8 +63,12 @@ def stage_flow(function: Callable[P, None]) -> Flow[P, Any]:
     return flow(name=function.__name__, validate_parameters=False)(refusing_plainly)
 
 
-def main(stage: Flow[Any, Any] | Callable[[Params], Flow[Any, Any]], *, per_model: bool) -> None:
-    """Run a stage from the command line, leave with its status. ``stage``: its flow, or what makes it from params."""
+def main(stage: Flow[Any, Any], *, per_model: bool, mapped: bool = False) -> None:
+    """Run a stage from the command line, leave with its status.
+
+    The units of a mapped stage run side by side in processes: much of their work is done by the interpreter, which
+    threads share.
+    """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     if per_model:
         parser.add_argument("--model", required=True, help="a key of params.yaml: models")
@@ -71,7 +76,7 @@ def main(stage: Flow[Any, Any] | Callable[[Params], Flow[Any, Any]], *, per_mode
     arguments = vars(parser.parse_args())
     if arguments.pop("debug"):
         os.environ[DEBUG_VARIABLE] = "1"
-    sys.exit(guarded(lambda: _run_checked(stage, arguments)))
+    sys.exit(guarded(lambda: _run_checked(stage, arguments, mapped)))
 
 
 def guarded(action: Callable[[], int]) -> int:
@@ -80,13 +85,15 @@ def guarded(action: Callable[[], int]) -> int:
     return environment.guarded(action, PrefectException)
 
 
-def _run_checked(stage: Flow[Any, Any] | Callable[[Params], Flow[Any, Any]], parameters: dict[str, Any]) -> int:
+def _run_checked(stage: Flow[Any, Any], parameters: dict[str, Any], mapped: bool) -> int:
     _, params = load_study()
     if "model" in parameters:
         params.model(parameters["model"])
     environment.check_prefect()
-    made = stage if isinstance(stage, Flow) else stage(params)
-    state = run(made, " ".join([made.name, *map(str, parameters.values())]), parameters)
+    if mapped:
+        pool: Any = ProcessPoolTaskRunner(max_workers=params.compute.workers)  # Any: TaskRunner's future is invariant
+        stage = stage.with_options(task_runner=pool)
+    state = run(stage, " ".join([stage.name, *map(str, parameters.values())]), parameters)
     if state.is_completed():
         return 0
     print(f"error: {state.message or state.name}", file=sys.stderr)

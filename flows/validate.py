@@ -7,7 +7,7 @@ from typing import Any
 from prefect import task
 
 from flows import mapped
-from flows.stage import load_study, stage_flow
+from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
 from pipeline.artifacts import ArtifactError, file_hash, write_json
 from pipeline.config import ConfigError, PruneConfig, ValidateConfig
@@ -103,4 +103,4 @@ def show_verdicts(model: str, rows: dict[str, ValidationRow]) -> None:
 
 
 if __name__ == "__main__":
-    mapped.main(validate)
+    main(validate, per_model=True, mapped=True)
