@@ -18,7 +18,6 @@ from pipeline.config import Params
 from pipeline.data.tasks import TaskSet
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.report.bundle import token_texts
-from pipeline.report.inputs import ModelArtifacts
 from pipeline.report.write import write_report
 from pipeline.rows import Summary
 from pipeline.validate.limits import MARGIN
@@ -29,7 +28,8 @@ def report() -> None:
     """Write results/."""
     workspace, params = load_study()
     summary = write_report(
-        {name: ModelArtifacts.of(workspace, name) for name in params.models},
+        workspace,
+        params.models,
         task_set=TaskSet.load(workspace.tasks),
         texts=token_texts(Tokenizer.load(workspace.tokens)),
         statistics=read_json(workspace.tokens / "stats.json"),
@@ -40,8 +40,7 @@ def report() -> None:
     )
     said = headline(summary)
     create_markdown_artifact(f"{said}\n\n{table(summary)}", key="study", description=f"Study, profile {params.profile}")
-    page = workspace.results / "index.html"
-    # browsers may not follow the link from Prefect's UI, so the path is said too
+    page = workspace.results / "index.html"  # browsers may not follow a link from Prefect's UI, so its path is said too
     create_link_artifact(page.as_uri(), "results/index.html", key="report", description=f"The report: {page}")
     log_study(params, summary, workspace.results)
     print(said)
@@ -85,13 +84,10 @@ def machine() -> dict[str, Any]:
 
 def processor() -> str:
     """The processor's name, or its kind where the system does not tell."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def stage_seconds(workspace: Workspace, params: Params) -> dict[str, dict[str, float]]:

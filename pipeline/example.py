@@ -23,7 +23,7 @@ from pipeline.data.words import SPLITS
 from pipeline.model.checkpoint import load_means, load_model, save_means, save_model
 from pipeline.prune.minimise import minimal
 from pipeline.prune.problem import make_problem
-from pipeline.workspace import LoadedTask
+from pipeline.workspace import LoadedModel, LoadedTask
 
 N_TOKENS = 1 << 16  # of each split: enough for the windows that validation draws
 
@@ -46,7 +46,8 @@ def write_example(workspace: Workspace, params: Params) -> tuple[int, dict[str, 
         _copy_model(workspace.model(name), small.model(name))
         for folder in sorted(file.parent for file in workspace.circuits(name).glob("*/circuit.json")):
             circuit = Circuit.load(folder)
-            again = carried_over(circuit, LoadedTask.load(small.model(name), folder.name, params, None), params)
+            task = LoadedModel.open(small.model(name), params).load_task(folder.name, params)
+            again = carried_over(circuit, task, params)
             again.save(small.circuits(name) / folder.name)
             losses[folder.name] = again.about["validation_loss"] - circuit.about["validation_loss"]
         n_bytes = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())

@@ -13,6 +13,7 @@ import vl_convert
 
 from pipeline.circuit import Circuit
 from pipeline.report.bundle import token_texts
+from pipeline.report.picture import picture_of
 from pipeline.report.write import drawn
 from pipeline.workspace import LoadedModel, LoadedTask, model_beside
 
@@ -59,8 +60,8 @@ def draw(
     loaded = _loaded(model or model_beside(found))
     found.check_model(loaded.model)
     task = loaded if isinstance(loaded, LoadedTask) else loaded.load_task(str(found.about.get("task")))
-    title = f"{task.task} in {task.name}"
-    svg = drawn(found, task.model, task.batch("test"), token_texts(task.tokenizer), title)
+    picture = picture_of(found, task.model, task.batch("test"), token_texts(task.tokenizer))
+    svg = drawn(found, picture, f"{task.task} in {task.name}")
     if out is not None:
         Path(out).write_bytes(as_file(svg, Path(out).suffix))
     return Drawing(svg)

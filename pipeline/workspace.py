@@ -175,13 +175,6 @@ class LoadedTask(LoadedModel):
     tasks: TaskSet
     task: str
 
-    @classmethod
-    def load(
-        cls, folder: Path | str, task: Path | str, params: Params, tokenizer: Path | str | None = None
-    ) -> LoadedTask:
-        """``LoadedModel.open(...).load_task(...)``, with the same settings for both. Raises as they do."""
-        return LoadedModel.open(folder, params, tokenizer).load_task(task, params)
-
     def batch(self, split: str) -> PairBatch:
         """The pairs of a split, on the model's device. Raises TaskError for a task that is not expressible."""
         return self.tasks.batch(self.task, split).to(self.model.device)

@@ -10,7 +10,7 @@ from pipeline.artifacts import Workspace
 from pipeline.circuit import Circuit
 from pipeline.config import load_params
 from pipeline.prune.checkpoint import circuit_loss
-from pipeline.workspace import LoadedTask
+from pipeline.workspace import LoadedModel
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = Workspace(ROOT / "example")
@@ -28,7 +28,7 @@ def test_a_fresh_clone_has_a_model_with_circuits_in_a_few_megabytes():
 @pytest.mark.parametrize("folder", circuits(), ids=lambda folder: folder.name)
 def test_a_shipped_circuit_has_the_loss_that_it_says_in_the_model_beside_it(folder):
     params = load_params(EXAMPLE.params)
-    loaded = LoadedTask.load(EXAMPLE.model(folder.parent.name), folder.name, params, None)
+    loaded = LoadedModel.open(EXAMPLE.model(folder.parent.name), params).load_task(folder.name, params)
     circuit = Circuit.load(folder)
     circuit.check_model(loaded.model)
     assert circuit.about["task_hash"] == loaded.about["task_hash"]

@@ -34,11 +34,6 @@ class Moments:
         (sx, sxx), (sy, syy) = sums
         return cls(len(y), sx, sxx, (x.T @ y).double(), sy, syy)
 
-    @property
-    def total(self) -> Float[Tensor, " node"]:
-        """Squared deviations of each node from its mean."""
-        return (self.yy - self.y**2 / self.n).clamp(min=0)
-
     def line(self) -> tuple[Float[Tensor, "column node"], Float[Tensor, "column node"]]:
         """Intercept and slope of each node on each column; slope 0 for a constant column."""
         spread = self.xx - self.x**2 / self.n
@@ -49,10 +44,14 @@ class Moments:
     def explained(
         self, intercept: Float[Tensor, "column node"], slope: Float[Tensor, "column node"]
     ) -> Float[Tensor, "column node"]:
-        """R² of lines on these places: 1 less the squared errors over those of the places' own mean; constant: 0."""
+        """R² of lines on these places."""
         errors = self.yy + self.n * intercept**2 + slope**2 * self.xx[:, None]
         errors = errors + 2 * (intercept * slope * self.x[:, None] - intercept * self.y - slope * self.xy)
-        total = self.total
+        return self.r2(errors)
+
+    def r2(self, errors: Float[Tensor, "*column node"]) -> Float[Tensor, "*column node"]:
+        """1 less the squared errors over the squared deviations of each node from its mean; 0 for a constant node."""
+        total = (self.yy - self.y**2 / self.n).clamp(min=0)
         return torch.where(total > TINY * self.n, 1 - errors / total.clamp(min=TINY), 0)
 
 
@@ -137,8 +136,7 @@ class Table:
         """R² of the table on places; those without a token are given ``rest``."""
         n, y = of.n - counts.n.sum(), of.y - counts.y.sum(0)
         errors = of.yy - 2 * (self.means * counts.y).sum(0) + counts.n @ self.means**2
-        errors = errors - 2 * rest * y + n * rest**2
-        return torch.where(of.total > TINY * of.n, 1 - errors / of.total.clamp(min=TINY), 0)
+        return of.r2(errors - 2 * rest * y + n * rest**2)
 
 
 def _between(n: Tensor, sums: Tensor, of: Moments) -> Tensor:

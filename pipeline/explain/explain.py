@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from pipeline.circuit import Circuit
+from pipeline.circuit.graph import by_key
 from pipeline.config import ExplainConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.data.shards import TokenStream
@@ -47,8 +47,8 @@ def explain_circuit(
     this node ablated, on the first ``ablated_pairs``), in nats; of the ``most_nodes`` of largest effect only. Raises
     WrongModelError, CompiledModelError.
     """
-    runs = PromptRuns.of(model, circuit, first(batch, config.pairs))
-    few = first(batch, config.ablated_pairs)
+    runs = PromptRuns.of(model, circuit, batch.first(config.pairs))
+    few = batch.first(config.ablated_pairs)
     removed, ablated = circuit.removal_losses, ablated_losses(model, circuit, few)
     effects = removed or ablated  # of a circuit without a certificate, on the model
     nodes = {
@@ -66,11 +66,6 @@ def explain_circuit(
         "nodes": nodes,
         "heads": heads(model, circuit, runs, 2 * config.pattern_pairs),
     }
-
-
-def first(batch: PairBatch, n: int) -> PairBatch:
-    """The first pairs; all where there are fewer."""
-    return batch.take(torch.arange(min(n, batch.n_pairs)))
 
 
 def explain_nodes(
@@ -102,11 +97,8 @@ def explain_nodes(
 
 def by_site(model: Transformer, names: Iterable[str]) -> dict[str, Int[Tensor, " _n"]]:
     """Site key → indices of the named nodes, in the order of the forward pass."""
-    found: dict[str, list[int]] = {}
-    for name in set(names):
-        key, index = split_node_name(name)
-        found.setdefault(key, []).append(index)
-    return {key: torch.tensor(sorted(found[key])) for key in site_keys(model.config.n_layer) if key in found}
+    found = by_key(map(split_node_name, set(names)))
+    return {key: found[key].sort().values for key in site_keys(model.config.n_layer) if key in found}
 
 
 def assembled(

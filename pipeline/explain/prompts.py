@@ -62,23 +62,19 @@ def prompts(runs: PromptRuns, circuit: Circuit, answer: Mapping[int, str]) -> li
     ``answer``: the text of a token id.
     """
     alone = calibrated(runs.circuit.answers, circuit.calibration)
-    found = []
-    for row, (right, wrong) in enumerate(runs.batch.answers.tolist()):
-        found.append(
-            {
-                "pair": row // 2,
-                "side": "ab"[row % 2],
-                "tokens": runs.batch.tokens[row, : runs.length(row)].tolist(),
-                "answer": answer[right],
-                "other": answer[wrong],
-                "model": {"logit_difference": difference(runs.model.answers[row])},
-                "circuit": {
-                    "logit_difference": difference(alone[row]),
-                    "loss": rounded(float(prompt_losses(alone[row]))),
-                },
-            }
-        )
-    return found
+    losses = prompt_losses(alone).tolist()
+    return [
+        {
+            "pair": row // 2,
+            "side": "ab"[row % 2],
+            "tokens": runs.batch.tokens[row, : runs.length(row)].tolist(),
+            "answer": answer[right],
+            "other": answer[wrong],
+            "model": {"logit_difference": difference(runs.model.answers[row])},
+            "circuit": {"logit_difference": difference(alone[row]), "loss": rounded(losses[row])},
+        }
+        for row, (right, wrong) in enumerate(runs.batch.answers.tolist())
+    ]
 
 
 def difference(answers: Float[Tensor, 2]) -> float:

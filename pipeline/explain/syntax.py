@@ -6,7 +6,7 @@ Unlike ``pipeline.explain.text`` this looks ahead: whether a brace opens a dicti
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -91,15 +91,8 @@ def bodies(tree: ast.AST) -> Iterator[tuple[str, list[ast.stmt]]]:
             continue
         yield from ((name, body) for name, kinds in BODIES if isinstance(node, kinds))
         if isinstance(node, FUNCTIONS):
-            yield from (("in a nested function", inner.body) for inner in functions_in(node.body))
-
-
-def functions_in(body: Iterable[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Functions anywhere in some statements."""
-    for statement in body:
-        for node in ast.walk(statement):
-            if isinstance(node, FUNCTIONS):
-                yield node
+            inside = (part for statement in node.body for part in ast.walk(statement))
+            yield from (("in a nested function", part.body) for part in inside if isinstance(part, FUNCTIONS))
 
 
 class _Places:

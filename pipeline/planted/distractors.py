@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.model.transformer import Block, Transformer
-from pipeline.planted.layout import HEAD_SITES, ResidualLayout
+from pipeline.planted.layout import ResidualLayout
 from pipeline.planted.recipe import PlantedNode, Recipe
 from pipeline.sites import EDGE_KINDS, Site
 
@@ -68,7 +68,7 @@ def _clear_block(block: Block, recipe: Recipe, layout: ResidualLayout, layer: in
         for part_rows in rows.chunk(3)[:2]:
             part_rows[start : start + block.attn.d_head] = 0
     for node in recipe.nodes:
-        if node.part == planted and node.site in (*HEAD_SITES, Site.MLP_NEURON):
+        if node.part == planted and (node.site.in_head or node.site is Site.MLP_NEURON):
             for rows in reads(block, node):
                 rows[layout.index(node)] = 0
 

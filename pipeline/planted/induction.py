@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
 
 from pipeline.planted.recipe import N_CTX, ChannelValues, PlantedPair, PlantedToken, Recipe, Wire, fillers, wire
 from pipeline.sites import Site
@@ -33,8 +34,8 @@ def induction(vocab_size: int) -> Recipe:
     return Recipe(
         tokens=tokens | fillers(vocab_size - len(tokens)),
         answers={f"value {i}": bits("answer", i) for i in range(4)},
-        wires=look_back() + match_and_copy(),
-        decoys=decoys(),
+        wires=(*look_back(), *match_and_copy()),
+        decoys=tuple(decoys()),
         clock={"cos": [RADIUS * math.cos(a) for a in angles], "sin": [RADIUS * math.sin(a) for a in angles]},
         pair=pair,
     )
@@ -45,44 +46,36 @@ def bits(name: str, i: int) -> ChannelValues:
     return {f"{name}_{bit}": LEVEL if i >> bit & 1 else -LEVEL for bit in BITS}
 
 
-def look_back() -> tuple[Wire, ...]:
+def look_back() -> Iterator[Wire]:
     """Queries are the clock one step before the keys', in axes turned so that both read both channels."""
-    wires = []
     for site, angle in ((Site.ATTN_K, TURN), (Site.ATTN_Q, TURN + STEP)):
         rows = {"x": (math.cos(angle), math.sin(angle)), "y": (-math.sin(angle), math.cos(angle))}
-        wires += [
-            wire(0, Site.ATTN_IN, channel, site, axis, LOOK_BACK * weight)
-            for axis, row in rows.items()
-            for channel, weight in zip(("cos", "sin"), row, strict=True)
-        ]
+        for axis, row in rows.items():
+            for channel, weight in zip(("cos", "sin"), row, strict=True):
+                yield wire(0, Site.ATTN_IN, channel, site, axis, LOOK_BACK * weight)
     for bit in BITS:
-        wires.append(wire(0, Site.ATTN_IN, f"key_{bit}", Site.ATTN_V, f"bit_{bit}", VALUE))
-        wires.append(wire(0, Site.ATTN_V, f"bit_{bit}", Site.ATTN_OUT, f"previous_{bit}", COPY / VALUE))
-    return tuple(wires)
+        yield wire(0, Site.ATTN_IN, f"key_{bit}", Site.ATTN_V, f"bit_{bit}", VALUE)
+        yield wire(0, Site.ATTN_V, f"bit_{bit}", Site.ATTN_OUT, f"previous_{bit}", COPY / VALUE)
 
 
-def match_and_copy() -> tuple[Wire, ...]:
+def match_and_copy() -> Iterator[Wire]:
     """A key's bits against the bits of the token before; the value's bits to the answer."""
-    wires = []
     for bit in BITS:
-        wires.append(wire(1, Site.ATTN_IN, f"key_{bit}", Site.ATTN_Q, f"bit_{bit}", QUERY))
-        wires.append(wire(1, Site.ATTN_IN, f"previous_{bit}", Site.ATTN_K, f"bit_{bit}", KEY))
-        wires.append(wire(1, Site.ATTN_IN, f"value_{bit}", Site.ATTN_V, f"bit_{bit}", VALUE))
-        wires.append(wire(1, Site.ATTN_V, f"bit_{bit}", Site.ATTN_OUT, f"answer_{bit}", COPY / VALUE))
-    return tuple(wires)
+        yield wire(1, Site.ATTN_IN, f"key_{bit}", Site.ATTN_Q, f"bit_{bit}", QUERY)
+        yield wire(1, Site.ATTN_IN, f"previous_{bit}", Site.ATTN_K, f"bit_{bit}", KEY)
+        yield wire(1, Site.ATTN_IN, f"value_{bit}", Site.ATTN_V, f"bit_{bit}", VALUE)
+        yield wire(1, Site.ATTN_V, f"bit_{bit}", Site.ATTN_OUT, f"answer_{bit}", COPY / VALUE)
 
 
-def decoys() -> tuple[Wire, ...]:
+def decoys() -> Iterator[Wire]:
     """Weights from channels that planted nodes do not need; never from the other bit of a kind that they do need."""
-    found = []
     for bit in BITS:
         for site in (Site.ATTN_Q, Site.ATTN_K):
-            found += [wire(0, Site.ATTN_IN, f"key_{bit}", site, axis, DECOY * LOOK_BACK / 4) for axis in ("x", "y")]
-            found.append(wire(1, Site.ATTN_IN, f"value_{bit}", site, f"bit_{bit}", DECOY))
-        found += [wire(0, Site.ATTN_IN, clock, Site.ATTN_V, f"bit_{bit}", DECOY) for clock in ("cos", "sin")]
-        found.append(wire(1, Site.ATTN_IN, f"previous_{bit}", Site.ATTN_V, f"bit_{bit}", DECOY))
-        found.append(wire(1, Site.ATTN_IN, f"key_{bit}", Site.ATTN_K, f"bit_{bit}", DECOY))
-    return tuple(found)
+            yield from (wire(0, Site.ATTN_IN, f"key_{bit}", site, axis, DECOY * LOOK_BACK / 4) for axis in ("x", "y"))
+            yield wire(1, Site.ATTN_IN, f"value_{bit}", site, f"bit_{bit}", DECOY)
+        yield from (wire(0, Site.ATTN_IN, clock, Site.ATTN_V, f"bit_{bit}", DECOY) for clock in ("cos", "sin"))
+        yield wire(1, Site.ATTN_IN, f"previous_{bit}", Site.ATTN_V, f"bit_{bit}", DECOY)
+        yield wire(1, Site.ATTN_IN, f"key_{bit}", Site.ATTN_K, f"bit_{bit}", DECOY)
 
 
 def pair(draw: random.Random, i: int) -> PlantedPair:

@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from pipeline.circuit.graph import by_key
 from pipeline.planted.recipe import PlantedNode, Recipe, Wire
 from pipeline.shape import ModelShape
-from pipeline.sites import EDGE_KINDS, Site, edge_key, site_key
-
-HEAD_SITES = (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)
+from pipeline.sites import EDGE_KINDS, SITES, Site, edge_key, site_key
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,14 @@ class ResidualLayout:
 
     def nodes(self, recipe: Recipe) -> dict[str, Int[Tensor, " _n"]]:
         """Site key → the planted indices, ascending, in the order of the forward pass."""
-        found: dict[str, list[int]] = {}
-        for node in sorted(recipe.nodes, key=lambda node: (node.part, list(Site).index(node.site))):
-            found.setdefault(site_key(self.layers[node.part], node.site), []).append(self.index(node))
-        return {key: torch.tensor(sorted(indices)) for key, indices in found.items()}
+        nodes = sorted(recipe.nodes, key=lambda node: (node.part, SITES.index(node.site), self.index(node)))
+        return by_key((site_key(self.layers[node.part], node.site), self.index(node)) for node in nodes)
 
     def edges(self, wires: tuple[Wire, ...]) -> dict[str, Int[Tensor, "_n 2"]]:
         """Edge key → (source index, target index) of every weight, sorted, in the order of the forward pass."""
-        found: dict[str, list[tuple[int, int]]] = {}
-        for wire in sorted(wires, key=lambda wire: (wire.source.part, EDGE_KINDS.index(wire.kind))):
-            key = edge_key(self.layers[wire.source.part], wire.kind)
-            found.setdefault(key, []).append((self.index(wire.source), self.index(wire.target)))
-        return {key: torch.tensor(sorted(pairs)) for key, pairs in found.items()}
+        ends = {wire: (self.index(wire.source), self.index(wire.target)) for wire in wires}
+        ordered = sorted(wires, key=lambda wire: (wire.source.part, EDGE_KINDS.index(wire.kind), ends[wire]))
+        return by_key((edge_key(self.layers[wire.source.part], wire.kind), *ends[wire]) for wire in ordered)
 
 
 def draw_layout(recipe: Recipe, config: ModelShape, generator: torch.Generator) -> ResidualLayout:
@@ -72,7 +67,7 @@ def draw_layout(recipe: Recipe, config: ModelShape, generator: torch.Generator) 
 def _inner(recipe: Recipe, part: int, start: int, slots: list[int], neurons: list[int]) -> dict[PlantedNode, int]:
     """Where a planted layer's head channels and neurons are; a query and a key of one name share their slot."""
     nodes = [node for node in recipe.nodes if node.part == part]
-    names = list(dict.fromkeys(node.name for node in nodes if node.site in HEAD_SITES))
-    found = {node: start + slots[names.index(node.name)] for node in nodes if node.site in HEAD_SITES}
+    names = list(dict.fromkeys(node.name for node in nodes if node.site.in_head))
+    found = {node: start + slots[names.index(node.name)] for node in nodes if node.site.in_head}
     mlp = [node for node in nodes if node.site is Site.MLP_NEURON]
     return found | dict(zip(mlp, neurons, strict=False))

@@ -23,7 +23,7 @@ from pipeline.planted.induction import induction
 from pipeline.planted.layout import ResidualLayout, draw_layout
 from pipeline.planted.lists import lists
 from pipeline.planted.quote import quote
-from pipeline.planted.recipe import N_CTX, Recipe, Wire
+from pipeline.planted.recipe import N_CTX, Recipe
 from pipeline.seeds import seed_of
 from pipeline.shape import ModelShape
 from pipeline.sites import Site, edge_key
@@ -151,11 +151,11 @@ def check(algorithm: Algorithm, recipe: Recipe, config: ModelShape, vocab_size: 
 
 def write(model: Transformer, recipe: Recipe, layout: ResidualLayout, generator: torch.Generator) -> None:
     """The planted weights and biases, half of the decoys with random signs, the clock, the answers."""
-    for wire in recipe.wires:
-        set_weight(model, layout, wire, wire.weight)
-    for wire in recipe.decoys:
-        present, positive = torch.randint(0, 2, (2,), generator=generator).tolist()
-        set_weight(model, layout, wire, present * (1 if positive else -1) * wire.weight)
+    present, positive = torch.randint(0, 2, (len(recipe.decoys), 2), generator=generator).unbind(1)
+    signs = [1] * len(recipe.wires) + (present * (2 * positive - 1)).tolist()
+    for wire, sign in zip((*recipe.wires, *recipe.decoys), signs, strict=True):
+        key = edge_key(layout.layers[wire.source.part], wire.kind)
+        edge_weights(model, key)[layout.index(wire.target), layout.index(wire.source)] = sign * wire.weight
     for node, value in recipe.biases.items():
         reads(model.transformer["h"][layout.layers[node.part]], node)[1][layout.index(node)] = value
     if recipe.clock:
@@ -165,11 +165,6 @@ def write(model: Transformer, recipe: Recipe, layout: ResidualLayout, generator:
     for name, code in recipe.answers.items():
         for channel, value in code.items():
             model.lm_head.weight[layout.tokens[name], layout.channels[channel]] = value
-
-
-def set_weight(model: Transformer, layout: ResidualLayout, wire: Wire, weight: float) -> None:
-    key = edge_key(layout.layers[wire.source.part], wire.kind)
-    edge_weights(model, key)[layout.index(wire.target), layout.index(wire.source)] = weight
 
 
 def centre(model: Transformer, recipe: Recipe, layout: ResidualLayout, language: Language) -> None:

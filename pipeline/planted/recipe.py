@@ -93,8 +93,7 @@ class Recipe:
     def channels(self) -> tuple[str, ...]:
         """The channels of the residual stream that belong to the algorithm: distractors read them, none writes them."""
         codes = [token.embedding for token in self.tokens.values()] + [*self.answers.values(), self.clock]
-        residual = {Site.ATTN_IN, Site.ATTN_OUT, Site.MLP_IN, Site.MLP_OUT}
-        ends = [node.name for node in self.nodes if node.site in residual]
+        ends = [node.name for node in self.nodes if node.site.reads_residual or node.site.writes_residual]
         return tuple(dict.fromkeys([*(name for code in codes for name in code), *ends]))
 
     @property

@@ -7,7 +7,7 @@ would), takes JSON only, of a bounded size, and gives other sites' pages no leav
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
@@ -70,7 +70,7 @@ def application(session: Session, port: int) -> ASGIApp:
         Route("/circuit/{name:path}", circuit),
         Route("/run", answer, methods=["POST"]),
     ]
-    app = Starlette(routes=routes, exception_handlers={PlayError: refused, HTTPException: not_served})
+    app = Starlette(routes=routes, exception_handlers={PlayError: refused, HTTPException: refused})
     return LocalOnly(app, port)
 
 
@@ -94,11 +94,8 @@ async def read(request: Request) -> RunRequest:
 
 def refused(request: Request, error: Exception) -> Response:
     """A plain message for the person who asked."""
-    return JSONResponse({"error": str(error)}, status_code=400, headers=HEADERS)
-
-
-def not_served(request: Request, error: Any) -> Response:
-    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=HEADERS)
+    said, status = (error.detail, error.status_code) if isinstance(error, HTTPException) else (str(error), 400)
+    return JSONResponse({"error": said}, status, HEADERS)
 
 
 class LocalOnly:

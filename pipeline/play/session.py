@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.circuit import Circuit
-from pipeline.circuit.interventions import edge_weights
 from pipeline.data.tasks import TaskError
 from pipeline.data.tokenizer import END_OF_TEXT
 from pipeline.model.record import record
 from pipeline.model.scoring import calibrated
 from pipeline.play.switches import PlayError, Switches, by_node
 from pipeline.report.bundle import token_texts
-from pipeline.report.picture import picture_of
+from pipeline.report.picture import picture_of, weights_of
+from pipeline.report.picture import rounded as rounded_to
 from pipeline.rows import Explanation
 from pipeline.sites import split_node_name
 from pipeline.workspace import LoadedModel, LoadedTask
@@ -26,6 +27,8 @@ from pipeline.workspace import LoadedModel, LoadedTask
 N_PAIRS = 4  # of a circuit's task, to begin with
 N_TOP = 8  # tokens of a choice that are listed
 DIGITS = 4  # significant ones of a number that is shown
+
+rounded = partial(rounded_to, digits=DIGITS)
 
 TextValues = Mapping[str, Tensor]  # site key → its values [pos, width] on one text
 
@@ -212,7 +215,7 @@ class Session(LoadedModel):
             "ablated_to": [rounded(x) for x in by_node(circuit, circuit.ablation_values.first).tolist()],
             "labels": {node: label["text"] for node, label in labels.items() if label},
             "edges": circuit.edge_names,
-            "weights": [rounded(x) for x in self._weights(circuit)],
+            "weights": [rounded(x) for x in weights_of(circuit, self.model)],
             "drawing": None if batch is None else picture_of(circuit, self.model, batch, token_texts(self.tokenizer)),
             **self._examples(task),
         }
@@ -232,14 +235,6 @@ class Session(LoadedModel):
         why_none = str(task) if isinstance(task, TaskError) else None
         return {"pairs": pairs, "answers": answers[0] if answers and same else [], "why_none": why_none}
 
-    def _weights(self, circuit: Circuit) -> list[float]:
-        """Weights of the circuit's edges, in the order of its ``edge_names``."""
-        return [
-            x
-            for key, ends in circuit.edges.items()
-            for x in edge_weights(self.model, key)[ends[:, 1], ends[:, 0]].tolist()
-        ]
-
 
 def at_token(circuit: Circuit, now: TextValues, before: TextValues, at: int) -> dict[str, list[float]]:
     """Every node's value at one token, now and before, and its largest magnitude in this text (of both)."""
@@ -256,8 +251,3 @@ def series(circuit: Circuit, now: TextValues, before: TextValues, node: str) -> 
     key, index = split_node_name(node)
     rows = {"now": now[key][:, index], "before": before[key][:, index]}
     return {"node": node} | {name: [rounded(x) for x in row.tolist()] for name, row in rows.items()}
-
-
-def rounded(x: float) -> float:
-    """To as many digits as are shown."""
-    return float(f"{x:.{DIGITS}g}")

@@ -25,7 +25,7 @@ from pipeline.model.transformer import Transformer
 from pipeline.prune.limits import MAX_ADVISED_LOSS
 from pipeline.prune.prune import OnProgress, Pruned, prune_task
 from pipeline.seeds import seed_of
-from pipeline.workspace import LoadedTask, settings_for
+from pipeline.workspace import LoadedModel, LoadedTask, settings_for
 
 CHANCE = math.log(2)  # nats: the loss of a guess between two answers
 
@@ -64,7 +64,7 @@ def prune_checkpoint(
     _check_free(out)
     settings = params if isinstance(params, Params) else settings_for(folder, params)
     config = _changed(settings, {name: value for name, value in changes.items() if value is not None})
-    loaded = LoadedTask.load(folder, task, settings, tokenizer)
+    loaded = LoadedModel.open(folder, settings, tokenizer).load_task(task, settings)
     _check_solved(loaded, config, chosen=changes.get("target_loss") is not None)
     about = loaded.about | {"seed": settings.seed if seed is None else seed}
     pruned = _searched(loaded, config, about, loaded.tokens if tokens is None else Path(tokens), out, on_progress)

@@ -6,10 +6,10 @@ A colour is the name of a CSS variable (``--sparse-0``): the page fills in its v
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.report.solved import curve_points
+from pipeline.report.solved import curve_points, of_kind
 from pipeline.rows import HistoryRow, ModelSummary, Summary
 
 Spec = dict[str, Any]
@@ -62,6 +62,11 @@ def _tips(*columns: tuple[str, str, str]) -> list[Spec]:
     return [{"field": field, "title": title, "format": form} for field, title, form in columns]
 
 
+def _layered(rows: Data, height: int, encoding: Spec, *layers: Spec) -> Spec:
+    """A chart of layers with the same data and, where they do not say otherwise, the same encoding."""
+    return {"data": {"values": rows}, "height": height, "encoding": encoding, "layer": list(layers)}
+
+
 def _range(y: Spec) -> Spec:
     """From ``low`` to ``high``, on the axis of ``y``."""
     return {"y": y | {"field": "low"}, "y2": {"field": "high"}}
@@ -85,15 +90,10 @@ def _targets(rows: Data, n_tasks: Mapping[float, int] | None = None) -> Spec:
     return _field("target task loss (nats)", "x", scale=LOG, axis=axis)
 
 
-def hues(models: Iterable[ModelSummary]) -> dict[str, str]:
+def hues(models: Sequence[ModelSummary]) -> dict[str, str]:
     """Model → CSS variable of its colour: cool ones for sparse models, warm ones for dense ones."""
-    seen = dict.fromkeys(HUES, 0)
-    found = {}
-    for model in models:
-        kind = model["kind"]
-        found[model["name"]] = f"--{kind}-{seen[kind] % HUES[kind]}"
-        seen[kind] += 1
-    return found
+    numbered = [(kind, n, model["name"]) for kind in HUES for n, model in enumerate(of_kind(models, kind))]
+    return {name: f"--{kind}-{n % HUES[kind]}" for kind, n, name in numbered}
 
 
 def frontier(summary: Summary) -> Spec:
@@ -200,16 +200,14 @@ def ratio_at_targets(summary: Summary) -> Spec:
     y = _field("dense edges / sparse edges")
     told = [("x", "target loss"), ("y", "ratio"), ("low", "95 % from"), ("high", "to"), ("tasks", "tasks")]
     tips = _tips(*((field, title, ".3~g") for field, title in told))
-    return {
-        "data": {"values": rows},
-        "height": 260,
-        "encoding": {"x": _targets(rows, {row["x"]: row["tasks"] for row in rows})},
-        "layer": [
-            {"mark": {"type": "rule", "strokeDash": [2, 3]}, "encoding": {"x": None, "y": {"datum": 1}}},
-            {"mark": "rule", "encoding": _range(y)},
-            {"mark": {"type": "line", "point": {"size": 34}, "color": "--ink"}, "encoding": {"y": y, "tooltip": tips}},
-        ],
-    }
+    return _layered(
+        rows,
+        260,
+        {"x": _targets(rows, {row["x"]: row["tasks"] for row in rows})},
+        {"mark": {"type": "rule", "strokeDash": [2, 3]}, "encoding": {"x": None, "y": {"datum": 1}}},
+        {"mark": "rule", "encoding": _range(y)},
+        {"mark": {"type": "line", "point": {"size": 34}, "color": "--ink"}, "encoding": {"y": y, "tooltip": tips}},
+    )
 
 
 def history(histories: Mapping[str, Sequence[HistoryRow]], field: str) -> Data:
@@ -239,16 +237,14 @@ def necessity(found: Mapping[str, Any], parts: str) -> Spec:
     line = {"type": "line", "point": {"size": 9}, "strokeWidth": 1.7}
     losses = (("y", "median", ".3f"), ("low", "quartile", ".3f"), ("high", "to", ".3f"))
     tips = [{"field": "kind"}, {"field": "removed"}, *_tips(("x", "share removed", ".0%"), *losses)]
-    return {
-        "data": {"values": rows},
-        "height": 260,
-        "encoding": {"x": x, "color": colour},
-        "layer": [
-            {"mark": {"type": "area", "opacity": 0.13}, "encoding": _range(y) | {"detail": {"field": "removed"}}},
-            {"mark": line, "encoding": {"y": y, "strokeDash": dash, "tooltip": tips}},
-            _limit(found["limit"]),
-        ],
-    }
+    return _layered(
+        rows,
+        260,
+        {"x": x, "color": colour},
+        {"mark": {"type": "area", "opacity": 0.13}, "encoding": _range(y) | {"detail": {"field": "removed"}}},
+        {"mark": line, "encoding": {"y": y, "strokeDash": dash, "tooltip": tips}},
+        _limit(found["limit"]),
+    )
 
 
 COMMENTS = {  # of a prompt → its name, colour and dashes: ink where there is no stray bracket
@@ -299,13 +295,11 @@ def _prediction(
     )
     x = _field(f"items of the list, {side} lists", "x", scale={"type": "sqrt"}, axis={"values": found["lengths"]})
     y = _field(title)
-    return {
-        "data": {"values": rows},
-        "height": 230,
-        "encoding": {"x": x, "color": colour},
-        "layer": [
-            {"mark": {"type": "rule", "opacity": 0.6}, "encoding": _range(y)},
-            {"mark": {"type": "line", "point": {"size": 20}}, "encoding": {"y": y, "strokeDash": dash}},
-            _limit(scaled(turn)),
-        ],
-    }
+    return _layered(
+        rows,
+        230,
+        {"x": x, "color": colour},
+        {"mark": {"type": "rule", "opacity": 0.6}, "encoding": _range(y)},
+        {"mark": {"type": "line", "point": {"size": 20}}, "encoding": {"y": y, "strokeDash": dash}},
+        _limit(scaled(turn)),
+    )

@@ -23,35 +23,21 @@ END_CHARS = 18  # of the tokens at an end together
 ANSWER_Y = 22
 
 
-def draw_circuit(picture: Picture, *, title: str, standalone: bool = False) -> str:
-    """SVG text of a picture: a <circle> per node, and a curve per edge in at most 2 · LEVELS paths.
-
-    ``standalone`` adds the namespace and the style that a file of its own needs.
-    """
+def draw_circuit(picture: Picture, *, title: str) -> str:
+    """An SVG file's text of a picture: a <circle> per node, and a curve per edge in at most 2 · LEVELS paths."""
     labelled, roomy = picture["pitch"] >= LABEL_PITCH, picture["pitch"] >= TOKEN_PITCH
     return render(
         "circuit.svg.j2",
         picture=picture,
         title=title,
-        standalone=standalone,
-        rows=_rows(picture),
         paths=_edge_paths(picture),
         streams="".join(f"M{x} {top}V{bottom}" for _, x, top, bottom in picture["streams"] if bottom > top),
-        links=_links(picture),
+        links="".join(_links(picture)),
         nodes=list(_nodes(picture, labelled)),
         tight=not labelled,
         inputs=_inputs(picture) if roomy else [],
         outputs=_outputs(picture, roomy),
     )
-
-
-def _rows(picture: Picture) -> list[dict[str, Any]]:
-    """Labels and heights; the first row of a layer also names the layer."""
-    rows, before = [], None
-    for layer, label, y in picture["rows"]:
-        rows.append({"label": label, "y": y, "layer": layer if layer != before else None})
-        before = layer
-    return rows
 
 
 def _kinds(picture: Picture) -> list[str]:
@@ -98,14 +84,12 @@ def _curve(x: int, y: int, to_x: int, to_y: int) -> str:
     return f"M{x} {y}c0 {dy // 2} {dx} {dy - dy // 2} {dx} {dy}".replace(" -", "-")
 
 
-def _links(picture: Picture) -> str:
+def _links(picture: Picture) -> Iterator[str]:
     """Arcs below the row, from a query channel to the key channel that it is multiplied with."""
     nodes = picture["nodes"]
-    arcs = []
     for query, key in picture["links"]:
         x, y, dx = nodes["x"][query], nodes["y"][query], nodes["x"][key] - nodes["x"][query]
-        arcs.append(f"M{x} {y}q{dx // 2} {min(10 + abs(dx) // 4, 22)} {dx} 0")
-    return "".join(arcs)
+        yield f"M{x} {y}q{dx // 2} {min(10 + abs(dx) // 4, 22)} {dx} 0"
 
 
 def _written(picture: Picture, tokens: Sequence[Sequence[Any]]) -> str:

@@ -8,11 +8,12 @@ nearest dense model stands in and says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from pipeline.report.geometric import mean_ratio, ratio_interval
+from pipeline.report.averages import mean_ratio, ratio_interval
 from pipeline.report.solved import curve_points, of_kind, solved_tasks
 from pipeline.rows import ModelSummary
 from pipeline.seeds import seed_of
@@ -68,14 +69,11 @@ def compare(
     models: Sequence[ModelSummary], *, curve_losses: Sequence[float], seed: int, n_bootstrap: int
 ) -> dict[str, Any]:
     """The ``frontier`` entry of summary.json from its ``models`` entries; the ratio is null where no task is shared."""
-    edges = {
-        model["name"]: {name: task["n_edges"] for name, task in solved_tasks(model["tasks"]).items()}
-        for model in models
-    }
-    matches = match_all(models, edges)
-    rng_seed = seed_of(seed, "report", "frontier")
+    summarise = partial(summarise_matches, n_bootstrap=n_bootstrap, rng_seed=seed_of(seed, "report", "frontier"))
+    sizes = [{name: task["n_edges"] for name, task in solved_tasks(model["tasks"]).items()} for model in models]
+    matches = match_all(models, sizes)
     interpolated = [match for match in matches if match.matched == "interpolated"]
-    overall = summarise_matches(matches, n_bootstrap, rng_seed)
+    overall = summarise(matches)
     return {
         "ratio_dense_to_sparse_edges_at_matched_loss": overall["ratio"],
         "interval": overall["interval"],
@@ -83,25 +81,28 @@ def compare(
         "method": METHOD,
         "n_interpolated": len(interpolated),
         "n_nearest": len(matches) - len(interpolated),
-        "interpolated_only": summarise_matches(interpolated, n_bootstrap, rng_seed),
-        "per_model": [_per_model(model, matches, n_bootstrap, rng_seed) for model in of_kind(models, "sparse")],
-        "by_target_loss": [_at_target(models, target, n_bootstrap, rng_seed) for target in curve_losses],
+        "interpolated_only": summarise(interpolated),
+        "per_model": [_per_model(model, matches, summarise) for model in of_kind(models, "sparse")],
+        "by_target_loss": [  # the same ratio for the circuits of other target losses ("at every target loss", §5)
+            {"target_loss": target} | summarise(match_all(models, [curve_edges(model, target) for model in models]))
+            for target in curve_losses
+        ],
         "pareto": {kind: [point.model for point in pareto(points_of(models, kind))] for kind in ("sparse", "dense")},
     }
 
 
-def _per_model(model: ModelSummary, matches: Sequence[Match], n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
+def _per_model(
+    model: ModelSummary, matches: Sequence[Match], summarise: Callable[[Sequence[Match]], dict[str, Any]]
+) -> dict[str, Any]:
     own = [match for match in matches if match.sparse.model == model["name"]]
-    overall = summarise_matches(own, n_bootstrap, rng_seed)
-    facts = {"model": model["name"], "val_loss_nats": model["val_loss_nats"]}
-    facts |= {key: overall[key] for key in ("ratio", "interval")}
-    return facts | {"tasks": {match.task: match.as_dict() for match in own}}
-
-
-def _at_target(models: Sequence[ModelSummary], target: float, n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
-    """The same ratio for the circuits of another target loss ("at every target loss", §5)."""
-    edges = {model["name"]: curve_edges(model, target) for model in models}
-    return {"target_loss": target, **summarise_matches(match_all(models, edges), n_bootstrap, rng_seed)}
+    overall = summarise(own)
+    return {
+        "model": model["name"],
+        "val_loss_nats": model["val_loss_nats"],
+        "ratio": overall["ratio"],
+        "interval": overall["interval"],
+        "tasks": {match.task: match.as_dict() for match in own},
+    }
 
 
 def curve_edges(model: ModelSummary, target: float) -> dict[str, int]:
@@ -109,20 +110,21 @@ def curve_edges(model: ModelSummary, target: float) -> dict[str, int]:
     return {name: point["n_edges"] for name, point in curve_points(model) if point["target_loss"] == target}
 
 
-def match_all(models: Sequence[ModelSummary], edges: Mapping[str, Mapping[str, int]]) -> list[Match]:
-    """A match for every sparse model and every task in ``edges`` of it and of some dense model, in order."""
-    matches = []
-    for model in of_kind(models, "sparse"):
-        for task, count in edges[model["name"]].items():
-            dense = [other for other in of_kind(models, "dense") if task in edges[other["name"]]]
-            if dense and model["val_loss_nats"] is not None:
-                points = [_point(other, edges[other["name"]][task]) for other in dense]
-                matches.append(match_loss(task, _point(model, count), points))
-    return matches
+def match_all(models: Sequence[ModelSummary], sizes: Sequence[Mapping[str, int]]) -> list[Match]:
+    """A match for every sparse model and every task that it and some dense model have, in order.
 
-
-def _point(model: ModelSummary, n_edges: int) -> CircuitPoint:
-    return CircuitPoint(model["name"], model["val_loss_nats"], max(n_edges, 1))
+    ``sizes``: task → edges, of each model.
+    """
+    points: dict[str, list[dict[str, CircuitPoint]]] = {"sparse": [], "dense": []}
+    for model, edges in zip(models, sizes, strict=True):
+        name, loss = model["name"], model["val_loss_nats"]
+        points[model["kind"]].append({task: CircuitPoint(name, loss, max(n, 1)) for task, n in edges.items()})
+    return [
+        match_loss(task, point, dense)
+        for own in points["sparse"]
+        for task, point in own.items()
+        if (dense := [other[task] for other in points["dense"] if task in other]) and point.loss is not None
+    ]
 
 
 def match_loss(task: str, sparse: CircuitPoint, dense: Sequence[CircuitPoint]) -> Match:

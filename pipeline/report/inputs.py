@@ -9,27 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import ArtifactError, Workspace, read_json
+from pipeline.artifacts import ArtifactError, Workspace, existing, read_json
 from pipeline.rows import AblationRow, Explanation, HistoryRow, ModelRow, OfModel, PruneRow, ValidationRow
 
 NOT_VALIDATED: OfModel[ValidationRow] = {"model": "", "model_hash": "", "tasks": {}}
-
-
-@dataclass(frozen=True)
-class ModelArtifacts:
-    """The places of all that the stages wrote about one model."""
-
-    model: Path  # folder: summary.json, history.jsonl, the checkpoint
-    circuits: Path  # folder: summary.json and one folder per circuit
-    ablations: Path  # file
-    validations: Path  # file; missing where the model was not validated
-    explanations: Path  # file; missing where the model was not explained
-
-    @classmethod
-    def of(cls, workspace: Workspace, name: str) -> ModelArtifacts:
-        """The places of a model in a workspace."""
-        places = (workspace.model, workspace.circuits, workspace.ablations, workspace.validations)
-        return cls(*(place(name) for place in (*places, workspace.explanations)))
 
 
 @dataclass(frozen=True)
@@ -47,32 +30,35 @@ class ModelRecord:
         return str(self.pretrained["name"])
 
 
-def read_record(files: ModelArtifacts) -> ModelRecord:
+def read_record(workspace: Workspace, name: str) -> ModelRecord:
     """The summaries of one model.
 
     Only the validations may be missing. Raises ArtifactError where another is, or where one is damaged, holds a number
     that is not finite, or belongs to another checkpoint.
     """
-    pretrained = _finite(files.model / "summary.json", read_json(files.model / "summary.json"))
-    pruned, ablated = (_of_model(path, files) for path in (files.circuits / "summary.json", files.ablations))
-    validated = _of_model(files.validations, files) if files.validations.is_file() else NOT_VALIDATED
-    return ModelRecord(pretrained, pruned, ablated, validated, _read_history(files.model / "history.jsonl"))
+    folder, validations = workspace.model(name), workspace.validations(name)
+    pretrained = _finite(folder / "summary.json", read_json(folder / "summary.json"))
+    of_circuits = (workspace.circuits(name) / "summary.json", workspace.ablations(name))
+    pruned, ablated = (_of_model(path, folder) for path in of_circuits)
+    validated = _of_model(validations, folder) if validations.is_file() else NOT_VALIDATED
+    return ModelRecord(pretrained, pruned, ablated, validated, _read_history(folder / "history.jsonl"))
 
 
-def read_explanation(files: ModelArtifacts) -> Explanation | None:
+def read_explanation(workspace: Workspace, name: str) -> Explanation | None:
     """The stage explain's file of one model; None where the stage did not run.
 
     Raises ArtifactError where the file is damaged or belongs to another checkpoint.
     """
-    return _of_model(files.explanations, files) if files.explanations.is_file() else None
+    path = workspace.explanations(name)
+    return _of_model(path, workspace.model(name)) if path.is_file() else None
 
 
-def _of_model(path: Path, files: ModelArtifacts) -> Any:
+def _of_model(path: Path, model: Path) -> Any:
     """A later stage's file, with finite numbers and made from the model's checkpoint."""
-    found, identity = read_json(path), read_json(files.model / "summary.json")["model_hash"]
+    found, identity = read_json(path), read_json(model / "summary.json")["model_hash"]
     if found["model_hash"] != identity:
         raise ArtifactError(
-            f"{path}: made from checkpoint {found['model_hash']}, but {files.model} holds {identity}; run dvc repro"
+            f"{path}: made from checkpoint {found['model_hash']}, but {model} holds {identity}; run dvc repro"
         )
     return _finite(path, found)
 
@@ -98,9 +84,9 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
 
 def _read_history(path: Path) -> tuple[HistoryRow, ...]:
     """The lines of a training history. Raises ArtifactError where the file is missing or a line is damaged."""
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; run the stage that makes it (dvc repro)")
     try:
-        return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        return tuple(
+            json.loads(line) for line in existing(path).read_text(encoding="utf-8").splitlines() if line.strip()
+        )
     except ValueError as error:
         raise ArtifactError(f"{path}: damaged ({error}); delete it and run pretrain again") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import networkx as nx
@@ -20,7 +20,8 @@ from grandalf.layouts import SugiyamaLayout, VertexViewer
 from networkx.utils import reverse_cuthill_mckee_ordering
 
 from pipeline.circuit import Circuit
-from pipeline.sites import Site, site_key, split_edge_key, split_site_key
+from pipeline.circuit.graph import Node, Subgraph, ends, reads
+from pipeline.sites import Site, site_key, split_site_key
 
 HEADS, NEURONS = "q · k · v", "neurons"  # labels of two kinds of row
 ROWS = (
@@ -40,7 +41,6 @@ BESIDE_HEAD = 0.7  # room on both sides of a head together, in columns
 ROUNDS = (2, 8)  # of the library's ordering
 EDGES_TO_ORDER = 10_000  # rounds × edges: a dense circuit takes seconds a round, and has nothing to gain from a second
 
-NodeId = tuple[str, int]  # site key, index
 GroupId = tuple[int, str, int]  # layer, "head" or "neuron", number
 VertexName = int | GroupId  # a residual channel, or a group that reads and writes channels
 Spot = tuple[float, float]
@@ -78,7 +78,7 @@ class GraphLayout:
     width: int
     height: int
     rows: tuple[LayoutRow, ...]
-    spots: Mapping[NodeId, Spot]  # in forward order
+    spots: Mapping[Node, Spot]  # in forward order
     channels: Mapping[int, float]  # residual channel → x
     heads: tuple[HeadBox, ...]
     pitch: float  # least distance between nodes of a row
@@ -92,15 +92,15 @@ class DrawnCircuit:
     the residual channels that it reads and writes; ``channels``: those that have a node, ascending.
     """
 
-    rows: list[tuple[int, str, list[NodeId]]]
-    members: dict[GroupId, list[NodeId]]
-    links: Mapping[NodeId, list[int]]
+    rows: list[tuple[int, str, list[Node]]]
+    members: dict[GroupId, list[Node]]
+    links: Mapping[Node, list[int]]
     channels: list[int]
 
     @classmethod
     def of(cls, circuit: Circuit, d_head: int) -> DrawnCircuit:
-        rows = _rows(circuit)
-        members: dict[GroupId, list[NodeId]] = defaultdict(list)
+        rows = list(_rows(circuit))
+        members: dict[GroupId, list[Node]] = defaultdict(list)
         channels = set()
         for layer, label, nodes in rows:
             for key, index in nodes:
@@ -112,7 +112,7 @@ class DrawnCircuit:
                     channels.add(index)
         return cls(rows, dict(members), _links(circuit), sorted(channels))
 
-    def mean_x(self, nodes: Sequence[NodeId], x_of: Mapping[int, float], otherwise: float) -> float:
+    def mean_x(self, nodes: Sequence[Node], x_of: Mapping[int, float], otherwise: float) -> float:
         """The mean place of all channels that the nodes read and write; ``otherwise`` for none."""
         near = [x_of[channel] for node in nodes for channel in self.links.get(node, ())]
         return sum(near) / len(near) if near else otherwise
@@ -132,20 +132,24 @@ def _lay_out(parts: DrawnCircuit, start: Start, most_rounds: int) -> GraphLayout
     channels, groups = order_ranks(parts, start, most_rounds)
     inner, pitch = _room(parts)
     x_of = dict(zip(channels, np.linspace(LEFT, LEFT + inner, len(channels) + 2)[1:-1].tolist(), strict=True))
-    placed: dict[NodeId, float] = {}
+    placed: dict[Node, float] = {}
     for layer, kind in {(layer, kind): None for layer, kind, _ in groups}:
         row = [group for group in groups if group[:2] == (layer, kind)]
         placed |= _place_row(parts, row, x_of, (LEFT, LEFT + inner), pitch)
     return _assemble(parts, x_of, placed, inner, pitch)
 
 
+def edge_ends(circuit: Circuit) -> list[tuple[Node, Node]]:
+    """Source and target of every edge, in the circuit's order."""
+    return [ends(edge) for edge in Subgraph(circuit.nodes, circuit.edges).list_edges()]
+
+
 def count_crossings(circuit: Circuit, layout: GraphLayout) -> int:
     """Pairs of edges between the same two rows that cross."""
-    gaps: dict[tuple[int, str], list[Spot]] = defaultdict(list)  # x at the start, x at the end
-    for key, ends in circuit.edges.items():
-        layer, kind = split_edge_key(key)
-        source, target = site_key(layer, kind.source), site_key(layer, kind.target)
-        gaps[layer, kind.weight] += [(layout.spots[source, a][0], layout.spots[target, b][0]) for a, b in ends.tolist()]
+    gaps: dict[tuple[float, float], list[Spot]] = defaultdict(list)  # heights of two rows → x at either end
+    for source, target in edge_ends(circuit):
+        (x, y), (to_x, to_y) = layout.spots[source], layout.spots[target]
+        gaps[y, to_y].append((x, to_x))
     n = 0
     for lines in gaps.values():
         seen: list[float] = []
@@ -156,13 +160,13 @@ def count_crossings(circuit: Circuit, layout: GraphLayout) -> int:
 
 
 def _assemble(
-    parts: DrawnCircuit, x_of: Mapping[int, float], placed: Mapping[NodeId, float], inner: int, pitch: float
+    parts: DrawnCircuit, x_of: Mapping[int, float], placed: Mapping[Node, float], inner: int, pitch: float
 ) -> GraphLayout:
     """The layout from the x of everything: rows from the bottom to the top, boxes around heads."""
     rows = parts.rows
     n_gaps = max(rows[-1][0] - rows[0][0], 0) if rows else 0
     height = TOP + BOTTOM + ROW_HEIGHT * max(len(rows) - 1, 0) + LAYER_GAP * n_gaps
-    spots: dict[NodeId, Spot] = {}
+    spots: dict[Node, Spot] = {}
     labels = []
     for rank, (layer, label, nodes) in enumerate(rows):
         y = height - BOTTOM - ROW_HEIGHT * rank - LAYER_GAP * (layer - rows[0][0])
@@ -172,7 +176,7 @@ def _assemble(
     return GraphLayout(LEFT + inner + RIGHT, height, tuple(labels), spots, x_of, boxes, pitch)
 
 
-def _boxes(parts: DrawnCircuit, spots: Mapping[NodeId, Spot], pitch: float) -> Iterable[HeadBox]:
+def _boxes(parts: DrawnCircuit, spots: Mapping[Node, Spot], pitch: float) -> Iterator[HeadBox]:
     margin = pitch * 0.5
     for (layer, kind, number), nodes in sorted(parts.members.items()):
         if kind == "head":
@@ -180,29 +184,23 @@ def _boxes(parts: DrawnCircuit, spots: Mapping[NodeId, Spot], pitch: float) -> I
             yield HeadBox(layer, number, min(xs) - margin, max(xs) + margin, int(spots[nodes[0]][1]))
 
 
-def _rows(circuit: Circuit) -> list[tuple[int, str, list[NodeId]]]:
+def _rows(circuit: Circuit) -> Iterator[tuple[int, str, list[Node]]]:
     """Rows that have nodes, first of the forward pass first."""
     n_layer = 1 + max((split_site_key(key)[0] for key in circuit.nodes), default=-1)
-    rows = []
     for layer in range(n_layer):
         for label, sites in ROWS:
             keys = [site_key(layer, site) for site in sites]
             nodes = [(key, int(index)) for key in keys if key in circuit.nodes for index in circuit.nodes[key]]
             if nodes:
-                rows.append((layer, label, nodes))
-    return rows
+                yield layer, label, nodes
 
 
-def _links(circuit: Circuit) -> dict[NodeId, list[int]]:
+def _links(circuit: Circuit) -> dict[Node, list[int]]:
     """Node of a head or neuron → the residual channels that it reads and writes."""
-    near: dict[NodeId, list[int]] = defaultdict(list)
-    for key, ends in circuit.edges.items():
-        layer, kind = split_edge_key(key)
-        for source, target in ends.tolist():
-            if kind.source.reads_residual:
-                near[site_key(layer, kind.target), target].append(source)
-            else:
-                near[site_key(layer, kind.source), source].append(target)
+    near: dict[Node, list[int]] = defaultdict(list)
+    for source, target in edge_ends(circuit):
+        inner, channel = (target, source) if reads(source) else (source, target)
+        near[inner].append(channel[1])
     return near
 
 
@@ -263,20 +261,20 @@ def _room(parts: DrawnCircuit) -> tuple[int, float]:
 
 def _place_row(
     parts: DrawnCircuit, row: Sequence[GroupId], x_of: Mapping[int, float], bounds: tuple[float, float], pitch: float
-) -> dict[NodeId, float]:
+) -> dict[Node, float]:
     """Node → x for the heads or the neurons of one layer, near their channels and in the library's order."""
     low, high = bounds
     inside = {group: _order_members(parts, group, x_of) for group in row}
     sizes = [(len(inside[group]) + BESIDE_HEAD * (group[1] == "head")) * pitch for group in row]
     wishes = [parts.mean_x(inside[group], x_of, (low + high) / 2) for group in row]
-    places: dict[NodeId, float] = {}
+    places: dict[Node, float] = {}
     for group, middle in zip(row, spread(wishes, sizes, low, high), strict=True):
         first = middle - pitch * (len(inside[group]) - 1) / 2
         places |= {node: first + rank * pitch for rank, node in enumerate(inside[group])}
     return places
 
 
-def _order_members(parts: DrawnCircuit, group: GroupId, x_of: Mapping[int, float]) -> list[NodeId]:
+def _order_members(parts: DrawnCircuit, group: GroupId, x_of: Mapping[int, float]) -> list[Node]:
     """Nodes of one head: q, k, v beside each other, each by the mean of its channels."""
     nodes = parts.members[group]
     sites = list(dict.fromkeys(key for key, _ in nodes))

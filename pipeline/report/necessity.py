@@ -13,6 +13,7 @@ from pipeline.report.validation import KINDS, at, validated
 from pipeline.rows import ModelSummary, SectionRow
 
 STEPS = 20  # from nothing removed to the whole circuit
+REMOVED = np.linspace(0, 1, STEPS + 1)  # fractions of the circuit that are removed
 PARTS = ("nodes", "edges")
 SETS = {"circuit": ("loss", "mean"), "random": ("random", "median")}  # removed → path of its loss in a point
 
@@ -30,14 +31,9 @@ def necessity_curves(records: Sequence[ModelRecord], models: Sequence[ModelSumma
     limits = [section["limit"] for sections in found.values() for section in sections]
     return {
         "limit": limits[0] if limits else None,
-        "removed": grid().tolist(),
+        "removed": REMOVED.tolist(),
         **{parts: {kind: over_circuits(found[kind], parts) for kind in KINDS} for parts in PARTS},
     }
-
-
-def grid() -> NDArray[np.float64]:
-    """Fractions of the circuit that are removed."""
-    return np.linspace(0, 1, STEPS + 1)
 
 
 def over_circuits(sections: Sequence[SectionRow], parts: str) -> dict[str, Any]:
@@ -58,7 +54,7 @@ def along(section: SectionRow, parts: str, name: str) -> NDArray[np.float64]:
     n = section[parts]["n"]
     inside = [point for point in section[parts]["curve"] if point["size"] <= n]
     losses = [section["model_loss"]["mean"], *(at(point, SETS[name]) for point in inside)]
-    return np.interp(grid(), [0, *(point["size"] / n for point in inside)], losses)
+    return np.interp(REMOVED, [0, *(point["size"] / n for point in inside)], losses)
 
 
 def quartiles(curves: Sequence[NDArray[np.float64]]) -> dict[str, list[float]]:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.tasks import Pair
+from pipeline.report.averages import log_edges
 from pipeline.report.charts import charts
-from pipeline.report.geometric import log_edges
 from pipeline.report.marked_numbers import Numbers
 from pipeline.report.packed import chart_library, pack, pack_json, within_budget
-from pipeline.report.solved import of_kind, solved_tasks
+from pipeline.report.solved import all_solved, of_kind
 from pipeline.report.templating import render
-from pipeline.report.validation import lines_of
-from pipeline.rows import HistoryRow, ModelSummary, Summary
+from pipeline.report.validation import KINDS, lines_of
+from pipeline.rows import HistoryRow, Summary, TaskSummary
 
 WEB = Path(__file__).parent / "web"
 FIRST, LAST = ("elements.js", "packed.js"), "app.js"  # the scripts between them use the first two; the last starts all
@@ -88,12 +88,16 @@ def scripts() -> Iterator[str]:
 def study(summary: Summary, parts: PageParts, common: Mapping[str, Any]) -> str:
     """HTML of the study's own article."""
     models, tasks = summary["models"], task_names(summary)
-    with_curve = {task for model in models for task, found in solved_tasks(model["tasks"]).items() if found["curve"]}
+    with_curve = {name for _, name, found in all_solved(models) if found["curve"]}
+    sizes = [log_edges(found["n_edges"]) for _, _, found in all_solved(models)]
+    ends = min(sizes, default=0), max(sizes, default=0)
     return render(
         "study.html.j2",
         summary=summary,
-        headline=headline(summary, parts.statistics),
-        matrix=[{"task": task, "cells": [_cell(model, task, models) for model in models]} for task in tasks],
+        headline=headline(summary),
+        matrix=[
+            {"task": task, "cells": [_cell(model["tasks"].get(task), *ends) for model in models]} for task in tasks
+        ],
         curve_tasks=[task for task in tasks if task in with_curve],
         statistics=parts.statistics,
         predicts=parts.predicts,
@@ -102,28 +106,26 @@ def study(summary: Summary, parts: PageParts, common: Mapping[str, Any]) -> str:
 
 
 def further_pages(summary: Summary, parts: PageParts, common: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(route, HTML inside of its article) of every model and every circuit."""
+    """(route, HTML inside of its article) of every model and every circuit, which links to ``others`` of its task."""
     for model in summary["models"]:
         losses = {point["target_loss"] for task in model["tasks"].values() for point in task["curve"]}
         targets = sorted(losses, reverse=True)  # the loosest first
         yield f"model/{model['name']}", render("model.html.j2", model=model, targets=targets, **common)
-        for name in model["tasks"]:
-            yield f"circuit/{model['name']}/{name}", circuit_text(summary, model, name, parts, common)
-
-
-def circuit_text(summary: Summary, model: ModelSummary, name: str, parts: PageParts, common: Mapping[str, Any]) -> str:
-    """HTML inside of one circuit's article, with links to the same task's circuits in other models."""
-    others = [other for other in summary["models"] if other is not model and name in other["tasks"]]
-    return render(
-        "circuit.html.j2",
-        model=model,
-        name=name,
-        task=model["tasks"][name],
-        others=[other for other in others if other["tasks"][name]["n_edges"] is not None],
-        examples=parts.examples.get(name, ()),
-        decides=parts.decides.get(name),
-        **common,
-    )
+        for name, task in model["tasks"].items():
+            others = [other for other in summary["models"] if other is not model and name in other["tasks"]]
+            yield (
+                f"circuit/{model['name']}/{name}",
+                render(
+                    "circuit.html.j2",
+                    model=model,
+                    name=name,
+                    task=task,
+                    others=[other for other in others if other["tasks"][name]["n_edges"] is not None],
+                    examples=parts.examples.get(name, ()),
+                    decides=parts.decides.get(name),
+                    **common,
+                ),
+            )
 
 
 def outcome(test: Mapping[str, Any]) -> str:
@@ -138,19 +140,16 @@ def task_names(summary: Summary) -> list[str]:
     return list(dict.fromkeys(task for model in summary["models"] for task in model["tasks"]))
 
 
-def headline(summary: Summary, statistics: Mapping[str, Any]) -> dict[str, Any]:
+def headline(summary: Summary) -> dict[str, Any]:
     """The numbers at the top: ratio, best loss beside the bigram's, tasks solved, smallest circuit; null where none."""
     models = summary["models"]
     losses = [(model["val_loss_nats"], model["name"]) for model in models if model["val_loss_nats"] is not None]
     best_loss, best_model = min(losses, default=(None, None))
-    sparse, dense = (
-        {name for model in of_kind(models, kind) for name in solved_tasks(model["tasks"])}
-        for kind in ("sparse", "dense")
-    )
+    sparse, dense = ({name for _, name, _ in all_solved(of_kind(models, kind))} for kind in KINDS)
     return {
         "best_loss": best_loss,
         "best_model": best_model,
-        "bigram_loss": statistics.get("bigram_loss_nats"),
+        "bigram_loss": summary["bigram_loss_nats"],
         "n_tasks": len(task_names(summary)),
         "n_solved": len(sparse | dense),
         "n_sparse": len(sparse),
@@ -159,16 +158,14 @@ def headline(summary: Summary, statistics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cell(model: ModelSummary, name: str, models: Sequence[ModelSummary]) -> dict[str, Any]:
-    """One field of the matrix; ``heat`` 0…1 is where the edges lie between the study's smallest and largest circuit."""
-    task = model["tasks"].get(name)
+def _cell(task: TaskSummary | None, low: float, high: float) -> dict[str, Any]:
+    """One field of the matrix; ``heat`` 0…1 is where the circuit's edges lie between the study's smallest and largest,
+    given as logarithms."""
     if task is None:
         return {"state": "absent"}
     if not task["expressible"]:
         return {"state": "not expressible", "reason": task["reason"]}
     if not task["solved"]:
         return {"state": "not solved"}
-    sizes = [log_edges(solved["n_edges"]) for other in models for solved in solved_tasks(other["tasks"]).values()]
-    low, high = min(sizes), max(sizes)
     heat = (log_edges(task["n_edges"]) - low) / (high - low) if high > low else 0.0
     return {"state": "solved", "heat": round(heat, 2), "tested": bool(task["n_nodes"] and task["validation"])}

@@ -6,7 +6,7 @@ the same picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,11 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.circuit import Circuit
+from pipeline.circuit.graph import Node
 from pipeline.circuit.interventions import edge_weights
 from pipeline.data.pairs import PairBatch
 from pipeline.model.transformer import Transformer
-from pipeline.report.layout import GraphLayout, NodeId, lay_out
-from pipeline.sites import EDGE_KINDS, Site, site_key, split_edge_key, split_site_key
+from pipeline.report.layout import GraphLayout, edge_ends, lay_out
+from pipeline.sites import EDGE_KINDS, Site, site_key, split_site_key
 
 END_TOKENS = 3  # at each end of a residual channel
 EXAMPLE_PROMPTS = 4  # whose tokens come first at the embedding end
@@ -49,10 +50,10 @@ def picture_of(circuit: Circuit, model: Transformer, batch: PairBatch | None, te
         "sites": list(circuit.nodes),
         "nodes": _nodes(circuit, state, layout),
         "edges": _edges(circuit, model, number),
-        "heads": _heads(state, layout),
-        "links": _links(number),
+        "heads": list(_heads(state, layout)),
+        "links": list(_links(number)),
         "streams": _streams(layout),
-        "inputs": _inputs(state, layout, batch, tokens),
+        "inputs": list(_inputs(state, layout, batch, tokens)),
         "outputs": _outputs(circuit, state, layout, batch, tokens),
         "tokens": tokens.used,
     }
@@ -73,14 +74,15 @@ class TokenTable:
         return [self._texts[token] for token in self._numbers]
 
 
-def rounded(value: float) -> float:
-    """``value`` with DIGITS significant digits."""
-    return float(f"{value:.{DIGITS}g}")
+def rounded(value: float, digits: int = DIGITS) -> float:
+    """``value`` with so many significant digits."""
+    return float(f"{value:.{digits}g}")
 
 
-def weights_of(circuit: Circuit, model: Transformer) -> dict[str, Float[Tensor, " n_edges"]]:
-    """Edge key → the weights of the circuit's edges, in their order."""
-    return {key: edge_weights(model, key)[ends[:, 1], ends[:, 0]] for key, ends in circuit.edges.items()}
+def weights_of(circuit: Circuit, model: Transformer) -> list[float]:
+    """The weights of the circuit's edges, in the order of its ``edge_names``."""
+    found = (edge_weights(model, key)[ends[:, 1], ends[:, 0]] for key, ends in circuit.edges.items())
+    return [weight for weights in found for weight in weights.tolist()]
 
 
 def biases(state: Mapping[str, Tensor], n_layer: int) -> dict[str, Float[Tensor, " _width"]]:
@@ -97,12 +99,8 @@ def readout_weights(circuit: Circuit, state: Mapping[str, Tensor], answers: tupl
     """Written residual channel → its weight on the first answer's logit minus the second's, per normalised unit."""
     first, second = (state["lm_head.weight"][token] for token in answers)
     towards = ((first - second) * state["transformer.ln_f.weight"]).tolist()
-    written = {
-        int(index)
-        for key, indices in circuit.nodes.items()
-        if split_site_key(key)[1].writes_residual
-        for index in indices
-    }
+    writes = [indices for key, indices in circuit.nodes.items() if split_site_key(key)[1].writes_residual]
+    written = {channel for indices in writes for channel in indices.tolist()}
     return {channel: towards[channel] for channel in sorted(written) if towards[channel] != 0}
 
 
@@ -133,37 +131,31 @@ def _nodes(circuit: Circuit, state: Mapping[str, Tensor], layout: GraphLayout) -
     }
 
 
-def _edges(circuit: Circuit, model: Transformer, number: Mapping[NodeId, int]) -> dict[str, list[Any]]:
+def _edges(circuit: Circuit, model: Transformer, number: Mapping[Node, int]) -> dict[str, list[Any]]:
     """Columns: numbers of the source and the target, weight."""
-    columns: dict[str, list[Any]] = {"source": [], "target": [], "weight": []}
-    for key, weights in weights_of(circuit, model).items():
-        layer, kind = split_edge_key(key)
-        start, end = site_key(layer, kind.source), site_key(layer, kind.target)
-        columns["source"] += [number[start, source] for source in circuit.edges[key][:, 0].tolist()]
-        columns["target"] += [number[end, target] for target in circuit.edges[key][:, 1].tolist()]
-        columns["weight"] += [rounded(weight) for weight in weights.tolist()]
-    return columns
+    ends = edge_ends(circuit)
+    return {
+        "source": [number[source] for source, _ in ends],
+        "target": [number[target] for _, target in ends],
+        "weight": [rounded(weight) for weight in weights_of(circuit, model)],
+    }
 
 
-def _heads(state: Mapping[str, Tensor], layout: GraphLayout) -> list[list[Any]]:
+def _heads(state: Mapping[str, Tensor], layout: GraphLayout) -> Iterator[list[Any]]:
     """Layer, head, left, right, y, and the logit of the head's sink (null: it has none)."""
-    found: list[list[Any]] = []
     for box in layout.heads:
         sinks = state.get(f"transformer.h.{box.layer}.attn.sink_logit")
         sink = None if sinks is None else rounded(float(sinks[box.head]))
-        found.append([box.layer, box.head, round(box.left), round(box.right), box.y, sink])
-    return found
+        yield [box.layer, box.head, round(box.left), round(box.right), box.y, sink]
 
 
-def _links(number: Mapping[NodeId, int]) -> list[list[int]]:
+def _links(number: Mapping[Node, int]) -> Iterator[list[int]]:
     """[query channel, key channel] of a head that are multiplied with each other: those of one index."""
-    links = []
     for (key, index), n in number.items():
         layer, site = split_site_key(key)
         other = number.get((site_key(layer, Site.ATTN_K), index))
         if site is Site.ATTN_Q and other is not None:
-            links.append([n, other])
-    return links
+            yield [n, other]
 
 
 def _streams(layout: GraphLayout) -> list[list[int]]:
@@ -185,19 +177,17 @@ def _heights(layout: GraphLayout, among: Callable[[Site], bool]) -> dict[int, li
 
 def _inputs(
     state: Mapping[str, Tensor], layout: GraphLayout, batch: PairBatch | None, tokens: TokenTable
-) -> list[list[Any]]:
+) -> Iterator[list[Any]]:
     """The embedding end: of each channel that is read, the tokens with its largest entries, the prompts' own first."""
     embedding = state["transformer.wte.weight"]
     shown = torch.zeros(len(embedding), dtype=torch.bool)
     if batch is not None:
         for row, last in list(zip(batch.tokens, batch.last, strict=True))[:EXAMPLE_PROMPTS]:
             shown[row[: last + 1]] = True
-    ends = []
     for channel, ys in sorted(_heights(layout, lambda site: site.reads_residual).items()):
         entries = _largest(embedding[:, channel], shown)
         found = [[tokens(token), rounded(value)] for token, value in entries]
-        ends.append([channel, round(layout.channels[channel]), round(max(ys)), found])
-    return ends
+        yield [channel, round(layout.channels[channel]), round(max(ys)), found]
 
 
 def _largest(values: Float[Tensor, " vocab"], first: Tensor | None = None) -> list[tuple[int, float]]:

@@ -6,12 +6,12 @@ mean, so each number says beside it over how many circuits it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pipeline.report.averages import geometric_mean_edges, log_edges, mean_ratio, ratio_interval
 from pipeline.report.frontier import curve_edges
-from pipeline.report.geometric import geometric_mean_edges, log_edges, mean_ratio, ratio_interval
-from pipeline.report.solved import solved_tasks
+from pipeline.report.solved import all_solved
 from pipeline.rows import ModelSummary, TaskSummary
 from pipeline.seeds import seed_of
 
@@ -31,7 +31,7 @@ CURVES_METHOD = (
 
 def minimisation(models: Sequence[ModelSummary], *, n_bootstrap: int, seed: int) -> dict[str, Any]:
     """The ``minimisation`` entry of summary.json: how many times more edges circuits had before, over all models."""
-    logs = [(name, log) for model in models for name, log in minimised_logs(model["tasks"])]
+    logs = minimised_logs(models)
     return {
         "n_circuits": len(logs),
         "ratio_discretised_to_minimised": mean_ratio([log for _, log in logs]),
@@ -39,11 +39,14 @@ def minimisation(models: Sequence[ModelSummary], *, n_bootstrap: int, seed: int)
     }
 
 
-def minimised_logs(tasks: Mapping[str, TaskSummary]) -> Iterator[tuple[str, float]]:
-    """(task, logarithm of edges before over edges after minimisation) of a model's solved tasks."""
-    for name, task in solved_tasks(tasks).items():
-        if task["discretised"] is not None:
-            yield name, log_edges(task["discretised"]["n_edges"]) - log_edges(task["n_edges"])
+def minimised(models: Iterable[ModelSummary]) -> list[tuple[str, int, TaskSummary]]:
+    """(task, edges before minimisation, its entry) of solved tasks."""
+    return [(name, row["n_edges"], task) for _, name, task in all_solved(models) if (row := task["discretised"])]
+
+
+def minimised_logs(models: Iterable[ModelSummary]) -> list[tuple[str, float]]:
+    """(task, logarithm of edges before over edges after minimisation) of solved tasks."""
+    return [(name, log_edges(before) - log_edges(task["n_edges"])) for name, before, task in minimised(models)]
 
 
 def compare_baselines(models: Sequence[ModelSummary], *, n_bootstrap: int, seed: int) -> dict[str, Any]:
@@ -63,8 +66,9 @@ def compare_baselines(models: Sequence[ModelSummary], *, n_bootstrap: int, seed:
 
 
 def _against(baseline: str, models: Sequence[ModelSummary], n_bootstrap: int, rng_seed: int) -> dict[str, Any]:
-    """One baseline over all circuits of some models."""
-    pairs = [pair for model in models for pair in _pairs(model, baseline)]
+    """One baseline over all circuits of some models; ``pairs``: (task, learned edges, the baseline's edges)."""
+    taken = [(name, edges, task["baselines"]) for name, edges, task in minimised(models)]
+    pairs = [(name, learned, others[baseline]["n_edges"]) for name, learned, others in taken if baseline in others]
     found = [(task, learned, other) for task, learned, other in pairs if other is not None]
     logs = [(task, log_edges(other) - log_edges(learned)) for task, learned, other in found]
     return {
@@ -76,13 +80,6 @@ def _against(baseline: str, models: Sequence[ModelSummary], n_bootstrap: int, rn
         "interval": ratio_interval(logs, n_bootstrap, rng_seed),
         "n_learned_smaller": sum(learned < other for _, learned, other in found),
     }
-
-
-def _pairs(model: ModelSummary, baseline: str) -> Iterator[tuple[str, int, int | None]]:
-    """(task, edges of the learned ranking, edges of the baseline's or None) of a model's solved tasks."""
-    for name, task in solved_tasks(model["tasks"]).items():
-        if task["discretised"] is not None and baseline in task["baselines"]:
-            yield name, task["discretised"]["n_edges"], task["baselines"][baseline]["n_edges"]
 
 
 def curve_means(models: Sequence[ModelSummary], curve_losses: Sequence[float]) -> dict[str, Any]:

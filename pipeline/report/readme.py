@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, mode
 from typing import Any
 
+from pipeline.report.averages import known, middle
 from pipeline.report.page import headline
-from pipeline.report.solved import of_kind, solved_tasks
-from pipeline.report.spread import known, middle
+from pipeline.report.solved import all_solved, of_kind
 from pipeline.report.summary import smallest_circuits
 from pipeline.report.templating import render
 from pipeline.report.validation import KINDS, validated
@@ -38,12 +38,10 @@ def filled(text: str, summary: Summary, most_scale: float) -> str:
 def figures(summary: Summary, most_scale: float) -> dict[str, Any]:
     """Name → value of all that the README's templates say."""
     models = summary["models"]
-    solved = [(model, name, task) for model in models for name, task in solved_tasks(model["tasks"]).items()]
+    solved = all_solved(models)
     return {
         "summary": summary,
-        "headline": headline(summary, {"bigram_loss_nats": summary["bigram_loss_nats"]}),
-        "frontier": summary["frontier"],
-        "baselines": summary["baselines"]["overall"],
+        "headline": headline(summary),
         "losses": {kind: ends(model["val_loss_nats"] for model in of_kind(models, kind)) for kind in KINDS},
         "before": {
             kind: ends(model["ratio_discretised_to_minimised"] for model in of_kind(models, kind)) for kind in KINDS
@@ -55,7 +53,10 @@ def figures(summary: Summary, most_scale: float) -> dict[str, Any]:
         "ablated_edges": medians(models, "ablated_edges_loss"),
         "on_test": on_test([task for _, _, task in solved], summary, most_scale),
         "above": [(model["name"], name) for model in models for name in model["test_loss"]["above"]],
-        "n_surely_above": sum(surely_above(task, summary) for _, _, task in solved),
+        # by the whole interval of the loss on test pairs
+        "n_surely_above": sum(
+            task["circuit_loss_interval"][0] > summary["target_loss"] + summary["test_margin"] for _, _, task in solved
+        ),
         "not_minimal": [
             (model["name"], name, task["n_edges"]) for model, name, task in solved if not task["one_minimal"]
         ],
@@ -73,7 +74,7 @@ def ends(values: Iterable[float | None]) -> tuple[float, float] | None:
 
 def medians(models: Sequence[ModelSummary], key: str) -> tuple[float, float] | None:
     """Smallest and largest of the models' medians over the circuits of solved tasks."""
-    circuits: list[list[Mapping[str, Any]]] = [list(solved_tasks(model["tasks"]).values()) for model in models]
+    circuits: list[list[Mapping[str, Any]]] = [[task for _, _, task in all_solved([model])] for model in models]
     return ends(middle(task[key] for task in tasks) for tasks in circuits)
 
 
@@ -122,11 +123,6 @@ def on_test(tasks: Sequence[TaskSummary], summary: Summary, most_scale: float) -
     }
 
 
-def surely_above(task: TaskSummary, summary: Summary) -> bool:
-    """Whether the whole interval of the loss on test pairs lies above target and margin."""
-    return task["circuit_loss_interval"][0] > summary["target_loss"] + summary["test_margin"]
-
-
 def tested(summary: Summary) -> dict[str, Any]:
     """Counts of validated circuits: ``n`` in all, and by test those of both kinds, of sparse and of dense models."""
     circuits = validated(summary["models"])
@@ -142,7 +138,6 @@ def tested(summary: Summary) -> dict[str, Any]:
         "passed": passed,
         "taken": taken,
         "by_test": by_test,
-        "circuits": summary["validation"]["circuits"],
         "n_without_needless": passed.get("minimality", 0),
         "n_controls": len(controls),
         "n_controls_met": sum(row["met"] for row in controls),

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pipeline.rows import CurvePoint, ModelSummary, TaskSummary
+
+SolvedTask = tuple[ModelSummary, str, TaskSummary]  # model, task, its entry
 
 
 def solved_tasks(tasks: Mapping[str, TaskSummary]) -> dict[str, TaskSummary]:
     """Those of a model's tasks that the model solves."""
     return {name: task for name, task in tasks.items() if task["solved"]}
+
+
+def all_solved(models: Iterable[ModelSummary]) -> list[SolvedTask]:
+    """Every task of every model that solves it, in order."""
+    return [(model, name, task) for model in models for name, task in solved_tasks(model["tasks"]).items()]
 
 
 def of_kind(models: Sequence[ModelSummary], kind: str) -> list[ModelSummary]:

@@ -9,30 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from pipeline.report.by_kind import complement, generalisation
+from pipeline.report.averages import geometric_mean_edges, mean_ratio, spread
 from pipeline.report.frontier import compare
-from pipeline.report.geometric import geometric_mean_edges, mean_ratio
 from pipeline.report.inputs import ModelRecord
 from pipeline.report.necessity import necessity_curves
-from pipeline.report.pruning import compare_baselines, curve_means, minimisation, minimised_logs
-from pipeline.report.solved import solved_tasks
-from pipeline.report.spread import spread
-from pipeline.report.validation import brief, spreads_of_model, summarise_validation, validated
+from pipeline.report.pruning import compare_baselines, curve_means, minimisation, minimised, minimised_logs
+from pipeline.report.solved import all_solved, solved_tasks
+from pipeline.report.validation import brief, spreads_of_model, summarise_validation
 from pipeline.report.verdicts import CircuitTarget, verdict
 from pipeline.rows import ModelSummary, PruneRow, Summary, TaskSummary, ValidationRow
 
 MODEL_FIELDS = (
     "name", "kind", "n_layer", "d_model", "n_params", "l0", "tokens", "val_loss_nats", "train_seconds", "model_hash",
+    "l0_by_matrix",
 )  # fmt: skip
 PRUNE_FIELDS = (
     "reason", "unpruned_loss", "unpruned_validation_loss", "n_nodes", "n_edges", "validation_loss", "discretised",
     "calibration_scale", "hyperparameters", "n_trials", "one_minimal",
 )  # fmt: skip
 ABLATE_LOSSES = ("circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "ablated_edges_loss")
-UNCALIBRATED = (
-    "circuit_loss_uncalibrated",
-    "nodes_only_loss_uncalibrated",
-)  # as the random sets are
+UNCALIBRATED = ("circuit_loss_uncalibrated", "nodes_only_loss_uncalibrated")  # as the random sets are
 ABLATE_ACCURACIES = ("unpruned_accuracy", "circuit_accuracy", "nodes_only_accuracy")
 RANDOM_SETS = ("circuit", "nodes_only", "nodes", "edges")  # kinds of random sets, in the words of ablate
 
@@ -58,12 +54,7 @@ def summarise(
         "minimisation": minimisation(models, seed=seed, n_bootstrap=n_bootstrap),
         "baselines": compare_baselines(models, seed=seed, n_bootstrap=n_bootstrap),
         "curve_means": curve_means(models, curve_losses),
-        "validation": {
-            **summarise_validation(models),
-            "complement": complement(validated(models)),
-            "generalisation": generalisation(validated(models)),
-            "necessity": necessity_curves(records, models),
-        },
+        "validation": summarise_validation(models) | {"necessity": necessity_curves(records, models)},
         "target_loss": target.target_loss,
         "test_margin": target.margin,
         "bigram_loss_nats": bigram_loss,
@@ -79,20 +70,17 @@ def summarise_model(record: ModelRecord, target: CircuitTarget) -> ModelSummary:
         for name, pruned in record.pruned["tasks"].items()
     }
     solved = solved_tasks(tasks).values()
-    before = [task["discretised"]["n_edges"] for task in solved if task["discretised"] is not None]
-    facts = {field: record.pretrained.get(field) for field in MODEL_FIELDS}
+    facts = {field: record.pretrained.get(field) for field in MODEL_FIELDS} | {"tasks": tasks}
+    model = cast(ModelSummary, facts)
     facts |= {
-        "l0_by_matrix": record.pretrained.get("l0_by_matrix"),
-        "tasks": tasks,
         "n_solved": len(solved),
         "geomean_edges": geometric_mean_edges(task["n_edges"] for task in solved),
-        "geomean_edges_discretised": geometric_mean_edges(before),
-        "ratio_discretised_to_minimised": mean_ratio([log for _, log in minimised_logs(tasks)]),
+        "geomean_edges_discretised": geometric_mean_edges(edges for _, edges, _ in minimised([model])),
+        "ratio_discretised_to_minimised": mean_ratio([log for _, log in minimised_logs([model])]),
         "test_loss": check_test_loss(tasks),
         "residual_kurtosis": record.validated.get("residual_kurtosis"),
+        "validation": spreads_of_model(model),
     }
-    model = cast(ModelSummary, facts)
-    model["validation"] = spreads_of_model(model)
     return model
 
 
@@ -112,9 +100,8 @@ def summarise_task(
     facts: dict[str, Any] = {"expressible": bool(pruned["expressible"])}
     facts |= {field: pruned.get(field) for field in PRUNE_FIELDS}
     loss = facts["unpruned_loss"]
-    facts["solved"] = bool(
-        facts["expressible"] and loss is not None and loss <= target.target_loss and facts["n_edges"] is not None
-    )
+    fits = loss is not None and loss <= target.target_loss
+    facts["solved"] = facts["expressible"] and fits and facts["n_edges"] is not None
     facts |= {field: ablated.get(field) for field in (*ABLATE_LOSSES, *UNCALIBRATED, *ABLATE_ACCURACIES)}
     for field in ("unpruned_loss", *ABLATE_LOSSES):
         facts[f"{field}_interval"] = ablated.get(f"{field}_interval")
@@ -138,8 +125,7 @@ def _describe(name: str, losses: Sequence[float] | None) -> dict[str, Any]:
 def smallest_circuits(summary: Summary) -> dict[str, str]:
     """Task → the model whose circuit for it has the fewest edges, for tasks that are solved."""
     best: dict[str, tuple[int, str]] = {}
-    for model in summary["models"]:
-        for name, task in solved_tasks(model["tasks"]).items():
-            if name not in best or task["n_edges"] < best[name][0]:
-                best[name] = (task["n_edges"], model["name"])
+    for model, name, task in all_solved(summary["models"]):
+        if name not in best or task["n_edges"] < best[name][0]:
+            best[name] = (task["n_edges"], model["name"])
     return {name: model for name, (_, model) in best.items()}

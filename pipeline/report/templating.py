@@ -1,10 +1,10 @@
-"""The report's templates: Jinja2 files beside this module, with one set of rules for how numbers are written."""
+"""Templates of pages: Jinja2 files in their packages, with one set of rules for how numbers are written."""
 
 from __future__ import annotations
 
 import json
 import re
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -59,9 +59,9 @@ def script_json(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c"))
 
 
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    loader = PackageLoader("pipeline.report")
+@cache
+def _environment(package: str) -> Environment:
+    loader = PackageLoader(package)
     environment = Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
@@ -70,6 +70,7 @@ def _environment() -> Environment:
     return environment
 
 
-def render(template: str, **values: Any) -> str:
-    """The text of a template under pipeline/report/templates. Raises UndefinedError for a value that is not given."""
-    return _environment().get_template(template).render(**values)
+def render(template: str, package: str = "pipeline.report", **values: Any) -> str:
+    """The text of a template in the folder ``templates`` of a package. Raises UndefinedError for a value that is not
+    given."""
+    return _environment(package).get_template(template).render(**values)

@@ -1,34 +1,28 @@
-"""The report's counts of validation: every test over all circuits, sparse against dense, and every control."""
+"""The report's counts of validation over all circuits, sparse against dense: tests, controls, ablations, test sets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.report.solved import solved_tasks
-from pipeline.report.spread import middle, spread
+from pipeline.report.averages import middle, spread
+from pipeline.report.solved import SolvedTask, all_solved
 from pipeline.rows import Check, ModelSummary, TaskSummary, ValidationRow
 
 KINDS = ("sparse", "dense")
+WHOLE = ("tests", "verdict")  # kept as they are
 MOST_ITEMS = 6  # of a list in the summary; longer ones (a point a size, a row a node) are in validations/ only
-
-Validated = tuple[ModelSummary, str, TaskSummary]  # model, task, its entry
 
 
 def brief(value: Any) -> Any:
     """A row of validations/<model>.json without its curves and long lists; tests and verdicts are kept whole."""
-    if isinstance(value, Mapping):
-        whole = ("tests", "verdict")
-        return {
-            key: part if key in whole else brief(part)
-            for key, part in value.items()
-            if key in whole or not is_long(part)
-        }
-    return [brief(part) for part in value] if isinstance(value, list) else value
-
-
-def is_long(part: Any) -> bool:
-    return isinstance(part, list) and len(part) > MOST_ITEMS
+    if isinstance(value, list):
+        return [brief(part) for part in value]
+    if not isinstance(value, Mapping):
+        return value
+    long = {key for key, part in value.items() if isinstance(part, list) and len(part) > MOST_ITEMS}
+    kept = {key: part for key, part in value.items() if key in WHOLE or key not in long}
+    return {key: part if key in WHOLE else brief(part) for key, part in kept.items()}
 
 
 def lines_of(validation: ValidationRow | None) -> list[Check]:
@@ -37,25 +31,16 @@ def lines_of(validation: ValidationRow | None) -> list[Check]:
     return [test for section in sections if isinstance(section, Mapping) for test in section.get("tests", ())]
 
 
-def check_of(validation: ValidationRow | None, name: str) -> Check | None:
-    """One line of a circuit's verdict, None where that test was not taken."""
-    return next((test for test in lines_of(validation) if test["name"] == name), None)
-
-
-def validated(models: Sequence[ModelSummary]) -> list[Validated]:
+def validated(models: Sequence[ModelSummary]) -> list[SolvedTask]:
     """(model, task, its entry) of every circuit of a solved task that was validated; without empty ones, of tasks that
     the bigram table does, since their tests would test nothing."""
-    return [
-        (model, name, task)
-        for model in models
-        for name, task in solved_tasks(model["tasks"]).items()
-        if task["n_nodes"] and task["validation"] is not None
-    ]
+    return [found for found in all_solved(models) if found[2]["n_nodes"] and found[2]["validation"] is not None]
 
 
 def summarise_validation(models: Sequence[ModelSummary]) -> dict[str, Any]:
     """``by_test``: test → per kind of model how many circuits were tested and pass; ``controls``: a row of each;
-    ``n_circuits``, ``n_whole`` (pass every test), ``median_failed``, per kind."""
+    ``circuits``: ``n_circuits``, ``n_whole`` (pass every test), ``median_failed``, per kind; ``complement``,
+    ``generalisation``: a row of each ablation, of each test set."""
     circuits = validated(models)
     names = dict.fromkeys(test["name"] for _, _, task in circuits for test in lines_of(task["validation"]))
     return {
@@ -67,14 +52,16 @@ def summarise_validation(models: Sequence[ModelSummary]) -> dict[str, Any]:
             for control, row in (task["validation"].get("controls") or {}).items()
             if control != "tests"
         ],
+        "complement": complement(circuits),
+        "generalisation": generalisation(circuits),
     }
 
 
-def outcomes(circuits: Iterable[Validated], kind: str, name: str) -> dict[str, Any]:
+def outcomes(circuits: Iterable[SolvedTask], kind: str, name: str) -> dict[str, Any]:
     """How many circuits of a kind of model took a test, how many pass, how many were only measured, and the median
     value."""
-    found = [check_of(task["validation"], name) for model, _, task in circuits if model["kind"] == kind]
-    own = [test for test in found if test is not None]
+    lines = [line for model, _, task in circuits if model["kind"] == kind for line in lines_of(task["validation"])]
+    own = [test for test in lines if test["name"] == name]
     taken = [test for test in own if test["passed"] is not None]
     return {
         "n_tested": len(taken),
@@ -109,3 +96,50 @@ def at(row: Any, path: Sequence[str]) -> float | None:
     for key in path:
         row = row.get(key) if isinstance(row, Mapping) else None
     return row
+
+
+def complement(circuits: Sequence[SolvedTask]) -> list[dict[str, Any]]:
+    """Every ablation of the complement: ``name``, and per kind of model the spread over circuits of the ``loss`` in
+    nats and of the ``faithfulness``."""
+    names = dict.fromkeys(
+        name
+        for row in sections(circuits, "complement")
+        for name, part in row.items()
+        if at(part, ("loss", "mean")) is not None
+    )
+    return [{"name": name} | {kind: ablated(circuits, kind, name) for kind in KINDS} for name in names]
+
+
+def ablated(circuits: Sequence[SolvedTask], kind: str, name: str) -> dict[str, Any]:
+    """The spread of losses in nats, and of faithfulness, under one ablation of the complement."""
+    own = sections(circuits, "complement", [kind])
+    return {what: spread(at(row, (name, what, "mean")) for row in own) for what in ("loss", "faithfulness")}
+
+
+def generalisation(circuits: Sequence[SolvedTask]) -> list[dict[str, Any]]:
+    """Every generalisation set: ``family``, and per kind of model the results of its circuits on that set."""
+    families = dict.fromkeys(name for row in sections(circuits, "generalisation") for name in row.get("families", ()))
+    return [{"family": family} | {kind: followed(circuits, kind, family) for kind in KINDS} for family in families]
+
+
+def followed(circuits: Sequence[SolvedTask], kind: str, family: str) -> dict[str, Any]:
+    """``n_circuits`` whose task has the set, on the fewest and most ``n_pairs``; median loss in nats of the model and
+    of the circuit; of the ``n_tested`` where the model does the task there, ``n_passed`` follow it."""
+    rows = [row.get("families", {}) for row in sections(circuits, "generalisation", [kind])]
+    own = [row[family] for row in rows if family in row]
+    pairs = [row["model"]["n"] for row in own]
+    taken = outcomes(circuits, kind, f"generalises_{family}")
+    return {
+        "n_circuits": len(own),
+        "n_pairs": [min(pairs), max(pairs)] if pairs else None,
+        "model_loss": middle(row["model"]["mean"] for row in own),
+        "circuit_loss": middle(row["circuit"]["mean"] for row in own),
+        "n_tested": taken["n_tested"],
+        "n_passed": taken["n_passed"],
+    }
+
+
+def sections(circuits: Sequence[SolvedTask], name: str, kinds: Sequence[str] = KINDS) -> list[Mapping[str, Any]]:
+    """One section of each circuit that has it, of models of some kinds."""
+    rows: list[Any] = [task["validation"].get(name) for model, _, task in circuits if model["kind"] in kinds]
+    return [row for row in rows if row]

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.config import Ablation
 from pipeline.report.validation import lines_of
-from pipeline.rows import Check, TaskSummary
+from pipeline.rows import TaskSummary
 
 PARTS = ("nodes", "edges")
 
@@ -25,11 +25,6 @@ class CircuitTarget:
     margin: float  # nats that the loss on test pairs may be above it
     ablation: Ablation
 
-    @property
-    def most(self) -> float:
-        """The largest loss on test pairs at which a circuit is sufficient."""
-        return self.target_loss + self.margin
-
 
 def verdict(task: TaskSummary, target: CircuitTarget) -> dict[str, Any]:
     """``sufficient``, ``necessary_nodes`` and ``necessary_edges``, each with ``passed`` (None: not tested) and
@@ -39,15 +34,11 @@ def verdict(task: TaskSummary, target: CircuitTarget) -> dict[str, Any]:
         return by_ablate(task, target)
     names = {"sufficient": f"sufficient_{target.ablation.as_tested}"}
     names |= {f"necessary_{parts}": f"necessary_{parts}" for parts in PARTS}
-    return {"by": "validate"} | {what: said(lines.get(name)) for what, name in names.items()}
+    said = {name: found(line["passed"], line["says"]) for name, line in lines.items()}
+    return {"by": "validate"} | {what: said.get(name, found()) for what, name in names.items()}
 
 
-def said(line: Check | None) -> dict[str, Any]:
-    """Outcome and sentence of a check."""
-    return found(None, "not tested") if line is None else found(line["passed"], line["says"])
-
-
-def found(passed: bool | None, says: str) -> dict[str, Any]:
+def found(passed: bool | None = None, says: str = "not tested") -> dict[str, Any]:
     return {"passed": passed, "says": says}
 
 
@@ -58,7 +49,8 @@ def by_ablate(task: TaskSummary, target: CircuitTarget) -> dict[str, Any]:
     any of the random sets of its size; the interval's lower end counts.
     """
     loss = task["circuit_loss"]
-    alone = found(None, "not tested") if loss is None else found(loss <= target.most, f"loss {loss:.3f} nats alone")
+    most = target.target_loss + target.margin
+    alone = found() if loss is None else found(loss <= most, f"loss {loss:.3f} nats alone")
     return {
         "by": None if loss is None else "ablate",
         "sufficient": alone,
@@ -72,6 +64,6 @@ def beyond_random(task: Mapping[str, Any], parts: str) -> dict[str, Any]:
     if not task[f"n_{parts}"]:
         return found(None, f"no {parts} to remove")
     if interval is None or control is None:
-        return found(None, "not tested")
+        return found()
     says = f"loss at least {interval[0]:.3f} nats without its {parts}, at most {control[1]:.3f} without random ones"
     return found(interval[0] > control[1], says)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.artifacts import whole_folder, write_json
+from pipeline.artifacts import Workspace, whole_folder, write_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
-from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks import TaskSet, find_task
 from pipeline.data.tasks import task_names as registered_tasks
 from pipeline.model.checkpoint import load_model
-from pipeline.model.transformer import Transformer
 from pipeline.report.bundle import circuit_bundle, common_part, own_part
 from pipeline.report.drawing import draw_circuit
 from pipeline.report.figures import figures
-from pipeline.report.inputs import ModelArtifacts, ModelRecord, read_explanation, read_record
+from pipeline.report.inputs import ModelRecord, read_explanation, read_record
 from pipeline.report.packed import pack_json
 from pipeline.report.page import PageParts, build_page, task_names
-from pipeline.report.picture import Picture, picture_of
+from pipeline.report.picture import Picture
 from pipeline.report.summary import smallest_circuits, summarise
 from pipeline.report.tables import curves_csv, frontier_csv, metrics
 from pipeline.report.verdicts import CircuitTarget
@@ -30,7 +28,8 @@ from pipeline.rows import Explanation, Summary
 
 
 def write_report(
-    models: Mapping[str, ModelArtifacts],
+    workspace: Workspace,
+    models: Iterable[str],
     *,
     task_set: TaskSet,
     texts: Sequence[str],
@@ -42,12 +41,12 @@ def write_report(
 ) -> Summary:
     """The summary, after writing ``folder`` whole: summary.json, index.html, figures, tables, the smallest circuits.
 
-    ``texts``: of every token (``token_texts``); ``statistics``: the tokenise stage's stats.json; ``margin``: nats that
-    a circuit's loss on test pairs may be above its target; ``provenance`` (git commit or null, params hash, machine,
-    seconds per stage) goes into the summary as it is. Equal inputs give equal bytes. Raises ArtifactError where an
-    artifact is missing, damaged or made from another checkpoint.
+    ``models``: names; ``texts``: of every token (``token_texts``); ``statistics``: the tokenise stage's stats.json;
+    ``margin``: nats that a circuit's loss on test pairs may be above its target; ``provenance`` (git commit or null,
+    params hash, machine, seconds per stage) goes into the summary as it is. Equal inputs give equal bytes. Raises
+    ArtifactError where an artifact is missing, damaged or made from another checkpoint.
     """
-    records = [read_record(files) for files in models.values()]
+    records = [read_record(workspace, name) for name in models]
     summary = summarise(
         records,
         target=CircuitTarget(params.prune.target_loss, margin, params.prune.ablation),
@@ -59,13 +58,13 @@ def write_report(
     )
     tasks = task_names(summary)
     predicts, prediction = prediction_of(records) or (None, {})
-    explanations = {name: read_explanation(files) for name, files in models.items()}
+    explanations = {record.name: read_explanation(workspace, record.name) for record in records}
     with whole_folder(folder) as partial:
         parts = PageParts(
             prediction=prediction,
             predicts=predicts,
             histories={record.name: record.history for record in records},
-            bundles=dict(_pack_and_draw(summary, models, explanations, task_set, texts, partial / "circuits")),
+            bundles=dict(_pack_and_draw(summary, workspace, explanations, task_set, texts, partial / "circuits")),
             explained={name: pack_json(common_part(found)) for name, found in explanations.items() if found},
             examples={name: task_set.examples(name, params.report.example_pairs) for name in tasks},
             decides={name: find_task(name).decides for name in tasks if name in registered_tasks()},
@@ -97,7 +96,7 @@ def prediction_of(records: Sequence[ModelRecord]) -> tuple[str, Mapping[str, Any
 
 def _pack_and_draw(
     summary: Summary,
-    models: Mapping[str, ModelArtifacts],
+    workspace: Workspace,
     explanations: Mapping[str, Explanation | None],
     task_set: TaskSet,
     texts: Sequence[str],
@@ -107,26 +106,21 @@ def _pack_and_draw(
     smallest = smallest_circuits(summary)
     for row in tqdm(summary["models"], desc="pages of circuits"):
         name = row["name"]
-        model = load_model(models[name].model)
+        model = load_model(workspace.model(name))
         for task, found in row["tasks"].items():
             if not found["n_nodes"] and smallest.get(task) != name:
                 continue
-            circuit, batch = Circuit.load(models[name].circuits / task), task_set.batch(task, "test")
+            circuit, batch = Circuit.load(workspace.circuits(name) / task), task_set.batch(task, "test")
             facts: dict[str, Any] = {"task": task, "model_row": row, "row": found, "batch": batch, "texts": texts}
             bundle = circuit_bundle(circuit, model, explanation=None, **facts)
             if smallest.get(task) == name:
                 (folder / name).mkdir(parents=True, exist_ok=True)
-                svg = _titled(circuit, bundle["drawing"], f"{task} in {name}")
+                svg = drawn(circuit, bundle["drawing"], f"{task} in {name}")
                 (folder / name / f"{task}.svg").write_text(svg, encoding="utf-8")
             if found["n_nodes"]:
                 yield (name, task), pack_json(own_part(bundle, explanations[name]))
 
 
-def drawn(circuit: Circuit, model: Transformer, batch: PairBatch, texts: Sequence[str], name: str) -> str:
-    """The circuit as an SVG file's text, with its size in the title; ``batch``: pairs of its task."""
-    return _titled(circuit, picture_of(circuit, model, batch, texts), name)
-
-
-def _titled(circuit: Circuit, picture: Picture, name: str) -> str:
-    title = f"{name}: {circuit.n_nodes} nodes, {circuit.n_edges} edges"
-    return draw_circuit(picture, title=title, standalone=True)
+def drawn(circuit: Circuit, picture: Picture, name: str) -> str:
+    """A circuit's picture as an SVG file's text, with the circuit's size in the title."""
+    return draw_circuit(picture, title=f"{name}: {circuit.n_nodes} nodes, {circuit.n_edges} edges")

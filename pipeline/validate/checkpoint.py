@@ -24,7 +24,7 @@ from pipeline.rows import ValidationRow
 from pipeline.seeds import seed_of
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.validate import validate_circuit
-from pipeline.workspace import LoadedTask, settings_for
+from pipeline.workspace import LoadedModel, LoadedTask, settings_for
 
 N_WINDOWS = 128  # sequences of the pretraining distribution that values are drawn from
 
@@ -56,7 +56,7 @@ def validate_checkpoint(
     folder, found = Path(model), circuit if isinstance(circuit, Circuit) else Circuit.load(circuit)
     settings = settings_for(folder, params)
     name = str(found.about.get("task")) if task is None else task
-    loaded = LoadedTask.load(folder, name, settings, tokenizer)
+    loaded = LoadedModel.open(folder, settings, tokenizer).load_task(name, settings)
     found.check_model(loaded.model)
     known = found.about.get("task_hash", loaded.about["task_hash"])
     if known != loaded.about["task_hash"]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.artifacts import Workspace
 from pipeline.config import Params
 from pipeline.model.transformer import Transformer
 from pipeline.report.packed import unpack
@@ -31,6 +32,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., T
         name: write_model(folder, tiny_model(seed=seed), name, kind, loss, TASKS) for name, kind, loss, seed in invented
     }
     write_report(
+        Workspace(folder),
         models,
         task_set=FakeTasks(),
         texts=TEXTS,

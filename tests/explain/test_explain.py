@@ -15,7 +15,6 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.explain import assembled, explain_circuit, explain_nodes
 from pipeline.explain.distribution import extremes, node_values, of_node
 from pipeline.explain.effects import ablated_losses
-from pipeline.explain.explain import first
 from pipeline.explain.places import Places
 from pipeline.explain.rounding import rounded, together
 from pipeline.model.initial import new_model
@@ -67,7 +66,7 @@ def test_a_node_has_a_value_a_token_of_every_prompt_without_padding(found, batch
 
 
 def test_values_are_those_of_the_model_and_of_the_circuit_alone(found, planted, circuit, batch, config):
-    few = first(batch, config.pairs)
+    few = batch.first(config.pairs)
     masked = Masked(planted.model, circuit.nodes, circuit.edges, planted.means)
     _, model = record(planted.model, few.tokens)
     seen = {}
@@ -82,7 +81,7 @@ def test_values_are_those_of_the_model_and_of_the_circuit_alone(found, planted, 
 
 
 def test_answers_are_those_of_the_two_runs(found, planted, circuit, batch, config):
-    few = first(batch, config.pairs)
+    few = batch.first(config.pairs)
     answers = score(planted.model, few)
     alone = answer_logits(circuit(planted.model)(few.tokens, at=few.last), few)
     for row, prompt in enumerate(found["prompts"]):
@@ -95,7 +94,7 @@ def test_answers_are_those_of_the_two_runs(found, planted, circuit, batch, confi
 
 
 def test_a_nodes_losses_are_the_certificates_and_of_the_model_with_it_held(found, planted, circuit, batch, config):
-    few = first(batch, config.ablated_pairs)
+    few = batch.first(config.ablated_pairs)
     assert found["model_loss"] == pytest.approx(mean_loss(score(planted.model, few)), rel=6e-3)
     number = iter(range(1000))
     for key, indices in circuit.nodes.items():

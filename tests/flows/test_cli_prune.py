@@ -23,7 +23,7 @@ from pipeline.model.initial import new_model
 from pipeline.model.scoring import mean_loss, score
 from pipeline.prune import checkpoint
 from pipeline.prune.checkpoint import UnsolvedError, circuit_loss, prune_checkpoint
-from pipeline.workspace import LoadedTask
+from pipeline.workspace import LoadedModel
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -151,7 +151,7 @@ def test_a_model_folder_may_hold_its_own_tokenizer_and_lie_anywhere(own, monkeyp
     shutil.copytree(own / "models/tiny", folder)
     TOKENIZER.save(folder)
     params = load_params(own / "params.yaml")
-    assert LoadedTask.load(folder, own / TASK, params, None).tokenizer.hash == TOKENIZER.hash
+    assert LoadedModel.open(folder, params).load_task(own / TASK, params).tokenizer.hash == TOKENIZER.hash
 
 
 def test_a_task_by_name_is_made_in_the_models_tokens(study):
@@ -162,7 +162,7 @@ def test_a_task_by_name_is_made_in_the_models_tokens(study):
     folder.mkdir()
     save_model(model, folder, {"tokenizer": TOKENIZER.hash})
     save_means({key: torch.zeros(width) for key, width in model.widths().items()}, folder)
-    loaded = LoadedTask.load(folder, "single_double_quote", params, None)
+    loaded = LoadedModel.open(folder, params).load_task("single_double_quote", params)
     assert loaded.name == "longer" and loaded.batch("train").n_pairs == 8
     pairs = generate("single_double_quote", "test", 8, params.seed)
     assert TOKENIZER.decode(loaded.batch("test").tokens[0, 1:].tolist()).startswith(pairs[0].a.prompt)
@@ -237,7 +237,7 @@ def test_a_task_that_these_tokens_cannot_express_is_refused(study):
     params = load_params(study / "params.yaml")
     assert find_task("class_init").varied
     with pytest.raises(ValueError, match=r"class_init is not expressible in this vocabulary: 0% of its pairs"):
-        LoadedTask.load(study / "models/tiny", "class_init", params, None).batch("train")
+        LoadedModel.open(study / "models/tiny", params).load_task("class_init", params).batch("train")
 
 
 def test_a_wrong_pair_is_refused_with_its_place(own, refused):

@@ -17,7 +17,7 @@ from pipeline.artifacts import ArtifactError, Workspace, read_json, write_json
 from pipeline.data.generalisation.generalisation_set import SCHEMA
 from pipeline.validate import checkpoint, validate_checkpoint
 from pipeline.validate.checkpoint import OtherPairsError, generalisation_of
-from pipeline.workspace import LoadedTask, settings_for
+from pipeline.workspace import LoadedModel, settings_for
 
 
 @pytest.fixture
@@ -105,7 +105,8 @@ def test_tokens_that_are_missing_or_of_another_tokenizer_are_refused_in_one_line
 
 
 def test_second_test_sets_of_other_pairs_than_the_subject_s_are_refused(own):
-    loaded = LoadedTask.load(own / "models/tiny", own / TASK, settings_for(own / "models/tiny"), None)
+    settings = settings_for(own / "models/tiny")
+    loaded = LoadedModel.open(own / "models/tiny", settings).load_task(own / TASK, settings)
     place = Workspace(own)
     assert generalisation_of(place, loaded) == {}
     place.generalisation.mkdir(parents=True)

@@ -17,7 +17,6 @@ from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.model.checkpoint import model_hash, save_model
 from pipeline.model.transformer import Transformer
-from pipeline.report.inputs import ModelArtifacts
 from pipeline.sites import edge_keys, site_keys, split_edge_key
 from pipeline.validate.verdict import verdict
 from tests.report.make_fixture import FOLDER, MODELS, NOT_EXPRESSIBLE, SOLVED, UNSOLVED
@@ -163,7 +162,8 @@ def make_circuit() -> Callable[[Transformer, float, int], Circuit]:
     return random_circuit
 
 
-MakeModel = Callable[..., ModelArtifacts]
+Place = tuple[Workspace, str]  # the workspace, and the name of a model in it
+MakeModel = Callable[..., Place]
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def make_model(tmp_path: Path, tiny_model: Callable[..., Transformer]) -> MakeMo
 
     def make(
         name: str, kind: str, val_loss: float, tasks: dict[str, tuple[float | None, float | None]], **changes: Any
-    ) -> ModelArtifacts:
+    ) -> Place:
         return write_model(tmp_path, tiny_model(**changes), name, kind, val_loss, tasks)
 
     return make
@@ -185,27 +185,27 @@ def write_model(
     kind: str,
     val_loss: float,
     tasks: dict[str, tuple[float | None, float | None]],
-) -> ModelArtifacts:
-    """What the stages would leave of one model, written into ``folder``."""
-    files = ModelArtifacts.of(Workspace(folder), name)
-    files.model.mkdir(parents=True)
-    save_model(model, files.model, {})
-    identity = model_hash(files.model)
-    write_json(files.model / "summary.json", model_summary(name, kind, val_loss, model) | {"model_hash": identity})
-    write_history(files.model / "history.jsonl", kind, val_loss)
+) -> Place:
+    """What the stages would leave of one model, written into the workspace ``folder``."""
+    workspace, own = Workspace(folder), Workspace(folder).model(name)
+    own.mkdir(parents=True)
+    save_model(model, own, {})
+    identity = model_hash(own)
+    write_json(own / "summary.json", model_summary(name, kind, val_loss, model) | {"model_hash": identity})
+    write_history(own / "history.jsonl", kind, val_loss)
     pruned, ablated, validated = {}, {}, {}
     for seed, (task, (loss, share)) in enumerate(tasks.items()):
         circuit = None if share is None else random_circuit(model, share, seed)
         pruned[task] = task_entry(kind, circuit, loss)
         if circuit is not None and loss is not None:
-            circuit.save(files.circuits / task)
+            circuit.save(workspace.circuits(name) / task)
             ablated[task] = ablation_entry(kind, loss)
             validated[task] = validation_entry(passed=seed % 2 == 0)
-    write_json(files.circuits / "summary.json", {"model": name, "model_hash": identity, "tasks": pruned})
-    write_json(files.ablations, {"model": name, "model_hash": identity, "tasks": ablated})
+    write_json(workspace.circuits(name) / "summary.json", {"model": name, "model_hash": identity, "tasks": pruned})
+    write_json(workspace.ablations(name), {"model": name, "model_hash": identity, "tasks": ablated})
     found = {"model": name, "model_hash": identity, "tasks": validated}
-    write_json(files.validations, FIXTURE[kind]["validations"] | found)
-    return files
+    write_json(workspace.validations(name), FIXTURE[kind]["validations"] | found)
+    return workspace, name
 
 
 def model_summary(name: str, kind: str, val_loss: float, model: Transformer) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from xml.etree import ElementTree
 
 import pytest
@@ -62,8 +62,8 @@ def spot(picture: Picture, key: str, index: int) -> tuple[int, int]:
 def test_a_drawing_has_one_disc_per_node_and_one_curve_per_edge_of_its_sign(
     circuit: Circuit, model: Transformer, picture: Picture
 ) -> None:
-    svg = draw_circuit(picture, title="t", standalone=True)
-    weights = torch.cat(list(weights_of(circuit, model).values()))
+    svg = draw_circuit(picture, title="t")
+    weights = torch.tensor(weights_of(circuit, model))
     assert svg.count("<circle ") == circuit.n_nodes == 8
     assert edge_segments(svg, "p") == int((weights > 0).sum())
     assert edge_segments(svg, "n") == int((weights < 0).sum())
@@ -90,7 +90,7 @@ def test_nothing_and_a_constant_can_be_drawn(model: Transformer) -> None:
 
 
 def test_a_standalone_drawing_is_well_formed_xml_without_outside_references(picture: Picture) -> None:
-    svg = draw_circuit(picture, title='a < b & "c"', standalone=True)
+    svg = draw_circuit(picture, title='a < b & "c"')
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
     assert "href" not in svg and "url(" not in svg
 
@@ -170,18 +170,14 @@ def test_where_the_answers_vary_the_unembedding_end_has_the_tokens_that_a_channe
 
 def test_weights_and_readout_are_those_of_the_model(model: Transformer, circuit: Circuit, picture: Picture) -> None:
     state, block = model.state_dict(), model.transformer["h"][0]
-    weights = weights_of(circuit, model)
+    weights = dict(zip(circuit.edge_names, weights_of(circuit, model), strict=True))
     width = model.config.d_model
-    assert weights["0.attn_in->attn_v"].tolist() == [block.attn.c_attn.weight[2 * width + 2, 5].item()]
-    assert weights["0.mlp_neuron->mlp_out"].tolist() == [block.mlp.c_proj.weight[7, 9].item()]
-    assert picture["edges"]["weight"] == pytest.approx(flat(weights.values()), rel=5e-3)
+    assert weights["0.attn_in.5->0.attn_v.2"] == block.attn.c_attn.weight[2 * width + 2, 5].item()
+    assert weights["0.mlp_neuron.9->0.mlp_out.7"] == block.mlp.c_proj.weight[7, 9].item()
+    assert picture["edges"]["weight"] == pytest.approx(list(weights.values()), rel=5e-3)
     found = readout_weights(circuit, state, (1, 2))
     difference = (model.lm_head.weight[1] - model.lm_head.weight[2]) * model.transformer["ln_f"].weight
     assert found == {5: difference[5].item(), 7: difference[7].item()}
-
-
-def flat(tensors: Iterable[torch.Tensor]) -> list[float]:
-    return torch.cat(list(tensors)).tolist()
 
 
 def test_a_circuit_of_four_thousand_edges_stays_small(

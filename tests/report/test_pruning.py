@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report.geometric import geometric_mean_edges, mean_ratio, ratio_interval
+from pipeline.report.averages import geometric_mean_edges, mean_ratio, ratio_interval
 from pipeline.report.pruning import compare_baselines, curve_means, minimisation
 
 

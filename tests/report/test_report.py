@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import read_json
+from pipeline.artifacts import Workspace, read_json
 from pipeline.config import Params
-from pipeline.report.inputs import ModelArtifacts
 from pipeline.report.packed import AROUND, within_budget
 from pipeline.report.templating import code, count, nats
 from pipeline.report.write import write_report
-from tests.report.conftest import TEXTS
+from tests.report.conftest import TEXTS, Place
 from tests.report.numbers_of import read, unpacked, wrong
 
 TASKS = {"quotes": (0.05, 0.4), "lists": (0.1, 0.6), "for_while": (0.6, None), "with_as": (None, None)}
@@ -29,8 +28,9 @@ Write = Callable[..., dict[str, Any]]
 def write(params: Params, task_source: Any, tmp_path: Path) -> Write:
     """Writes the report of the given models into ``tmp_path / folder`` and returns the summary."""
 
-    def run(models: dict[str, ModelArtifacts], folder: str = "results") -> dict[str, Any]:
+    def run(models: dict[str, Place], folder: str = "results") -> dict[str, Any]:
         return write_report(
+            Workspace(tmp_path),
             models,
             task_set=task_source,
             texts=TEXTS,
@@ -45,7 +45,7 @@ def write(params: Params, task_source: Any, tmp_path: Path) -> Write:
 
 
 @pytest.fixture
-def models(make_model: Callable[..., ModelArtifacts]) -> dict[str, ModelArtifacts]:
+def models(make_model: Callable[..., Place]) -> dict[str, Place]:
     return {
         "dense_a": make_model("dense_a", "dense", 3.0, TASKS),
         "sparse_a": make_model("sparse_a", "sparse", 3.1, TASKS, seed=1),
@@ -99,7 +99,7 @@ def shown(task: dict[str, Any]) -> str:
     return count(task["n_edges"]) if task["solved"] else f"not solvedloss {nats(task['unpruned_loss'])}"
 
 
-def test_the_page_needs_nothing_but_itself(write: Write, models: dict[str, ModelArtifacts], tmp_path: Path) -> None:
+def test_the_page_needs_nothing_but_itself(write: Write, models: dict[str, Place], tmp_path: Path) -> None:
     write(models)
     text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
     page = Page(unpacked(text))
@@ -112,13 +112,13 @@ def test_the_page_needs_nothing_but_itself(write: Write, models: dict[str, Model
     assert len(page.ids) == len(set(page.ids))
 
 
-def test_equal_artifacts_give_equal_bytes(write: Write, models: dict[str, ModelArtifacts], tmp_path: Path) -> None:
+def test_equal_artifacts_give_equal_bytes(write: Write, models: dict[str, Place], tmp_path: Path) -> None:
     write(models, "one")
     write(models, "two")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_every_file_of_the_report_is_there(write: Write, models: dict[str, ModelArtifacts], tmp_path: Path) -> None:
+def test_every_file_of_the_report_is_there(write: Write, models: dict[str, Place], tmp_path: Path) -> None:
     summary = write(models)
     files = set(contents(tmp_path / "results"))
     assert files >= {"summary.json", "metrics.json", "index.html", "frontier.svg", "curves.svg", "training.svg",
@@ -128,9 +128,7 @@ def test_every_file_of_the_report_is_there(write: Write, models: dict[str, Model
     assert read_json(tmp_path / "results" / "summary.json") == summary
 
 
-def test_every_number_of_the_page_is_the_summarys(
-    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
-) -> None:
+def test_every_number_of_the_page_is_the_summarys(write: Write, models: dict[str, Place], tmp_path: Path) -> None:
     summary = write(models)
     page = read((tmp_path / "results" / "index.html").read_text(encoding="utf-8"))
     assert wrong(summary, page.shown) == []
@@ -146,7 +144,7 @@ def test_every_number_of_the_page_is_the_summarys(
 
 @pytest.mark.parametrize(("true", "false"), [('value="3.1">', 'value="3.2">'), (">3.100</data>", ">3.200</data>")])
 def test_a_number_that_is_not_the_summarys_is_found(
-    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path, true: str, false: str
+    write: Write, models: dict[str, Place], tmp_path: Path, true: str, false: str
 ) -> None:
     summary = write(models)
     text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
@@ -159,7 +157,7 @@ def test_a_number_without_a_source_is_found() -> None:
 
 
 def test_the_matrix_says_of_every_task_what_the_summary_says(
-    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
+    write: Write, models: dict[str, Place], tmp_path: Path
 ) -> None:
     summary = write(models)
     text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
@@ -172,7 +170,7 @@ def test_the_matrix_says_of_every_task_what_the_summary_says(
 
 
 def test_the_page_says_what_minimisation_and_the_learned_ranking_gain(
-    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
+    write: Write, models: dict[str, Place], tmp_path: Path
 ) -> None:
     summary = write(models)
     text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
@@ -192,14 +190,14 @@ def test_the_page_says_what_minimisation_and_the_learned_ranking_gain(
         assert said in entry
 
 
-def test_prompts_and_machine_names_are_escaped(write: Write, models: dict[str, ModelArtifacts], tmp_path: Path) -> None:
+def test_prompts_and_machine_names_are_escaped(write: Write, models: dict[str, Place], tmp_path: Path) -> None:
     write(models)
     text = unpacked((tmp_path / "results" / "index.html").read_text(encoding="utf-8"))
     assert "red &amp; &lt;blue&gt;" in text and "<blue>" not in text and "a &lt; b" in text
 
 
 def test_a_study_without_solved_tasks_still_has_a_report(
-    write: Write, make_model: Callable[..., ModelArtifacts], tmp_path: Path
+    write: Write, make_model: Callable[..., Place], tmp_path: Path
 ) -> None:
     unsolved = {"for_while": (0.6, None), "with_as": (None, None)}
     summary = write({"s": make_model("s", "sparse", 3.1, unsolved)})
@@ -211,26 +209,26 @@ def test_a_study_without_solved_tasks_still_has_a_report(
 
 
 def test_models_without_validation_are_reported_by_ablates_losses(
-    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
+    write: Write, models: dict[str, Place], tmp_path: Path
 ) -> None:
-    models["dense_a"].validations.unlink()
+    Workspace(tmp_path).validations("dense_a").unlink()
     summary = write(models)
     text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
     assert [model["tasks"]["quotes"]["verdict"]["by"] for model in summary["models"]] == ["ablate", "validate"]
     assert "None of these circuits was validated." in unpacked(text) and "not validated" in unpacked(text)
-    models["sparse_a"].validations.unlink()
+    Workspace(tmp_path).validations("sparse_a").unlink()
     write(models, "again")
     svg = (tmp_path / "again" / "necessity.svg").read_text(encoding="utf-8")
     assert "no circuit was validated" in svg
 
 
-def test_one_dense_model_alone_has_no_ratio(write: Write, make_model: Callable[..., ModelArtifacts]) -> None:
+def test_one_dense_model_alone_has_no_ratio(write: Write, make_model: Callable[..., Place]) -> None:
     summary = write({"d": make_model("d", "dense", 3.1, TASKS)})
     assert summary["frontier"]["ratio_dense_to_sparse_edges_at_matched_loss"] is None
     assert summary["frontier"]["pareto"] == {"sparse": [], "dense": ["d"]}
 
 
-def test_tables_hold_the_summarys_numbers(write: Write, models: dict[str, ModelArtifacts], tmp_path: Path) -> None:
+def test_tables_hold_the_summarys_numbers(write: Write, models: dict[str, Place], tmp_path: Path) -> None:
     summary = write(models)
     text = (tmp_path / "results" / "frontier.csv").read_text(encoding="utf-8")
     rows = {row["name"]: row for row in csv.DictReader(io.StringIO(text))}
@@ -247,7 +245,7 @@ def test_tables_hold_the_summarys_numbers(write: Write, models: dict[str, ModelA
 
 
 def test_plots_carry_no_date_and_follow_the_pages_colour(
-    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
+    write: Write, models: dict[str, Place], tmp_path: Path
 ) -> None:
     write(models)
     for name in ("frontier", "curves", "training", "necessity"):
@@ -255,9 +253,7 @@ def test_plots_carry_no_date_and_follow_the_pages_colour(
         assert "<dc:date>" not in svg and "currentColor" in svg and "#010203" not in svg
 
 
-def test_the_curves_say_how_many_tasks_a_mean_is_over(
-    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
-) -> None:
+def test_the_curves_say_how_many_tasks_a_mean_is_over(write: Write, models: dict[str, Place], tmp_path: Path) -> None:
     summary = write(models)
     svg = (tmp_path / "results" / "curves.svg").read_text(encoding="utf-8")
     reached = [point for point in summary["curve_means"]["points"] if point["tasks"]]
@@ -272,7 +268,7 @@ def test_a_budget_keeps_the_smallest_drawings() -> None:
 
 
 def test_what_the_page_has_no_room_for_is_named(
-    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Write, models: dict[str, Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(models, "whole")
     whole = (tmp_path / "whole" / "index.html").read_text(encoding="utf-8")
@@ -292,7 +288,7 @@ def test_backticks_become_code_and_everything_else_is_escaped() -> None:
 
 
 def test_a_sentence_above_each_table_says_what_to_see_in_it(
-    write: Write, models: dict[str, ModelArtifacts], tmp_path: Path
+    write: Write, models: dict[str, Place], tmp_path: Path
 ) -> None:
     write(models)
     text = unpacked((tmp_path / "results" / "index.html").read_text(encoding="utf-8"))

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pipeline.artifacts import ArtifactError, read_json, write_json
 from pipeline.config import Ablation
-from pipeline.report.inputs import ModelArtifacts, read_record
+from pipeline.report.inputs import read_record
 from pipeline.report.summary import check_test_loss, summarise
 from pipeline.report.verdicts import CircuitTarget
-from tests.report.conftest import FIXTURE
+from tests.report.conftest import FIXTURE, MakeModel, Place
 from tests.report.make_fixture import SOLVED
-
-MakeModel = Callable[..., ModelArtifacts]
 
 NUMBER, NULLABLE, INTERVAL = (int, float), (int, float, type(None)), (list, type(None))
 MODEL_CONTRACT: dict[str, Any] = {
@@ -50,8 +47,8 @@ def check(value: dict[str, Any], contract: dict[str, Any]) -> None:
         assert key in value and isinstance(value[key], kind), key
 
 
-def summary_of(*files: ModelArtifacts) -> dict[str, Any]:
-    records = [read_record(each) for each in files]
+def summary_of(*places: Place) -> dict[str, Any]:
+    records = [read_record(*place) for place in places]
     return summarise(
         records,
         target=TARGET,
@@ -136,23 +133,23 @@ def test_circuits_of_solved_tasks_are_counted_by_their_verdict() -> None:
 
 
 def test_circuits_of_another_checkpoint_are_refused(make_model: MakeModel) -> None:
-    files = make_model("s", "sparse", 3.0, TASKS)
-    write_json(files.ablations, read_json(files.ablations) | {"model_hash": "feedbeef"})
+    workspace, name = make_model("s", "sparse", 3.0, TASKS)
+    write_json(workspace.ablations(name), read_json(workspace.ablations(name)) | {"model_hash": "feedbeef"})
     with pytest.raises(ArtifactError, match="feedbeef"):
-        read_record(files)
+        read_record(workspace, name)
 
 
 def test_a_number_that_is_not_finite_is_refused_by_its_place(make_model: MakeModel) -> None:
-    files = make_model("s", "sparse", 3.0, TASKS)
-    broken = read_json(files.ablations)
+    workspace, name = make_model("s", "sparse", 3.0, TASKS)
+    broken = read_json(workspace.ablations(name))
     broken["tasks"]["quotes"]["circuit_loss"] = math.nan
-    files.ablations.write_text(json.dumps(broken), encoding="utf-8")
+    workspace.ablations(name).write_text(json.dumps(broken), encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"tasks\.quotes\.circuit_loss is nan"):
-        read_record(files)
+        read_record(workspace, name)
 
 
 def test_a_missing_summary_is_refused(make_model: MakeModel) -> None:
-    files = make_model("s", "sparse", 3.0, TASKS)
-    files.ablations.unlink()
+    workspace, name = make_model("s", "sparse", 3.0, TASKS)
+    workspace.ablations(name).unlink()
     with pytest.raises(ArtifactError, match="no such file"):
-        read_record(files)
+        read_record(workspace, name)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.artifacts import Workspace
 from pipeline.config import Ablation
 from pipeline.report.inputs import read_record
 from pipeline.report.summary import summarise
@@ -39,7 +40,7 @@ def models(make_model):
 
 @pytest.fixture
 def summary(models):
-    records = [read_record(files) for files in models.values()]
+    records = [read_record(*place) for place in models.values()]
     return summary_of(records)
 
 
@@ -77,7 +78,7 @@ def test_a_model_has_its_kurtosis_and_medians_over_its_circuits(summary):
 
 
 def test_an_empty_circuit_counts_for_nothing(models):
-    record = read_record(models["dense_a"])
+    record = read_record(*models["dense_a"])
     record.pruned["tasks"]["lists"] |= {"n_nodes": 0, "n_edges": 0}
     found = summary_of([record])
     assert found["validation"]["circuits"]["dense"]["n_circuits"] == 1
@@ -104,7 +105,8 @@ def plain(path: Path) -> str:
 
 def test_the_page_shows_outcomes_verdicts_and_controls(models, params, task_source, tmp_path: Path):
     write_report(
-        models, task_set=task_source, texts=TEXTS, statistics={"bigram_loss_nats": 3.75}, params=params, margin=0.03,
+        Workspace(tmp_path), models,
+        task_set=task_source, texts=TEXTS, statistics={"bigram_loss_nats": 3.75}, params=params, margin=0.03,
         provenance={"seconds": {}}, folder=tmp_path / "results",
     )  # fmt: skip
     page = plain(tmp_path / "results" / "index.html")
@@ -118,7 +120,8 @@ def test_the_page_shows_outcomes_verdicts_and_controls(models, params, task_sour
 
 def test_the_pages_tables_hold_the_summarys_numbers(models, params, task_source, tmp_path: Path):
     summary = write_report(
-        models, task_set=task_source, texts=TEXTS, statistics={"bigram_loss_nats": 3.75}, params=params, margin=0.03,
+        Workspace(tmp_path), models,
+        task_set=task_source, texts=TEXTS, statistics={"bigram_loss_nats": 3.75}, params=params, margin=0.03,
         provenance={"seconds": {}}, folder=tmp_path / "results",
     )  # fmt: skip
     page = plain(tmp_path / "results" / "index.html")
@@ -141,7 +144,7 @@ def test_the_pages_tables_hold_the_summarys_numbers(models, params, task_source,
 
 
 def test_sections_that_are_missing_leave_their_tables_out(models):
-    records = [read_record(files) for files in models.values()]
+    records = [read_record(*place) for place in models.values()]
     for record in records:
         for task in record.validated["tasks"].values():
             for name in ("complement", "necessity", "generalisation", "faithfulness"):
@@ -178,7 +181,7 @@ def test_curves_of_necessity_run_from_the_models_loss_to_the_whole_circuits(summ
 
 
 def test_the_plot_is_of_the_model_whose_circuit_predicts_best(models):
-    records = [read_record(files) for files in models.values()]
+    records = [read_record(*place) for place in models.values()]
     assert prediction_of(records) is None
     for record, gain in zip(records, (0.1, 0.2), strict=True):
         record.validated["tasks"]["quotes"]["prediction"] = {"points": [], "gain": {"mean": gain}}

@@ -1,4 +1,4 @@
-"""Geometric means of edge counts and of their ratios, with intervals over tasks (§5).
+"""Many circuits in a few numbers: medians and spreads; geometric means of edge counts and of their ratios (§5).
 
 A circuit without edges (a task that the bigram table does alone) counts as one edge, so that the mean exists.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -38,3 +40,21 @@ def ratio_interval(logs: Sequence[tuple[str, float]], n_bootstrap: int, rng_seed
         return None
     groups = [[log for task, log in logs if task == wanted] for wanted in tasks]
     return [float(end) for end in np.exp(group_interval(groups, n_bootstrap, rng_seed))]
+
+
+def known(values: Iterable[float | None]) -> list[float]:
+    """Those that are not None."""
+    return [value for value in values if value is not None]
+
+
+def middle(values: Iterable[float | None]) -> float | None:
+    """The median of those that are known, None for none."""
+    found = known(values)
+    return median(found) if found else None
+
+
+def spread(values: Iterable[float | None]) -> dict[str, Any]:
+    """``median``, ``low`` and ``high`` of those that are known, ``n`` of them; None for none."""
+    found = known(values)
+    ends = {"low": min(found, default=None), "high": max(found, default=None)}
+    return {"median": middle(found), **ends, "n": len(found)}
