@@ -19,7 +19,7 @@ from pipeline.seeds import seed_of
 
 def baselines(problem: PruneProblem) -> dict[str, Sizes]:
     """Baseline → size of the circuit that Phase 3 makes of its scores at the target loss."""
-    pairs, found = problem.first_train_pairs(BASELINE_PAIRS), {}
+    pairs, found = problem.train.first(BASELINE_PAIRS), {}
     for kind in problem.config.baselines:
         seed = seed_of(problem.seed, "baseline", kind.value)
         scores = baseline_scores(kind, problem.masking, pairs, seed, problem.config.batch_pairs)

@@ -76,8 +76,16 @@ def prune_task(
     candidate = curve[config.target_loss]
     assert candidate is not None
     found = {"target_loss": config.target_loss, "validation_loss": candidate.validation_loss}
-    about = dict(about) | found | {"hyperparameters": trial.params}
-    circuit = as_circuit(candidate, ranking, problem, means, about, certificate)
+    circuit = Circuit(
+        nodes=candidate.nodes,
+        edges=candidate.edges,
+        means={key: value.cpu() for key, value in means.items()},
+        scores={key: torch.clone(scores) for key, scores in problem.masking.layout.by_site(ranking.scores).items()},
+        ablated_to=problem.masking.ablated_to.to(torch.device("cpu")),
+        calibration=candidate.calibration,
+        about=dict(about) | found | {"hyperparameters": trial.params},
+        certificate=certificate,
+    )
     row |= {
         "n_nodes": candidate.n_nodes,
         "n_edges": candidate.n_edges,
@@ -108,27 +116,6 @@ def point(target: float, candidate: Candidate | None) -> CurvePoint:
     found = sizes(candidate)
     loss = found["validation_loss"]
     return {"target_loss": target, "loss": loss, "n_nodes": found["n_nodes"], "n_edges": found["n_edges"]}
-
-
-def as_circuit(
-    candidate: Candidate,
-    ranking: Ranking,
-    problem: PruneProblem,
-    means: Values,
-    about: dict[str, Any],
-    certificate: Certificate | None,
-) -> Circuit:
-    """The circuit, with all that is needed to run it again."""
-    return Circuit(
-        nodes=candidate.nodes,
-        edges=candidate.edges,
-        means={key: value.cpu() for key, value in means.items()},
-        scores={key: torch.clone(scores) for key, scores in problem.masking.layout.by_site(ranking.scores).items()},
-        ablated_to=problem.masking.ablated_to.to(torch.device("cpu")),
-        calibration=candidate.calibration,
-        about=about,
-        certificate=certificate,
-    )
 
 
 def minimise(rankings: Sequence[Ranking], problem: PruneProblem) -> tuple[ByTarget, Certificate | None]:
@@ -179,6 +166,4 @@ def start_of(found: ByTarget, main: float, max_extra: float = math.inf) -> Candi
 
 def smallest(candidates: Iterable[Candidate | None]) -> Candidate | None:
     """The circuit of fewest edges, None for none."""
-    return min(
-        (candidate for candidate in candidates if candidate), key=lambda candidate: candidate.n_edges, default=None
-    )
+    return min(filter(None, candidates), key=lambda candidate: candidate.n_edges, default=None)

@@ -150,7 +150,7 @@ def search(
             masks.keep(watch(step, losses, (mask.detach() * sizes).sum(1)))
             if not len(masks.alive):
                 return {}
-    hard, some = (masks.tau > 0).float(), train.take(torch.arange(min(limits.RANK_PAIRS, train.n_pairs)))
+    hard, some = (masks.tau > 0).float(), train.first(limits.RANK_PAIRS)
     return {
         int(number): break_ties(tau, attribution(masking, mask, some, config.batch_pairs))
         for number, tau, mask in zip(masks.alive, masks.tau, hard, strict=True)

@@ -8,7 +8,6 @@ the paper reports: edges at the target loss, after Phase 3.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
@@ -37,21 +36,17 @@ SPACE: dict[str, BaseDistribution] = {
 NO_CIRCUIT = 1e9  # the objective of a trial that no number of nodes brings to the target
 
 
-@dataclass
 class Tuner:
     """Trials of one model and task, with the rankings that this process made."""
 
-    problem: PruneProblem
-    storage: Path | None = None  # a folder
-    study: optuna.Study = field(init=False)
-    rankings: dict[int, Ranking] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.config = self.problem.config
+    def __init__(self, problem: PruneProblem, storage: Path | None = None) -> None:
+        """``storage``: a folder."""
+        self.problem, self.config, self.storage = problem, problem.config, storage
+        self.rankings: dict[int, Ranking] = {}
         kept: InMemoryStorage | JournalStorage = InMemoryStorage()
-        if self.storage is not None:
-            self.storage.mkdir(parents=True, exist_ok=True)
-            kept = JournalStorage(JournalFileBackend(str(self.storage / "trials.log")))
+        if storage is not None:
+            storage.mkdir(parents=True, exist_ok=True)
+            kept = JournalStorage(JournalFileBackend(str(storage / "trials.log")))
         pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2, bootstrap_count=0)
         self.study = optuna.create_study(storage=kept, study_name="prune", load_if_exists=True, pruner=pruner)
 
