@@ -78,8 +78,7 @@ def table_of(pruned: Pruned) -> Table:
         caption="losses in nats; guessing has 0.693",
     )
     table.add_row("the model", "", "", nats(row["unpruned_validation_loss"]), nats(row["unpruned_loss"]))
-    sizes = (count(found["n_nodes"]), count(found["n_edges"]))
-    table.add_row("discretised", *sizes, nats(found["validation_loss"]), "–")
-    sizes = (count(row["n_nodes"]), count(row["n_edges"]))
-    table.add_row("minimised", *sizes, nats(row["validation_loss"]), nats(row.get("test_loss")))
+    for name, sizes, loss in (("discretised", found, None), ("minimised", row, row.get("test_loss"))):
+        numbers = count(sizes["n_nodes"]), count(sizes["n_edges"]), nats(sizes["validation_loss"])
+        table.add_row(name, *numbers, nats(loss))
     return table

@@ -35,10 +35,9 @@ def prune(model: str) -> None:
     workspace, params = load_study()
     tasks = mapped.checked_tasks(workspace, model)
     shared = mapped.shared_inputs(workspace, params, "prune", model)
+    # The units that may take longest come first.
     names = sorted(filter(tasks.expressible, tasks.names), key=lambda name: -tasks.about(name)["n_tokens_max"])
-    inputs = {
-        name: shared | {"task_hash": tasks.hash(name)} for name in names
-    }  # the units that may take longest come first
+    inputs = {name: shared | {"task_hash": tasks.hash(name)} for name in names}
     folders = {name: unit_folder(workspace, name, values) for name, values in inputs.items()}
     found = mapped.run_units(prune_unit, inputs, redo={name for name in folders if not folders[name].is_dir()})
     rows = {
@@ -67,18 +66,11 @@ def prune_unit(task: str, inputs: dict[str, Any]) -> PruneRow:
     pairs = mapped.loaded_tasks(workspace.tasks)
     config = PruneConfig.model_validate(inputs["settings"])
     means = {key: value.to(model.device) for key, value in load_means(folder).items()}
+    draws_seed = seed_of(inputs["seed"], "draws", inputs["model"])
     pruned = prune_task(
         model=model,
         means=means,
-        ablated_to=ablation_values_for(
-            config.ablation,
-            model=model,
-            means=means,
-            tokens=workspace.tokens,
-            tokenizer=pairs.tokenizer_hash,
-            draws=config.draws,
-            seed=seed_of(inputs["seed"], "draws", inputs["model"]),
-        ),
+        ablated_to=ablation_values_for(config, model, means, workspace.tokens, pairs.tokenizer_hash, draws_seed),
         batches={split: pairs.batch(task, split).to(model.device) for split in SPLITS},
         config=config,
         seed=seed_of(inputs["seed"], "prune", inputs["model"], task),

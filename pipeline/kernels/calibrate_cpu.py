@@ -1,4 +1,4 @@
-"""Newton's method for the scale and the shift of calibration (``pipeline.prune.calibrate``), on a CPU."""
+"""Newton's method for the scale and the shift of calibration (``pipeline.prune.evaluator.calibrate``), on a CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MIN_STEP = 1e-3  # Newton's step is halved down to this share of itself before c
 
 
 @numba.njit(nogil=True, cache=True)
-def loss(margin: Any, scale: float, shift: float) -> float:
+def margin_loss(margin: Any, scale: float, shift: float) -> float:
     total = 0.0
     for i in range(len(margin)):
         z = scale * margin[i] + (shift if i % 2 == 0 else -shift)
@@ -24,7 +24,7 @@ def loss(margin: Any, scale: float, shift: float) -> float:
 def newton(margin: Any, steps: int, least: float, most: float) -> tuple[float, float]:
     """Newton's steps, each halved until the loss falls; at a bound that the scale would leave, only the shift moves."""
     scale, shift = 1.0, 0.0
-    now = loss(margin, scale, shift)
+    now = margin_loss(margin, scale, shift)
     for _ in range(steps):
         g0 = g1 = h00 = h01 = 0.0
         h11 = RIDGE
@@ -47,7 +47,7 @@ def newton(margin: Any, steps: int, least: float, most: float) -> tuple[float, f
         step, better = 1.0, False
         while step > MIN_STEP and not better:
             new_scale, new_shift = min(max(scale - step * d0, least), most), shift - step * d1
-            new = loss(margin, new_scale, new_shift)
+            new = margin_loss(margin, new_scale, new_shift)
             better = new < now
             step /= 2
         if not better:

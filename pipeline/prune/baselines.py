@@ -8,7 +8,6 @@ from torch import Tensor
 
 from pipeline.config import Baseline
 from pipeline.data.pairs import PairBatch
-from pipeline.prune.discretise import Ranking
 from pipeline.prune.evaluator import sizes
 from pipeline.prune.limits import BASELINE_PAIRS, INTEGRAL_STEPS
 from pipeline.prune.problem import PruneProblem
@@ -23,8 +22,7 @@ def baselines(problem: PruneProblem) -> dict[str, Sizes]:
     for kind in problem.config.baselines:
         seed = seed_of(problem.seed, "baseline", kind.value)
         scores = baseline_scores(kind, problem.masking, pairs, seed, problem.config.batch_pairs)
-        ranking = Ranking(problem.evaluator, problem.masking.layout, scores)
-        found[kind.value] = sizes(ranking.smallest(problem.config.target_loss))
+        found[kind.value] = sizes(problem.ranking(scores).smallest(problem.config.target_loss))
     return found
 
 

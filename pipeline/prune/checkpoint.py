@@ -61,7 +61,8 @@ def prune_checkpoint(
     budget of trials and an ``out``, a search that was killed goes on when this is called again in the same way.
     """
     folder, out = Path(model), None if out is None else Path(out)
-    _check_free(out)
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out}: is there and not empty; name another folder to write to, or delete it first")
     settings = params if isinstance(params, Params) else settings_for(folder, params)
     config = _changed(settings, {name: value for name, value in changes.items() if value is not None})
     loaded = LoadedTask.load(folder, task, settings, tokenizer)
@@ -82,12 +83,6 @@ def circuit_loss(circuit: Circuit, model: Transformer, batch: PairBatch) -> floa
     """The task loss in nats of the circuit alone, calibrated; the mean over its draws of ablation values."""
     losses = [mean_loss(circuit.answers(model, batch, draw)) for draw in range(len(circuit.ablation_values.draws))]
     return math.fsum(losses) / len(losses)
-
-
-def _check_free(out: Path | None) -> None:
-    """Raises FileExistsError where ``out`` is a file or has something in it."""
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out}: is there and not empty; name another folder to write to, or delete it first")
 
 
 def _changed(settings: Params, changes: dict[str, Any]) -> PruneConfig:
@@ -134,19 +129,11 @@ def _searched(
     seed = seed_of(about["seed"], "prune", loaded.name, loaded.task)
     batches = {split: loaded.batch(split) for split in SPLITS}
     trials = _trials_folder(out, config, about)
-    ablated_to = ablation_values_for(
-        config.ablation,
-        model=loaded.model,
-        means=loaded.means,
-        tokens=tokens,
-        tokenizer=loaded.tokenizer.hash,
-        draws=config.draws,
-        seed=seed_of(seed, "draws"),
-    )
+    draws_seed = seed_of(seed, "draws")
     pruned = prune_task(
         model=loaded.model,
         means=loaded.means,
-        ablated_to=ablated_to,
+        ablated_to=ablation_values_for(config, loaded.model, loaded.means, tokens, loaded.tokenizer.hash, draws_seed),
         batches=batches,
         config=config,
         seed=seed,

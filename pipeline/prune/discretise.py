@@ -67,11 +67,8 @@ class Ranking:
 
     def grown(self, k: int, target: float, most: int) -> int | None:
         """A size above k that meets the target on the extra pairs, too; None where not even ``most`` units do."""
-
-        def enough(more: int) -> bool:
-            return self.check(k + more).loss <= target
-
-        more = smallest_that(enough, start=int(limits.GROWTH * k), most=most - k, tolerance=limits.GROWTH_TOLERANCE)
+        start, tolerance = int(limits.GROWTH * k), limits.GROWTH_TOLERANCE
+        more = smallest_that(lambda more: self.check(k + more).loss <= target, start, most - k, tolerance)
         return None if more is None else k + more
 
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from pipeline.circuit.compact import Compact, Frozen, Trace
 from pipeline.circuit.graph import Subgraph
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
+from pipeline.kernels.calibrate_cpu import margin_loss, newton
 from pipeline.model.layout import PackedPrompts
 from pipeline.model.scoring import calibrated
-from pipeline.prune.calibrate import calibrate
-from pipeline.prune.limits import Z_99
+from pipeline.prune.limits import MIN_SCALE, Z_99
 from pipeline.rows import Sizes
 
 
@@ -128,6 +128,22 @@ class Evaluator:
         losses = pair_losses(_answers(compacts, prompts, pairs), candidate.calibration).requires_grad_(True)
         total = losses.mean() if self.extra is None else upper_bound(losses)
         return pairs, torch.autograd.grad(total, losses)[0]
+
+
+def calibrate(answers: Float[Tensor, "prompt 2"], steps: int, most_scale: float) -> tuple[float, float]:
+    """(scale, shift) that minimise the task loss of ``answers``, after ``steps`` of Newton; never worse than (1, 0).
+
+    The paper takes 16 steps of LBFGS (§4). The loss is convex in these two numbers, so Newton's steps reach the same
+    minimum in a thousandth of the time, and Phases 5 and 6 calibrate after every removal. Where a circuit prefers the
+    right answer in all fit pairs there is no minimum, since the loss falls with any larger scale: the scale stops at a
+    bound.
+
+    The shift is added to the logit of side a's answer; a second one, for side b's, would add nothing. The scale stays
+    within [``MIN_SCALE``, ``most_scale``].
+    """
+    margin = (answers[:, 0] - answers[:, 1]).double().cpu().numpy()
+    scale, shift = newton(margin, steps, MIN_SCALE, most_scale)
+    return (scale, shift) if margin_loss(margin, scale, shift) < margin_loss(margin, 1.0, 0.0) else (1.0, 0.0)
 
 
 def upper_bound(losses: Float[Tensor, " pair"]) -> Float[Tensor, ""]:

@@ -35,6 +35,10 @@ class PruneProblem:
     config: PruneConfig
     seed: int
 
+    def ranking(self, scores: Float[Tensor, " unit"]) -> Ranking:
+        """All nodes by scores of their units."""
+        return Ranking(self.evaluator, self.masking.layout, scores)
+
     def edge_masking(self, circuit: Subgraph) -> EdgeMasking:
         """Masks over the edges of a circuit."""
         return EdgeMasking(self.masking.model, self.masking.ablated_to, EdgeLayout(circuit, self.config.tie_qk))

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import optuna
-from jaxtyping import Float
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -102,7 +101,7 @@ class Tuner:
         for place, scores in found.items():
             if self.storage is not None:
                 save_file({"scores": scores}, self.scores_file(numbers[place]))
-            ranking = self.rankings[numbers[place]] = self.ranking(scores)
+            ranking = self.rankings[numbers[place]] = problem.ranking(scores)
             circuit = ranking.smallest(self.config.target_loss, self.max_units())
             for name, value in sizes(circuit).items():
                 trials[place].set_user_attr(name, value)
@@ -111,9 +110,6 @@ class Tuner:
     def scores_file(self, number: int) -> Path:
         assert self.storage is not None
         return self.storage / f"scores-{number}.safetensors"
-
-    def ranking(self, scores: Float[Tensor, " unit"]) -> Ranking:
-        return Ranking(self.problem.evaluator, self.problem.masking.layout, scores)
 
     def max_units(self) -> int | None:
         """How many units of a ranking are tried: a trial that needs many more nodes than another cannot be the best."""
@@ -151,7 +147,8 @@ class Tuner:
         for trial in sorted(complete, key=lambda trial: (trial.value, trial.number)):
             if trial.value is not None and trial.value < NO_CIRCUIT:
                 if trial.number not in self.rankings:  # of an earlier process
-                    self.rankings[trial.number] = self.ranking(load_file(self.scores_file(trial.number))["scores"])
+                    scores = load_file(self.scores_file(trial.number))["scores"]
+                    self.rankings[trial.number] = self.problem.ranking(scores)
                 yield trial, self.rankings[trial.number]
 
     def table(self) -> list[TrialRow]:

@@ -26,14 +26,7 @@ from pipeline.rows import Check
 from pipeline.seeds import seed_of
 from pipeline.stats import central
 from pipeline.validate.circuit_under_test import CircuitUnderTest
-from pipeline.validate.prediction_node import (
-    Reading,
-    answering_nodes,
-    correlation,
-    readings,
-    varying,
-    watch,
-)
+from pipeline.validate.prediction_node import Reading, answering_nodes, correlation, readings, varying, watch
 from pipeline.validate.prediction_prompts import NO_COMMENT, PLAIN, Manipulated, Manipulation, example, manipulated
 from pipeline.validate.verdict import check, untested
 
