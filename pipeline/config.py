@@ -177,6 +177,15 @@ class Ablation(StrEnum):
     RESAMPLE = "resample"  # its value at a random place of the pretraining distribution; losses are means over draws
 
     @property
+    def words(self) -> str:
+        """What a node is ablated to, for a reader of a page."""
+        return {
+            Ablation.MEAN: "its mean over the pretraining distribution",
+            Ablation.ZERO: "zero",
+            Ablation.RESAMPLE: "a value of another place of the text (the first draw)",
+        }[self]
+
+    @property
     def as_tested(self) -> str:
         """Its name among validate's tests of sufficiency, which have several ways to resample."""
         return "resample_places" if self is Ablation.RESAMPLE else self.value

@@ -107,7 +107,7 @@ class LoadedModel:
         circuit: Circuit | None = None,
         intervene: Intervene | None = None,
         cuts: Cuts | None = None,
-    ) -> tuple[Float[Tensor, "prompt pos vocab"], dict[str, Float[Tensor, "prompt pos width"]]]:
+    ) -> tuple[Float[Tensor, "prompt pos vocab"], dict[str, Float[Tensor, "prompt pos _width"]]]:
         """Logits in nats, and name → value at the sites that a pattern of ``names`` fits (``"*.mlp_neuron"``).
 
         Names are ``"0.attn_in"`` and its like (``pipeline.sites``), and of the residual stream ``"0.resid_pre"``,

@@ -8,6 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+# Types and shapes of arguments and results are checked at every call of these.
+CHECKED = ("ablate", "explain", "pretrain")
+TYPES = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int is a float
+install_import_hook([f"pipeline.{name}" for name in CHECKED], TYPES)
 
 from pipeline.artifacts import Workspace
 from pipeline.config import ModelConfig, Params, load_params

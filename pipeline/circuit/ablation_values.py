@@ -15,11 +15,12 @@ from pipeline.artifacts import ArtifactError
 from pipeline.config import Ablation, PruneConfig
 from pipeline.data.batches import CorpusTooSmallError
 from pipeline.data.shards import TokenStream
+from pipeline.model.means import node_means
 from pipeline.model.record import record
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
 
-Values = Mapping[str, Float[Tensor, " width"]]
+Values = Mapping[str, Float[Tensor, " _width"]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class AblationValues:
         return cls(Ablation.ZERO, ({key: torch.zeros_like(value) for key, value in like.items()},))
 
     @classmethod
-    def resampled(cls, samples: Mapping[str, Float[Tensor, "draw width"]]) -> AblationValues:
+    def resampled(cls, samples: Mapping[str, Float[Tensor, "draw _width"]]) -> AblationValues:
         """Every node at one of its values; a row of ``samples`` is a draw. Raises ValueError for no rows."""
         n = {len(value) for value in samples.values()}
         if len(n) != 1 or 0 in n:
@@ -57,6 +58,22 @@ class AblationValues:
     @property
     def first(self) -> Values:
         return self.draws[0]
+
+    @property
+    def samples(self) -> dict[str, Float[Tensor, "draw _width"]]:
+        """The ``samples`` that ``of`` needs to make the same values again from the means."""
+        if self.kind is not Ablation.RESAMPLE:
+            return {}
+        return {key: torch.stack([draw[key] for draw in self.draws]) for key in self.first}
+
+    def of_model(self, model: Transformer, windows: Int[Tensor, "window pos"], seed: int) -> AblationValues:
+        """The same kind and as many draws, by another model's values on windows of the pretraining distribution."""
+        if self.kind is Ablation.ZERO:
+            return self
+        if self.kind is Ablation.RESAMPLE:
+            return AblationValues.resampled(node_samples(model, [windows], len(self.draws), seed))
+        means = {key: mean.to(model.device) for key, mean in node_means(model, [windows]).items()}
+        return AblationValues.at_means(means)
 
     def to(self, device: torch.device) -> AblationValues:
         return AblationValues(
@@ -100,8 +117,8 @@ def random_windows(stream: TokenStream, n: int, n_ctx: int, seed: int) -> Int[Te
 
 @torch.no_grad()
 def node_samples(
-    model: Transformer, batches: Iterable[Int[Tensor, "batch pos"]], n: int, seed: int
-) -> dict[str, Float[Tensor, "n width"]]:
+    model: Transformer, batches: Iterable[Int[Tensor, "_batch _pos"]], n: int, seed: int
+) -> dict[str, Float[Tensor, "n _width"]]:
     """Site key → values of all nodes at ``n`` different random places of the batches, the same places at every site.
 
     Every position of every batch is as likely as any other. Raises ValueError where the batches have fewer.

@@ -69,10 +69,10 @@ class Circuit:
     ``folder``: where it was loaded from; None for one made here.
     """
 
-    nodes: Mapping[str, Int[Tensor, " n"]]
-    edges: Mapping[str, Int[Tensor, "n 2"]]
-    means: Mapping[str, Float[Tensor, " width"]]
-    scores: Mapping[str, Float[Tensor, " width"]]
+    nodes: Mapping[str, Int[Tensor, " _n"]]
+    edges: Mapping[str, Int[Tensor, "_n 2"]]
+    means: Mapping[str, Float[Tensor, " _width"]]
+    scores: Mapping[str, Float[Tensor, " _width"]]
     ablated_to: AblationValues | None = None
     calibration: tuple[float, float] = (1.0, 0.0)
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Circuit:
         """The values of nodes outside the circuit, and of cut edges' sources."""
         return self.ablated_to or AblationValues.at_means(self.means)
 
-    def node_masks(self) -> dict[str, Float[Tensor, " width"]]:
+    def node_masks(self) -> dict[str, Float[Tensor, " _width"]]:
         """Site key → 1 for kept nodes, 0 for the others, for every site of the model."""
         return node_masks(self.nodes, self.means)
 
@@ -239,9 +239,7 @@ class Circuit:
         }
         tensors = {f"mean.{key}": value for key, value in self.means.items()}
         tensors |= {f"score.{key}": value for key, value in self.scores.items()}
-        if self.ablation_values.kind is Ablation.RESAMPLE:
-            draws = self.ablation_values.draws
-            tensors |= {f"draws.{key}": torch.stack([draw[key] for draw in draws]) for key in draws[0]}
+        tensors |= {f"draws.{key}": value for key, value in self.ablation_values.samples.items()}
         with whole_folder(folder) as partial:
             write_json(partial / "circuit.json", description)
             save_file(

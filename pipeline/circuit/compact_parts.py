@@ -17,8 +17,8 @@ from pipeline.kernels.threads import in_shares
 from pipeline.model.transformer import Block, Transformer
 from pipeline.sites import EDGE_KINDS, EdgeKind, Site, edge_key, site_key
 
-Nodes = Mapping[str, Int[Tensor, " n"]]
-Edges = Mapping[str, Int[Tensor, "n 2"]]
+Nodes = Mapping[str, Int[Tensor, " _n"]]
+Edges = Mapping[str, Int[Tensor, "_n 2"]]
 NONE = torch.zeros(0, dtype=torch.long)
 NO_ENDS = NONE.view(0, 2)
 KINDS = {(kind.source, kind.target): kind for kind in EDGE_KINDS}
@@ -28,7 +28,7 @@ MIN_ROWS = 64  # of a thread's share: handing fewer over costs more than it give
 class Frozen:
     """A model and ablation values, with the constants that all of its circuits share. On a CPU, in float32."""
 
-    def __init__(self, model: Transformer, ablated_to: Mapping[str, Float[Tensor, " width"]]) -> None:
+    def __init__(self, model: Transformer, ablated_to: Mapping[str, Float[Tensor, " _width"]]) -> None:
         self.model = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
         self.config = model.config
         self.ablated_to = {key: value.float().cpu() for key, value in ablated_to.items()}

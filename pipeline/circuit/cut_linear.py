@@ -1,4 +1,4 @@
-"""The one stand-in for a linear map of which edges are cut or masked, and its three ways to multiply (§4, §5).
+"""The one stand-in for a linear map of which edges are cut or masked, and its ways to multiply (§4, §5).
 
 An edge with mask m carries m·x + (1 − m)·x_ablated; an edge without a mask carries x_ablated. The part that does not
 depend on x is a constant, and need not be multiplied. ``Cut`` (pipeline.model.transformer) is the definition.
@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pipeline.kernels.sparse import CsrRows, Nonzeros, dot_ends, fits, multiply, n_nonzero
-from pipeline.model.linear import FROZEN_BELOW, sparse_product
+from pipeline.kernels.sparse import CsrRows, Nonzeros, dot_ends, fits, multiply
+from pipeline.model.linear import Linear, sparse_product
 from pipeline.model.transformer import Cut, Cuts, LinearCut, Transformer
 
 FEW_CHANNELS = 0.6  # fraction of live channels above which picking them out costs more than it spares
@@ -80,20 +80,33 @@ class _ChannelProduct(torch.autograd.Function):
         return g @ ctx.back, None, None, None, None, None
 
 
-def sparse_cuts(model: Transformer, cuts: Mapping[str, LinearCut]) -> Cuts:
-    """The same cuts, through their nonzeros where few edges are live and nonzero; differentiable in ``keep``.
+def between_channels(live: Float[Tensor, "out in"], constant: Float[Tensor, " out"]) -> Product:
+    """A dense product between the channels that have a live edge, where these are few."""
+    sources, targets = (live.any(dim).nonzero().flatten() for dim in (0, 1))
+    few = live[targets][:, sources].T
+
+    def product(x: Tensor, _: Tensor | None) -> Tensor:
+        y = constant.expand(*x.shape[:-1], -1).contiguous()
+        return y.index_add_(-1, targets, x[..., sources] @ few)
+
+    return product
+
+
+def sparse_cuts(model: Transformer, cuts: Mapping[str, LinearCut], *, few: bool = False) -> Cuts:
+    """The same cuts by faster products: where ``few`` edges are live, as in a circuit, between their channels; else
+    through the nonzeros of weights that are mostly zero, differentiable in ``keep``.
 
     Not attention's c_proj, whose ablation values attention scales.
     """
     changed: dict[str, LinearCut] = dict(cuts)
     for key, cut in cuts.items():
         layer, _, name = key.partition(".")
-        part = model.transformer["h"][int(layer)].get_submodule(name)
-        if isinstance(cut, Cut) and name != "attn.c_proj" and cut.keep.device.type == "cpu" and fits(part.weight):
-            live = part.weight * cut.keep
-            if n_nonzero(live) <= FROZEN_BELOW * live.numel():
-                constant = part.bias + (part.weight * (1 - cut.keep)) @ cut.mean
-                changed[key] = CutLinear(by_nonzeros(live, Nonzeros.of(live), constant))
+        part: Linear = model.transformer["h"][int(layer)].get_submodule(name)
+        sparse = isinstance(part.nonzeros(), Nonzeros)
+        if isinstance(cut, Cut) and name != "attn.c_proj" and (few or sparse):
+            live, constant = part.weight * cut.keep, part.bias + (part.weight * (1 - cut.keep)) @ cut.mean
+            product = between_channels(live, constant) if few else by_nonzeros(live, Nonzeros.of(live), constant)
+            changed[key] = CutLinear(product)
     return changed
 
 

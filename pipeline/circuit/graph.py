@@ -68,7 +68,7 @@ class Subgraph:
         return pairs[stay]
 
 
-def induced_edges(model: Transformer, masks: Mapping[str, Float[Tensor, " width"]]) -> dict[str, Int[Tensor, "n 2"]]:
+def induced_edges(model: Transformer, masks: Mapping[str, Float[Tensor, " _width"]]) -> dict[str, Int[Tensor, "_n 2"]]:
     """Edge key → (source index, target index) of every nonzero weight between nodes with mask 1, sorted (§5).
 
     Edge keys without an edge are left out.

@@ -12,10 +12,11 @@ from pipeline.circuit.ablation_values import Values
 from pipeline.model.transformer import Cut, Intervene, Transformer, position_free
 from pipeline.sites import EDGE_KINDS, site_key, split_edge_key
 
+Broadcast = Mapping[str, Float[Tensor, "... _width"]]  # site key → values that broadcast over prompts and positions
 SOURCES = {kind.weight: kind.source for kind in EDGE_KINDS}  # matrix → the site that it reads
 
 
-def node_masks(nodes: Mapping[str, Int[Tensor, " n"]], values: Values) -> dict[str, Float[Tensor, " width"]]:
+def node_masks(nodes: Mapping[str, Int[Tensor, " _n"]], values: Values) -> dict[str, Float[Tensor, " _width"]]:
     """Site key → 1 for the nodes, 0 for the others, for every site that has a value."""
     masks = {key: torch.zeros_like(value) for key, value in values.items()}
     for key, indices in nodes.items():
@@ -34,7 +35,7 @@ def edge_codes(pairs: Int[Tensor, "n 2"]) -> Int[Tensor, " n"]:
     return pairs[:, 0] * 2**32 + pairs[:, 1]
 
 
-def mask_nodes(masks: Values, means: Values) -> Intervene:
+def mask_nodes(masks: Broadcast, means: Broadcast) -> Intervene:
     """An intervention x → m·x + (1 − m)·mean at every site that has a mask (1 = keep, any shape that broadcasts)."""
 
     def intervene(key: str, x: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ def edge_weights(model: Transformer, key: str) -> Float[Tensor, "target source"]
 
 
 def edge_cuts(
-    model: Transformer, edges: Mapping[str, Int[Tensor, "n 2"]], means: Values, *, keep: bool
+    model: Transformer, edges: Mapping[str, Int[Tensor, "_n 2"]], means: Values, *, keep: bool
 ) -> dict[str, Cut]:
     """Cuts for ``Transformer.forward``: all edges but the given ones (``keep=True``), or only them (``keep=False``)."""
     cuts: dict[str, Cut] = {}

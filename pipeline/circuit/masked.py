@@ -21,9 +21,9 @@ class Masked:
     def __init__(
         self,
         model: Transformer,
-        nodes: Mapping[str, Int[Tensor, " n"]],
-        edges: Mapping[str, Int[Tensor, "n 2"]],
-        ablated_to: Mapping[str, Float[Tensor, " width"]],
+        nodes: Mapping[str, Int[Tensor, " _n"]],
+        edges: Mapping[str, Int[Tensor, "_n 2"]],
+        ablated_to: Mapping[str, Float[Tensor, " _width"]],
     ) -> None:
         refuse_compiled(model)
         self.model = model

@@ -27,7 +27,7 @@ from pipeline.sites import EDGE_KINDS, site_key
 # Not attention's c_proj: with a sink, attention scales the ablation values of the channels that it reads.
 ABLATED_MATRICES = ("attn.c_attn", "mlp.c_fc", "mlp.c_proj")
 
-Masks = Mapping[str, Float[Tensor, "*trial width"]]  # site key → 1 for a node that is kept
+Masks = Mapping[str, Float[Tensor, "*trial _width"]]  # site key → 1 for a node that is kept
 
 
 class NodeMasks:

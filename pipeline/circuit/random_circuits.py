@@ -28,12 +28,12 @@ class Complement:
     circuit: Circuit
 
     @cached_property
-    def nodes(self) -> dict[str, Int[Tensor, " n"]]:
+    def nodes(self) -> dict[str, Int[Tensor, " _n"]]:
         """Site key → the nodes that are not the circuit's, ascending."""
         return {key: (mask == 0).nonzero().flatten() for key, mask in self.circuit.node_masks().items()}
 
     @cached_property
-    def edges(self) -> dict[str, Int[Tensor, "n 2"]]:
+    def edges(self) -> dict[str, Int[Tensor, "_n 2"]]:
         """Edge key → the edges that are not the circuit's."""
         pools = {key: nonzero_edges(self.model, key) for key in edge_keys(self.model.config.n_layer)}
         for key, pairs in self.circuit.edges.items():
@@ -73,7 +73,7 @@ def nonzero_edges(model: Transformer, key: str) -> Int[Tensor, "n 2"]:
     return (edge_weights(model, key) != 0).T.nonzero().cpu()
 
 
-def ends(edges: Mapping[str, Int[Tensor, "n 2"]]) -> dict[str, Int[Tensor, " n"]]:
+def ends(edges: Mapping[str, Int[Tensor, "_n 2"]]) -> dict[str, Int[Tensor, " _n"]]:
     """Site key → the nodes that some edge leaves or enters, ascending."""
     found: dict[str, list[Tensor]] = {}
     for key, pairs in edges.items():

@@ -58,14 +58,12 @@ class PairBatch:
         return PairBatch(self.tokens.to(device), self.last.to(device), self.answers.to(device))
 
 
-def answer_logits(
-    logits: Float[Tensor, "c*prompt vocab"], batch: PairBatch, copies: int = 1
-) -> Float[Tensor, "c*prompt 2"]:
+def answer_logits(logits: Float[Tensor, "row vocab"], batch: PairBatch, copies: int = 1) -> Float[Tensor, "row 2"]:
     """Logits of the right and of the wrong answer."""
     return logits.gather(-1, batch.answers.repeat(copies, 1))
 
 
-def prompt_losses(answers: Float[Tensor, "*batch prompt 2"]) -> Float[Tensor, "*batch prompt"]:
+def prompt_losses(answers: Float[Tensor, "*prompt 2"]) -> Float[Tensor, "*prompt"]:
     """Cross-entropy of the right answer under the softmax over the two answers, in nats, per prompt (§3)."""
     return F.softplus(answers[..., 1] - answers[..., 0])
 

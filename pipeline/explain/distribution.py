@@ -20,13 +20,13 @@ WINDOWS = 16  # of one forward pass
 AMONG = 64  # times as many places are looked through for different documents
 BEFORE = 0.75  # of a context's other tokens come before the one that it is picked for
 
-Nodes = Mapping[str, Int[Tensor, " n"]]
+Nodes = Mapping[str, Int[Tensor, " _n"]]
 
 
 @torch.no_grad()
 def node_values(
     model: Transformer, tokens: Int[Tensor, "window pos"], nodes: Nodes
-) -> dict[str, Float[Tensor, "window pos n"]]:
+) -> dict[str, Float[Tensor, "window pos _n"]]:
     """Site key → values of some of its nodes at all places, in the model as it is. Raises CompiledModelError."""
     parts: dict[str, list[Tensor]] = {key: [] for key in nodes}
     for some in tokens.split(WINDOWS):

@@ -100,7 +100,7 @@ def explain_nodes(
     return found
 
 
-def by_site(model: Transformer, names: Iterable[str]) -> dict[str, Int[Tensor, " n"]]:
+def by_site(model: Transformer, names: Iterable[str]) -> dict[str, Int[Tensor, " _n"]]:
     """Site key → indices of the named nodes, in the order of the forward pass."""
     found: dict[str, list[int]] = {}
     for name in set(names):

@@ -23,7 +23,7 @@ class PromptRun:
     """Answer logits (right, wrong) of prompts, and the value at every site as the rest of the model saw it."""
 
     answers: Float[Tensor, "prompt 2"]
-    values: Mapping[str, Float[Tensor, "prompt pos width"]]
+    values: Mapping[str, Float[Tensor, "prompt pos _width"]]
 
     @classmethod
     @torch.no_grad()

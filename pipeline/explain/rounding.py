@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 DIGITS = 3
 HUNDREDTHS = 2  # decimals of an attention weight
 
 
-def rounded(value: float) -> float:
+def rounded(value: float | np.floating[Any]) -> float:
     """A number with three significant digits; whole numbers as int, which is shorter."""
     return plain(float(f"{value:.{DIGITS}g}"))
 

@@ -20,18 +20,19 @@ from pipeline.kernels.threads import in_shares
 
 ALIGNED = 8
 Heads = Float[Tensor, "batch pos width"]
-AttentionMass = Float[Tensor, "batch head pos"]
+Queries = Float[Tensor, "batch query width"]  # of all positions, or of some of each sequence
+AttentionMass = Float[Tensor, "batch head query"]
 
 
 def attend(
-    q: Heads,
+    q: Queries,
     k: Heads,
     v: Heads,
     sink: Float[Tensor, " head"] | None,
     n_head: int,
     at: Int[Tensor, "batch query"] | None,
     branch: Int[Tensor, "batch 2"] | None = None,
-) -> tuple[Heads, AttentionMass]:
+) -> tuple[Queries, AttentionMass]:
     """Values averaged over the past, heads side by side, and each head's total weight on real tokens (no sink: 1).
 
     Softmax and sums in float32, in which the result is given. With ``at``, q holds only the queries at some positions
@@ -46,8 +47,8 @@ def attend(
 
 
 def attend_fused(
-    q: Heads, k: Heads, v: Heads, sink: Tensor | None, n_head: int, at: Tensor | None, branch: Tensor | None = None
-) -> tuple[Heads, AttentionMass]:
+    q: Queries, k: Heads, v: Heads, sink: Tensor | None, n_head: int, at: Tensor | None, branch: Tensor | None = None
+) -> tuple[Queries, AttentionMass]:
     """The same by torch's fused kernel, which knows no sink and returns no weights.
 
     Constant channels carry both through one call of it: queries have a 1 that meets the sink's logit in the sink's key,
@@ -70,7 +71,7 @@ def attend_fused(
 
 def seen_by(
     at: Int[Tensor, "batch query"], n_pos: int, branch: Int[Tensor, "batch 2"] | None
-) -> Bool[Tensor, "batch 1 query 1+pos"]:
+) -> Bool[Tensor, "batch 1 query key"]:
     """Which tokens, the sink before them, the queries at some positions see."""
     key = torch.arange(-1, n_pos, device=at.device)
     seen = key <= at[..., None]

@@ -14,7 +14,9 @@ from pipeline.model.transformer import Transformer
 
 
 @torch.no_grad()
-def node_means(model: Transformer, batches: Iterable[Int[Tensor, "batch pos"]]) -> dict[str, Float[Tensor, " width"]]:
+def node_means(
+    model: Transformer, batches: Iterable[Int[Tensor, "_batch _pos"]]
+) -> dict[str, Float[Tensor, " _width"]]:
     """Site key → mean of every node over all positions of all batches, summed in float64.
 
     Raises ValueError where there is no batch: a mean is never assumed.

@@ -11,10 +11,17 @@ from torch import Tensor, nn
 from pipeline.kernels.norm_cpu import ROWS, normalise, normalise_backward
 from pipeline.kernels.simd import EPS
 from pipeline.kernels.threads import in_shares
+from pipeline.shape import ModelShape
 
 
 class RMSNorm(nn.RMSNorm):
     """``nn.RMSNorm`` over the last dimension, its default epsilon."""
+
+    def scaled(
+        self, x: Float[Tensor, "*batch width"], scale: Float[Tensor, "*batch 1"]
+    ) -> Float[Tensor, "*batch width"]:
+        """The norm of ``x`` with a scale of another run in place of its own."""
+        return x * scale * self.weight
 
     def scale(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch 1"]:
         """The factor that each row is multiplied by, before the gain."""
@@ -25,6 +32,11 @@ class RMSNorm(nn.RMSNorm):
             return super().forward(x)
         y: Tensor = Normalise.apply(x, self.weight)
         return y
+
+
+def new_norm(shape: ModelShape) -> RMSNorm:
+    """The norm in front of attention, MLP and unembedding of a model of this shape."""
+    return RMSNorm(shape.d_model)
 
 
 class Normalise(torch.autograd.Function):

@@ -32,7 +32,7 @@ def score(
     return scored
 
 
-def answers_of(model: Transformer, batch: PairBatch, copies: int = 1, **changes: Any) -> Float[Tensor, "c*prompt 2"]:
+def answers_of(model: Transformer, batch: PairBatch, copies: int = 1, **changes: Any) -> Float[Tensor, "row 2"]:
     """Logits of the right and the wrong answer by one pass over a batch, for every copy of it one after the other.
 
     ``changes``: ``intervene`` and ``cuts`` of ``Transformer.forward``. Where one of them is not marked as

@@ -19,7 +19,7 @@ from pipeline.model.abstopk import abs_topk
 from pipeline.model.attention import attend
 from pipeline.model.layout import Layout, PackedPrompts, PaddedPrompts
 from pipeline.model.linear import FROZEN_BELOW, ON_GPU, Linear, skip_zeros
-from pipeline.model.norm import RMSNorm
+from pipeline.model.norm import new_norm
 from pipeline.shape import ModelShape
 from pipeline.sites import SITES, Site, site_key
 
@@ -130,9 +130,9 @@ class Block(nn.Module):
     def __init__(self, shape: ModelShape, layer: int) -> None:
         super().__init__()
         self.layer, self.afrac = layer, shape.afrac
-        self.ln_1 = RMSNorm(shape.d_model)
+        self.ln_1 = new_norm(shape)
         self.attn = Attention(shape)
-        self.ln_2 = RMSNorm(shape.d_model)
+        self.ln_2 = new_norm(shape)
         self.mlp = MLP(shape)
 
     def abs_topk(self, x: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ class Transformer(nn.Module):
         self.config, self.vocab_size = shape, vocab_size
         wte = nn.Embedding(vocab_size, shape.d_model)
         blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
-        self.transformer = nn.ModuleDict({"wte": wte, "h": blocks, "ln_f": RMSNorm(shape.d_model)})
+        self.transformer = nn.ModuleDict({"wte": wte, "h": blocks, "ln_f": new_norm(shape)})
         if shape.positions:
             self.transformer["wpe"] = nn.Embedding(shape.n_ctx, shape.d_model)
         self.lm_head = Linear(shape.d_model, vocab_size, bias=False)

@@ -32,14 +32,14 @@ class ResidualLayout:
         """The node's index at its site."""
         return self.inner[node] if node in self.inner else self.channels[node.name]
 
-    def nodes(self, recipe: Recipe) -> dict[str, Int[Tensor, " n"]]:
+    def nodes(self, recipe: Recipe) -> dict[str, Int[Tensor, " _n"]]:
         """Site key → the planted indices, ascending, in the order of the forward pass."""
         found: dict[str, list[int]] = {}
         for node in sorted(recipe.nodes, key=lambda node: (node.part, list(Site).index(node.site))):
             found.setdefault(site_key(self.layers[node.part], node.site), []).append(self.index(node))
         return {key: torch.tensor(sorted(indices)) for key, indices in found.items()}
 
-    def edges(self, wires: tuple[Wire, ...]) -> dict[str, Int[Tensor, "n 2"]]:
+    def edges(self, wires: tuple[Wire, ...]) -> dict[str, Int[Tensor, "_n 2"]]:
         """Edge key → (source index, target index) of every weight, sorted, in the order of the forward pass."""
         found: dict[str, list[tuple[int, int]]] = {}
         for wire in sorted(wires, key=lambda wire: (wire.source.part, EDGE_KINDS.index(wire.kind))):

@@ -90,9 +90,9 @@ class Planted(Language):
 
     name: str
     model: Transformer
-    nodes: Mapping[str, Int[Tensor, " n"]]
-    edges: Mapping[str, Int[Tensor, "n 2"]]
-    means: Mapping[str, Float[Tensor, " width"]]
+    nodes: Mapping[str, Int[Tensor, " _n"]]
+    edges: Mapping[str, Int[Tensor, "_n 2"]]
+    means: Mapping[str, Float[Tensor, " _width"]]
 
 
 @torch.no_grad()

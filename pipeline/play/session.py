@@ -207,7 +207,7 @@ class Session(LoadedModel):
         return {
             "name": name,
             "about": f"{circuit.n_nodes:,} nodes, {circuit.n_edges:,} edges",
-            "ablation": circuit.ablation_values.kind.value,
+            "ablation": circuit.ablation_values.kind.words,
             "calibration": [rounded(x) for x in circuit.calibration],
             "nodes": circuit.node_names,
             "ablated_to": [rounded(x) for x in by_node(circuit, circuit.ablation_values.first).tolist()],

@@ -45,7 +45,7 @@ class EdgeMasking(Masking):
         return {"intervene": interpolating(self.kept, self.ablated_to.draws[draw]), "cuts": cuts}
 
     @cached_property
-    def kept(self) -> dict[str, Float[Tensor, " width"]]:
+    def kept(self) -> dict[str, Float[Tensor, " _width"]]:
         """Site key → 1 for the circuit's nodes, else 0."""
         return node_masks(self.layout.whole.nodes, self.ablated_to.first)
 

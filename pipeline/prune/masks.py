@@ -60,11 +60,11 @@ class UnitLayout:
         """Nodes of each unit."""
         return self.flat({key: torch.ones(width) for key, width in self.widths.items()})
 
-    def by_site(self, units: Float[Tensor, "*trial unit"]) -> dict[str, Float[Tensor, "*trial width"]]:
+    def by_site(self, units: Float[Tensor, "*trial unit"]) -> dict[str, Float[Tensor, "*trial _width"]]:
         """Site key → the value of each node's unit."""
         return {key: units[..., self.start[key] : self.start[key] + width] for key, width in self.widths.items()}
 
-    def flat(self, values: Mapping[str, Float[Tensor, " width"]]) -> Float[Tensor, " unit"]:
+    def flat(self, values: Mapping[str, Float[Tensor, " _width"]]) -> Float[Tensor, " unit"]:
         """The sum over each unit's nodes."""
         units = torch.zeros(self.n_units)
         for key, value in values.items():
@@ -75,7 +75,7 @@ class UnitLayout:
         """The nodes with mask 1 and all edges between them."""
         return Subgraph(self.nodes(mask), induced_edges(model, self.by_site(mask)))
 
-    def nodes(self, mask: Float[Tensor, " unit"]) -> dict[str, Int[Tensor, " n"]]:
+    def nodes(self, mask: Float[Tensor, " unit"]) -> dict[str, Int[Tensor, " _n"]]:
         """Site key → kept indices, ascending; no empty sites."""
         kept = {key: (part > 0).nonzero().flatten() for key, part in self.by_site(mask).items()}
         return {key: indices for key, indices in kept.items() if len(indices)}

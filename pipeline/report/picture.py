@@ -83,7 +83,7 @@ def weights_of(circuit: Circuit, model: Transformer) -> dict[str, Float[Tensor, 
     return {key: edge_weights(model, key)[ends[:, 1], ends[:, 0]] for key, ends in circuit.edges.items()}
 
 
-def biases(state: Mapping[str, Tensor], n_layer: int) -> dict[str, Float[Tensor, " width"]]:
+def biases(state: Mapping[str, Tensor], n_layer: int) -> dict[str, Float[Tensor, " _width"]]:
     """Site key → the biases of its nodes; sites that read the residual stream have none."""
     found = {}
     for layer in range(n_layer):

@@ -60,7 +60,7 @@ class CircuitUnderTest:
         return self.batches[split].first(self.config.few_pairs)
 
     @cached_property
-    def samples(self) -> dict[str, Float[Tensor, "draw width"]]:
+    def samples(self) -> dict[str, Float[Tensor, "draw _width"]]:
         """Site key → values of all nodes at random places of the windows, the same places at every site."""
         return node_samples(self.model, [self.windows], len(self.windows), seed_of(self.seed, "validate", "samples"))
 

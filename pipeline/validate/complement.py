@@ -90,7 +90,7 @@ def kinds_of_ablation(tested: CircuitUnderTest) -> dict[str, AblationValues]:
     } | {made_for(tested): tested.circuit.ablation_values}
 
 
-def mixed_draw(samples: Mapping[str, Float[Tensor, "draw width"]], generator: torch.Generator) -> Values:
+def mixed_draw(samples: Mapping[str, Float[Tensor, "draw _width"]], generator: torch.Generator) -> Values:
     """One value of each node, each from a place of its own."""
     return {
         key: values[torch.randint(len(values), values.shape[1:], generator=generator), torch.arange(values.shape[1])]
@@ -106,7 +106,7 @@ def ablated_at(tested: CircuitUnderTest, ablated_to: AblationValues, batch: Pair
 
 
 def summary(
-    tested: CircuitUnderTest, draws: Answers, nothing: Answers | None = None, model: PromptAnswers | None = None
+    tested: CircuitUnderTest, draws: Answers, nothing: Tensor | None = None, model: PromptAnswers | None = None
 ) -> dict[str, Any]:
     """Loss with and without the circuit's calibration, over draws and pairs, and faithfulness, by the answers of ∅ and
     of the model to the same prompts; None: to the few pairs, ∅ with all nodes ablated."""
@@ -127,7 +127,8 @@ def with_frozen_norms(tested: CircuitUnderTest, ablated_to: AblationValues) -> d
 
     def answers(circuit: Circuit, draw: Values) -> PromptAnswers:
         masked = Masked(tested.model, circuit.nodes, circuit.edges, draw)
-        return padded_answers(tested.model, tested.few, masked.intervene, sparse_cuts(tested.model, masked.cuts))
+        cuts = sparse_cuts(tested.model, masked.cuts, few=True)
+        return padded_answers(tested.model, tested.few, masked.intervene, cuts)
 
     with frozen_norms(tested.model, tested.few):
         both = [torch.stack([answers(one, d) for d in ablated_to.draws]) for one in (tested.circuit, tested.nothing)]
@@ -148,7 +149,7 @@ def frozen_norms(model: Transformer, batch: PairBatch) -> Iterator[None]:
         if norm not in scales:  # in the unchanged model
             scales[norm] = norm.scale(inputs[0])
             return output
-        return inputs[0] * scales[norm] * norm.weight
+        return norm.scaled(inputs[0], scales[norm])
 
     handles = [module.register_forward_hook(freeze) for module in model.modules() if isinstance(module, RMSNorm)]
     try:

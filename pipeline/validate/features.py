@@ -135,7 +135,7 @@ def singles(runs: PairedRuns, steps: Mapping[str, Step], before: float) -> dict[
 
 @torch.no_grad()
 def residual_kurtosis(
-    model: Transformer, batches: Iterable[Int[Tensor, "batch pos"]], *, n_bootstrap: int, seed: int = 0
+    model: Transformer, batches: Iterable[Int[Tensor, "_batch _pos"]], *, n_bootstrap: int, seed: int = 0
 ) -> dict[str, Any]:
     """Excess kurtosis of the final residual stream over its channels, of the unpruned model (Fig 10).
 

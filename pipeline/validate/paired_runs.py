@@ -25,8 +25,8 @@ from pipeline.model.transformer import Cuts, Intervene, Transformer
 from pipeline.sites import Site, split_site_key
 from pipeline.validate.circuit_under_test import CircuitUnderTest, PromptAnswers
 
-Indices = Mapping[str, Int[Tensor, " n"]]  # site key → nodes
-RecordedValues = Mapping[str, Float[Tensor, "prompt pos width"]]  # by site key
+Indices = Mapping[str, Int[Tensor, " _n"]]  # site key → nodes
+RecordedValues = Mapping[str, Float[Tensor, "prompt pos _width"]]  # by site key
 
 
 class Recorded(NamedTuple):
@@ -101,7 +101,7 @@ class PairedRuns:
 
     @cached_property
     def cuts(self) -> Cuts:
-        return sparse_cuts(self.tested.model, self.masked.cuts)
+        return sparse_cuts(self.tested.model, self.masked.cuts, few=True)
 
     @cached_property
     def model(self) -> Recorded:

@@ -20,7 +20,7 @@ from pipeline.sites import Site, split_site_key
 # Keys and values are left out: they are what the answering position offers to later ones, of which there are none.
 ANSWERING = (Site.ATTN_IN, Site.ATTN_Q, Site.ATTN_OUT, Site.MLP_IN, Site.MLP_NEURON, Site.MLP_OUT)
 
-NodeValues = Mapping[str, Float[Tensor, "prompt node"]]  # site key → the chosen nodes of it, in their order
+NodeValues = Mapping[str, Float[Tensor, "prompt _node"]]  # site key → the chosen nodes of it, in their order
 PromptValues = Float[Tensor, " prompt"]
 Nested = Bool[Tensor, " prompt"]
 
@@ -52,14 +52,14 @@ class Reading:
         return (values - self.means[0]) / (self.means[1] - self.means[0])
 
 
-def answering_nodes(circuit: Circuit) -> dict[str, Int[Tensor, " n"]]:
+def answering_nodes(circuit: Circuit) -> dict[str, Int[Tensor, " _n"]]:
     """The circuit's nodes that can carry the answer at the last position."""
     return {key: nodes for key, nodes in circuit.nodes.items() if split_site_key(key)[1] in ANSWERING and len(nodes)}
 
 
 @torch.no_grad()
 def watch(
-    model: Transformer, batch: PairBatch, nodes: Mapping[str, Int[Tensor, " n"]]
+    model: Transformer, batch: PairBatch, nodes: Mapping[str, Int[Tensor, " _n"]]
 ) -> tuple[Float[Tensor, "prompt 2"], NodeValues]:
     """Logits of the right and the wrong answer, and the nodes at the answering position. Raises CompiledModelError."""
     answers, values = [], []
@@ -72,7 +72,7 @@ def watch(
     return torch.cat(answers), {key: torch.cat([found[key] for found in values]) for key in nodes}
 
 
-def readings(nodes: Mapping[str, Int[Tensor, " n"]], values: NodeValues, nested: Nested) -> list[Reading]:
+def readings(nodes: Mapping[str, Int[Tensor, " _n"]], values: NodeValues, nested: Nested) -> list[Reading]:
     """The node of each site that separates train pairs best, the best site first; nodes that do not are left out.
 
     Best by distance of the AUC from 1/2, then by correlation: nodes that separate all pairs are told apart by how far.

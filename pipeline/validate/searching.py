@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.circuit.ablation_values import AblationValues, node_samples
+from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.conditions import score_compact
-from pipeline.config import Ablation, Hyperparameters, PruneConfig
+from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch
-from pipeline.model.means import node_means
 from pipeline.model.transformer import Transformer
 from pipeline.prune.evaluator import Candidate
 from pipeline.prune.problem import PruneProblem, make_problem
@@ -64,13 +63,9 @@ def problem_of(
 def ablated_as(tested: CircuitUnderTest, model: Transformer) -> AblationValues:
     """The kind of ablation that the circuit was made with, and as many draws, by the model's own values."""
     own = tested.circuit.ablation_values
-    if model is tested.model or own.kind is Ablation.ZERO:
+    if model is tested.model:
         return own
-    if own.kind is Ablation.MEAN:
-        means = node_means(model, [tested.windows])
-        return AblationValues.at_means({key: mean.to(model.device) for key, mean in means.items()})
-    seed = seed_of(tested.seed, "validate", "resampled")
-    return AblationValues.resampled(node_samples(model, [tested.windows], len(own.draws), seed))
+    return own.of_model(model, tested.windows, seed_of(tested.seed, "validate", "resampled"))
 
 
 def one_trial(problem: PruneProblem, known: Hyperparameters, purpose: str) -> TrialCircuit:

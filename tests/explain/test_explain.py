@@ -11,6 +11,7 @@ from pipeline.circuit import Circuit
 from pipeline.circuit.heads import attention_patterns, kept_heads
 from pipeline.circuit.masked import Masked
 from pipeline.data.pairs import answer_logits
+from pipeline.data.tokenizer import Tokenizer
 from pipeline.explain import assembled, explain_circuit, explain_nodes
 from pipeline.explain.distribution import extremes, node_values, of_node
 from pipeline.explain.effects import ablated_losses
@@ -42,8 +43,11 @@ def batch(planted):
     return planted.batch("test", 6)
 
 
-class Letters:
+class Letters(Tokenizer):
     """A tokenizer of the planted models' tokens, which have no texts."""
+
+    def __init__(self):
+        pass
 
     def decode(self, ids):
         return "".join(f"<{token}>" for token in ids)

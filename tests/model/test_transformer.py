@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -133,7 +134,8 @@ def test_there_are_eight_sites_a_layer():
     ]  # fmt: skip
 
 
-def test_a_compiled_model_is_refused_where_interventions_are_asked_for(tiny_model):
+def test_a_compiled_model_is_refused_where_interventions_are_asked_for(tiny_model, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it is no Transformer, which the check would say
     compiled, tokens = torch.compile(tiny_model(), backend="eager"), torch.randint(24, (2, 8))
     with pytest.raises(CompiledModelError, match="pass the model it was made from"):
         record(compiled, tokens)

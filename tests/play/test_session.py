@@ -152,7 +152,7 @@ def test_a_resampled_circuit_plays_with_its_first_draw(session, circuit):
     draws = {key: torch.stack([mean + 1, mean]) for key, mean in circuit.means.items()}
     resampled = replace(circuit, ablated_to=AblationValues.resampled(draws))
     other = replace(session, circuits={"closing": resampled})
-    assert other.describe("closing")["ablation"] == Ablation.RESAMPLE.value
+    assert other.describe("closing")["ablation"] == Ablation.RESAMPLE.words
     off = other.run(TEXT, "closing", circuit.node_names)
     assert off["nodes"]["now"] == pytest.approx(
         [x + 1 for x in session.describe("closing")["ablated_to"]], rel=1e-3, abs=1e-3

@@ -319,9 +319,8 @@
     by("calibrated").textContent =
       `The circuit's calibration (scale ${number(scale)}, shift ${number(shift)}) is about the task's two answers against each other only: ` +
       "it is in the bar between them, in no other number here.";
-    const values = { mean: "its mean over the pretraining distribution", zero: "zero", resample: "a value of another place of the text (the first draw)" };
     by("ablatednote").textContent =
-      `Off: ablated to ${values[circuit.ablation]} (the dark tick). An edge that is off carries that value of its source, for its target alone. Click a node for its values and its edges.`;
+      `Off: ablated to ${circuit.ablation} (the dark tick). An edge that is off carries that value of its source, for its target alone. Click a node for its values and its edges.`;
   }
 
   function showExamples() {
