@@ -26,6 +26,7 @@ from pipeline.prune import empty_row, prune_task
 from pipeline.rows import PruneRow
 from pipeline.seeds import seed_of
 
+SHOWN = ("expressible", "unpruned_loss", "solved", "n_nodes", "n_edges", "validation_loss", "seconds")
 NOT_EXPRESSIBLE: PruneRow = empty_row() | {"solved": None, "seconds": None}
 
 
@@ -52,7 +53,7 @@ def prune(model: str) -> None:
         write_json(partial / "summary.json", {"model": model, "model_hash": shared["model_hash"], "tasks": rows})
     with Tracker(params, model) as tracker:
         tracker.log_circuits(workspace.model(model), workspace.circuits(model))
-    show_circuits(model, rows)
+    mapped.show_tasks("circuits", model, rows, SHOWN, f"Circuits of {model}")
     forget_others(folders.values())
     announce(model, rows, params.prune.target_loss)
 
@@ -97,13 +98,6 @@ def forget_others(folders: Iterable[Path]) -> None:
     for parent in {folder.parent for folder in kept}:
         for other in set(parent.iterdir()) - kept:
             shutil.rmtree(other, ignore_errors=True)
-
-
-def show_circuits(model: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put the table of circuits into Prefect's UI."""
-    columns = ("expressible", "unpruned_loss", "solved", "n_nodes", "n_edges", "validation_loss", "seconds")
-    table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]
-    mapped.show_table("circuits", model, table, f"Circuits of {model}")
 
 
 def announce(model: str, rows: Mapping[str, PruneRow], target_loss: float) -> None:

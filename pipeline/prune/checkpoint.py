@@ -128,7 +128,10 @@ def _searched(
     """The result of ``prune_task``, with the circuit's test loss. Raises UnsolvedError where it finds no circuit."""
     seed = seed_of(about["seed"], "prune", loaded.name, loaded.task)
     batches = {split: loaded.batch(split) for split in SPLITS}
-    trials = _trials_folder(out, config, about)
+    trials = None  # the folder of a search with a budget until it is done, named by a hash of all that it follows from
+    if out is not None and config.budget:
+        asked = json.dumps([about, config.model_dump(mode="json")], sort_keys=True)
+        trials = out.with_name(f".{out.name}.{hashlib.sha256(asked.encode()).hexdigest()[:16]}.search")
     draws_seed = seed_of(seed, "draws")
     pruned = prune_task(
         model=loaded.model,
@@ -150,12 +153,3 @@ def _searched(
             f"raise --target-loss or --budget ({config.budget}), or give more pairs"
         )
     return replace(pruned, row=pruned.row | {"test_loss": circuit_loss(pruned.circuit, loaded.model, batches["test"])})
-
-
-def _trials_folder(out: Path | None, config: PruneConfig, about: dict[str, Any]) -> Path | None:
-    """The folder of a search with a budget for its trials until it is done: beside ``out``, named by a hash of all that
-    they follow from."""
-    if out is None or config.budget == 0:
-        return None
-    asked = json.dumps([about, config.model_dump(mode="json")], sort_keys=True)
-    return out.with_name(f".{out.name}.{hashlib.sha256(asked.encode()).hexdigest()[:16]}.search")

@@ -79,8 +79,7 @@ def check_sufficient(tested: CircuitUnderTest, name: str, row: Mapping[str, Any]
 def kinds_of_ablation(tested: CircuitUnderTest) -> dict[str, AblationValues]:
     """Name of the ablation → ablation values; for the ablation that the circuit was made for, the circuit's own."""
     generator = tested.generator("draws")
-    n = len(next(iter(tested.samples.values())))
-    places = torch.randperm(n, generator=generator)[: tested.config.draws]
+    places = torch.randperm(len(tested.windows), generator=generator)[: tested.config.draws]
     mixed = [mixed_draw(tested.samples, generator) for _ in range(tested.config.draws)]
     return {
         "mean": AblationValues.at_means(tested.circuit.means),
