@@ -19,17 +19,16 @@ from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues, Values
 from pipeline.circuit.conditions import Ablator, Answers, Condition
 from pipeline.circuit.cut_linear import sparse_cuts
-from pipeline.circuit.interventions import mask_nodes
 from pipeline.circuit.masked import Masked
 from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
 from pipeline.model.norm import RMSNorm
 from pipeline.model.record import record
-from pipeline.model.transformer import Intervene, Transformer
+from pipeline.model.transformer import Transformer
 from pipeline.rows import Check
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest, PromptAnswers, margins
 from pipeline.validate.limits import MARGIN, half_way
-from pipeline.validate.paired_runs import RecordedValues, at_positions_of, padded_answers
+from pipeline.validate.paired_runs import RecordedValues, given, padded_answers
 from pipeline.validate.subsets import subsets
 from pipeline.validate.verdict import check
 
@@ -179,10 +178,5 @@ def resample_examples(tested: CircuitUnderTest) -> dict[str, Any]:
 
 def given_complement(tested: CircuitUnderTest, masks: Values, values: RecordedValues) -> PromptAnswers:
     """Answers to the few pairs with values of other sequences in all nodes but the masked ones."""
-    batch = tested.few
-
-    def intervene(key: str, x: Tensor) -> Tensor:
-        kept: Intervene = mask_nodes(masks, {key: at_positions_of(x, values[key], batch.last)})
-        return kept(key, x)
-
-    return padded_answers(tested.model, batch, intervene)
+    others = {key: (mask == 0).nonzero().flatten() for key, mask in masks.items()}
+    return padded_answers(tested.model, tested.few, given(others, values, tested.few.last))

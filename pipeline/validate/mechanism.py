@@ -12,26 +12,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.circuit.heads import attention_patterns, kept_heads
 from pipeline.data.pairs import of_pairs
-from pipeline.model.transformer import Intervene
 from pipeline.rows import Check
 from pipeline.sites import Site, site_key, site_keys
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest
 from pipeline.validate.limits import MARGIN, MAX_DIVERGENCE, MAX_FVU, MIN_CORRELATION, USELESS_FVU
-from pipeline.validate.paired_runs import (
-    Indices,
-    PairedRuns,
-    RecordedValues,
-    at_positions_of,
-    padded_answers,
-    reaches,
-    real,
-    writing,
-)
+from pipeline.validate.paired_runs import Indices, PairedRuns, given, padded_answers, reaches, real
 from pipeline.validate.verdict import check, untested
 
 MIN_DEVIATION = 1e-5  # a smaller standard deviation, as a fraction of the node's size, is rounding in float32
@@ -190,19 +180,13 @@ def swaps(runs: PairedRuns, swapped: Indices) -> dict[str, Any]:
     """Loss of the circuit with the model's values in some nodes, and of the model with the circuit's in the same."""
     tested, batch = runs.tested, runs.batch
     into_circuit = given(swapped, runs.model.values, batch.last, runs.masked.intervene)
-    into_model = given(swapped, runs.circuit.values, batch.last, lambda _, x: x)
+    into_model = given(swapped, runs.circuit.values, batch.last)
     circuit = padded_answers(tested.model, batch, into_circuit, runs.cuts)
     model = padded_answers(tested.model, batch, into_model)
     return {
         "circuit": tested.estimate(tested.losses(circuit)),
         "model": tested.estimate(tested.losses(model, UNCALIBRATED)),
     }
-
-
-def given(swapped: Indices, values: RecordedValues, last: Int[Tensor, " prompt"], before: Intervene) -> Intervene:
-    """An intervention that writes recorded values into some nodes, after another intervention has been made."""
-    own = {key: values[key][..., nodes.to(last.device)] for key, nodes in swapped.items()}
-    return writing(swapped, lambda key, x: at_positions_of(x, own[key], last), before)
 
 
 def attention_test(tested: CircuitUnderTest, heads: Sequence[Mapping[str, Any]]) -> Check:

@@ -60,7 +60,7 @@ def at_positions_of(
     return values if values.shape[1] == x.shape[1] else pick(values, last)
 
 
-def writing(nodes: Indices, written: Callable[[str, Tensor], Tensor], before: Intervene = lambda _, x: x) -> Intervene:
+def writing(nodes: Indices, written: Callable[[str, Tensor], Tensor], before: Intervene) -> Intervene:
     """An intervention that puts ``written(key, x)``, a value for each of the ``nodes`` of a site, into its value x,
     after another intervention."""
 
@@ -69,6 +69,14 @@ def writing(nodes: Indices, written: Callable[[str, Tensor], Tensor], before: In
         return x.index_copy(-1, nodes[key].to(x.device), written(key, x)) if key in nodes else x
 
     return intervene
+
+
+def given(
+    nodes: Indices, values: RecordedValues, last: Int[Tensor, " prompt"], before: Intervene = lambda _, x: x
+) -> Intervene:
+    """An intervention that writes recorded values into some nodes, after another intervention has been made."""
+    own = {key: values[key][..., indices.to(last.device)] for key, indices in nodes.items()}
+    return writing(nodes, lambda key, x: at_positions_of(x, own[key], last), before)
 
 
 def real(batch: PairBatch) -> Bool[Tensor, "prompt pos"]:
