@@ -128,7 +128,7 @@ def _searched(
     """The result of ``prune_task``, with the circuit's test loss. Raises UnsolvedError where it finds no circuit."""
     seed = seed_of(about["seed"], "prune", loaded.name, loaded.task)
     batches = {split: loaded.batch(split) for split in SPLITS}
-    trials = None  # the folder of a search with a budget until it is done, named by a hash of all that it follows from
+    trials = None  # a search with a budget keeps its trials beside ``out`` until it is done, under a hash of its inputs
     if out is not None and config.budget:
         asked = json.dumps([about, config.model_dump(mode="json")], sort_keys=True)
         trials = out.with_name(f".{out.name}.{hashlib.sha256(asked.encode()).hexdigest()[:16]}.search")
