@@ -140,6 +140,14 @@ def show_table(stage: str, model: str, rows: Sequence[Mapping[str, Any]], descri
     create_table_artifact([dict(row) for row in rows], key=artifact_key(stage, model), description=description)
 
 
+def show_tasks(
+    stage: str, model: str, rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str], description: str
+) -> None:
+    """Put some columns of a row for each task into Prefect's UI."""
+    table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]
+    show_table(stage, model, table, description)
+
+
 def artifact_key(*names: str) -> str:
     """A key as Prefect's artifacts want it: small letters, digits and dashes."""
     return re.sub("[^a-z0-9]+", "-", "-".join(names).lower()).strip("-")
