@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
 from prefect import task
 
 from flows import mapped
-from flows.stage import load_study, stage_flow
+from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
 from pipeline.ablate import ablate_task
 from pipeline.artifacts import write_json
@@ -17,6 +16,8 @@ from pipeline.config import AblateConfig
 from pipeline.model.checkpoint import model_hash
 from pipeline.rows import AblationRow
 from pipeline.seeds import seed_of
+
+SHOWN = ("unpruned_loss", "circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "ablated_edges_loss")
 
 
 @stage_flow
@@ -28,7 +29,7 @@ def ablate(model: str) -> None:
     write_json(path, {"model": model, "model_hash": model_hash(workspace.model(model)), "tasks": rows})
     with Tracker(params, model) as tracker:
         tracker.log_ablations(workspace.model(model), workspace.circuits(model), path)
-    show_losses(model, rows)
+    mapped.show_tasks("ablations", model, rows, SHOWN, f"Losses of {model}, its circuits alone, and without them")
     if rows:
         sufficiency = median(row["circuit_loss"] for row in rows.values())
         necessity = median(row["ablated_nodes_loss"] for row in rows.values())
@@ -53,13 +54,5 @@ def ablate_unit(task: str, inputs: dict[str, Any]) -> AblationRow:
     )
 
 
-def show_losses(model: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put the table of losses into Prefect's UI."""
-    columns = ("unpruned_loss", "circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "ablated_edges_loss")
-    table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]
-    description = f"Losses of {model}, its circuits alone, and without them"
-    mapped.show_table("ablations", model, table, description)
-
-
 if __name__ == "__main__":
-    mapped.main(ablate)
+    main(ablate, per_model=True, mapped=True)

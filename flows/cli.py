@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from flows import cli_draw, cli_play, cli_prune, cli_show, cli_validate, environment
-from flows.environment import EXPECTED, ServiceError
+from flows.environment import ServiceError
 from flows.tables import count, nats, show
 from pipeline.config import Params, load_params
-from pipeline.data.tasks import Pair, TaskSet, find_task, generate, task_names
+from pipeline.data.tasks import TaskSet, find_task, generate, task_names
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from mlflow.entities import RunData
 
 app = typer.Typer(
     help="Models and circuits of a study, as MLflow recorded them, and the tasks; circuits of any model for any task. "
@@ -43,17 +43,16 @@ app.command(epilog=cli_play.EXAMPLE)(cli_play.play)
 def models() -> None:
     """The newest run of every model: sizes, validation loss in nats, the tasks it solved."""
     params = settings()
-    found, circuits = latest_runs(params, "model"), latest_runs(params, "circuit")
-    if found.empty:
-        raise ServiceError(nothing(params, "model"))
+    found = latest_runs(params, "model", {})
+    circuits = latest_runs(params, "circuit", {}, may_lack=True)
     table = Table("model", "kind", "layers", "width", "L0", "tokens", "validation loss", "tasks solved")
-    for row in sorted(rows(found), key=lambda row: (row["metrics.val_loss_nats"], row["params.model"])):
-        own = [circuit for circuit in rows(circuits) if circuit["params.model"] == row["params.model"]]
+    for run in sorted(found, key=lambda run: (run.metrics["val_loss_nats"], run.params["model"])):
+        own = [circuit for circuit in circuits if circuit.params["model"] == run.params["model"]]
         table.add_row(
-            *(row[f"params.{key}"] for key in ("model", "kind", "n_layer", "d_model")),
-            *(count(row[f"params.{key}"]) for key in ("l0", "tokens")),
-            nats(row["metrics.val_loss_nats"]),
-            f"{sum(circuit.get('tags.solved') == 'true' for circuit in own)} of {len(own)}" if own else "–",
+            *(run.params[key] for key in ("model", "kind", "n_layer", "d_model")),
+            *(count(run.params[key]) for key in ("l0", "tokens")),
+            nats(run.metrics["val_loss_nats"]),
+            f"{sum(circuit.tags.get('solved') == 'true' for circuit in own)} of {len(own)}" if own else "–",
         )
     show(table)
 
@@ -70,18 +69,16 @@ def circuits(model: ModelOption = None, task: TaskOption = None) -> None:
         narrowed["model"] = model
     if task is not None:
         narrowed["task"] = find_task(task).name
-    found = latest_runs(params, "circuit", **narrowed)
-    if found.empty:
-        raise ServiceError(nothing(params, "circuit", **narrowed))
+    found = latest_runs(params, "circuit", narrowed)
     losses = ("unpruned", "circuit", "nodes_only", "ablated_nodes", "ablated_edges")
     titles = ("the model", "circuit alone", "nodes alone", "without nodes", "without edges")
     table = Table("task", "model", "kind", "L0", "nodes", "edges", *titles, caption="task losses in nats")
     places = {name: place for place, name in enumerate(task_names())}
-    for row in sorted(rows(found), key=lambda row: (places.get(row["params.task"], len(places)), row["params.model"])):
+    for run in sorted(found, key=lambda run: (places.get(run.params["task"], len(places)), run.params["model"])):
         table.add_row(
-            *(row[f"params.{key}"] for key in ("task", "model", "kind")),
-            *(count(row.get(key)) for key in ("params.l0", "metrics.n_nodes", "metrics.n_edges")),
-            *(nats(row.get(f"metrics.{key}_loss")) for key in losses),
+            *(run.params[key] for key in ("task", "model", "kind")),
+            *map(count, (run.params["l0"], run.metrics.get("n_nodes"), run.metrics.get("n_edges"))),
+            *(nats(run.metrics.get(f"{key}_loss")) for key in losses),
         )
     show(table)
 
@@ -97,13 +94,10 @@ def tasks() -> None:
     for name in task_names():
         [pair] = generate(name, "test", 1, seed)
         state = "unknown until dvc repro tasks" if encoded is None else (encoded.reason(name) or "yes")
-        table.add_row(Text(f"{name}\n{find_task(name).decides}"), *example(pair), Text(state))
+        # answers as Python would write them, for the sake of their spaces and newlines
+        example = (Text(part) for side in pair.sides for part in (side.prompt, repr(side.answer)))
+        table.add_row(Text(f"{name}\n{find_task(name).decides}"), *example, Text(state))
     show(table)
-
-
-def example(pair: Pair) -> list[Text]:
-    """Prompt and answer of both sides; the answer as Python would write it, for the sake of its spaces and newlines."""
-    return [Text(part) for side in pair.sides for part in (side.prompt, repr(side.answer))]
 
 
 def settings() -> Params:
@@ -111,59 +105,34 @@ def settings() -> Params:
     return load_params(environment.workspace().params)
 
 
-def latest_runs(params: Params, kind: str, **narrowed: str) -> pd.DataFrame:
-    """MLflow's newest runs of a kind, model or circuit, one of each; further tags narrow them down.
+def latest_runs(params: Params, kind: str, tags: Mapping[str, str], *, may_lack: bool = False) -> list[RunData]:
+    """MLflow's newest runs of a kind, model or circuit, one of each; ``tags`` narrow them down.
 
-    Raises ServiceError where the tracking server does not answer.
+    Raises ServiceError where the tracking server does not answer, and unless they ``may_lack``, where there are none.
     """
     from flows.tracking import FAILURES  # takes seconds to import
-    from flows.tracking_store import local_database, probe
+    from flows.tracking_store import Store
 
-    uri = os.environ["MLFLOW_TRACKING_URI"]
-    tags = {"kind": kind, "latest": "true", **narrowed}
-    wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-    database = local_database(uri)
-    if database is not None and not database.is_file():
-        raise ServiceError(nothing(params, kind))
-    import mlflow
-
+    store = Store(params.tracking.experiment)
     try:
-        probe(uri)
-        mlflow.set_tracking_uri(uri)
-        experiment = mlflow.get_experiment_by_name(params.tracking.experiment)
-        if experiment is None:
-            raise ServiceError(nothing(params, kind))
-        found: Any = mlflow.search_runs([experiment.experiment_id], filter_string=wanted)
+        found = store.find({"kind": kind, "latest": "true", **tags}) if store.look() else []
     except FAILURES as error:
         why = str(error).strip().splitlines()[0]
-        raise ServiceError(f"MLFLOW_TRACKING_URI={uri}: {why}; start that server, or unset the variable") from error
-    return found
-
-
-def nothing(params: Params, kind: str, **narrowed: str) -> str:
-    """The message where MLflow has no such run."""
-    which = "".join(f", {key} {value}" for key, value in narrowed.items())
-    return (
-        f"MLflow has no {kind} yet (experiment {params.tracking.experiment} at {os.environ['MLFLOW_TRACKING_URI']}"
-        f"{which}); make study, or dvc repro, records them"
-    )
-
-
-def rows(found: pd.DataFrame) -> list[dict[str, Any]]:
-    """Runs as mappings from column to value, without those that MLflow fills up with nothing."""
-    return [
-        {key: value for key, value in row.items() if value is not None and value == value}  # NaN is not itself
-        for row in found.to_dict("records")
-    ]
+        raise ServiceError(
+            f"MLFLOW_TRACKING_URI={store.uri}: {why}; start that server, or unset the variable"
+        ) from error
+    if not found and not may_lack:
+        which = "".join(f", {key} {value}" for key, value in tags.items())
+        raise ServiceError(
+            f"MLflow has no {kind} yet (experiment {params.tracking.experiment} at {store.uri}{which}); make study, or "
+            "dvc repro, records them"
+        )
+    return [run.data for run in found]
 
 
 def main() -> None:
     """Run the console script; a refusal is one line and status 1."""
-    try:
-        app()
-    except EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(environment.guarded(app))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ MadeFor = Annotated[
 TokenizerDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Default: the model's folder, else its data/tokens.")
 ]
+TokensDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Text to draw from. Default: the model's folder or data/tokens.")
+]
 ParamsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Default: params.yaml of the model's workspace.")]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the address, open nothing.")]
 CIRCUIT_HELP = "The circuit's folder, or its circuit.json."

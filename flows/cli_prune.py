@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli_options import ModelDir, ParamsFile, TokenizerDir
+from flows.cli_options import ModelDir, ParamsFile, TokenizerDir, TokensDir
 from flows.tables import count, nats, show
 from pipeline.config import Ablation
 from pipeline.rows import Sizes
@@ -36,9 +36,7 @@ def prune(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search. Default: seed.")] = None,
     tokenizer: TokenizerDir = None,
-    tokens: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="For resample. Default: the model's data/tokens.")
-    ] = None,
+    tokens: TokensDir = None,
     params: ParamsFile = None,
 ) -> None:
     """Find the smallest circuit of a model for a task, and write it to a new folder.

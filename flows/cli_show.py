@@ -63,7 +63,6 @@ def show(
 def default_place(folder: Path, model: str) -> Path:
     """The page's file in the scratch folder of the circuit's workspace, or where it has none, of this machine."""
     root = find_root(folder)
-    scratch = (
-        Workspace(root).scratch if (root / "dvc.yaml").is_file() else Path(tempfile.gettempdir()) / "sparse-circuits"
-    )
+    elsewhere = Path(tempfile.gettempdir()) / "sparse-circuits"
+    scratch = Workspace(root).scratch if (root / "dvc.yaml").is_file() else elsewhere
     return scratch / "show" / f"{model}-{folder.resolve().name}.html"

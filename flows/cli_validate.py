@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli_options import CIRCUIT_HELP, MadeFor, ModelDir, ParamsFile, TokenizerDir, folder_of
+from flows.cli_options import CIRCUIT_HELP, MadeFor, ModelDir, ParamsFile, TokenizerDir, TokensDir, folder_of
 from flows.tables import show
 from pipeline.report.validation import lines_of
 from pipeline.rows import ValidationRow
@@ -27,9 +27,7 @@ def validate(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write everything found, as JSON.")] = None,
     controls: Annotated[bool, typer.Option(help="Search for circuits in random weights and nonsense, too.")] = True,
     tokenizer: TokenizerDir = None,
-    tokens: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Text to draw from. Default: the model's folder or data/tokens.")
-    ] = None,
+    tokens: TokensDir = None,
     params: ParamsFile = None,
 ) -> None:
     """Try to refute a circuit on test pairs: each test with its outcome and its numbers."""

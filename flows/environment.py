@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,24 @@ class ServiceError(RuntimeError):
 # Refusals of settings, files, artifacts and servers, which a user can mend, libraries' refusals of input among them;
 # everything else is a bug and keeps its traceback.
 EXPECTED = (ValueError, ArtifactError, ServiceError, OSError)
+DEBUG_VARIABLE = "SPARSE_CIRCUITS_DEBUG"  # where it is set, expected errors keep their traceback
+
+
+KEPT = "what is finished is kept, the same command goes on from there"
+
+
+def guarded(action: Callable[[], int], *expected: type[Exception], after_interrupt: str = KEPT) -> int:
+    """The status of ``action``; an expected error (EXPECTED and others) is one line and 1, an interruption 130."""
+    try:
+        return action()
+    except KeyboardInterrupt:
+        print(f"interrupted; {after_interrupt}", file=sys.stderr)
+        return 130
+    except EXPECTED + expected as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -60,7 +80,7 @@ def apply(root: Path) -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    if "PREFECT_API_URL" not in os.environ and (url := local_server(root)):
+    if "PREFECT_API_URL" not in os.environ and (url := running(server_record(root))):
         os.environ["PREFECT_API_URL"] = url
 
 
@@ -79,14 +99,9 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def running(record: Path) -> str | None:
-    """The noted url of a server, if it is up."""
+    """The noted url of a server, for Prefect's that of its API, if it is up."""
     url = read_record(record).get("url")
     return url if url and answers(url + "/health") else None
-
-
-def local_server(root: Path) -> str | None:
-    """The API url of this workspace's own Prefect server, if it is up."""
-    return running(server_record(root))
 
 
 def answers(url: str, timeout: float = 3) -> bool:

@@ -8,9 +8,9 @@ from typing import Any
 from prefect import task
 
 from flows import mapped
-from flows.stage import load_study, stage_flow
+from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
-from pipeline.artifacts import Workspace, file_hash, write_json
+from pipeline.artifacts import file_hash, write_json
 from pipeline.config import ExplainConfig
 from pipeline.data.shards import TokenStream
 from pipeline.data.tokenizer import Tokenizer
@@ -25,7 +25,8 @@ def explain(model: str) -> None:
     shared = mapped.shared_inputs(workspace, params, "explain", model)
     circuits = mapped.run_units(explain_unit, inputs)
     names = sorted({node for found in circuits.values() for node in found["nodes"]})
-    watched = shared | {"nodes": names, "tokens_hash": tokens_hash(workspace)}
+    held_out = [workspace.tokens / name for name in ("stats.json", "tokenizer.json", "validation.bin")]
+    watched = shared | {"nodes": names, "tokens_hash": file_hash(*held_out)}
     nodes = mapped.run_units(watch_unit, {"held-out code": watched} if names else {})
     path = workspace.explanations(model)
     found = assembled(
@@ -66,11 +67,6 @@ def watch_unit(task: str, inputs: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def tokens_hash(workspace: Workspace) -> str:
-    """Identity of the held-out code and of its tokens."""
-    return file_hash(*(workspace.tokens / name for name in ("stats.json", "tokenizer.json", "validation.bin")))
-
-
 def show_labels(model: str, nodes: Mapping[str, Any]) -> None:
     """Put the labels into Prefect's UI, those of the best score first."""
     labels = {name: node["label"] for name, node in nodes.items() if node["label"] is not None}
@@ -81,4 +77,4 @@ def show_labels(model: str, nodes: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    mapped.main(explain)
+    main(explain, per_model=True, mapped=True)

@@ -12,20 +12,17 @@ import re
 from collections.abc import Container, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import yaml
-from prefect import Flow, Task
+from prefect import Task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import INPUTS, TASK_SOURCE
-from prefect.futures import PrefectFuture
-from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 from tqdm import tqdm
 
 import pipeline
 from flows import environment
-from flows.stage import main as stage_main
 from pipeline.artifacts import ArtifactError, Workspace, file_hash, read_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
@@ -45,28 +42,13 @@ UNIT: dict[str, Any] = {
 }
 
 
-def main(stage: Flow[[str], Any]) -> None:
-    """Run a mapped stage from the command line, its units side by side in processes of their own: much of their work is
-    done by the interpreter, which threads share."""
-    stage_main(lambda params: stage.with_options(task_runner=process_pool(params.compute.workers)), per_model=True)
-
-
-def process_pool(workers: int) -> TaskRunner[PrefectFuture[Any]]:
-    # Prefect's own classes do not fit each other's annotations: TaskRunner is invariant in its future.
-    return cast("TaskRunner[PrefectFuture[Any]]", ProcessPoolTaskRunner(max_workers=workers))
-
-
 def code_hash(stage: str) -> str:
     """Identity of the code that a stage's units run (the ``deps`` under pipeline/ in dvc.yaml), and of torch."""
     home = Path(pipeline.__file__).parent.parent
     described = yaml.safe_load((home / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
     deps = [dep for dep in described["do"]["deps"] if dep.startswith("pipeline/")]
-    sources = [path for dep in deps for path in _sources(home / dep)]
+    sources = [path for dep in deps for path in sorted((home / dep).rglob("*.py")) or [home / dep]]  # folders, files
     return hashlib.sha256(f"{torch.__version__} {file_hash(*sources)}".encode()).hexdigest()[:16]
-
-
-def _sources(path: Path) -> list[Path]:
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
 def checked_tasks(workspace: Workspace, model: str) -> TaskSet:
@@ -156,6 +138,14 @@ def circuit_hash(folder: Path) -> str:
 def show_table(stage: str, model: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
     """Put a table into Prefect's UI."""
     create_table_artifact([dict(row) for row in rows], key=artifact_key(stage, model), description=description)
+
+
+def show_tasks(
+    stage: str, model: str, rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str], description: str
+) -> None:
+    """Put some columns of a row for each task into Prefect's UI."""
+    table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]
+    show_table(stage, model, table, description)
 
 
 def artifact_key(*names: str) -> str:

@@ -46,16 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status of taking a profile over into params.yaml, whose comments go: version control has them."""
     parser = argparse.ArgumentParser(prog="python -m flows.profiles", description=__doc__)
     parser.add_argument("name", help="a file of profiles/, such as paper")
-    root = environment.find_root()
-    try:
-        name = parser.parse_args(arguments).name
-        write_params(merged(root, name), root / "params.yaml")
-    except (ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    name, root = parser.parse_args(arguments).name, environment.find_root()
+    write_params(merged(root, name), root / "params.yaml")
     print(f"params.yaml is now the profile {name}; git checkout params.yaml brings the committed one back")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(environment.guarded(main))

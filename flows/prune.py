@@ -15,7 +15,7 @@ from typing import Any
 from prefect import task
 
 from flows import mapped
-from flows.stage import load_study, stage_flow
+from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
 from pipeline.artifacts import Workspace, whole_folder, write_json
 from pipeline.circuit.ablation_values import ablation_values_for
@@ -26,6 +26,7 @@ from pipeline.prune import empty_row, prune_task
 from pipeline.rows import PruneRow
 from pipeline.seeds import seed_of
 
+SHOWN = ("expressible", "unpruned_loss", "solved", "n_nodes", "n_edges", "validation_loss", "seconds")
 NOT_EXPRESSIBLE: PruneRow = empty_row() | {"solved": None, "seconds": None}
 
 
@@ -35,10 +36,9 @@ def prune(model: str) -> None:
     workspace, params = load_study()
     tasks = mapped.checked_tasks(workspace, model)
     shared = mapped.shared_inputs(workspace, params, "prune", model)
+    # The units that may take longest come first.
     names = sorted(filter(tasks.expressible, tasks.names), key=lambda name: -tasks.about(name)["n_tokens_max"])
-    inputs = {
-        name: shared | {"task_hash": tasks.hash(name)} for name in names
-    }  # the units that may take longest come first
+    inputs = {name: shared | {"task_hash": tasks.hash(name)} for name in names}
     folders = {name: unit_folder(workspace, name, values) for name, values in inputs.items()}
     found = mapped.run_units(prune_unit, inputs, redo={name for name in folders if not folders[name].is_dir()})
     rows = {
@@ -53,7 +53,7 @@ def prune(model: str) -> None:
         write_json(partial / "summary.json", {"model": model, "model_hash": shared["model_hash"], "tasks": rows})
     with Tracker(params, model) as tracker:
         tracker.log_circuits(workspace.model(model), workspace.circuits(model))
-    show_circuits(model, rows)
+    mapped.show_tasks("circuits", model, rows, SHOWN, f"Circuits of {model}")
     forget_others(folders.values())
     announce(model, rows, params.prune.target_loss)
 
@@ -67,18 +67,11 @@ def prune_unit(task: str, inputs: dict[str, Any]) -> PruneRow:
     pairs = mapped.loaded_tasks(workspace.tasks)
     config = PruneConfig.model_validate(inputs["settings"])
     means = {key: value.to(model.device) for key, value in load_means(folder).items()}
+    draws_seed = seed_of(inputs["seed"], "draws", inputs["model"])
     pruned = prune_task(
         model=model,
         means=means,
-        ablated_to=ablation_values_for(
-            config.ablation,
-            model=model,
-            means=means,
-            tokens=workspace.tokens,
-            tokenizer=pairs.tokenizer_hash,
-            draws=config.draws,
-            seed=seed_of(inputs["seed"], "draws", inputs["model"]),
-        ),
+        ablated_to=ablation_values_for(config, model, means, workspace.tokens, pairs.tokenizer_hash, draws_seed),
         batches={split: pairs.batch(task, split).to(model.device) for split in SPLITS},
         config=config,
         seed=seed_of(inputs["seed"], "prune", inputs["model"], task),
@@ -107,13 +100,6 @@ def forget_others(folders: Iterable[Path]) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def show_circuits(model: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put the table of circuits into Prefect's UI."""
-    columns = ("expressible", "unpruned_loss", "solved", "n_nodes", "n_edges", "validation_loss", "seconds")
-    table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]
-    mapped.show_table("circuits", model, table, f"Circuits of {model}")
-
-
 def announce(model: str, rows: Mapping[str, PruneRow], target_loss: float) -> None:
     """Say what was found; with a warning for a model that solves no task."""
     edges = [row["n_edges"] for row in rows.values() if row["n_edges"] is not None]
@@ -131,4 +117,4 @@ def announce(model: str, rows: Mapping[str, PruneRow], target_loss: float) -> No
 
 
 if __name__ == "__main__":
-    mapped.main(prune)
+    main(prune, per_model=True, mapped=True)

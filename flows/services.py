@@ -39,14 +39,10 @@ class Service:
     path: str = ""
 
 
-def prefect_service(root: Path) -> Service:
-    """The Prefect server; its recorded url is that of the API."""
-    return Service("Prefect", environment.server_record(root), 4200, "/api")
-
-
-def mlflow_service(root: Path) -> Service:
-    """The MLflow UI."""
-    return Service("MLflow", root / ".mlflow" / "local_ui.json", 5000)
+def services_of(root: Path) -> tuple[Service, Service]:
+    """The Prefect server, whose recorded url is that of the API, and the MLflow UI."""
+    prefect = Service("Prefect", environment.server_record(root), 4200, "/api")
+    return prefect, Service("MLflow", root / ".mlflow" / "local_ui.json", 5000)
 
 
 def free_port(preferred: int) -> int:
@@ -67,7 +63,7 @@ def free_port(preferred: int) -> int:
 def start_prefect(root: Path) -> str:
     """The API url of a healthy Prefect server: the user's (PREFECT_API_URL), the one already up, or a new one."""
     environment.check_prefect()
-    return os.environ.get("PREFECT_API_URL") or _up(prefect_service(root), ["prefect", "server", "start"])
+    return os.environ.get("PREFECT_API_URL") or _up(services_of(root)[0], ["prefect", "server", "start"])
 
 
 def start_mlflow(root: Path) -> str:
@@ -75,7 +71,7 @@ def start_mlflow(root: Path) -> str:
     store = os.environ["MLFLOW_TRACKING_URI"]
     if store.startswith(("http://", "https://")):
         return store
-    return _up(mlflow_service(root), ["mlflow", "server", "--backend-store-uri", store, "--workers", "1"])
+    return _up(services_of(root)[1], ["mlflow", "server", "--backend-store-uri", store, "--workers", "1"])
 
 
 def _up(service: Service, command: list[str]) -> str:
@@ -142,22 +138,18 @@ def main() -> int:
     parser.add_argument("action", choices=["up", "ui", "down"])
     action = parser.parse_args().action
     root = environment.find_root()
-    try:
-        if action == "down":
-            for service in (prefect_service(root), mlflow_service(root)):
-                print(f"{service.title}: {'stopped' if stop(service) else 'not running'}")
-            return 0
-        api = start_prefect(root)
-        print(f"Prefect server: {api}")
-        if action == "ui":
-            print(f"Prefect UI:     {api.removesuffix('/api')}")
-            print(f"MLflow UI:      {start_mlflow(root)}")
-            print("make down stops them.")
-    except ServiceError as error:
-        print(error, file=sys.stderr)
-        return 1
+    if action == "down":
+        for service in services_of(root):
+            print(f"{service.title}: {'stopped' if stop(service) else 'not running'}")
+        return 0
+    api = start_prefect(root)
+    print(f"Prefect server: {api}")
+    if action == "ui":
+        print(f"Prefect UI:     {api.removesuffix('/api')}")
+        print(f"MLflow UI:      {start_mlflow(root)}")
+        print("make down stops them.")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(environment.guarded(main))

@@ -13,16 +13,14 @@ import signal
 import subprocess
 import sys
 import time
-import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows import environment, services
-from flows.environment import EXPECTED
 from flows.profiles import merged, write_params
 from flows.tables import show
 from pipeline.artifacts import Workspace, read_json
@@ -45,8 +43,9 @@ class SmokeError(ValueError):
 
 def project_files(root: Path) -> list[Path]:
     """The project's own files, relative to ``root``: what git would commit, or all but artifacts outside a checkout."""
-    listed = _git_files(root)
-    found = listed if listed is not None else sorted(_walk(root, Path()))
+    found = _git_files(root)
+    if found is None:
+        found = sorted(path.relative_to(root) for path in root.rglob("*") if not path.is_symlink())
     return [path for path in found if _belongs(path) and (root / path).is_file()]
 
 
@@ -62,17 +61,6 @@ def _git_files(root: Path) -> list[Path] | None:
     except (OSError, subprocess.CalledProcessError):  # no git here, or no checkout
         return None
     return [Path(name) for name in listed.split("\0") if name]
-
-
-def _walk(root: Path, folder: Path) -> Iterator[Path]:
-    for entry in (root / folder).iterdir():
-        path = folder / entry.name
-        if not _belongs(path) or entry.is_symlink():
-            continue
-        if entry.is_dir():
-            yield from _walk(root, path)
-        else:
-            yield path
 
 
 def _belongs(path: Path) -> bool:
@@ -107,7 +95,7 @@ def _wipe(root: Path, into: Path) -> None:
         raise SmokeError(f"--into {into}: holds the project itself; name another folder")
     if into.exists() and not (into / MARKER).is_file() and (not into.is_dir() or any(into.iterdir())):
         raise SmokeError(f"--into {into}: not empty, and not made by a smoke run; name another folder")
-    for service in (services.prefect_service(into), services.mlflow_service(into)):
+    for service in services.services_of(into):
         services.stop(service)
     shutil.rmtree(into, ignore_errors=True)
     if into.exists() and any(into.iterdir()):
@@ -150,10 +138,8 @@ def tables(summary: Summary) -> list[Table]:
         overview.add_row(
             model["name"], f"{model['val_loss_nats']:.3f}", f"{model['l0']:,}", solved, number(model["geomean_edges"])
         )
-    circuits = Table(title="Circuits: edges, or the unpruned loss in nats")
-    circuits.add_column("task", no_wrap=True)
-    for model in models:
-        circuits.add_column(model["name"])
+    columns: list[Column | str] = [Column("task", no_wrap=True), *(model["name"] for model in models)]
+    circuits = Table(*columns, title="Circuits: edges, or the unpruned loss in nats")
     for task in dict.fromkeys(task for model in models for task in model["tasks"]):
         circuits.add_row(task, *[outcome(model["tasks"].get(task, {})) for model in models])
     return [overview, circuits]
@@ -191,25 +177,14 @@ def smoke(root: Path, into: Path) -> int:
 
 
 def main() -> int:
-    """Exit status of the command line: that of ``dvc repro``, 1 where it could not begin, 130 when interrupted."""
+    """Exit status of the command line: that of ``dvc repro``."""
     parser = argparse.ArgumentParser(prog="python -m flows.smoke", description=__doc__)
     parser.add_argument("--into", type=Path, help="the workspace's folder (default: .smoke in the project)")
     root = environment.find_root()
     into = (parser.parse_args().into or root / ".smoke").absolute()
-    signal.signal(signal.SIGTERM, _leave)
-    try:
-        return smoke(root, into)
-    except KeyboardInterrupt:
-        print("interrupted; the next smoke study starts afresh", file=sys.stderr)
-        return 130
-    except EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def _leave(number: int, frame: types.FrameType | None) -> None:
-    sys.exit(128 + number)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    return smoke(root, into)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(environment.guarded(main, after_interrupt="the next smoke study starts afresh"))

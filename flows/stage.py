@@ -27,23 +27,18 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRunRes
 from prefect.exceptions import PrefectException
 from prefect.flow_engine import run_flow
 from prefect.states import Crashed, Failed
+from prefect.task_runners import ProcessPoolTaskRunner
 
 from flows import environment
-from flows.environment import EXPECTED
+from flows.environment import DEBUG_VARIABLE, EXPECTED
 from pipeline.artifacts import Workspace
 from pipeline.config import Params, load_params
 
 PARENT_VARIABLE = "SPARSE_CIRCUITS_PARENT_FLOW_RUN"  # set by flows.study for the stages it starts
 TASK_VARIABLE = "SPARSE_CIRCUITS_PARENT_TASK_RUN"  # the task run of that flow run which started the stage
-DEBUG_VARIABLE = "SPARSE_CIRCUITS_DEBUG"
 INTERRUPT_SECONDS = 5.0
 
 P = ParamSpec("P")
-
-
-def debugging() -> bool:
-    """Whether expected errors keep their traceback."""
-    return bool(os.environ.get(DEBUG_VARIABLE))
 
 
 def load_study() -> tuple[Workspace, Params]:
@@ -61,15 +56,19 @@ def stage_flow(function: Callable[P, None]) -> Flow[P, Any]:
             function(*args, **kwargs)
             return None
         except EXPECTED as error:
-            if debugging():
+            if os.environ.get(DEBUG_VARIABLE):
                 raise
             return Failed(message=f"{error}" or type(error).__name__)
 
     return flow(name=function.__name__, validate_parameters=False)(refusing_plainly)
 
 
-def main(stage: Flow[Any, Any] | Callable[[Params], Flow[Any, Any]], *, per_model: bool) -> None:
-    """Run a stage from the command line, leave with its status. ``stage``: its flow, or what makes it from params."""
+def main(stage: Flow[Any, Any], *, per_model: bool, mapped: bool = False) -> None:
+    """Run a stage from the command line, leave with its status.
+
+    The units of a mapped stage run side by side in processes: much of their work is done by the interpreter, which
+    threads share.
+    """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     if per_model:
         parser.add_argument("--model", required=True, help="a key of params.yaml: models")
@@ -77,31 +76,24 @@ def main(stage: Flow[Any, Any] | Callable[[Params], Flow[Any, Any]], *, per_mode
     arguments = vars(parser.parse_args())
     if arguments.pop("debug"):
         os.environ[DEBUG_VARIABLE] = "1"
-    sys.exit(guarded(lambda: _run_checked(stage, arguments)))
+    sys.exit(guarded(lambda: _run_checked(stage, arguments, mapped)))
 
 
 def guarded(action: Callable[[], int]) -> int:
-    """The status of ``action``; expected errors are one line on stderr and 1, an interruption is 130."""
+    """The status of ``action`` as ``environment.guarded`` has it; Prefect's errors are expected ones too."""
     _leave_soon_after_interrupt()
-    try:
-        return action()
-    except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr)
-        return 130
-    except (*EXPECTED, PrefectException) as error:
-        if debugging():
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return environment.guarded(action, PrefectException)
 
 
-def _run_checked(stage: Flow[Any, Any] | Callable[[Params], Flow[Any, Any]], parameters: dict[str, Any]) -> int:
+def _run_checked(stage: Flow[Any, Any], parameters: dict[str, Any], mapped: bool) -> int:
     _, params = load_study()
     if "model" in parameters:
         params.model(parameters["model"])
     environment.check_prefect()
-    made = stage if isinstance(stage, Flow) else stage(params)
-    state = run(made, " ".join([made.name, *map(str, parameters.values())]), parameters)
+    if mapped:
+        pool: Any = ProcessPoolTaskRunner(max_workers=params.compute.workers)  # Any: TaskRunner's future is invariant
+        stage = stage.with_options(task_runner=pool)
+    state = run(stage, " ".join([stage.name, *map(str, parameters.values())]), parameters)
     if state.is_completed():
         return 0
     print(f"error: {state.message or state.name}", file=sys.stderr)
@@ -153,10 +145,8 @@ def _crash_dead_runs(client: SyncPrefectClient, flow_name: str) -> None:
 def _is_dead(flow_run: FlowRun) -> bool:
     """Whether the process that a run is tagged with was on this machine and is gone."""
     for tag in flow_run.tags:
-        kind, _, rest = tag.partition(":")
-        host, _, process = rest.partition(":")
+        kind, host, pid, created = (tag.split(":") + [""] * 3)[:4]
         if kind == "process" and host == socket.gethostname():
-            pid, _, created = process.partition(":")
             try:
                 return abs(psutil.Process(int(pid)).create_time() - float(created)) > 1
             except (psutil.NoSuchProcess, ValueError):

@@ -95,10 +95,6 @@ def final_state(states: dict[str, State[None]]) -> State[None]:
 def main() -> int:
     """Exit status of the study as one flow run on the user's Prefect server, or a local one that stays up."""
     argparse.ArgumentParser(prog="python -m flows.study", description=__doc__).parse_args()
-    return guarded(_study_on_a_server)
-
-
-def _study_on_a_server() -> int:
     workspace, _ = load_study()
     stage_graph(workspace.root)
     url = services.start_prefect(workspace.root)
@@ -111,4 +107,4 @@ def _study_on_a_server() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
@@ -23,7 +24,7 @@ from pipeline.artifacts import ArtifactError, Workspace
 from pipeline.config import Params, load_params
 from pipeline.model.device import pick_device
 from pipeline.pretrain.distributed import Ranks, check_device, process_group
-from pipeline.pretrain.loop import OnLog, pretrain
+from pipeline.pretrain.loop import pretrain
 from pipeline.rows import ModelRow
 
 INTERRUPTED_SECONDS = 3.0
@@ -35,27 +36,24 @@ class WorkerError(ValueError):
 
 def train(workspace: Workspace, params: Params, model: str, ranks: Ranks) -> ModelRow:
     """The summary of models/<model>, made from data/tokens; the first rank tells MLflow of it."""
-
-    def trained(on_log: OnLog) -> ModelRow:
-        return pretrain(
-            name=model,
-            config=params.model(model),
-            shared=params.pretrain,
-            compute=params.compute,
-            seed=params.seed,
-            tokens=workspace.tokens,
-            folder=workspace.model(model),
-            scratch=workspace.scratch,
-            on_log=on_log,
-            ranks=ranks,
-        )
-
+    trained = partial(
+        pretrain,
+        name=model,
+        config=params.model(model),
+        shared=params.pretrain,
+        compute=params.compute,
+        seed=params.seed,
+        tokens=workspace.tokens,
+        folder=workspace.model(model),
+        scratch=workspace.scratch,
+        ranks=ranks,
+    )
     if not ranks.is_first:
-        return trained(lambda step, metrics: None)
+        return trained(on_log=lambda step, metrics: None)
     from flows.tracking import Tracker  # takes seconds to import
 
     with Tracker(params, model) as tracker:
-        summary = trained(tracker.log_step)
+        summary = trained(on_log=tracker.log_step)
         tracker.log_model(summary, workspace.model(model))
     return summary
 

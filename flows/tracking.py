@@ -20,7 +20,6 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flows import tracking_words as words
 from flows.tracking_store import Store, TrackingError, as_metrics, digest
-from flows.tracking_trials import Search, circuit_metrics, read_trials, send_trials, validation_metrics
+from flows.tracking_trials import PrunedTask, circuit_metrics, read_trials, send_trials, validation_metrics
 from pipeline.artifacts import file_hash, read_json
 from pipeline.config import Params
-from pipeline.rows import ModelRow, Summary, TrialRow
+from pipeline.rows import ModelRow, Summary
 
 # Errors of a server that is absent, broken or another program; ValueError: an answer that is not JSON.
 FAILURES = (MlflowException, TrackingError, RequestException, SQLAlchemyError, CommandError, OSError, ImportError,
@@ -44,16 +43,6 @@ OF_A_MODEL = ("n_solved", "geomean_edges", "geomean_edges_discretised", "val_los
 CLOSE_SECONDS = 60.0  # how long the end of a stage waits for what is still to be sent
 
 Job = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class PrunedTask:
-    """One task of one model, to be recorded: its row of summary.json, the circuit's folder if any, all trials."""
-
-    name: str
-    row: Mapping[str, Any]
-    folder: Path | None
-    trials: Sequence[TrialRow]
 
 
 class Sender:
@@ -217,18 +206,20 @@ class Tracker:
         """The run of every circuit, and only then those of trials: the less important come last."""
         parent = self._model_run(summary, checkpoint)
         recorded = self.store.find({"kind": "circuit", "model": self.model})
-        searches = []
+        sent: dict[str, PrunedTask] = {}
         for task in tasks:
             if self.sender.failed:
                 return
             others = [run for run in recorded if run.data.tags["task"] == task.name]
-            searches.append(Search(self._send_circuit(summary, parent, others, task), task.name, task.trials))
-        send_trials(self.store, self.model, searches, lambda: self.sender.failed)
+            sent[self._send_circuit(summary, parent, others, task)] = task
+        send_trials(self.store, self.model, sent, lambda: self.sender.failed)
 
     def _send_circuit(self, summary: ModelRow, parent: str, recorded: Sequence[Run], task: PrunedTask) -> str:
         """The run of one circuit, made or found among those ``recorded`` of its task, with all that is known of it."""
         row = task.row
-        identity = circuit_identity(summary["model_hash"], task.name, self.params.prune.target_loss, task.folder)
+        files = [task.folder / name for name in ("circuit.json", "circuit.safetensors")] if task.folder else []
+        found = file_hash(*files) if files else None
+        identity = digest(summary["model_hash"], task.name, self.params.prune.target_loss, found)
         same = [run.info.run_id for run in recorded if run.data.tags.get("identity") == identity]
         run = same[0] if same else self._new_circuit(summary, identity, task)
         metrics = circuit_metrics(row) | {"model_val_loss": summary["val_loss_nats"]}
@@ -291,12 +282,6 @@ def _complete_models(store: Store, summary: Summary, results: Path) -> None:
             tags = {"kind": "circuit", "model": model["name"], "task": drawing.stem, "latest": "true"}
             for run in store.find(tags):
                 store.add_file(run.info.run_id, drawing)
-
-
-def circuit_identity(model_hash: str, task: str, target_loss: float, folder: Path | None) -> str:
-    """The identity of a task's circuit: checkpoint, target and, where there is a circuit, its files."""
-    files = None if folder is None else file_hash(folder / "circuit.json", folder / "circuit.safetensors")
-    return digest(model_hash, task, target_loss, files)
 
 
 def _history(path: Path) -> Iterator[Metric]:

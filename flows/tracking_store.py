@@ -54,6 +54,17 @@ class Store:
             self.client = MlflowClient(tracking_uri=self.uri)
             self._open_experiment(None if database is None else (database.parent / "artifacts").as_uri())
 
+    def look(self) -> bool:
+        """Whether the experiment is there, from now on to be read; nothing is made. Raises as ``connect``."""
+        database = local_database(self.uri)
+        if database is not None and not database.is_file():
+            return False
+        probe(self.uri)
+        self.client = MlflowClient(tracking_uri=self.uri)
+        found = self.client.get_experiment_by_name(self.experiment)
+        self.experiment_id = found.experiment_id if found else ""
+        return found is not None
+
     def _open_experiment(self, artifacts: str | None) -> None:
         """``artifacts``: where a local database's files lie, given because MLflow would take the current folder."""
         found = self.client.get_experiment_by_name(self.experiment) or self._new_experiment(artifacts)

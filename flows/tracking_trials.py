@@ -19,11 +19,12 @@ PARENT = "mlflow.parentRunId"
 
 
 @dataclass(frozen=True)
-class Search:
-    """The trials that one circuit of ``task`` was chosen from, and the circuit's run."""
+class PrunedTask:
+    """One task of one model, to be recorded: its row of summary.json, the circuit's folder if any, all trials."""
 
-    run: str
-    task: str
+    name: str
+    row: Mapping[str, Any]
+    folder: Path | None
     trials: Sequence[TrialRow]
 
 
@@ -33,33 +34,34 @@ def read_trials(folder: Path) -> list[TrialRow]:
     return read_json(path) if path.is_file() else []
 
 
-def send_trials(store: Store, model: str, searches: Sequence[Search], stopped: Callable[[], bool]) -> None:
-    """Record every trial that is not yet there, with three calls each, until ``stopped``."""
-    if not any(search.trials for search in searches):
+def send_trials(store: Store, model: str, tasks: Mapping[str, PrunedTask], stopped: Callable[[], bool]) -> None:
+    """Record, until ``stopped``, every trial that is not there yet, by three calls; ``tasks``: by circuit's run."""
+    if not any(task.trials for task in tasks.values()):
         return
     known = {(run.data.tags[PARENT], run.data.tags["identity"]): run for run in store.find(_tags(model))}
-    for search in searches:
-        for trial in search.trials:
+    for parent, task in tasks.items():
+        for trial in task.trials:
             if stopped():
                 return
             identity = digest(dict(trial))
-            run = known.get((search.run, identity))
+            run = known.get((parent, identity))
             if run is None:
-                tags = _tags(model) | {"task": search.task, "identity": identity, PARENT: search.run}
-                _complete(store, store.new_run(f"{model} {search.task} trial {trial['number']}", tags), search, trial)
+                tags = _tags(model) | {"task": task.name, "identity": identity, PARENT: parent}
+                run_id = store.new_run(f"{model} {task.name} trial {trial['number']}", tags)
+                _complete(store, run_id, task.name, trial)
             elif run.info.status != "FINISHED":  # its recording was interrupted
-                _complete(store, run.info.run_id, search, trial)
+                _complete(store, run.info.run_id, task.name, trial)
 
 
 def _tags(model: str) -> dict[str, str]:
     return {"kind": "trial", "model": model}
 
 
-def _complete(store: Store, run: str, search: Search, trial: TrialRow) -> None:
+def _complete(store: Store, run: str, task: str, trial: TrialRow) -> None:
     """Fill a trial's run: hyperparameters as params, what it found as metrics, its state and source as tags."""
     store.write(
         run,
-        params={"task": search.task, "trial": trial["number"]} | dict(trial["hyperparameters"]),
+        params={"task": task, "trial": trial["number"]} | dict(trial["hyperparameters"]),
         metrics=as_metrics(
             {"n_nodes": trial["n_nodes"], "n_edges": trial["n_edges"], "validation_loss": trial["validation_loss"]}, 0
         ),

@@ -15,6 +15,20 @@ from pipeline.rows import ModelRow
 NOTE = "mlflow.note.content"  # the tag that the UI shows as the description
 VIEW = "mlflow.sharedViewState."
 SECTION = "sizes"
+# name → title of the link, columns, title of the chart, metrics on its axes
+VIEWS: dict[str, tuple[str, tuple[str, ...], str, str, str]] = {
+    "circuits": (
+        "Circuits: size against the model's loss",
+        ("params.`model`", "params.`task`", "metrics.`n_edges`", "metrics.`n_nodes`", "metrics.`circuit_loss`",
+         "metrics.`model_val_loss`", "tags.`verdict`"),
+        "Edges against the model's validation loss (nats)", "model_val_loss", "n_edges",
+    ),
+    "models": (
+        "Models: mean circuit size against loss",
+        ("params.`kind`", "params.`l0`", "metrics.`val_loss_nats`", "metrics.`n_solved`", "metrics.`geomean_edges`"),
+        "Edges (geometric mean over solved tasks) against the validation loss (nats)", "val_loss_nats", "geomean_edges",
+    ),
+}  # fmt: skip
 
 
 def of_model(summary: ModelRow) -> str:
@@ -49,34 +63,16 @@ def of_study(profile: str, ratio: float | None) -> str:
 def experiment_tags(experiment_id: str) -> dict[str, str]:
     """Description and views of the experiment."""
     links = "\n".join(
-        f"- [{title}](#/experiments/{experiment_id}/runs?viewStateShareKey={name}&compareRunsMode={mode})"
-        for name, (title, mode) in VIEWS.items()
+        f"- [{title}](#/experiments/{experiment_id}/runs?viewStateShareKey={name}&compareRunsMode=CHART)"
+        for name, (title, *_) in VIEWS.items()
     )
-    about = f"Sparse and dense models, their circuits, and the study.\n\n{links}\n"
-    return {NOTE: about, VIEW + "circuits": json.dumps(_circuits()), VIEW + "models": json.dumps(_models())}
+    note = {NOTE: f"Sparse and dense models, their circuits, and the study.\n\n{links}\n"}
+    return note | {VIEW + name: json.dumps(_view(name)) for name in VIEWS}
 
 
-VIEWS = {
-    "circuits": ("Circuits: size against the model's loss", "CHART"),
-    "models": ("Models: mean circuit size against loss", "CHART"),
-}
-
-
-def _circuits() -> dict[str, Any]:
-    columns = ("params.`model`", "params.`task`", "metrics.`n_edges`", "metrics.`n_nodes`", "metrics.`circuit_loss`",
-               "metrics.`model_val_loss`", "tags.`verdict`")  # fmt: skip
-    return _view("circuit", columns, "Edges against the model's validation loss (nats)", "model_val_loss", "n_edges")
-
-
-def _models() -> dict[str, Any]:
-    columns = ("params.`kind`", "params.`l0`", "metrics.`val_loss_nats`", "metrics.`n_solved`",
-               "metrics.`geomean_edges`")  # fmt: skip
-    title = "Edges (geometric mean over solved tasks) against the validation loss (nats)"
-    return _view("model", columns, title, "val_loss_nats", "geomean_edges")
-
-
-def _view(kind: str, columns: tuple[str, ...], title: str, x: str, y: str) -> dict[str, Any]:
+def _view(name: str) -> dict[str, Any]:
     """The state of the UI's page of runs: the latest runs of a kind, their columns, one scatter chart."""
+    kind, (_, columns, title, x, y) = name.removesuffix("s"), VIEWS[name]
     chart = {
         "type": "SCATTER", "uuid": f"{kind}-chart", "metricSectionId": SECTION, "deleted": False, "isGenerated": False,
         "runsCountToCompare": 200, "xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"},

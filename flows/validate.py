@@ -7,7 +7,7 @@ from typing import Any
 from prefect import task
 
 from flows import mapped
-from flows.stage import load_study, stage_flow
+from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
 from pipeline.artifacts import ArtifactError, file_hash, write_json
 from pipeline.config import ConfigError, PruneConfig, ValidateConfig
@@ -53,8 +53,9 @@ def validate(model: str) -> None:
     write_json(path, found)
     with Tracker(params, model) as tracker:
         tracker.log_validations(workspace.model(model), workspace.circuits(model), path)
-    show_verdicts(model, rows)
-    tested = [row["verdict"] for row in rows.values() if row["verdict"]["n_passed"] + row["verdict"]["n_failed"]]
+    verdicts = {name: row["verdict"] for name, row in rows.items()}
+    mapped.show_tasks("validations", model, verdicts, ["line"], f"Tests that the circuits of {model} pass and fail")
+    tested = [verdict for verdict in verdicts.values() if verdict["n_passed"] + verdict["n_failed"]]
     n_whole = sum(found["n_failed"] == 0 for found in tested)
     print(f"{model}: {len(tested)} circuits tested, {n_whole} pass every test")
 
@@ -95,12 +96,5 @@ def check_controls(config: ValidateConfig) -> None:
             raise ConfigError(f"params.yaml: validate.control_tasks: {error}") from None
 
 
-def show_verdicts(model: str, rows: dict[str, ValidationRow]) -> None:
-    """Put the verdicts into Prefect's UI."""
-    table = [{"task": name, "verdict": row["verdict"]["line"]} for name, row in rows.items()]
-    description = f"Tests that the circuits of {model} pass and fail"
-    mapped.show_table("validations", model, table, description)
-
-
 if __name__ == "__main__":
-    mapped.main(validate)
+    main(validate, per_model=True, mapped=True)

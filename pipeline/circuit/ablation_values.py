@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.artifacts import ArtifactError
-from pipeline.config import Ablation
+from pipeline.config import Ablation, PruneConfig
 from pipeline.data.batches import CorpusTooSmallError
 from pipeline.data.shards import TokenStream
 from pipeline.model.means import node_means
@@ -82,14 +82,7 @@ class AblationValues:
 
 
 def ablation_values_for(
-    kind: Ablation,
-    *,
-    model: Transformer,
-    means: Mapping[str, Float[Tensor, " _width"]],
-    tokens: Path,
-    tokenizer: str | None,
-    draws: int,
-    seed: int,
+    config: PruneConfig, model: Transformer, means: Values, tokens: Path, tokenizer: str | None, seed: int
 ) -> AblationValues:
     """The ablation values of a circuit's complement, on the means' device.
 
@@ -97,15 +90,16 @@ def ablation_values_for(
     over which the means were taken too. Raises ArtifactError where the tokens are missing or not those of
     ``tokenizer`` (its hash), CorpusTooSmallError where they are fewer than one window.
     """
-    if kind is not Ablation.RESAMPLE:
-        return AblationValues.of(kind, means)
+    if config.ablation is not Ablation.RESAMPLE:
+        return AblationValues.of(config.ablation, means)
     stream = TokenStream.open(tokens, "train")
     if stream.tokenizer_hash != tokenizer:
         raise ArtifactError(
             f"{tokens}: in the tokens of tokenizer {stream.tokenizer_hash}, but the model was trained with {tokenizer};"
             " name the folder of the tokens that it was trained on"
         )
-    samples = node_samples(model, [random_windows(stream, draws, model.config.n_ctx, seed)], draws, seed)
+    windows = random_windows(stream, config.draws, model.config.n_ctx, seed)
+    samples = node_samples(model, [windows], config.draws, seed)
     return AblationValues.resampled({key: value.to(means[key].device) for key, value in samples.items()})
 
 

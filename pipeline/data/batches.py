@@ -28,9 +28,8 @@ class TrainingBatches:
         """Raises CorpusTooSmallError where the stream holds fewer than ``batch`` windows at every offset."""
         self.stream, self.batch, self.n_ctx, self.seed = stream, batch, n_ctx, seed
         # n_ctx is the largest offset; this many windows fit after it, and so after any other
-        n_windows = max(0, stream.n_tokens - n_ctx) // (n_ctx + 1)
-        self.steps_per_epoch = n_windows // batch
-        self.n_windows = n_windows
+        self.n_windows = max(0, stream.n_tokens - n_ctx) // (n_ctx + 1)
+        self.steps_per_epoch = self.n_windows // batch
         if self.steps_per_epoch == 0:
             needed = batch * (n_ctx + 1) + n_ctx
             raise CorpusTooSmallError(

@@ -185,13 +185,12 @@ def _report(
 
 
 def _count(entries: Sequence[Entry]) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {"n_functions": {}, "n_chars": {}, "n_groups": {}}
-    for split in SPLITS:
-        mine = [entry for entry in entries if entry.split == split]
-        counts["n_functions"][split] = len(mine)
-        counts["n_chars"][split] = sum(len(entry.text) for entry in mine)
-        counts["n_groups"][split] = len({(entry.source, entry.group) for entry in mine})
-    return counts
+    mine = {split: [entry for entry in entries if entry.split == split] for split in SPLITS}
+    return {
+        "n_functions": {split: len(found) for split, found in mine.items()},
+        "n_chars": {split: sum(len(entry.text) for entry in found) for split, found in mine.items()},
+        "n_groups": {split: len({(entry.source, entry.group) for entry in found}) for split, found in mine.items()},
+    }
 
 
 def _hash(entries: Sequence[Entry]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,34 @@ PAIRS_FILE = "pairs.parquet"
 REPORT_FILE = "report.json"
 
 PairRow = dict[str, Any]  # a pair; its columns are those of the stage's schema
+
+
+class TaskError(ValueError):
+    """A task that is unknown, cannot be expressed, or whose prompts have too little variety."""
+
+
+@dataclass(frozen=True)
+class PairTables:
+    """Pairs of tasks in tokens, and the report about them, as a stage wrote them."""
+
+    report: dict[str, Any]
+    rows: dict[Any, list[PairRow]]  # in the file's order
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every task, in the order of the paper's Table 1."""
+        return tuple(self.report["tasks"])
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """The hash of the tokenizer that made the tokens."""
+        return str(self.report["tokenizer"])
+
+    def about(self, name: str) -> dict[str, Any]:
+        """A task's part of the report. Raises TaskError for an unknown name."""
+        if name not in self.report["tasks"]:
+            raise TaskError(f"unknown task {name!r}; allowed: {', '.join(self.names)}")
+        return dict(self.report["tasks"][name])
 
 
 def pair_schema(part: str, answers: Sequence[str]) -> pa.Schema:
@@ -40,7 +69,15 @@ def read_tables(folder: Path, schema: pa.Schema, stage: str) -> tuple[dict[str, 
     report = read_json(folder / REPORT_FILE)
     if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):
         raise ArtifactError(f"{folder / REPORT_FILE}: has no tasks; run the stage {stage} again (dvc repro {stage})")
-    return report, _rows(folder / PAIRS_FILE, schema, stage)
+    path = existing(folder / PAIRS_FILE, stage)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(f"{path}: damaged ({error}); delete it and run {stage} again") from error
+    if not table.schema.equals(schema):
+        found = ", ".join(table.schema.names)
+        raise ArtifactError(f"{path}: columns {found}, not those of the stage {stage}; run {stage} again")
+    return report, table.to_pylist()
 
 
 def group_rows(
@@ -64,15 +101,3 @@ def rows_hash(name: str, rows: Iterable[PairRow], schema: pa.Schema) -> str:
     for row in rows:
         digest.update(repr([row[key] for key in schema.names]).encode())
     return digest.hexdigest()[:16]
-
-
-def _rows(path: Path, schema: pa.Schema, stage: str) -> list[PairRow]:
-    try:
-        table = pq.read_table(existing(path, stage))
-    except (pa.ArrowException, OSError) as error:
-        raise ArtifactError(f"{path}: damaged ({error}); delete it and run {stage} again") from error
-    if not table.schema.equals(schema):
-        found = ", ".join(table.schema.names)
-        raise ArtifactError(f"{path}: columns {found}, not those of the stage {stage}; run {stage} again")
-    rows: list[PairRow] = table.to_pylist()
-    return rows

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.artifacts import ArtifactError
 from pipeline.data.tasks import Pair, Side, TaskSet
-from pipeline.data.tasks.encode import EncodedPair, Unfit, decode, encode_side, row_of
+from pipeline.data.tasks.encode import SCHEMA, EncodedPair, Unfit, encode_side, row_of
 from pipeline.data.tokenizer import END_OF_TEXT, Tokenizer
 from pipeline.seeds import seed_of
 
@@ -101,16 +101,13 @@ def _fields(where: str, value: Any, names: tuple[str, ...]) -> list[Any]:
 
 def _check_contrast(where: str, pair: Pair) -> None:
     """Raises PairsFileError for equal prompts or equal answers."""
-    if pair.a.prompt == pair.b.prompt:
-        raise PairsFileError(
-            f"{where}: both prompts are {_shown(pair.a.prompt)}; allowed: two prompts that differ in what decides the "
-            "answer; change one"
-        )
-    if pair.a.answer == pair.b.answer:
-        raise PairsFileError(
-            f"{where}: both answers are {_shown(pair.a.answer)}; allowed: two different tokens; change one, or leave "
-            "the pair out"
-        )
+    for part, allowed in (
+        ("prompt", "two prompts that differ in what decides the answer; change one"),
+        ("answer", "two different tokens; change one, or leave the pair out"),
+    ):
+        a, b = (getattr(side, part) for side in pair.sides)
+        if a == b:
+            raise PairsFileError(f"{where}: both {part}s are {_shown(a)}; allowed: {allowed}")
 
 
 def _check_new(where: str, number: int, pair: Pair, line_of: dict[str, int]) -> None:
@@ -149,7 +146,7 @@ def _encode_side(where: str, side: Side, tokenizer: Tokenizer) -> tuple[list[int
     if len(after) > 1:
         raise PairsFileError(
             f"{where}.answer {_shown(side.answer)} is {len(after)} tokens after its prompt: "
-            f"{', '.join(repr(decode(token, tokenizer)) for token in after)}; allowed: one; take another word, or its "
+            f"{', '.join(repr(tokenizer.decode([token])) for token in after)}; allowed: one; take another word, or its "
             f"first token if that tells the answers apart"
         )
     return tokens, answer
@@ -160,7 +157,7 @@ def _task_set(name: str, encoded: list[EncodedPair], tokenizer: Tokenizer, seed:
     shuffled = random.Random(seed_of(seed, "pairs_file")).sample(encoded, len(encoded))
     n = len(encoded) // 4
     parts = {"train": shuffled[2 * n :], "validation": shuffled[:n], "test": shuffled[n : 2 * n]}
-    rows = [row_of(name, split, item) for split, part in parts.items() for item in part]
+    rows = [row_of(SCHEMA, name, split, item, *item.answers) for split, part in parts.items() for item in part]
     about = {
         "expressible": True,
         "reason": None,

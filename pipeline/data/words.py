@@ -15,20 +15,16 @@ from dataclasses import dataclass
 SPLITS = ("train", "validation", "test")
 
 
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-ATTRIBUTES = _split(
+ATTRIBUTES = tuple(
     """
     name value data size path key type index start end text mode line item file result count config parent node args
     code source target state level group model field host port user token label format prefix title content message
     base root order width height offset limit length scale shape color style status method query filter handler
     context options params version module
-    """
+    """.split()
 )
 
-_NOUNS = _split(
+_NOUNS = tuple(
     """
     account actor address agent alarm album alias amount anchor angle animal answer apple apron arch archive area
     arena army arrow artist aspect asset atlas atom author award axis badge bag baker ball band bank banner barn
@@ -117,10 +113,10 @@ _NOUNS = _split(
     tusk twig tyrant urn utensil valet valve vase vault veil vein velvet venom vest vial vine vinegar viper vision
     vow vulture waffle wage waist waiter wand ward wares warmth wasp wax weasel weaver web weed whip whistle wick
     widow wig willow wit wizard wrench wrist yacht yak yam yarn yeast yoke yolk youth zinc zoo
-    """
+    """.split()
 )
 
-_QUALIFIERS = _split(
+_QUALIFIERS = tuple(
     """
     active actual big blue clean cold current daily dark deep distant dry early empty extra fast final first free
     fresh full green happy hidden inner known large last late left local long lost main modern narrow new next old
@@ -134,10 +130,10 @@ _QUALIFIERS = _split(
     sad sandy secure severe shallow sheer shy sick silly single sleepy slight slim slow smart sober solid sour
     special spicy steady stern stiff still strict strong sudden sweet swift tame tart tender thick thin tidy tight
     tough true ugly urban usual vague vast vivid warped weak wet wise wooden yellow
-    """
+    """.split()
 )
 
-VERBS = _split(
+VERBS = tuple(
     """
     add apply build change check clean close collect copy count create draw fetch fill find fix get give handle keep
     list load make mark measure merge move open paint parse pick plan print read remove rename report run save scan
@@ -149,7 +145,7 @@ VERBS = _split(
     request reset resolve restore resume retry review rotate route score search seek serve set shift shrink sign
     skip slice solve spin spread stack stage stream submit sum swap sync tag take test throw tie touch trace train
     trim turn unlock unpack use verify view wait walk warn watch wrap
-    """
+    """.split()
 )
 
 _ROLES = ("", "Manager", "Reader", "Writer", "Builder", "Error", "Info", "View", "Handler", "Store")

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.data.tasks import TaskError
-from pipeline.data.tasks.encode import decode
 from pipeline.data.tokenizer import END_OF_TEXT
 from pipeline.model.record import record
 from pipeline.model.scoring import calibrated
@@ -155,7 +154,7 @@ class Session(LoadedModel):
 
     def token(self, token: int) -> str:
         """A token as text."""
-        return END_OF_TEXT if token == self.tokenizer.eot else decode(token, self.tokenizer)
+        return END_OF_TEXT if token == self.tokenizer.eot else self.tokenizer.decode([token])
 
     def choice(
         self,

@@ -8,7 +8,7 @@ hyperparameters of the study's centres; where none gives a circuit of few enough
 nodes. (tune.py, search.py)
 
 Phase 3: discretise. Bisection finds the fewest nodes of highest score that meet the target; every circuit is calibrated
-and evaluated by the compact executor. (discretise.py, calibrate.py, evaluator.py)
+and evaluated by the compact executor. (discretise.py, evaluator.py)
 
 Phase 4: edges. While the circuit has too many edges to try each, a τ for every edge is learned, and the edges are
 discretised as in Phase 3. (edge_search.py)

@@ -61,7 +61,8 @@ def prune_checkpoint(
     budget of trials and an ``out``, a search that was killed goes on when this is called again in the same way.
     """
     folder, out = Path(model), None if out is None else Path(out)
-    _check_free(out)
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out}: is there and not empty; name another folder to write to, or delete it first")
     settings = params if isinstance(params, Params) else settings_for(folder, params)
     config = _changed(settings, {name: value for name, value in changes.items() if value is not None})
     loaded = LoadedModel.open(folder, settings, tokenizer).load_task(task, settings)
@@ -82,12 +83,6 @@ def circuit_loss(circuit: Circuit, model: Transformer, batch: PairBatch) -> floa
     """The task loss in nats of the circuit alone, calibrated; the mean over its draws of ablation values."""
     losses = [mean_loss(circuit.answers(model, batch, draw)) for draw in range(len(circuit.ablation_values.draws))]
     return math.fsum(losses) / len(losses)
-
-
-def _check_free(out: Path | None) -> None:
-    """Raises FileExistsError where ``out`` is a file or has something in it."""
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out}: is there and not empty; name another folder to write to, or delete it first")
 
 
 def _changed(settings: Params, changes: dict[str, Any]) -> PruneConfig:
@@ -133,20 +128,15 @@ def _searched(
     """The result of ``prune_task``, with the circuit's test loss. Raises UnsolvedError where it finds no circuit."""
     seed = seed_of(about["seed"], "prune", loaded.name, loaded.task)
     batches = {split: loaded.batch(split) for split in SPLITS}
-    trials = _trials_folder(out, config, about)
-    ablated_to = ablation_values_for(
-        config.ablation,
-        model=loaded.model,
-        means=loaded.means,
-        tokens=tokens,
-        tokenizer=loaded.tokenizer.hash,
-        draws=config.draws,
-        seed=seed_of(seed, "draws"),
-    )
+    trials = None  # a search with a budget keeps its trials beside ``out`` until it is done, under a hash of its inputs
+    if out is not None and config.budget:
+        asked = json.dumps([about, config.model_dump(mode="json")], sort_keys=True)
+        trials = out.with_name(f".{out.name}.{hashlib.sha256(asked.encode()).hexdigest()[:16]}.search")
+    draws_seed = seed_of(seed, "draws")
     pruned = prune_task(
         model=loaded.model,
         means=loaded.means,
-        ablated_to=ablated_to,
+        ablated_to=ablation_values_for(config, loaded.model, loaded.means, tokens, loaded.tokenizer.hash, draws_seed),
         batches=batches,
         config=config,
         seed=seed,
@@ -163,12 +153,3 @@ def _searched(
             f"raise --target-loss or --budget ({config.budget}), or give more pairs"
         )
     return replace(pruned, row=pruned.row | {"test_loss": circuit_loss(pruned.circuit, loaded.model, batches["test"])})
-
-
-def _trials_folder(out: Path | None, config: PruneConfig, about: dict[str, Any]) -> Path | None:
-    """The folder of a search with a budget for its trials until it is done: beside ``out``, named by a hash of all that
-    they follow from."""
-    if out is None or config.budget == 0:
-        return None
-    asked = json.dumps([about, config.model_dump(mode="json")], sort_keys=True)
-    return out.with_name(f".{out.name}.{hashlib.sha256(asked.encode()).hexdigest()[:16]}.search")

@@ -49,29 +49,19 @@ class Ranking:
         Where they miss it on the extra pairs, more units are added. ``max_units``: that are tried (None: all).
         """
         most = len(self.scores) if max_units is None else min(max_units, len(self.scores))
-        start, low = self.bracket(target, most)
+        # Of the sizes that were run for other targets, the least that meets this one, and the next below it.
+        enough = [k for k, candidate in self.seen.items() if k <= most and candidate.loss <= target]
+        start = min(enough, default=limits.START_UNITS)
+        low = max((k for k in self.seen if enough and k < start), default=-1)
         k = smallest_that(lambda k: self.first(k).loss <= target, start=start, most=most, low=low)
         if k is not None and self.check(k).loss > target:
             k = self.grown(k, target, most)
         return None if k is None else self.check(k)
 
-    def bracket(self, target: float, most: int) -> tuple[int, int]:
-        """Of the sizes that were run for other targets, the least that meets this one, and the next below it (or −1).
-
-        Where none meets it, where to start, and −1.
-        """
-        enough = min((k for k, candidate in self.seen.items() if k <= most and candidate.loss <= target), default=None)
-        if enough is None:
-            return limits.START_UNITS, -1
-        return enough, max((k for k in self.seen if k < enough), default=-1)
-
     def grown(self, k: int, target: float, most: int) -> int | None:
         """A size above k that meets the target on the extra pairs, too; None where not even ``most`` units do."""
-
-        def enough(more: int) -> bool:
-            return self.check(k + more).loss <= target
-
-        more = smallest_that(enough, start=int(limits.GROWTH * k), most=most - k, tolerance=limits.GROWTH_TOLERANCE)
+        start, tolerance = int(limits.GROWTH * k), limits.GROWTH_TOLERANCE
+        more = smallest_that(lambda more: self.check(k + more).loss <= target, start, most - k, tolerance)
         return None if more is None else k + more
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float
@@ -19,10 +19,10 @@ from torch import Tensor
 from pipeline.circuit.compact import Compact, Frozen, Trace
 from pipeline.circuit.graph import Subgraph
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
+from pipeline.kernels.calibrate_cpu import margin_loss, newton
 from pipeline.model.layout import PackedPrompts
 from pipeline.model.scoring import calibrated
-from pipeline.prune.calibrate import calibrate
-from pipeline.prune.limits import Z_99
+from pipeline.prune.limits import MIN_SCALE, Z_99
 from pipeline.rows import Sizes
 
 
@@ -74,9 +74,7 @@ class Evaluator:
 
     def smaller(self, share: float) -> Evaluator:
         """An evaluator by the first pairs only, and no extra ones: faster, and less reliable."""
-        fit, validation = (
-            batch.take(torch.arange(max(1, int(share * batch.n_pairs)))) for batch in (self.fit, self.validation)
-        )
+        fit, validation = (batch.first(max(1, int(share * batch.n_pairs))) for batch in (self.fit, self.validation))
         return Evaluator(self.frozen, fit, validation, self.steps, self.most_scale)
 
     def __call__(self, circuit: Subgraph, target: float = -math.inf) -> Evaluation:
@@ -100,46 +98,52 @@ class Evaluator:
         calibration = calibrate(answers[:, : 2 * self.n_fit_pairs].flatten(0, 1), self.steps, self.most_scale)
         losses = pair_losses(answers, calibration)
         validation_loss, fit_loss = float(losses[self.n_fit_pairs :].mean()), float(losses[: self.n_fit_pairs].mean())
-        loss, extra_loss = max(validation_loss, fit_loss), None
-        extra_traces: tuple[Trace, ...] = ()
-        if loss <= target and self.extra is not None:
-            known = before.extra_traces if before else ()
-            extra_traces = prefixes(known, compacts, first)
-            extra_loss = self._extra_loss(compacts, extra_traces, first if known else 0, calibration, losses)
-            loss = max(loss, extra_loss)
-        candidate = circuit.nodes, circuit.edges, loss, validation_loss, calibration, losses
-        return Evaluation(*candidate, compacts, traces, extra_loss, extra_traces)
+        loss = max(validation_loss, fit_loss)
+        found = Evaluation(circuit.nodes, circuit.edges, loss, validation_loss, calibration, losses, compacts, traces)
+        if loss > target or self.extra is None:
+            return found
+        known = before.extra_traces if before else ()
+        extra_traces = prefixes(known, compacts, first)
+        extra_loss = self.extra_loss(found, compacts, extra_traces, first if known else 0)
+        return replace(found, loss=max(loss, extra_loss), extra_loss=extra_loss, extra_traces=extra_traces)
 
-    def extra_loss(self, candidate: Candidate) -> float:
+    def extra_loss(
+        self, candidate: Candidate, compacts: Sequence[Compact] = (), traces: Sequence[Trace] = (), first: int = 0
+    ) -> float:
         """The loss in nats by the extra pairs, which has to meet a target as well; −∞ where there are no extra pairs.
 
-        It is the larger of their mean and of the upper bound (``upper_bound``) by all pairs.
+        It is the larger of their mean and of the upper bound (``upper_bound``) by all pairs. ``compacts``, ``traces``:
+        the candidate's, where they are known, with all that is before the ``first`` half layer.
         """
-        if self.extra is None:
+        if self.extra is None or self.extra_prompts is None:
             return -math.inf
-        compacts = self.compacts(candidate)
-        return self._extra_loss(compacts, prefixes((), compacts, 0), 0, candidate.calibration, candidate.losses)
-
-    def _extra_loss(
-        self,
-        compacts: Sequence[Compact],
-        traces: Sequence[Trace],
-        first: int,
-        calibration: tuple[float, float],
-        losses: Float[Tensor, " pair"],
-    ) -> float:
-        assert self.extra is not None and self.extra_prompts is not None
-        extra = pair_losses(_answers(compacts, self.extra_prompts, self.extra, traces, first), calibration)
-        return max(float(extra.mean()), float(upper_bound(torch.cat([losses, extra]))))
+        answers = _answers(compacts or self.compacts(candidate), self.extra_prompts, self.extra, traces, first)
+        extra = pair_losses(answers, candidate.calibration)
+        return max(float(extra.mean()), float(upper_bound(torch.cat([candidate.losses, extra]))))
 
     def all_pairs(self, candidate: Candidate) -> tuple[PairBatch, Float[Tensor, " pair"]]:
         """All pairs, and ∂(the loss that has to meet a target) / ∂(the loss of each pair)."""
         pairs = self.pairs if self.extra is None else stacked(self.pairs, self.extra)
         compacts, prompts = self.compacts(candidate), PackedPrompts.of(pairs.tokens, pairs.last)
-        answers = _answers(compacts, prompts, pairs, prefixes((), compacts, 0), 0)
-        losses = pair_losses(answers, candidate.calibration).requires_grad_(True)
+        losses = pair_losses(_answers(compacts, prompts, pairs), candidate.calibration).requires_grad_(True)
         total = losses.mean() if self.extra is None else upper_bound(losses)
         return pairs, torch.autograd.grad(total, losses)[0]
+
+
+def calibrate(answers: Float[Tensor, "prompt 2"], steps: int, most_scale: float) -> tuple[float, float]:
+    """(scale, shift) that minimise the task loss of ``answers``, after ``steps`` of Newton; never worse than (1, 0).
+
+    The paper takes 16 steps of LBFGS (§4). The loss is convex in these two numbers, so Newton's steps reach the same
+    minimum in a thousandth of the time, and Phases 5 and 6 calibrate after every removal. Where a circuit prefers the
+    right answer in all fit pairs there is no minimum, since the loss falls with any larger scale: the scale stops at a
+    bound.
+
+    The shift is added to the logit of side a's answer; a second one, for side b's, would add nothing. The scale stays
+    within [``MIN_SCALE``, ``most_scale``].
+    """
+    margin = (answers[:, 0] - answers[:, 1]).double().cpu().numpy()
+    scale, shift = newton(margin, steps, MIN_SCALE, most_scale)
+    return (scale, shift) if margin_loss(margin, scale, shift) < margin_loss(margin, 1.0, 0.0) else (1.0, 0.0)
 
 
 def upper_bound(losses: Float[Tensor, " pair"]) -> Float[Tensor, ""]:
@@ -162,10 +166,10 @@ def prefixes(traces: Sequence[Trace], compacts: Sequence[Compact], first: int) -
 
 @torch.no_grad()
 def _answers(
-    compacts: Sequence[Compact], prompts: PackedPrompts, pairs: PairBatch, traces: Sequence[Trace], first: int
+    compacts: Sequence[Compact], prompts: PackedPrompts, pairs: PairBatch, traces: Sequence[Trace] = (), first: int = 0
 ) -> Float[Tensor, "draw prompt 2"]:
     """Logits of the pairs' answers, for every draw, from the ``first`` half layer on; traces have what is before it."""
-    both = zip(compacts, traces, strict=True)
+    both = zip(compacts, traces or prefixes((), compacts, 0), strict=True)
     return torch.stack([compact.answers(prompts, pairs.answers, trace, first) for compact, trace in both])
 
 

@@ -35,8 +35,6 @@ GROWTH = 0.05  # A circuit that misses the target on the extra pairs first grows
 GROWTH_TOLERANCE = 0.5  # Bisection of that growth stops within this share of the growth.
 Z_99 = 2.33  # A normal variable exceeds its mean by more than this many standard deviations once in a hundred times.
 MIN_SCALE = 1e-3  # Calibration has at least this scale: a circuit whose answers must be reversed does not do the task.
-RIDGE = 1e-9  # This keeps Newton's system solvable where all margins are equal.
-MIN_STEP = 1e-3  # Newton's step is halved down to this share of itself before calibration stops.
 
 # Phase 4, edges.
 MAX_TRIED_EDGES = 1000  # In larger circuits, learning which edges are needed is faster than trying each.

@@ -46,11 +46,9 @@ class UnitLayout:
         n = 0
         for key, width in self.widths.items():
             layer, site = split_site_key(key)
-            if self.tie_qk and site is Site.ATTN_K:
-                start[key] = start[site_key(layer, Site.ATTN_Q)]
-            else:
-                start[key] = n
-                n += width
+            tied = self.tie_qk and site is Site.ATTN_K
+            start[key] = start[site_key(layer, Site.ATTN_Q)] if tied else n
+            n += 0 if tied else width
         return start
 
     @property

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.circuit.graph import Item, Subgraph, dead_ends, ends, together
@@ -25,28 +24,18 @@ from pipeline.prune.problem import PruneProblem
 from pipeline.rows import Certificate
 
 
-@dataclass
-class RemovalCosts:
-    """Items' costs, each as measured when its removal was last tried alone, or as estimated since."""
-
-    losses: dict[Item, float] = field(default_factory=dict)  # nats, of the circuit without the item; measured only
-    rises: dict[Item, float] = field(default_factory=dict)  # the item's cost: the rise of the loss, in nats
-    per_edge: dict[Item, float] = field(default_factory=dict)  # the cost over the number of edges removed with the item
-
-    @classmethod
-    def estimated(cls, circuit: Subgraph, attributions: dict[Item, float]) -> RemovalCosts:
-        """Costs by attribution alone."""
-        n_edges: Counter[Any] = Counter(end for edge in circuit.list_edges() for end in ends(edge))
-        per_edge = {item: rise / max(1, n_edges.get(item, 1)) for item, rise in attributions.items()}
-        return cls({}, attributions, per_edge)
-
-
 class Minimiser:
-    """One circuit, from which items are removed as long as its loss is at most ``target``."""
+    """One circuit, from which items are removed as long as its loss is at most ``target``.
+
+    Items' costs are as measured when their removal was last tried alone, or as estimated since.
+    """
 
     def __init__(self, evaluator: Evaluator, circuit: Subgraph, target: float, tie_qk: bool) -> None:
-        self.evaluator, self.target, self.tie_qk, self.costs = evaluator, target, tie_qk, RemovalCosts()
-        self.estimates = RemovalCosts()
+        self.evaluator, self.target, self.tie_qk = evaluator, target, tie_qk
+        self.losses: dict[Item, float] = {}  # nats, of the circuit without the item; measured only
+        self.rises: dict[Item, float] = {}  # the item's cost: the rise of the loss, in nats
+        self.per_edge: dict[Item, float] = {}  # the cost over the number of edges removed with the item
+        self.estimates: dict[Item, float] = {}  # costs by attribution alone
         self.estimated_for: Subgraph | None = None  # the circuit that ``estimates`` are of
         self.errors: dict[Item, float] = {}  # measured minus estimated cost, when an item was last tried
         self.circuit = evaluator(circuit, target)
@@ -60,10 +49,9 @@ class Minimiser:
         """Re-estimate every item's cost for the current circuit, corrected by the error seen when it was last tried."""
         if self.estimated_for is self.circuit:
             return
-        self.estimated_for = self.circuit
-        self.estimates = RemovalCosts.estimated(self.circuit, attributions(self.circuit.candidate))
-        rises = {item: rise + self.errors.get(item, 0.0) for item, rise in self.estimates.rises.items()}
-        self.costs = RemovalCosts(self.costs.losses, rises, dict(self.estimates.per_edge))
+        self.estimated_for, self.estimates = self.circuit, attributions(self.circuit.candidate)
+        self.rises = {item: rise + self.errors.get(item, 0.0) for item, rise in self.estimates.items()}
+        self.per_edge = an_edge(self.circuit, self.estimates)
 
     def sweep(self, items: list[Item], group: int, limit: float) -> list[Subgraph]:
         """The circuits made by removing items that cost at most ``limit`` nats an edge, the first ``group`` together.
@@ -89,9 +77,8 @@ class Minimiser:
         n_edges = max(1, self.circuit.n_edges - after.n_edges)
         if len(items) == 1:
             item = items[0]
-            self.costs.losses[item], self.costs.rises[item] = after.loss, rise
-            self.costs.per_edge[item] = rise / n_edges
-            self.errors[item] = rise - self.estimates.rises.get(item, rise)
+            self.losses[item], self.rises[item], self.per_edge[item] = after.loss, rise, rise / n_edges
+            self.errors[item] = rise - self.estimates.get(item, rise)
         if after.loss > self.target or rise > limit * n_edges:
             return False
         self.circuit = after
@@ -103,6 +90,12 @@ class Minimiser:
         if not halves:  # other items took these with them
             return self.circuit
         return self.evaluator.changed(self.circuit, halves, less, self.target)
+
+
+def an_edge(circuit: Subgraph, costs: Mapping[Item, float]) -> dict[Item, float]:
+    """Each item's cost over the number of edges removed with it."""
+    n_edges: Counter[Any] = Counter(end for edge in circuit.list_edges() for end in ends(edge))
+    return {item: cost / max(1, n_edges.get(item, 1)) for item, cost in costs.items()}
 
 
 class RemovalPath:
@@ -150,9 +143,9 @@ def affordable(found: Minimiser, attributions: dict[Item, float], limit: float) 
     An item that was never tried has the cost of its attribution.
     """
     items = found.circuit.list_items()
-    per_edge = RemovalCosts.estimated(found.circuit, {item: attributions.get(item, 0.0) for item in items}).per_edge
-    per_edge |= {item: cost for item, cost in found.costs.per_edge.items() if item in per_edge}
-    rises, most = found.costs.rises, limits.MAX_LIMIT_RATIO * found.slack
+    per_edge = an_edge(found.circuit, {item: attributions.get(item, 0.0) for item in items})
+    per_edge |= {item: cost for item, cost in found.per_edge.items() if item in per_edge}
+    rises, most = found.rises, limits.MAX_LIMIT_RATIO * found.slack
     some = (item for item in items if per_edge[item] <= limits.MAX_LIMIT_RATIO * limit and rises.get(item, 0.0) <= most)
     return sorted(some, key=lambda item: (len(item), per_edge[item], item))
 
@@ -184,22 +177,19 @@ def next_items(found: Minimiser, problem: PruneProblem, refused: set[Item]) -> l
     if items := within_slack(found, refused):
         return items
     found.reestimate(problem.attributions)
-    rises = found.costs.rises
-    return within_slack(found, refused) or sorted(
-        set(found.circuit.list_items()) - refused, key=lambda item: (rises.get(item, 0.0), item)
-    )
+    left = set(found.circuit.list_items()) - refused
+    return within_slack(found, refused) or sorted(left, key=lambda item: (found.rises.get(item, 0.0), item))
 
 
 def within_slack(found: Minimiser, refused: set[Item]) -> list[Item]:
     """The items, but for refused ones, whose known cost the slack allows, the cheapest an edge first."""
-    rises, per_edge = found.costs.rises, found.costs.per_edge
-    items = (item for item in found.circuit.list_items() if rises.get(item, math.inf) <= found.slack)
-    return sorted((item for item in items if item not in refused), key=lambda item: (per_edge[item], item))
+    items = (item for item in found.circuit.list_items() if found.rises.get(item, math.inf) <= found.slack)
+    return sorted((item for item in items if item not in refused), key=lambda item: (found.per_edge[item], item))
 
 
 def certificate(found: Minimiser) -> Certificate:
     """The losses in nats after each single removal, all measured since the last item was removed."""
-    losses, circuit = found.costs.losses, found.circuit
+    losses, circuit = found.losses, found.circuit
     return {
         "target_loss": found.target,
         "loss": found.circuit.loss,

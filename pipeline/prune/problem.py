@@ -35,9 +35,9 @@ class PruneProblem:
     config: PruneConfig
     seed: int
 
-    def first_train_pairs(self, n: int) -> PairBatch:
-        """The first n train pairs, or all where there are fewer."""
-        return self.train.take(torch.arange(min(n, self.train.n_pairs)))
+    def ranking(self, scores: Float[Tensor, " unit"]) -> Ranking:
+        """All nodes by scores of their units."""
+        return Ranking(self.evaluator, self.masking.layout, scores)
 
     def edge_masking(self, circuit: Subgraph) -> EdgeMasking:
         """Masks over the edges of a circuit."""
@@ -56,7 +56,7 @@ class PruneProblem:
 
     def quick_attributions(self, circuit: Subgraph) -> dict[Item, float]:
         """The attribution of every item of a circuit, in nats, by a few train pairs, uncalibrated."""
-        pairs = self.first_train_pairs(ATTRIBUTION_PAIRS)
+        pairs = self.train.first(ATTRIBUTION_PAIRS)
         return self._attributions(circuit, pairs, torch.full((pairs.n_pairs,), 1 / pairs.n_pairs), (1.0, 0.0))
 
     def attributions(self, candidate: Candidate) -> dict[Item, float]:

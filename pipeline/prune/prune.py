@@ -9,21 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues, Values
-from pipeline.config import PruneConfig
+from pipeline.config import Baseline, PruneConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
 from pipeline.prune import limits
-from pipeline.prune.baselines import baselines
 from pipeline.prune.discretise import Ranking
 from pipeline.prune.evaluator import Candidate, sizes
 from pipeline.prune.minimise import RemovalPath, minimal
 from pipeline.prune.problem import PruneProblem, make_problem
+from pipeline.prune.search import NodeMasking, attribution
 from pipeline.prune.tune import Tuner
-from pipeline.rows import Certificate, CurvePoint, PruneRow, TrialRow
+from pipeline.rows import Certificate, CurvePoint, PruneRow, Sizes, TrialRow
+from pipeline.seeds import seed_of
 
 OnProgress = Callable[[str], None]
 ByTarget = Mapping[float, Candidate | None]  # target loss in nats, the strictest first → the smallest circuit found
@@ -76,8 +79,16 @@ def prune_task(
     candidate = curve[config.target_loss]
     assert candidate is not None
     found = {"target_loss": config.target_loss, "validation_loss": candidate.validation_loss}
-    about = dict(about) | found | {"hyperparameters": trial.params}
-    circuit = as_circuit(candidate, ranking, problem, means, about, certificate)
+    circuit = Circuit(
+        nodes=candidate.nodes,
+        edges=candidate.edges,
+        means={key: value.cpu() for key, value in means.items()},
+        scores={key: torch.clone(scores) for key, scores in problem.masking.layout.by_site(ranking.scores).items()},
+        ablated_to=problem.masking.ablated_to.to(torch.device("cpu")),
+        calibration=candidate.calibration,
+        about=dict(about) | found | {"hyperparameters": trial.params},
+        certificate=certificate,
+    )
     row |= {
         "n_nodes": candidate.n_nodes,
         "n_edges": candidate.n_edges,
@@ -108,27 +119,6 @@ def point(target: float, candidate: Candidate | None) -> CurvePoint:
     found = sizes(candidate)
     loss = found["validation_loss"]
     return {"target_loss": target, "loss": loss, "n_nodes": found["n_nodes"], "n_edges": found["n_edges"]}
-
-
-def as_circuit(
-    candidate: Candidate,
-    ranking: Ranking,
-    problem: PruneProblem,
-    means: Values,
-    about: dict[str, Any],
-    certificate: Certificate | None,
-) -> Circuit:
-    """The circuit, with all that is needed to run it again."""
-    return Circuit(
-        nodes=candidate.nodes,
-        edges=candidate.edges,
-        means={key: value.cpu() for key, value in means.items()},
-        scores={key: torch.clone(scores) for key, scores in problem.masking.layout.by_site(ranking.scores).items()},
-        ablated_to=problem.masking.ablated_to.to(torch.device("cpu")),
-        calibration=candidate.calibration,
-        about=about,
-        certificate=certificate,
-    )
 
 
 def minimise(rankings: Sequence[Ranking], problem: PruneProblem) -> tuple[ByTarget, Certificate | None]:
@@ -179,6 +169,34 @@ def start_of(found: ByTarget, main: float, max_extra: float = math.inf) -> Candi
 
 def smallest(candidates: Iterable[Candidate | None]) -> Candidate | None:
     """The circuit of fewest edges, None for none."""
-    return min(
-        (candidate for candidate in candidates if candidate), key=lambda candidate: candidate.n_edges, default=None
-    )
+    return min(filter(None, candidates), key=lambda candidate: candidate.n_edges, default=None)
+
+
+def baselines(problem: PruneProblem) -> dict[str, Sizes]:
+    """Baseline → size of the circuit that Phase 3 makes of its scores at the target loss.
+
+    Baselines are ways to score nodes without learning a mask: learned pruning has to give smaller circuits (the paper's
+    Fig 31).
+    """
+    pairs, found = problem.train.first(limits.BASELINE_PAIRS), {}
+    for kind in problem.config.baselines:
+        seed = seed_of(problem.seed, "baseline", kind.value)
+        scores = baseline_scores(kind, problem.masking, pairs, seed, problem.config.batch_pairs)
+        found[kind.value] = sizes(problem.ranking(scores).smallest(problem.config.target_loss))
+    return found
+
+
+def baseline_scores(
+    kind: Baseline, masking: NodeMasking, pairs: PairBatch, seed: int, chunk: int
+) -> Float[Tensor, " unit"]:
+    """Every unit's score by a baseline, the larger the more needed; ``pairs`` are run ``chunk`` at a time.
+
+    Attributions are of the task loss: a unit that lowers it is needed.
+    """
+    ones = torch.ones(masking.layout.n_units)
+    if kind is Baseline.RANDOM:
+        return torch.rand(len(ones), generator=torch.Generator().manual_seed(seed))
+    if kind is Baseline.ATTRIBUTION:
+        return attribution(masking, ones, pairs, chunk)
+    shares = (torch.arange(limits.INTEGRAL_STEPS) + 0.5) / limits.INTEGRAL_STEPS
+    return torch.stack([attribution(masking, share * ones, pairs, chunk) for share in shares]).mean(0)

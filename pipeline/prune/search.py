@@ -139,28 +139,23 @@ def search(
     """
     masks = TrialMasks(trials, seeds, masking.layout.n_units, config)
     generator = torch.Generator().manual_seed(seed)
-    sizes = masking.layout.sizes
+    sizes, n_draws = masking.layout.sizes, len(masking.ablated_to.draws)
     for step, batch in zip(range(config.steps), batches(train, config.batch_pairs, generator), strict=False):
         tau = masks.tau.detach().requires_grad_(True)
         mask: Tensor = Heaviside.apply(tau, masks.hyper["heaviside_temp"])
-        losses, slope = masking.slopes(mask, batch, draw_of(masking.ablated_to, generator))
+        draw = int(torch.randint(n_draws, (), generator=generator)) if n_draws > 1 else 0
+        losses, slope = masking.slopes(mask, batch, draw)
         (gradient,) = torch.autograd.grad(mask, tau, slope + masks.hyper["k_coef"] * sizes)
         masks.update(gradient, step)
         if watch is not None:
             masks.keep(watch(step, losses, (mask.detach() * sizes).sum(1)))
             if not len(masks.alive):
                 return {}
-    hard, some = (masks.tau > 0).float(), train.take(torch.arange(min(limits.RANK_PAIRS, train.n_pairs)))
+    hard, some = (masks.tau > 0).float(), train.first(limits.RANK_PAIRS)
     return {
         int(number): break_ties(tau, attribution(masking, mask, some, config.batch_pairs))
         for number, tau, mask in zip(masks.alive, masks.tau, hard, strict=True)
     }
-
-
-def draw_of(ablated_to: AblationValues, generator: torch.Generator) -> int:
-    """The number of the draw of ablation values that a step uses."""
-    n = len(ablated_to.draws)
-    return 0 if n == 1 else int(torch.randint(n, (), generator=generator))
 
 
 def batches(pairs: PairBatch, size: int, generator: torch.Generator) -> Iterator[PairBatch]:

@@ -8,11 +8,9 @@ the paper reports: edges at the target loss, after Phase 3.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
-from jaxtyping import Float
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -37,21 +35,17 @@ SPACE: dict[str, BaseDistribution] = {
 NO_CIRCUIT = 1e9  # the objective of a trial that no number of nodes brings to the target
 
 
-@dataclass
 class Tuner:
     """Trials of one model and task, with the rankings that this process made."""
 
-    problem: PruneProblem
-    storage: Path | None = None  # a folder
-    study: optuna.Study = field(init=False)
-    rankings: dict[int, Ranking] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.config = self.problem.config
+    def __init__(self, problem: PruneProblem, storage: Path | None = None) -> None:
+        """``storage``: a folder."""
+        self.problem, self.config, self.storage = problem, problem.config, storage
+        self.rankings: dict[int, Ranking] = {}
         kept: InMemoryStorage | JournalStorage = InMemoryStorage()
-        if self.storage is not None:
-            self.storage.mkdir(parents=True, exist_ok=True)
-            kept = JournalStorage(JournalFileBackend(str(self.storage / "trials.log")))
+        if storage is not None:
+            storage.mkdir(parents=True, exist_ok=True)
+            kept = JournalStorage(JournalFileBackend(str(storage / "trials.log")))
         pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2, bootstrap_count=0)
         self.study = optuna.create_study(storage=kept, study_name="prune", load_if_exists=True, pruner=pruner)
 
@@ -107,7 +101,7 @@ class Tuner:
         for place, scores in found.items():
             if self.storage is not None:
                 save_file({"scores": scores}, self.scores_file(numbers[place]))
-            ranking = self.rankings[numbers[place]] = self.ranking(scores)
+            ranking = self.rankings[numbers[place]] = problem.ranking(scores)
             circuit = ranking.smallest(self.config.target_loss, self.max_units())
             for name, value in sizes(circuit).items():
                 trials[place].set_user_attr(name, value)
@@ -116,9 +110,6 @@ class Tuner:
     def scores_file(self, number: int) -> Path:
         assert self.storage is not None
         return self.storage / f"scores-{number}.safetensors"
-
-    def ranking(self, scores: Float[Tensor, " unit"]) -> Ranking:
-        return Ranking(self.problem.evaluator, self.problem.masking.layout, scores)
 
     def max_units(self) -> int | None:
         """How many units of a ranking are tried: a trial that needs many more nodes than another cannot be the best."""
@@ -156,7 +147,8 @@ class Tuner:
         for trial in sorted(complete, key=lambda trial: (trial.value, trial.number)):
             if trial.value is not None and trial.value < NO_CIRCUIT:
                 if trial.number not in self.rankings:  # of an earlier process
-                    self.rankings[trial.number] = self.ranking(load_file(self.scores_file(trial.number))["scores"])
+                    scores = load_file(self.scores_file(trial.number))["scores"]
+                    self.rankings[trial.number] = self.problem.ranking(scores)
                 yield trial, self.rankings[trial.number]
 
     def table(self) -> list[TrialRow]:

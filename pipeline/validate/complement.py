@@ -7,7 +7,8 @@ that hurts most (``subsets``); with norms live, or frozen at the scales that the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,19 +17,18 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues, Values
-from pipeline.circuit.conditions import Ablator, Condition
+from pipeline.circuit.conditions import Ablator, Answers, Condition
 from pipeline.circuit.cut_linear import sparse_cuts
-from pipeline.circuit.interventions import mask_nodes
 from pipeline.circuit.masked import Masked
 from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
+from pipeline.model.norm import RMSNorm
 from pipeline.model.record import record
-from pipeline.model.transformer import Intervene
+from pipeline.model.transformer import Transformer
 from pipeline.rows import Check
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest, PromptAnswers, margins
 from pipeline.validate.limits import MARGIN, half_way
-from pipeline.validate.norms import frozen_norms
-from pipeline.validate.paired_runs import RecordedValues, at_positions_of, padded_answers
+from pipeline.validate.paired_runs import RecordedValues, given, padded_answers
 from pipeline.validate.subsets import subsets
 from pipeline.validate.verdict import check
 
@@ -54,7 +54,7 @@ def complement(tested: CircuitUnderTest) -> dict[str, Any]:
         found[name] = ablated_at(tested, ablated_to, batch)
         found[f"{name}_{FROZEN}"] = with_frozen_norms(tested, ablated_to)
     found["resample_examples"] = resample_examples(tested)
-    found |= {name: of_few(tested, answers) | more for name, (answers, more) in subsets(tested).items()}
+    found |= {name: summary(tested, torch.stack(answers)) | more for name, (answers, more) in subsets(tested).items()}
     asked_for = [name for name in found if not name.endswith(FROZEN) or name == f"{made_for(tested)}_{FROZEN}"]
     return found | {"tests": [check_sufficient(tested, name, found[name]) for name in asked_for]}
 
@@ -78,8 +78,7 @@ def check_sufficient(tested: CircuitUnderTest, name: str, row: Mapping[str, Any]
 def kinds_of_ablation(tested: CircuitUnderTest) -> dict[str, AblationValues]:
     """Name of the ablation → ablation values; for the ablation that the circuit was made for, the circuit's own."""
     generator = tested.generator("draws")
-    n = len(next(iter(tested.samples.values())))
-    places = torch.randperm(n, generator=generator)[: tested.config.draws]
+    places = torch.randperm(len(tested.windows), generator=generator)[: tested.config.draws]
     mixed = [mixed_draw(tested.samples, generator) for _ in range(tested.config.draws)]
     return {
         "mean": AblationValues.at_means(tested.circuit.means),
@@ -105,10 +104,12 @@ def ablated_at(tested: CircuitUnderTest, ablated_to: AblationValues, batch: Pair
 
 
 def summary(
-    tested: CircuitUnderTest, draws: Float[Tensor, "draw prompt 2"], nothing: Tensor, model: PromptAnswers
+    tested: CircuitUnderTest, draws: Answers, nothing: Tensor | None = None, model: PromptAnswers | None = None
 ) -> dict[str, Any]:
     """Loss with and without the circuit's calibration, over draws and pairs, and faithfulness, by the answers of ∅ and
-    of the model to the same prompts."""
+    of the model to the same prompts; None: to the few pairs, ∅ with all nodes ablated."""
+    nothing = tested.nothing_of_few if nothing is None else nothing
+    model = tested.model_of_few if model is None else model
     losses = tested.losses(draws)
     return {
         "loss": tested.estimate(losses),
@@ -119,26 +120,43 @@ def summary(
     }
 
 
-def of_few(tested: CircuitUnderTest, draws: Sequence[PromptAnswers], nothing: Tensor | None = None) -> dict[str, Any]:
-    """``summary`` on the few pairs; the answers of ∅ are those with all nodes ablated, unless they are given."""
-    empty = tested.nothing_of_few if nothing is None else nothing
-    return summary(tested, torch.stack(list(draws)), empty, tested.model_of_few)
-
-
 def with_frozen_norms(tested: CircuitUnderTest, ablated_to: AblationValues) -> dict[str, Any]:
     """The circuit alone, and ∅ alone, every norm with the scale that the unpruned model has at the same place."""
+
+    def answers(circuit: Circuit, draw: Values) -> PromptAnswers:
+        masked = Masked(tested.model, circuit.nodes, circuit.edges, draw)
+        cuts = sparse_cuts(tested.model, masked.cuts, few=True)
+        return padded_answers(tested.model, tested.few, masked.intervene, cuts)
+
     with frozen_norms(tested.model, tested.few):
-        circuit, nothing = (
-            torch.stack([masked_answers(tested, one, draw) for draw in ablated_to.draws])
-            for one in (tested.circuit, tested.nothing)
-        )
-    return of_few(tested, circuit, nothing)
+        both = [torch.stack([answers(one, d) for d in ablated_to.draws]) for one in (tested.circuit, tested.nothing)]
+    return summary(tested, *both)
 
 
-def masked_answers(tested: CircuitUnderTest, circuit: Circuit, draw: Values) -> PromptAnswers:
-    """Answers to the few pairs of the masked model, in one pass over all of them."""
-    masked = Masked(tested.model, circuit.nodes, circuit.edges, draw)
-    return padded_answers(tested.model, tested.few, masked.intervene, sparse_cuts(tested.model, masked.cuts, few=True))
+@contextmanager
+def frozen_norms(model: Transformer, batch: PairBatch) -> Iterator[None]:
+    """While it lasts, runs of the model on all of ``batch``, with ``at`` its last positions, use the norm scales that
+    the unchanged model has there.
+
+    It shows whether a circuit works by shrinking the residual stream: ablated nodes make the stream smaller, and
+    RMSNorm then scales up the rest of it.
+    """
+    scales: dict[RMSNorm, Tensor] = {}
+
+    def freeze(norm: RMSNorm, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if norm not in scales:  # in the unchanged model
+            scales[norm] = norm.scale(inputs[0])
+            return output
+        return norm.scaled(inputs[0], scales[norm])
+
+    handles = [module.register_forward_hook(freeze) for module in model.modules() if isinstance(module, RMSNorm)]
+    try:
+        with torch.no_grad():
+            model(batch.tokens, at=batch.last)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()
@@ -155,15 +173,10 @@ def resample_examples(tested: CircuitUnderTest) -> dict[str, Any]:
         values = record(tested.model, sequences)[1]
         answers.append([given_complement(tested, masks, values) for masks in (kept, nothing)])
     circuit, empty = (torch.stack(draws) for draws in zip(*answers, strict=True))
-    return of_few(tested, circuit, empty)
+    return summary(tested, circuit, empty)
 
 
 def given_complement(tested: CircuitUnderTest, masks: Values, values: RecordedValues) -> PromptAnswers:
     """Answers to the few pairs with values of other sequences in all nodes but the masked ones."""
-    batch = tested.few
-
-    def intervene(key: str, x: Tensor) -> Tensor:
-        kept: Intervene = mask_nodes(masks, {key: at_positions_of(x, values[key], batch.last)})
-        return kept(key, x)
-
-    return padded_answers(tested.model, batch, intervene)
+    others = {key: (mask == 0).nonzero().flatten() for key, mask in masks.items()}
+    return padded_answers(tested.model, tested.few, given(others, values, tested.few.last))

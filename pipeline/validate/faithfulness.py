@@ -15,10 +15,11 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.conditions import Condition
+from pipeline.circuit.graph import sites_of
 from pipeline.circuit.random_circuits import nonzero_edges
 from pipeline.model.transformer import Transformer
 from pipeline.prune.masks import UnitLayout
-from pipeline.sites import edge_keys, site_key, split_edge_key
+from pipeline.sites import edge_keys
 from pipeline.stats import central
 from pipeline.validate.circuit_under_test import CircuitUnderTest, margins
 from pipeline.validate.necessity import first_nodes, nodes_by_need
@@ -67,10 +68,9 @@ def point(tested: CircuitUnderTest, own: Margins, nothing: Margins, model: Float
 
 def areas(ks: Sequence[float], fs: Sequence[float | None]) -> dict[str, float | None]:
     """``cpr`` and ``cmd`` by the trapezoid rule over linear k; None where an f is."""
-    known = [f for f in fs if f is not None]
-    if len(known) < len(fs):
+    if None in fs:
         return {"cpr": None, "cmd": None}
-    cpr, cmd = integrals(ks, torch.tensor(known, dtype=torch.float64))
+    cpr, cmd = integrals(ks, torch.tensor(fs, dtype=torch.float64))
     return {"cpr": float(cpr), "cmd": float(cmd)}
 
 
@@ -118,10 +118,8 @@ def nodes_needed(model: Transformer, layout: UnitLayout, sequence: Int[Tensor, "
     place[sequence] = torch.arange(1, len(sequence) + 1)
     needed = []
     for key in edge_keys(model.config.n_layer):
-        layer, kind = split_edge_key(key)
-        source, target = nonzero_edges(model, key).unbind(1)
-        starts = layout.start[site_key(layer, kind.source)], layout.start[site_key(layer, kind.target)]
-        needed.append(torch.maximum(place[starts[0] + source], place[starts[1] + target]))
+        starts = torch.tensor([layout.start[site] for site in sites_of(key)])
+        needed.append(place[nonzero_edges(model, key) + starts].amax(1))
     return torch.cat(needed).sort().values
 
 

@@ -15,7 +15,7 @@ from pipeline.model.transformer import Intervene, Transformer
 from pipeline.stats import interval
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.limits import HARMLESS
-from pipeline.validate.paired_runs import PairedRuns, padded_answers, reaches
+from pipeline.validate.paired_runs import Indices, PairedRuns, padded_answers, reaches, writing
 from pipeline.validate.verdict import check
 
 MAX_SINGLE = 64  # nodes that are binarised alone, a pass of the model each; of a larger circuit, as many at random
@@ -97,31 +97,20 @@ def fitted(tested: CircuitUnderTest) -> dict[str, Step]:
     }
 
 
-def losses_with(
-    runs: PairedRuns, steps: Mapping[str, Step], nodes: Mapping[str, Int[Tensor, " _n"]]
-) -> Float[Tensor, " pair"]:
+def losses_with(runs: PairedRuns, steps: Mapping[str, Step], nodes: Indices) -> Float[Tensor, " pair"]:
     """Losses of the circuit with some of its nodes binarised."""
     intervene = binarising(steps, runs.tested.circuit.nodes, nodes, runs.masked.intervene)
     return runs.tested.losses(padded_answers(runs.tested.model, runs.batch, intervene, runs.cuts))
 
 
-def binarising(
-    steps: Mapping[str, Step],
-    kept: Mapping[str, Int[Tensor, " _n"]],
-    nodes: Mapping[str, Int[Tensor, " _n"]],
-    before: Intervene,
-) -> Intervene:
+def binarising(steps: Mapping[str, Step], kept: Indices, nodes: Indices, before: Intervene) -> Intervene:
     """An intervention that puts some of the kept nodes through their steps, after another intervention."""
 
-    def intervene(key: str, x: Tensor) -> Tensor:
-        x = before(key, x)
-        if key not in nodes or key not in steps:
-            return x
-        chosen, index = torch.isin(kept[key], nodes[key]), kept[key].to(x.device)
-        live = x[..., index]
-        return x.index_copy(-1, index, torch.where(chosen.to(x.device), steps[key](live), live))
+    def written(key: str, x: Tensor) -> Tensor:
+        chosen = torch.isin(kept[key], nodes[key]).to(x.device)
+        return steps[key](x[..., kept[key].to(x.device)])[..., chosen]
 
-    return intervene
+    return writing(nodes, written, before)
 
 
 def singles(runs: PairedRuns, steps: Mapping[str, Step], before: float) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from pipeline.circuit.conditions import Condition, accuracy
 from pipeline.data.pairs import PairBatch
-from pipeline.model.scoring import score
 from pipeline.rows import Check
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest
 from pipeline.validate.limits import half_way
@@ -27,7 +26,7 @@ def follows(tested: CircuitUnderTest, generalisation: Mapping[str, PairBatch]) -
 
 def one_family(tested: CircuitUnderTest, batch: PairBatch) -> dict[str, Any]:
     """Losses of the unpruned model (without calibration) and of the circuit (with its own)."""
-    of_model = score(tested.model, batch).cpu()
+    of_model = tested.model_answers(batch)
     of_circuit = tested.ablator.answers(tested.circuit, Condition.CIRCUIT, batch)
     return {
         "model": tested.estimate(tested.losses(of_model, UNCALIBRATED)) | {"accuracy": accuracy(of_model)},

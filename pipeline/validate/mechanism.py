@@ -12,22 +12,20 @@ from statistics import median
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.model.transformer import Intervene
+from pipeline.circuit.heads import attention_patterns, kept_heads
+from pipeline.data.pairs import of_pairs
 from pipeline.rows import Check
 from pipeline.sites import Site, site_key, site_keys
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest
 from pipeline.validate.limits import MARGIN, MAX_DIVERGENCE, MAX_FVU, MIN_CORRELATION, USELESS_FVU
-from pipeline.validate.paired_runs import PairedRuns, RecordedValues, at_positions_of, padded_answers, reaches, real
-from pipeline.validate.patterns import heads
+from pipeline.validate.paired_runs import Indices, PairedRuns, given, padded_answers, reaches, real
 from pipeline.validate.verdict import check, untested
 
 MIN_DEVIATION = 1e-5  # a smaller standard deviation, as a fraction of the node's size, is rounding in float32
 FIRST = "0.attn_in"  # the embedding's read, which comes before anything that a circuit leaves out
-
-Indices = Mapping[str, Int[Tensor, " _n"]]  # site key → nodes
 
 
 @torch.no_grad()
@@ -42,6 +40,57 @@ def mechanism(tested: CircuitUnderTest) -> dict[str, Any]:
     looks, values, swapped = heads(runs), nodes(runs), interchange(runs)
     tests = [attention_test(tested, looks), *values_tests(values), *interchange_tests(tested, swapped)]
     return {"heads": looks, "nodes": values, "interchange": swapped, "tests": tests}
+
+
+def heads(runs: PairedRuns) -> list[dict[str, Any]]:
+    """One entry for each head with a kept channel, in the order of the forward pass.
+
+    ``divergence``: of the circuit's pattern from the model's at the answer position; ``divergence_everywhere``: mean
+    over all real positions; ``divergence_held``: at the answer position, of the pattern that the head has with all
+    queries and keys ablated; ``entropy``: of the model's pattern there. Of several draws of ablation values, the first
+    counts.
+    """
+    found, config = [], runs.tested.model.config
+    for layer in range(config.n_layer):
+        kept = kept_heads(runs.tested.circuit, layer, config.d_head)
+        measured = apart(runs, layer) if kept else {}
+        for head, channels in kept.items():
+            per_pair = {name: runs.tested.estimate(of_pairs(value[:, head])) for name, value in measured.items()}
+            found.append({"head": f"{layer}.{head}", "channels": channels, **per_pair})
+    return found
+
+
+def apart(runs: PairedRuns, layer: int) -> dict[str, Float[Tensor, "prompt head"]]:
+    """The numbers of ``heads`` for every head of a layer."""
+    place, last = real(runs.batch), runs.batch.last
+    rows = torch.arange(len(last), device=last.device)
+    attention = runs.tested.model.transformer["h"][layer].attn
+    q, k = site_key(layer, Site.ATTN_Q), site_key(layer, Site.ATTN_K)
+    draw = runs.tested.circuit.ablation_values.to(place.device).first
+    ablated_to = {key: draw[key].expand(*place.shape, -1) for key in (q, k)}
+    model, circuit, constant = (
+        attention_patterns(values[q], values[k], attention.sink_logit, attention.n_head)
+        for values in (runs.model.values, runs.circuit.values, ablated_to)
+    )
+    moved = divergence(model, circuit) * place[:, None]
+    ends = [pattern[rows, :, last] for pattern in (model, constant)]
+    return {
+        "divergence": moved[rows, :, last],
+        "divergence_everywhere": moved.sum(-1) / place.sum(-1)[:, None],
+        "divergence_held": divergence(*ends),
+        "entropy": entropy(ends[0]),
+    }
+
+
+def entropy(weights: Float[Tensor, "*row key"]) -> Float[Tensor, "*row"]:
+    """In nats: 0 where one key has all the weight, ln n where n keys have the same."""
+    return torch.special.entr(weights).sum(-1)
+
+
+def divergence(one: Float[Tensor, "*row key"], other: Float[Tensor, "*row key"]) -> Float[Tensor, "*row"]:
+    """Jensen–Shannon divergence in nats: 0 where two patterns are equal, ln 2 where they share no key."""
+    mixed = entropy((one + other) / 2) - (entropy(one) + entropy(other)) / 2
+    return mixed.clamp(min=0)  # rounding
 
 
 def nodes(runs: PairedRuns) -> dict[str, Any]:
@@ -131,26 +180,13 @@ def swaps(runs: PairedRuns, swapped: Indices) -> dict[str, Any]:
     """Loss of the circuit with the model's values in some nodes, and of the model with the circuit's in the same."""
     tested, batch = runs.tested, runs.batch
     into_circuit = given(swapped, runs.model.values, batch.last, runs.masked.intervene)
-    into_model = given(swapped, runs.circuit.values, batch.last, lambda _, x: x)
+    into_model = given(swapped, runs.circuit.values, batch.last)
     circuit = padded_answers(tested.model, batch, into_circuit, runs.cuts)
     model = padded_answers(tested.model, batch, into_model)
     return {
         "circuit": tested.estimate(tested.losses(circuit)),
         "model": tested.estimate(tested.losses(model, UNCALIBRATED)),
     }
-
-
-def given(swapped: Indices, values: RecordedValues, last: Int[Tensor, " prompt"], before: Intervene) -> Intervene:
-    """An intervention that writes recorded values into some nodes, after another intervention has been made."""
-
-    def intervene(key: str, x: Tensor) -> Tensor:
-        x = before(key, x)
-        if key not in swapped:
-            return x
-        index = swapped[key].to(x.device)
-        return x.index_copy(-1, index, at_positions_of(x, values[key], last)[..., index])
-
-    return intervene
 
 
 def attention_test(tested: CircuitUnderTest, heads: Sequence[Mapping[str, Any]]) -> Check:

@@ -41,7 +41,9 @@ def minimality(tested: CircuitUnderTest) -> dict[str, Any]:
     ``alpha`` does not find to matter more than additions do).
     """
     knockouts = Knockouts(tested)
-    kinds = {"nodes": knockouts.nodes(), "edges": knockouts.edges()}
+    parts, additions = knockouts.whole.parts, knockouts.additions
+    of_nodes = knockouts.kind(parts.list_nodes(), additions.node)
+    kinds = {"nodes": of_nodes, "edges": knockouts.kind(parts.list_edges(), additions.edge)}
     n = sum(len(found["parts"]) for found in kinds.values())
     p = [part["p"] for found in kinds.values() for part in found["parts"]]
     for found in kinds.values():
@@ -100,12 +102,6 @@ class Knockouts:
         """How far a node or edge moves the margin of a pair, in logits; a node goes with its edges."""
         less, halves = whole.parts.without([item])
         return float((self.changed(whole, less, halves).margins - whole.margins).abs().mean())
-
-    def nodes(self) -> dict[str, Any]:
-        return self.kind(self.whole.parts.list_nodes(), self.additions.node)
-
-    def edges(self) -> dict[str, Any]:
-        return self.kind(self.whole.parts.list_edges(), self.additions.edge)
 
     def kind(self, items: Sequence[Any], addition: Callable[[Any], Addition | None]) -> dict[str, Any]:
         """The items tested and the references; ``addition``: for an item, one of the same site or kind to add."""

@@ -6,7 +6,7 @@ patterns are those of one run, and a mean over draws would be those of none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from pipeline.model.transformer import Cuts, Intervene, Transformer
 from pipeline.sites import Site, split_site_key
 from pipeline.validate.circuit_under_test import CircuitUnderTest, PromptAnswers
 
+Indices = Mapping[str, Int[Tensor, " _n"]]  # site key → nodes
 RecordedValues = Mapping[str, Float[Tensor, "prompt pos _width"]]  # by site key
 
 
@@ -57,6 +58,25 @@ def at_positions_of(
 ) -> Float[Tensor, "prompt at width"]:
     """Recorded values at the positions that a site's value has in a run: all, or in the last layer the last one."""
     return values if values.shape[1] == x.shape[1] else pick(values, last)
+
+
+def writing(nodes: Indices, written: Callable[[str, Tensor], Tensor], before: Intervene) -> Intervene:
+    """An intervention that puts ``written(key, x)``, a value for each of the ``nodes`` of a site, into its value x,
+    after another intervention."""
+
+    def intervene(key: str, x: Tensor) -> Tensor:
+        x = before(key, x)
+        return x.index_copy(-1, nodes[key].to(x.device), written(key, x)) if key in nodes else x
+
+    return intervene
+
+
+def given(
+    nodes: Indices, values: RecordedValues, last: Int[Tensor, " prompt"], before: Intervene = lambda _, x: x
+) -> Intervene:
+    """An intervention that writes recorded values into some nodes, after another intervention has been made."""
+    own = {key: values[key][..., indices.to(last.device)] for key, indices in nodes.items()}
+    return writing(nodes, lambda key, x: at_positions_of(x, own[key], last), before)
 
 
 def real(batch: PairBatch) -> Bool[Tensor, "prompt pos"]:

@@ -26,14 +26,7 @@ from pipeline.rows import Check
 from pipeline.seeds import seed_of
 from pipeline.stats import central
 from pipeline.validate.circuit_under_test import CircuitUnderTest
-from pipeline.validate.prediction_node import (
-    Reading,
-    answering_nodes,
-    correlation,
-    readings,
-    varying,
-    watch,
-)
+from pipeline.validate.prediction_node import Reading, answering_nodes, correlation, readings, varying, watch
 from pipeline.validate.prediction_prompts import NO_COMMENT, PLAIN, Manipulated, Manipulation, example, manipulated
 from pipeline.validate.verdict import check, untested
 
@@ -148,12 +141,12 @@ def _effects(
     lengths. ``node`` is in units of the distance between train's flat (0) and nested (1) lists.
     """
     values = {
-        "model_p": [at["model"].sigmoid() for at in each],
-        "node": [reading.scaled(at[reading.name]) for at in each],
+        "model_p": torch.stack([at["model"].sigmoid() for at in each]),
+        "node": torch.stack([reading.scaled(at[reading.name]) for at in each]),
     }
 
     def effect(more: list[int], less: list[int]) -> dict[str, Any]:
-        changes = {name: _mean(value, more) - _mean(value, less) for name, value in values.items()}
+        changes = {name: value[more].mean(0) - value[less].mean(0) for name, value in values.items()}
         return {
             side: {name: tested.estimate(change[:, i]) for name, change in changes.items()}
             for i, side in enumerate(SIDES)
@@ -165,10 +158,6 @@ def _effects(
     bare, plain = by_comment.pop(NO_COMMENT), by_comment.pop(PLAIN, [])
     strays = {comment: effect(some, plain) for comment, some in by_comment.items()} if plain else {}
     return {"dilution": effect(bare[-1:], bare[:1]), "strays": strays}
-
-
-def _mean(values: Sequence[Sides], points: Sequence[int]) -> Sides:
-    return torch.stack([values[i] for i in points]).mean(0)
 
 
 def _agreement(tested: CircuitUnderTest, seen: Seen, reading: Reading) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.conditions import score_compact
 from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.model.transformer import Transformer
-from pipeline.prune.discretise import Ranking
 from pipeline.prune.evaluator import Candidate
 from pipeline.prune.problem import PruneProblem, make_problem
 from pipeline.prune.search import search
@@ -31,11 +32,12 @@ class TrialCircuit:
     met: bool
 
     @classmethod
-    def of(cls, ranking: Ranking, target: float) -> TrialCircuit:
-        """The smallest circuit of a ranking that meets the target, else the one of least loss that was seen."""
-        if (candidate := ranking.smallest(target)) is not None:
-            return cls(candidate, True)
-        return cls(min(ranking.seen.values(), key=lambda candidate: (candidate.loss, candidate.n_edges)), False)
+    def of(cls, problem: PruneProblem, scores: Float[Tensor, " unit"]) -> TrialCircuit:
+        """The smallest circuit by the scores that meets the target, else the one of least loss that was seen."""
+        ranking = problem.ranking(scores)
+        candidate = ranking.smallest(problem.config.target_loss)
+        least = min(ranking.seen.values(), key=lambda candidate: (candidate.loss, candidate.n_edges))
+        return cls(candidate or least, candidate is not None)
 
     def row(self, tested: CircuitUnderTest, problem: PruneProblem, test: PairBatch) -> dict[str, Any]:
         """Size, and loss in nats on validation pairs and on the first ``pairs`` test pairs, with its 95 % interval;
@@ -70,4 +72,4 @@ def one_trial(problem: PruneProblem, known: Hyperparameters, purpose: str) -> Tr
     """The circuit of one set of hyperparameters. Initial noise and order of batches are each purpose's own."""
     noise, batches = (seed_of(problem.seed, purpose, what) for what in ("noise", "batches"))
     scores = search(problem.masking, problem.train, problem.config, [known], [noise], batches)[0]
-    return TrialCircuit.of(Ranking(problem.evaluator, problem.masking.layout, scores), problem.config.target_loss)
+    return TrialCircuit.of(problem, scores)

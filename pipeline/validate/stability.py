@@ -11,7 +11,6 @@ from typing import Any
 from pipeline.circuit import Circuit
 from pipeline.circuit.graph import Subgraph
 from pipeline.config import Hyperparameters, PruneConfig
-from pipeline.prune.discretise import Ranking
 from pipeline.prune.evaluator import Candidate
 from pipeline.prune.problem import PruneProblem
 from pipeline.validate.circuit_under_test import CircuitUnderTest
@@ -53,8 +52,7 @@ def one_seed(
     """The circuit of a trial with another seed; of OWN, that of the circuit's search, by the scores in its file."""
     if name == OWN:
         layout = problem().masking.layout
-        ranking = Ranking(problem().evaluator, layout, layout.flat(tested.circuit.scores) / layout.sizes)
-        found = TrialCircuit.of(ranking, tested.target)
+        found = TrialCircuit.of(problem(), layout.flat(tested.circuit.scores) / layout.sizes)
     else:
         found = one_trial(problem(), known, name)
     return {"seed": name} | found.row(tested, problem(), tested.test), items_of(found.candidate)

@@ -25,8 +25,8 @@ def addresses(studied: Workspace) -> Iterator[dict[str, str]]:
     """Where ``make ui`` serves both over the smoke study's workspace; stopped at the end."""
     run_services(studied, "ui")
     found = {
-        "prefect": environment.running(services.prefect_service(studied.root).record),
-        "mlflow": environment.running(services.mlflow_service(studied.root).record),
+        "prefect": environment.running(services.services_of(studied.root)[0].record),
+        "mlflow": environment.running(services.services_of(studied.root)[1].record),
     }
     yield {name: url.removesuffix("/api") for name, url in found.items() if url}
     run_services(studied, "down")

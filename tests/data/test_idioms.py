@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from itertools import islice
 from random import Random
 
 import pytest
 
-from pipeline.data.idioms import FILE_SIZE, idiom_files, write_document
+from pipeline.data.idioms import write_document
 from pipeline.data.idioms.blocks import BLOCKS
 from pipeline.data.idioms.lines import LINES
 from pipeline.data.idioms.stories import STORIES
+from pipeline.data.sources.idioms import FILE_SIZE, Idioms
 from pipeline.data.words import ATTRIBUTES, TASK_WORDS
 
 # What must be seen to learn each task: a pattern for either answer. Least share of documents that show it.
@@ -42,7 +44,7 @@ SKILLS: dict[str, tuple[str, str]] = {
 
 @pytest.fixture(scope="module")
 def documents() -> list[str]:
-    return [text for _, texts in islice(idiom_files(seed=0), 150) for text in texts]
+    return [document.text for document in islice(Idioms(seed=0).documents(set()), 150 * FILE_SIZE)]
 
 
 def test_every_document_is_valid_python(documents: list[str]) -> None:
@@ -63,10 +65,10 @@ def test_both_answers_of_every_task_are_shown_often(task: str, documents: list[s
 
 
 def test_same_seed_gives_the_same_files_and_another_seed_gives_others() -> None:
-    first, again, other = (list(islice(idiom_files(seed), 3)) for seed in (7, 7, 8))
+    first, again, other = (list(islice(Idioms(seed).documents(set()), 3 * FILE_SIZE)) for seed in (7, 7, 8))
     assert first == again
-    assert not {text for _, texts in first for text in texts} & {text for _, texts in other for text in texts}
-    assert all(len(texts) == FILE_SIZE for _, texts in first)
+    assert not {document.text for document in first} & {document.text for document in other}
+    assert list(Counter(document.group for document in first).values()) == [FILE_SIZE] * 3
 
 
 def test_documents_hardly_ever_repeat(documents: list[str]) -> None:

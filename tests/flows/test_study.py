@@ -13,7 +13,7 @@ import pytest
 import yaml
 from prefect.states import Completed, Crashed, Failed, Pending
 
-from flows.environment import local_server
+from flows.environment import running, server_record
 from flows.smoke import workspace_environment
 from flows.study import StudyError, final_state, stage_graph
 
@@ -112,7 +112,7 @@ def run_study(tmp_path):
 
 def recorded(root: Path, what: str) -> list[dict]:
     """All flow runs or task runs that the folder's Prefect server knows."""
-    url = f"{local_server(root)}/{what}/filter"
+    url = f"{running(server_record(root))}/{what}/filter"
     request = urllib.request.Request(url, data=b"{}", headers={"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as reply:
         return json.load(reply)

@@ -16,7 +16,7 @@ import torch
 from flows import tracking
 from flows.tracking import Sender, Tracker, log_study
 from flows.tracking_store import Store, as_metrics
-from flows.tracking_trials import Search, circuit_metrics, send_trials
+from flows.tracking_trials import PrunedTask, circuit_metrics, send_trials
 from pipeline.artifacts import write_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
@@ -208,6 +208,9 @@ def test_a_trial_whose_recording_was_interrupted_is_completed(store: Store, para
     assert len(store.find({"kind": "trial"})) == 2
 
 
+QUOTES = PrunedTask("quotes", {}, None, TRIALS)
+
+
 def test_a_trial_costs_three_calls(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
@@ -218,13 +221,13 @@ def test_a_trial_costs_three_calls(store: Store, monkeypatch: pytest.MonkeyPatch
 
     client = store.client
     monkeypatch.setattr(store, "client", Counting())
-    send_trials(store, MODEL, [Search(store.new_run("circuit", {}), "quotes", TRIALS)], lambda: False)
+    send_trials(store, MODEL, {store.new_run("circuit", {}): QUOTES}, lambda: False)
     assert sorted(calls) == sorted(["create_run", "search_runs"] + 2 * ["create_run", "log_batch", "set_terminated"])
 
 
 def test_no_trial_is_sent_once_tracking_has_stopped(store: Store) -> None:
     answers = iter([False, True])
-    send_trials(store, MODEL, [Search(store.new_run("circuit", {}), "quotes", TRIALS)], lambda: next(answers))
+    send_trials(store, MODEL, {store.new_run("circuit", {}): QUOTES}, lambda: next(answers))
     assert len(store.find({"kind": "trial"})) == 1
 
 

@@ -13,10 +13,10 @@ from pipeline.circuit.graph import induced_edges
 from pipeline.data.pairs import answer_logits
 from pipeline.model.scoring import calibrated, mean_loss, score
 from pipeline.prune import prune_task
-from pipeline.prune.baselines import baseline_scores
-from pipeline.prune.calibrate import calibrate
 from pipeline.prune.discretise import smallest_that
+from pipeline.prune.evaluator import calibrate
 from pipeline.prune.masks import Heaviside, UnitLayout
+from pipeline.prune.prune import baseline_scores
 from pipeline.prune.search import NodeMasking
 
 

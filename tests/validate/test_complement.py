@@ -17,9 +17,8 @@ from pipeline.model.norm import RMSNorm
 from pipeline.model.record import record
 from pipeline.model.scoring import score
 from pipeline.validate.circuit_under_test import margins
-from pipeline.validate.complement import complement, given_complement, kinds_of_ablation, mixed_draw
+from pipeline.validate.complement import complement, frozen_norms, given_complement, kinds_of_ablation, mixed_draw
 from pipeline.validate.limits import MARGIN, half_way
-from pipeline.validate.norms import frozen_norms
 from pipeline.validate.subsets import Units, ascent, attacked_loss, subsets
 
 

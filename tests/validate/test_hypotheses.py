@@ -212,7 +212,8 @@ def test_holm_by_hand():
 
 def test_a_part_taken_out_again_leaves_the_circuit_as_it_was(quote, claim_of):
     knockouts = Knockouts(claim_of(quote))
-    deltas = {part["name"]: part["delta"] for part in knockouts.edges()["parts"]}
+    edges = knockouts.kind(knockouts.whole.parts.list_edges(), knockouts.additions.edge)
+    deltas = {part["name"]: part["delta"] for part in edges["parts"]}
     for edge in knockouts.whole.parts.list_edges():  # anew, without what the runs before left behind
         less, _ = knockouts.whole.parts.without([edge])
         fresh = Knockouts(claim_of(quote))

@@ -11,7 +11,7 @@ from pipeline.circuit.heads import attention_patterns, kept_heads
 from pipeline.model.attention import attend
 from pipeline.sites import split_site_key
 from pipeline.validate.limits import MAX_DIVERGENCE
-from pipeline.validate.patterns import divergence, entropy
+from pipeline.validate.mechanism import divergence, entropy
 
 
 @pytest.mark.parametrize("sink", [True, False])

@@ -49,16 +49,12 @@ def _renamings(text: str, new: Mapping[str, str]) -> Iterator[Edit]:
         if match["string"]:
             if "f" in (match["prefix"] or "").lower():
                 for value in VALUE.finditer(match["inside"]):
-                    yield from _shifted(_renamings(value[0], new), match.start("inside") + value.start())
+                    at = match.start("inside") + value.start()
+                    yield from ((start + at, stop + at, word) for start, stop, word in _renamings(value[0], new))
         elif match["name"] or match["attribute"]:
             word = match[0].lstrip(". ")
             if word in new:
                 yield match.end() - len(word), match.end(), new[word]
-
-
-def _shifted(edits: Iterator[Edit], by: int) -> Iterator[Edit]:
-    for start, stop, new in edits:
-        yield start + by, stop + by, new
 
 
 def indented(side: Side, spaces: int) -> Side:

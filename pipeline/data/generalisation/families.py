@@ -136,9 +136,4 @@ def surroundings(pair: Pair, change: Change) -> Pair | None:
 
 
 Family = Callable[[Pair, Change], Pair | None]  # None: it cannot change this pair
-FAMILIES: dict[str, Family] = {
-    "names": names,
-    "longer": longer,
-    "distractor": distractor,
-    "surroundings": surroundings,
-}
+FAMILIES: dict[str, Family] = {family.__name__: family for family in (names, longer, distractor, surroundings)}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.artifacts import ArtifactError
-from pipeline.data.pair_tables import PairRow, group_rows, pair_schema, read_tables, rows_hash
+from pipeline.data.pair_tables import PairTables, TaskError, group_rows, pair_schema, read_tables, rows_hash
 from pipeline.data.pairs import PairBatch
-from pipeline.data.tasks import TaskError, TaskSet
+from pipeline.data.tasks import TaskSet
 
 NATURAL = "natural"  # the family that is mined, not made
 
@@ -17,12 +15,8 @@ NATURAL = "natural"  # the family that is mined, not made
 SCHEMA = pair_schema("family", [f"{side}_{token}_token" for side in "ab" for token in ("right", "wrong")])
 
 
-@dataclass(frozen=True)
-class GeneralisationSet:
+class GeneralisationSet(PairTables):
     """Generalisation sets by task and family, and the report about them. Make one with ``load``."""
-
-    report: dict[str, Any]
-    rows: dict[tuple[str, ...], list[PairRow]]  # by task and family, in the file's order
 
     @classmethod
     def load(cls, folder: Path) -> GeneralisationSet:
@@ -36,19 +30,9 @@ class GeneralisationSet:
         return cls(report, group_rows(found, ["task", "family"], n_pairs, folder, "generalisation"))
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Every task."""
-        return tuple(self.report["tasks"])
-
-    @property
     def all_families(self) -> tuple[str, ...]:
         """Every family that some task has or lacks."""
-        return tuple(dict.fromkeys(family for task in self.names for family in self._about(task)))
-
-    @property
-    def tokenizer_hash(self) -> str:
-        """The tokenizer whose tokens these are."""
-        return str(self.report["tokenizer"])
+        return tuple(dict.fromkeys(family for task in self.names for family in self.about(task)["families"]))
 
     def check_tasks(self, tasks: TaskSet, folder: Path) -> None:
         """Raises ArtifactError where these were made from other pairs than those of ``tasks``."""
@@ -61,11 +45,11 @@ class GeneralisationSet:
 
     def families(self, task: str) -> tuple[str, ...]:
         """The families that a task has, ``natural`` last. Raises TaskError for an unknown task."""
-        return tuple(family for family in self._about(task) if self.reason(task, family) is None)
+        return tuple(family for family in self.about(task)["families"] if self.reason(task, family) is None)
 
     def reason(self, task: str, family: str) -> str | None:
         """Why a task has not this family, None where it has. Raises TaskError for unknown names."""
-        about = self._about(task)
+        about = self.about(task)["families"]
         if family not in about:
             raise TaskError(f"unknown family {family!r} of task {task}; allowed: {', '.join(about)}")
         reason = about[family]["reason"]
@@ -75,21 +59,10 @@ class GeneralisationSet:
         """All pairs of a family. Raises TaskError for unknown names, and where the task has not this family."""
         if reason := self.reason(task, family):
             raise TaskError(f"task {task} has no generalisation set {family}: {reason}")
-        return _batch(self.rows[task, family])
+        rows = [(row, side) for row in self.rows[task, family] for side in "ab"]
+        answers = [[row[f"{side}_right_token"], row[f"{side}_wrong_token"]] for row, side in rows]
+        return PairBatch.of([row[f"{side}_tokens"] for row, side in rows], answers)
 
     def hash(self, task: str) -> str:
         """The identity of a task's generalisation sets: every prompt and answer of every family, in tokens."""
         return rows_hash(task, (row for family in self.families(task) for row in self.rows[task, family]), SCHEMA)
-
-    def _about(self, task: str) -> dict[str, Any]:
-        if task not in self.report["tasks"]:
-            raise TaskError(f"unknown task {task!r}; allowed: {', '.join(self.names)}")
-        return dict(self.report["tasks"][task]["families"])
-
-
-def _batch(rows: list[PairRow]) -> PairBatch:
-    """Pairs as tensors: prompts a and b of each pair in neighbouring rows."""
-    return PairBatch.of(
-        [row[f"{side}_tokens"] for row in rows for side in "ab"],
-        [[row[f"{side}_right_token"], row[f"{side}_wrong_token"]] for row in rows for side in "ab"],
-    )

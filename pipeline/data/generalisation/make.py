@@ -18,7 +18,7 @@ from pipeline.data.generalisation.natural import LEAST_PAIRS, Context, Mine, cho
 from pipeline.data.generalisation.rules import COPYING, RULES
 from pipeline.data.pair_tables import PairRow, write_tables
 from pipeline.data.tasks import Pair, TaskSet, find_task, generate
-from pipeline.data.tasks.encode import EncodedPair, Unfit, decode, encode_pair
+from pipeline.data.tasks.encode import EncodedPair, Unfit, encode_pair, row_of
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.words import ATTRIBUTES
 from pipeline.seeds import seed_of
@@ -66,7 +66,9 @@ class _Maker:
     ) -> None:
         self.config, self.tasks, self.tokenizer, self.n_ctx, self.seed = config, tasks, tokenizer, n_ctx, seed
         self.rows: list[PairRow] = []
-        self.functions = _functions(documents, n_ctx)
+        ordered = sorted((len(document.tokens), document.text.decode()) for document in documents)
+        # whole functions that leave room for a prompt, the shortest first, with their numbers of tokens
+        self.functions = ordered[: bisect_right(ordered, n_ctx, key=lambda item: item[0])]
         self.plain = [name for name in ATTRIBUTES if len(tokenizer.encode(f" {name}")) == 1]
         expressible = [name for name in tasks.names if tasks.expressible(name)]
         answers = {name: _answers(tasks.rows[name]) for name in expressible if name in RULES}
@@ -86,7 +88,10 @@ class _Maker:
         made[NATURAL] = self._natural(task)
         self.rows += [row for rows, _ in made.values() for row in rows]
         about = {family: _about(rows, reason) for family, (rows, reason) in made.items()}
-        about[NATURAL]["found"] = [_counts(side) for side in self.found.get(task, ([], []))]
+        about[NATURAL]["found"] = [  # by side; of each function, one context at most is taken
+            {"contexts": len(side), "functions": len({context.document.text for context in side})}
+            for side in self.found.get(task, ([], []))
+        ]
         return about
 
     def _family(
@@ -103,7 +108,7 @@ class _Maker:
             if isinstance(item, Unfit):
                 reasons[item.reason] += 1
             else:
-                rows.append(_row_of_pair(task, family, item))
+                rows.append(row_of(SCHEMA, task, family, item, *item.answers, *reversed(item.answers)))
         if len(rows) >= LEAST_FRAC * wanted:
             return rows, None
         most = reasons.most_common(1)[0][0]
@@ -123,7 +128,7 @@ class _Maker:
         if max(map(len, item.tokens)) > self.n_ctx:
             return Unfit(f"a prompt has more than {self.n_ctx} tokens")
         expected = tuple(side.answer for side in changed.sides) if varied else _answers([row])
-        follow = tuple(decode(token, self.tokenizer) for token in item.answers) if varied else item.answers
+        follow = tuple(self.tokenizer.decode([token]) for token in item.answers) if varied else item.answers
         return item if follow == expected else Unfit("other tokens follow than the task's answers")
 
     def _natural(self, task: str) -> tuple[list[PairRow], str | None]:
@@ -138,12 +143,6 @@ class _Maker:
         counts = f"{len(sides[0])}" if copying else f"{len(sides[0])} of side a and {len(sides[1])} of side b"
         most = "one a function at most"
         return [], f"{counts} found in held-out code, {most}, which gives {len(pairs)} pairs; {needed} are needed"
-
-
-def _functions(documents: Sequence[TokenisedFunction], n_ctx: int) -> list[tuple[int, str]]:
-    """Whole functions that leave room for a prompt, the shortest first, with their numbers of tokens."""
-    ordered = sorted((len(document.tokens), document.text.decode()) for document in documents)
-    return ordered[: bisect_right(ordered, n_ctx, key=lambda item: item[0])]
 
 
 def _answers(rows: Sequence[PairRow]) -> tuple[int, int]:
@@ -161,23 +160,11 @@ def _test_pairs(tasks: TaskSet, task: str) -> dict[int, tuple[Pair, PairRow]]:
     return {index: (made[index], row) for index, row in rows.items()}
 
 
-def _row_of_pair(task: str, family: str, item: EncodedPair) -> PairRow:
-    a, b = item.pair.sides
-    texts = (a.prompt, a.answer, b.prompt, b.answer)
-    values = (task, family, item.index, *texts, *item.tokens, *item.answers, *reversed(item.answers))
-    return dict(zip(SCHEMA.names, values, strict=True))
-
-
 def _row_of_contexts(task: str, index: int, pair: tuple[Context, Context], tokenizer: Tokenizer) -> PairRow:
-    texts = [text for context in pair for text in (context.prompt(), decode(context.right, tokenizer))]
+    texts = [text for context in pair for text in (context.prompt(), tokenizer.decode([context.right]))]
     tokens = [context.tokens(tokenizer) for context in pair]
     answers = [token for context in pair for token in (context.right, context.wrong)]
     return dict(zip(SCHEMA.names, (task, NATURAL, index, *texts, *tokens, *answers), strict=True))
-
-
-def _counts(side: Sequence[Context]) -> dict[str, int]:
-    """How many natural contexts there are, and in how many functions, of which each gives one at most."""
-    return {"contexts": len(side), "functions": len({context.document.text for context in side})}
 
 
 def _about(rows: Sequence[PairRow], reason: str | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from random import Random
 from tqdm import tqdm
 
 from pipeline.data.generalisation.held_out import TokenisedFunction
+from pipeline.data.generalisation.place import Place
 from pipeline.data.generalisation.rules import COPYING, RULES
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.seeds import seed_of
@@ -54,33 +55,25 @@ class Mine:
                 tasks_of.setdefault(token, []).append(task)
         for document in tqdm(documents, desc="natural contexts", unit="function"):
             for at in range(1, len(document.tokens)):
-                for task in tasks_of.get(document.tokens[at], ()):
-                    if fixed := self._fixed(task, document, at):
-                        found[task][fixed[0]].append(fixed[1])
-                for task in self.copying if document.before(at, at - 1).endswith("=") else ():
-                    if copied := self._copied(task, document, at):
-                        found[task][0].append(copied)
+                copying = self.copying if document.before(at, at - 1).endswith("=") else ()
+                for task in (*tasks_of.get(document.tokens[at], ()), *copying):
+                    start = document.window(at, self.n_ctx - 1)
+                    decision = None if start is None else self._decide(task, document.place(at, start))
+                    if start is not None and decision and decision[1] == document.tokens[at]:
+                        side, right, wrong = decision
+                        found[task][side].append(Context(document, start, at, right, wrong))
         return found
 
-    def _fixed(self, task: str, document: TokenisedFunction, at: int) -> tuple[int, Context] | None:
-        """Side and context where the rule decides, within the prompt, on the answer that follows."""
-        tokens, start = self.answers[task], document.window(at, self.n_ctx - 1)
-        side = None if start is None else RULES[task](document.place(at, start))
-        if start is None or side is None or tokens[side] != document.tokens[at]:
+    def _decide(self, task: str, place: Place) -> tuple[int, int, int] | None:
+        """Side, right and wrong answer where the task's rule decides; of answers that are names, their first tokens."""
+        if task in self.answers:
+            side, tokens = RULES[task](place), self.answers[task]
+            return None if side is None else (side, tokens[side], tokens[1 - side])
+        if (names := COPYING[task](place)) is None:
             return None
-        return side, Context(document, start, at, tokens[side], tokens[1 - side])
-
-    def _copied(self, task: str, document: TokenisedFunction, at: int) -> Context | None:
-        """The context where the answer is a name: its first token, and that of the first name with another one."""
-        start = document.window(at, self.n_ctx - 1)
-        decided = None if start is None else COPYING[task](document.place(at, start))
-        if start is None or decided is None:
-            return None
-        right, *others = (self.tokenizer.encode(name)[0] for name in (decided[0], *decided[1]))
+        right, *others = (self.tokenizer.encode(name)[0] for name in (names[0], *names[1]))
         wrong = next((token for token in others if token != right), None)
-        if right != document.tokens[at] or wrong is None:
-            return None
-        return Context(document, start, at, right, wrong)
+        return None if wrong is None else (0, right, wrong)
 
 
 def choose(

@@ -5,15 +5,10 @@
 
 from __future__ import annotations
 
-from pipeline.data.idioms.lines import LINES, formatted, open_to_read, open_to_write, ternary
+from pipeline.data.idioms.lines import LINES, formatted, opened, ternary
 from pipeline.data.idioms.literals import elements, entries, hang, rows, spread
 from pipeline.data.idioms.scope import CodeLines, Scope, indent
-from pipeline.data.idioms.templates import BlockTemplate, Templates
-
-
-def line(scope: Scope) -> str:
-    """A statement of one line."""
-    return LINES.draw(scope)(scope)
+from pipeline.data.idioms.templates import Templates
 
 
 def body(scope: Scope, most: int = 3) -> CodeLines:
@@ -23,9 +18,9 @@ def body(scope: Scope, most: int = 3) -> CodeLines:
     lines: CodeLines = []
     for _ in range(scope.rng.choice((1, 1, 2, most))):
         if scope.depth < 3 and scope.chance(0.28):
-            lines += BLOCKS.draw(scope)(scope)
+            lines += BLOCKS.write(scope)
         else:
-            lines.append(line(scope))
+            lines.append(LINES.write(scope))
     lines += ending(scope) if scope.chance(0.22) else []
     scope.depth -= 1
     scope.kinds = before  # a name that is only set inside is not read after it
@@ -82,40 +77,40 @@ def index(scope: Scope) -> str:
     return scope.rng.choice("iiiiijkn") if scope.chance(0.85) else scope.pick("idx", "index", scope.word())
 
 
-def for_each(scope: Scope) -> CodeLines:
-    item, items = item_of(scope)
-    return [f"for {item} in {items}:", *loop_body(scope, item)]
+def for_in(scope: Scope, names: str, items: str) -> CodeLines:
+    """A loop with its body, in which its names are known."""
+    return [f"for {names} in {items}:", *loop_body(scope, *names.split(", "))]
 
 
 def for_range(scope: Scope) -> CodeLines:
     at = index(scope)
     limit = scope.pick(scope.number(), scope.some(), f"len({scope.many()})", f"1, {scope.some()}")
-    return [f"for {at} in range({limit}):", *loop_body(scope, at)]
+    return for_in(scope, at, f"range({limit})")
 
 
 def for_enumerate(scope: Scope) -> CodeLines:
     at, (item, items) = index(scope), item_of(scope)
-    return [f"for {at}, {item} in enumerate({items}):", *loop_body(scope, at, item)]
+    return for_in(scope, f"{at}, {item}", f"enumerate({items})")
 
 
 def for_items(scope: Scope) -> CodeLines:
     key, value = scope.pick("key", "name", "k"), scope.pick("value", "v")
-    return [f"for {key}, {value} in {scope.known('dict') or scope.place()}.items():", *loop_body(scope, key, value)]
+    return for_in(scope, f"{key}, {value}", f"{scope.known('dict') or scope.place()}.items()")
 
 
 def for_in_for(scope: Scope) -> CodeLines:
     outer, outer_items = item_of(scope)
     inner = scope.word()
-    before = [line(scope)] if scope.chance(0.3) else []
+    before = [LINES.write(scope)] if scope.chance(0.3) else []
     nested = [f"for {inner} in {scope.pick(outer, f'{outer}.{inner}s')}:", *loop_body(scope, outer, inner)]
     return [f"for {outer} in {outer_items}:", *indent(before + nested)]
 
 
 def for_in_if(scope: Scope) -> CodeLines:
     item, items = item_of(scope)
-    before = [line(scope)] if scope.chance(0.5) else []
+    before = [LINES.write(scope)] if scope.chance(0.5) else []
     head = f"if {scope.condition()}:"
-    return [head, *indent([*before, f"for {item} in {items}:", *loop_body(scope, item)])]
+    return [head, *indent(before + for_in(scope, item, items))]
 
 
 def for_range_in_range(scope: Scope) -> CodeLines:
@@ -184,13 +179,13 @@ def with_file(scope: Scope, handle: str, file: str) -> CodeLines:
     head = f"with {file} as {handle}:"
     if scope.chance(0.35):
         item = scope.pick("line", "row", "text")
-        return [head, *indent([f"for {item} in {handle}:", *loop_body(scope, item)])]
+        return [head, *indent(for_in(scope, item, handle))]
     return [head, *indent([f"{scope.word()} = {handle}.{scope.pick('read()', 'readlines()', 'readline()')}"])]
 
 
 def with_open_for_writing(scope: Scope) -> CodeLines:
     handle = scope.pick("f", "f", "file", "outfile", "target")
-    head = f"with {open_to_write(scope)} as {handle}:"
+    head = f"with {opened(scope, 'w')} as {handle}:"
     return [head, *indent([f"{handle}.write({scope.pick(scope.some(), scope.string())})"])]
 
 
@@ -199,10 +194,6 @@ def with_open_for_writing(scope: Scope) -> CodeLines:
 
 def assign_spread(scope: Scope, brackets: str, items: list[str]) -> CodeLines:
     return spread(scope, scope.fresh("dict" if brackets == "{}" else "list") + " = ", brackets[0], items, brackets[1])
-
-
-def assign_hanging(scope: Scope, items: list[str], per_line: int) -> CodeLines:
-    return hang(scope.fresh("list") + " = ", "[", items, "]", per_line)
 
 
 # functions inside
@@ -219,9 +210,9 @@ def inner_function(scope: Scope) -> CodeLines:
     return [*lines, *indent([f"return {scope.value()}"])]
 
 
-BLOCKS = Templates[BlockTemplate](
+BLOCKS = Templates[CodeLines](
     # loops
-    (7, for_each),
+    (7, lambda s: for_in(s, *item_of(s))),
     (13, for_range),
     (15, for_enumerate),
     (1, for_items),
@@ -245,14 +236,14 @@ BLOCKS = Templates[BlockTemplate](
     (1, try_except),
     # files
     (16, lambda s: with_file(s, s.pick("f", "f", "file", "handle", s.word()), f"open({s.some()})")),
-    (4, lambda s: with_file(s, s.pick("f", "f", "file", "infile", "source"), open_to_read(s))),
+    (4, lambda s: with_file(s, s.pick("f", "f", "file", "infile", "source"), opened(s, "r"))),
     (4, with_open_for_writing),
     # literals over several lines
     (4, lambda s: assign_spread(s, "{}", entries(s, 6))),
     (5, lambda s: assign_spread(s, "[]", elements(s, 6))),
     (1, lambda s: assign_spread(s, "[]", rows(s))),
-    (2, lambda s: assign_hanging(s, rows(s), 1)),
-    (1, lambda s: assign_hanging(s, elements(s, 9), 3)),
+    (2, lambda s: hang(s, rows(s), 1)),
+    (1, lambda s: hang(s, elements(s, 9), 3)),
     (1, lambda s: spread(s, f"{s.function()}(", "{", entries(s, 4), "})")),
     # functions inside
     (9, inner_function),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from pipeline.data.idioms.blocks import BLOCKS, answer, line
+from pipeline.data.idioms.blocks import BLOCKS, answer
+from pipeline.data.idioms.lines import LINES
 from pipeline.data.idioms.scope import CodeLines, Scope, indent
 from pipeline.data.idioms.stories import STORIES
 from pipeline.data.words import IDIOM_WORDS
@@ -46,27 +47,23 @@ def draw_template(scope: Scope) -> Iterator[CodeLines]:
     """The parts of one template; each is written only when its turn comes, with the names known by then."""
     draw = scope.rng.random()
     if draw < 0.32:
-        yield from STORIES.draw(scope)(scope)
+        yield from STORIES.write(scope)
     elif draw < 0.68:
-        yield BLOCKS.draw(scope)(scope)
+        yield BLOCKS.write(scope)
     else:
-        yield [line(scope)]
+        yield [LINES.write(scope)]
 
 
 def function(scope: Scope, method: bool) -> CodeLines:
     scope.method = method
     name = scope.rng.choice(IDIOM_WORDS.functions if scope.chance(0.5 if method else 0.6) else IDIOM_WORDS.names)
     given = ["self"] * method + parameters(scope)
-    return [f"def {name}({', '.join(given)}):", *function_body(scope)]
-
-
-def function_body(scope: Scope) -> CodeLines:
     scope.returns = True
     lines = statements(scope, scope.rng.choice((2, 2, 3, 3, 4)))
     if scope.chance(0.7):
         lines.append(f"return {scope.result if scope.result and scope.chance(0.75) else answer(scope)}")
     scope.returns = False
-    return indent(lines)
+    return [f"def {name}({', '.join(given)}):", *indent(lines)]
 
 
 def parameters(scope: Scope) -> list[str]:
@@ -87,7 +84,8 @@ def with_defaults(scope: Scope, names: list[str], first: int, other: str) -> lis
 def class_with_init(scope: Scope) -> CodeLines:
     """A class that keeps what it is given, each attribute named as its parameter."""
     base = scope.pick("", "", f"({scope.rng.choice(IDIOM_WORDS.classes)})")
-    names = class_attributes(scope)
+    n, ordinary = scope.rng.choice((2, 3, 3, 4, 4, 5, 6, 7, 8)), scope.chance(0.65)
+    names = list(dict.fromkeys(scope.ordinary() if ordinary else scope.word() for _ in range(n)))
     first = len(names) if scope.chance(0.75) else scope.rng.randint(0, len(names) - 1)
     given = with_defaults(scope, names, first, "0")
     lines = [f"def __init__(self, {', '.join(given)}):", *indent(init_lines(scope, names, base))]
@@ -97,13 +95,6 @@ def class_with_init(scope: Scope) -> CodeLines:
     if scope.chance(0.25):
         return lines
     return [f"class {scope.rng.choice(IDIOM_WORDS.classes)}{base}:", *indent(lines)]
-
-
-def class_attributes(scope: Scope) -> list[str]:
-    """Two to eight names; in half of the classes ordinary ones."""
-    n, ordinary = scope.rng.choice((2, 3, 3, 4, 4, 5, 6, 7, 8)), scope.chance(0.65)
-    names = [scope.ordinary() if ordinary else scope.word() for _ in range(n)]
-    return list(dict.fromkeys(names))
 
 
 def init_lines(scope: Scope, names: list[str], base: str) -> CodeLines:

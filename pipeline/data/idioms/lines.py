@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from pipeline.data.idioms.literals import dict_literal, flat_list, nested_list
+from pipeline.data.idioms.literals import bracketed, elements, entries, rows
 from pipeline.data.idioms.scope import Scope
-from pipeline.data.idioms.templates import LineTemplate, Templates
+from pipeline.data.idioms.templates import Templates
 
-READ_MODES = ("r", "r", "r", "r", "rb")
-WRITE_MODES = ("w", "w", "w", "w", "wb")
+# mode → words of which one is in the name of a file that is read, or written
+ROLES = {
+    "r": ("input", "input", "input", "in", "source", "infile"),
+    "w": ("output", "output", "output", "out", "target", "outfile"),
+}
+# kind → how a variable of that kind takes up a value
+GROW = {"set": "{}.add({})", "str": "{} += {}", "num": "{} += {}", "list": "{}.append({})"}
 
 
 # parts of statements
@@ -39,17 +44,9 @@ def two_names(scope: Scope) -> tuple[str, str]:
     return scope.fresh(), scope.fresh()
 
 
-def open_to_read(scope: Scope) -> str:
-    """``open`` with mode r and a name, or a string, that says that the file is read."""
-    return _opened(scope, scope.pick("input", "input", "input", "in", "source", "infile"), READ_MODES)
-
-
-def open_to_write(scope: Scope) -> str:
-    """``open`` with mode w and a name, or a string, that says that the file is written."""
-    return _opened(scope, scope.pick("output", "output", "output", "out", "target", "outfile"), WRITE_MODES)
-
-
-def _opened(scope: Scope, role: str, modes: tuple[str, ...]) -> str:
+def opened(scope: Scope, mode: str) -> str:
+    """``open`` with mode r or w and a name, or a string, that says that the file is read, or written."""
+    role = scope.rng.choice(ROLES[mode])
     mark, word, draw = scope.mark(), scope.word(), scope.rng.random()
     if draw < 0.6:
         stem = scope.pick(f"{word}_{role}", f"{word}_{role}", f"{role}_{word}", role)
@@ -58,7 +55,7 @@ def _opened(scope: Scope, role: str, modes: tuple[str, ...]) -> str:
         file = scope.pick(f"{word}_{role}", f"{role}_{word}", f"{role}_{scope.pick('path', 'file', 'name')}")
     else:
         file = f"self.{role}_{scope.pick('path', 'file', 'name')}" if scope.method else f"args.{role}_{word}"
-    return f"open({file}, {mark}{scope.rng.choice(modes)}{mark})"
+    return f"open({file}, {mark}{scope.pick(*[mode] * 4, mode + 'b')}{mark})"
 
 
 # statements in which a part is drawn before what stands to its left, or stands twice
@@ -134,14 +131,14 @@ def grow(scope: Scope) -> str:
     name = scope.known("set", "str", "list", "num")
     if name is None:
         return f"{scope.function()}({scope.string()})"
-    match scope.kinds[name]:
-        case "set":
-            return f"{name}.add({scope.pick(scope.some(), scope.string(), scope.place())})"
-        case "str":
-            return f"{name} += {scope.pick(scope.some(), scope.string(), scope.place())}"
-        case "num":
-            return f"{name} += {scope.pick('1', scope.number(), scope.some())}"
-    return f"{name}.append({scope.value()})"
+    kind = scope.kinds[name]
+    if kind == "list":
+        value = scope.value()
+    elif kind == "num":
+        value = scope.pick("1", scope.number(), scope.some())
+    else:
+        value = scope.pick(scope.some(), scope.string(), scope.place())
+    return GROW[kind].format(name, value)
 
 
 def call_with_keywords(scope: Scope) -> str:
@@ -149,7 +146,7 @@ def call_with_keywords(scope: Scope) -> str:
     return f"{scope.function()}({names[0]}={names[0]}, {names[1]}={scope.value()})"
 
 
-LINES = Templates[LineTemplate](
+LINES = Templates[str](
     # calls with strings
     (5, lambda s: f"{s.function()}({s.string()})"),
     (3, lambda s: assign(s, f"{s.function()}({s.string()})")),
@@ -182,10 +179,10 @@ LINES = Templates[LineTemplate](
     (1, assign_lambda_of_two),
     (1, sort_by_lambda),
     # collections
-    (9, lambda s: assign(s, flat_list(s), "list")),
-    (8, lambda s: assign(s, nested_list(s), "list")),
-    (10, lambda s: assign(s, dict_literal(s), "dict")),
-    (1, lambda s: f"{s.function()}({s.pick(flat_list(s), nested_list(s))})"),
+    (9, lambda s: assign(s, bracketed(elements(s)), "list")),
+    (8, lambda s: assign(s, bracketed(rows(s)), "list")),
+    (10, lambda s: assign(s, bracketed(entries(s), "{}"), "dict")),
+    (1, lambda s: f"{s.function()}({s.pick(bracketed(elements(s)), bracketed(rows(s)))})"),
     (1, comprehension),
     (10, grow),
     # calls
@@ -195,6 +192,6 @@ LINES = Templates[LineTemplate](
     (1, lambda s: f"assert {s.some()} == {s.value()}"),
     # files
     (4, lambda s: assign(s, f"open({s.some()})")),
-    (5, lambda s: f"{s.fresh(letters=0.2)} = {open_to_read(s)}"),
-    (5, lambda s: f"{s.fresh(letters=0.2)} = {open_to_write(s)}"),
+    (5, lambda s: f"{s.fresh(letters=0.2)} = {opened(s, 'r')}"),
+    (5, lambda s: f"{s.fresh(letters=0.2)} = {opened(s, 'w')}"),
 )

@@ -23,20 +23,15 @@ def elements(scope: Scope, most: int = 6) -> list[str]:
     return [make() for _ in range(scope.rng.randint(1, most))]
 
 
-def flat_list(scope: Scope) -> str:
-    """``[1, 2, 3]``"""
-    return f"[{', '.join(elements(scope))}]"
+def bracketed(items: list[str], brackets: str = "[]") -> str:
+    """A list or dict on one line: ``[1, 2, 3]``, ``{"key": 1, "other": value}``."""
+    return brackets[0] + ", ".join(items) + brackets[1]
 
 
 def rows(scope: Scope) -> list[str]:
     """The rows of a nested list: ``[1, 2]``, ``[3, 4]``."""
     make, width = element(scope), scope.rng.randint(1, 4)
-    return [f"[{', '.join(make() for _ in range(width))}]" for _ in range(scope.rng.choice((1, 1, 2, 2, 2, 3, 4)))]
-
-
-def nested_list(scope: Scope) -> str:
-    """``[[1, 2], [3, 4]]``"""
-    return f"[{', '.join(rows(scope))}]"
+    return [bracketed([make() for _ in range(width)]) for _ in range(scope.rng.choice((1, 1, 2, 2, 2, 3, 4)))]
 
 
 def entries(scope: Scope, most: int = 5) -> list[str]:
@@ -56,11 +51,6 @@ def entry(scope: Scope, mark: str) -> str:
     return f"{mark}{key}{mark}: {value}"
 
 
-def dict_literal(scope: Scope) -> str:
-    """``{"key": 1, "other": value}``"""
-    return f"{{{', '.join(entries(scope))}}}"
-
-
 def spread(scope: Scope, head: str, opening: str, items: list[str], closing: str) -> CodeLines:
     """``head`` and a literal over several lines, one item a line."""
     last = "," if scope.chance(0.7) else ""
@@ -68,9 +58,9 @@ def spread(scope: Scope, head: str, opening: str, items: list[str], closing: str
     return [head + opening, *indent(body), closing]
 
 
-def hang(head: str, opening: str, items: list[str], closing: str, per_line: int) -> CodeLines:
-    """``head`` and a literal; its later lines are aligned under its first item."""
+def hang(scope: Scope, items: list[str], per_line: int) -> CodeLines:
+    """A fresh name becomes a list; its later lines are aligned under its first item."""
     groups = [", ".join(items[at : at + per_line]) for at in range(0, len(items), per_line)]
-    pad = " " * len(head + opening)
-    lines = [(pad if at else head + opening) + group + "," for at, group in enumerate(groups)]
-    return [*lines[:-1], lines[-1][:-1] + closing]
+    head = scope.fresh("list") + " = ["
+    lines = [(" " * len(head) if at else head) + group + "," for at, group in enumerate(groups)]
+    return [*lines[:-1], lines[-1][:-1] + "]"]

@@ -121,9 +121,8 @@ class Scope:
         return f"{mark}{self.text()}{mark}"
 
     def number(self) -> str:
-        return str(
-            self.rng.choice((self.rng.randrange(10), self.rng.randrange(10), self.rng.randrange(100), 100, 1000))
-        )
+        below = self.rng.randrange
+        return str(self.rng.choice((below(10), below(10), below(100), 100, 1000)))
 
     def value(self) -> str:
         """The right-hand side of something: a name, a number, a string, an attribute, a call or a constant."""

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.data.idioms.blocks import item_of, loop_body
-from pipeline.data.idioms.lines import open_to_read, open_to_write, two_names
+from pipeline.data.idioms.lines import GROW, opened, two_names
 from pipeline.data.idioms.scope import CodeLines, Scope, indent
-from pipeline.data.idioms.templates import StoryTemplate, Templates
-
-GROW = {"set": "{}.add({})", "str": "{} += {}", "list": "{}.append({})"}
+from pipeline.data.idioms.templates import Templates
 
 
 def around(scope: Scope, statement: str, name: str | None = None) -> CodeLines:
@@ -80,9 +78,9 @@ def open_read_close(scope: Scope) -> Iterator[CodeLines]:
 
 def read_then_write(scope: Scope) -> Iterator[CodeLines]:
     text = scope.pick("text", "lines", "data", scope.word())
-    yield [f"with {open_to_read(scope)} as f:", *indent([f"{text} = f.read()"])]
+    yield [f"with {opened(scope, 'r')} as f:", *indent([f"{text} = f.read()"])]
     scope.kinds[text] = "any"
-    yield [f"with {open_to_write(scope)} as f:", *indent([f"f.write({text})"])]
+    yield [f"with {opened(scope, 'w')} as f:", *indent([f"f.write({text})"])]
 
 
 def find_flag(scope: Scope) -> Iterator[CodeLines]:
@@ -122,7 +120,7 @@ def count_while(scope: Scope) -> Iterator[CodeLines]:
     yield [f"while {at} < {scope.pick(scope.number(), scope.some())}:", *inside, *indent([f"{at} += 1"])]
 
 
-STORIES = Templates[StoryTemplate](
+STORIES = Templates[Iterator[CodeLines]](
     (14, lambda s: gather(s, "set")),
     (14, lambda s: gather(s, "str")),
     (4, gather_in_both),

@@ -6,28 +6,25 @@ other statements may come between (first ``names = set()``, later ``names.add(x)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Generic, TypeVar
 
-from pipeline.data.idioms.scope import CodeLines, Scope
+from pipeline.data.idioms.scope import Scope
 
-LineTemplate = Callable[[Scope], str]
-BlockTemplate = Callable[[Scope], CodeLines]
-StoryTemplate = Callable[[Scope], Iterator[CodeLines]]
-Template = TypeVar("Template", LineTemplate, BlockTemplate, StoryTemplate)
+Code = TypeVar("Code")  # of a line: str, of a block: its lines, of a story: an iterator over the lines of its parts
 
 
-class Templates(Generic[Template]):
+class Templates(Generic[Code]):
     """Templates of one shape, each with its weight in front."""
 
-    def __init__(self, *weighted: tuple[int, Template]) -> None:
-        self._templates: list[Template] = [template for _, template in weighted]
+    def __init__(self, *weighted: tuple[int, Callable[[Scope], Code]]) -> None:
+        self._templates = [template for _, template in weighted]
         self._cumulative = list(accumulate(weight for weight, _ in weighted))
 
-    def draw(self, scope: Scope) -> Template:
-        """One template, by weight."""
-        return scope.rng.choices(self._templates, cum_weights=self._cumulative)[0]
+    def write(self, scope: Scope) -> Code:
+        """The code of one template, which is drawn by weight."""
+        return scope.rng.choices(self._templates, cum_weights=self._cumulative)[0](scope)
 
     def __len__(self) -> int:
         return len(self._templates)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
+from itertools import count
+from random import Random
 
-from pipeline.data.idioms import idiom_files
+from pipeline.data.idioms import write_document
 from pipeline.data.sources.document import Document, DocumentSource
+from pipeline.seeds import seed_of
+
+FILE_SIZE = 20  # documents of a pseudo-file, the unit in which idioms are split into training and validation
 
 
 class Idioms(DocumentSource):
-    """The source ``idioms``: without end, in pseudo-files that stay whole when the splits are made."""
+    """The source ``idioms``: pseudo-files without end, each generated from a seed of its own."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         self._seed = seed
 
     def documents(self, closed: Set[str]) -> Iterator[Document]:
-        for name, texts in idiom_files(self._seed):
+        for name in (f"idioms/{number:06d}" for number in count()):
+            rng = Random(seed_of(self._seed, name))
             self.tally.files += 1
-            for text in texts:
-                yield Document(text, name)
+            for _ in range(FILE_SIZE):
+                yield Document(write_document(rng), name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.data.tasks.base import Pair, Side, Task, TaskError
+from pipeline.data.pair_tables import TaskError
+from pipeline.data.tasks.base import Pair, Side, Task
 from pipeline.data.tasks.encode import encode_tasks
 from pipeline.data.tasks.generate import generate, prompt_tails
 from pipeline.data.tasks.registry import find_task, task_names

@@ -9,10 +9,6 @@ from dataclasses import dataclass, field
 from pipeline.data.words import WordPool
 
 
-class TaskError(ValueError):
-    """A task that is unknown, cannot be expressed, or whose prompts have too little variety."""
-
-
 @dataclass(frozen=True)
 class Side:
     """One prompt. ``prompt + answer + after`` is code; ``after`` is there because BPE looks past the answer."""

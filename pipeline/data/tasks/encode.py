@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pyarrow as pa
 from tqdm import tqdm
 
 from pipeline.config import TasksConfig
@@ -69,15 +70,14 @@ def encode_task(
     """Rows of the Parquet file (none where the task is not expressible) and the task's part of the report."""
     made = {split: candidates(task.name, split, config, seed) for split in SPLITS}
     encoded = {split: [encode_pair(i, pair, tokenizer) for i, pair in enumerate(made[split])] for split in SPLITS}
-    if not task.varied:
-        encoded = _of_one_answer(encoded, tokenizer)
-    else:
-        encoded = {split: [_whole(item, tokenizer) for item in items] for split, items in encoded.items()}
+    counts = Counter(item.answers for items in encoded.values() for item in items if isinstance(item, EncodedPair))
+    usual = None if task.varied or not counts else counts.most_common(1)[0][0]
+    encoded = {split: [_checked(item, usual, tokenizer) for item in items] for split, items in encoded.items()}
     fit = {split: [item for item in items if isinstance(item, EncodedPair)] for split, items in encoded.items()}
     reason = _why_not(fit, encoded)
     wanted = pairs_wanted(config)
     kept = {split: [] if reason else fit[split][: wanted[split]] for split in SPLITS}
-    rows = [row_of(task.name, split, item) for split in SPLITS for item in kept[split]]
+    rows = [row_of(SCHEMA, task.name, split, item, *item.answers) for split in SPLITS for item in kept[split]]
     return rows, _report(task, made["train"][0], kept, reason, tokenizer)
 
 
@@ -89,7 +89,7 @@ def encode_pair(index: int, pair: Pair, tokenizer: Tokenizer) -> EncodedPair | U
     if isinstance(b, Unfit):
         return b
     if a[1] == b[1]:
-        return Unfit(f"the same token {decode(a[1], tokenizer)!r} follows both prompts")
+        return Unfit(f"the same token {tokenizer.decode([a[1]])!r} follows both prompts")
     return EncodedPair(index, pair, (a[0], b[0]), (a[1], b[1]))
 
 
@@ -101,46 +101,23 @@ def encode_side(side: Side, tokenizer: Tokenizer) -> tuple[list[int], int] | Unf
     end = len(side.prompt.encode())
     if end not in ends:
         across = next(i for i, position in enumerate(ends) if position > end)
-        return Unfit(f"the token {decode(ids[across], tokenizer)!r} reaches from the prompt into the answer")
+        return Unfit(f"the token {tokenizer.decode([ids[across]])!r} reaches from the prompt into the answer")
     cut = ends.index(end) + 1
     return [tokenizer.eot, *ids[:cut]], ids[cut]
 
 
-def decode(token: int, tokenizer: Tokenizer) -> str:
-    """One token as text; bytes that are not UTF-8 become U+FFFD."""
-    return tokenizer.encoding.decode_single_token_bytes(token).decode("utf-8", errors="replace")
-
-
-Encoded = dict[str, list[EncodedPair | Unfit]]
-
-
-def _of_one_answer(encoded: Encoded, tokenizer: Tokenizer) -> Encoded:
-    """The same, but pairs that do not have the task's most frequent two answer tokens are unfit."""
-    counts = Counter(item.answers for items in encoded.values() for item in items if isinstance(item, EncodedPair))
-    if not counts:
-        return encoded
-    usual = counts.most_common(1)[0][0]
-
-    def check(item: EncodedPair | Unfit) -> EncodedPair | Unfit:
-        if isinstance(item, Unfit) or item.answers == usual:
-            return item
-        shown = " and ".join(repr(decode(token, tokenizer)) for token in item.answers)
-        return Unfit(f"{shown} follow instead of the task's usual two tokens")
-
-    return {split: [check(item) for item in items] for split, items in encoded.items()}
-
-
-def _whole(item: EncodedPair | Unfit, tokenizer: Tokenizer) -> EncodedPair | Unfit:
-    """The same, but unfit where an answer that has to be copied is not one whole token."""
-    if isinstance(item, Unfit):
+def _checked(item: EncodedPair | Unfit, usual: tuple[int, int] | None, tokenizer: Tokenizer) -> EncodedPair | Unfit:
+    """The same, but unfit without the ``usual`` answers; where none are usual, with an answer that is not one token."""
+    if isinstance(item, Unfit) or item.answers == usual:
         return item
-    for side, token in zip(item.pair.sides, item.answers, strict=True):
-        if decode(token, tokenizer) != side.answer:
-            return Unfit(f"the answer {side.answer!r} is not one token")
-    return item
+    found = [tokenizer.decode([token]) for token in item.answers]
+    if usual is not None:
+        return Unfit(f"{' and '.join(map(repr, found))} follow instead of the task's usual two tokens")
+    broken = [side.answer for side, text in zip(item.pair.sides, found, strict=True) if text != side.answer]
+    return Unfit(f"the answer {broken[0]!r} is not one token") if broken else item
 
 
-def _why_not(fit: dict[str, list[EncodedPair]], encoded: Encoded) -> str | None:
+def _why_not(fit: dict[str, list[EncodedPair]], encoded: dict[str, list[EncodedPair | Unfit]]) -> str | None:
     """The reason why a task is not expressible, None where it is."""
     n_fit, n_made = (sum(map(len, part.values())) for part in (fit, encoded))
     short = any(len(fit[split]) * SPARE < len(encoded[split]) for split in SPLITS)
@@ -151,10 +128,10 @@ def _why_not(fit: dict[str, list[EncodedPair]], encoded: Encoded) -> str | None:
     return f"{n_fit / n_made:.0%} of its pairs are expressible, {EXPRESSIBLE_FRAC:.0%} are needed; most often {most}"
 
 
-def row_of(task: str, split: str, item: EncodedPair) -> PairRow:
-    """A pair as the table of a study's tasks has it."""
+def row_of(schema: pa.Schema, task: str, part: str, item: EncodedPair, *answers: int) -> PairRow:
+    """A pair as a table of that schema has it; ``answers``: the tokens for the schema's last columns."""
     texts = [text for side in item.pair.sides for text in (side.prompt, side.answer)]
-    return dict(zip(SCHEMA.names, (task, split, item.index, *texts, *item.tokens, *item.answers), strict=True))
+    return dict(zip(schema.names, (task, part, item.index, *texts, *item.tokens, *answers), strict=True))
 
 
 def _report(
@@ -163,6 +140,7 @@ def _report(
     """The task's part of the report; nulls where the task is not expressible."""
     pairs = [item for items in kept.values() for item in items]
     lengths = [len(tokens) for item in pairs for tokens in item.tokens]
+    same = [len(a) == len(b) for a, b in (item.tokens for item in pairs)]
     return {
         "description": task.description,
         "decides": task.decides,
@@ -174,9 +152,7 @@ def _report(
         "n_pairs": {split: len(items) for split, items in kept.items()},
         "n_tokens_median": median(lengths) if lengths else None,
         "n_tokens_max": max(lengths, default=None),
-        "same_length_frac": sum(len(a) == len(b) for a, b in (item.tokens for item in pairs)) / len(pairs)
-        if pairs
-        else None,
+        "same_length_frac": sum(same) / len(same) if same else None,
         "example": [[side.prompt, side.answer] for side in example.sides],
     }
 
@@ -184,4 +160,4 @@ def _report(
 def _answers(pairs: Iterable[EncodedPair], side: int, tokenizer: Tokenizer) -> list[str]:
     """The answer tokens of one side as text, the most frequent first."""
     counts = Counter(item.answers[side] for item in pairs)
-    return [decode(token, tokenizer) for token, _ in counts.most_common()]
+    return [tokenizer.decode([token]) for token, _ in counts.most_common()]

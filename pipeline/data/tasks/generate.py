@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 from pipeline.config import TasksConfig
-from pipeline.data.tasks.base import Draw, Pair, Task, TaskError
+from pipeline.data.pair_tables import TaskError
+from pipeline.data.tasks.base import Draw, Pair
 from pipeline.data.tasks.registry import find_task, task_names
 from pipeline.data.words import SPLITS, TASK_WORDS
 from pipeline.seeds import seed_of
@@ -26,7 +27,9 @@ def generate(name: str, split: str, n: int, seed: int) -> list[Pair]:
     for index in range(10 * n):
         if len(pairs) == n:
             break
-        pair = _make(task, split, seed, index)
+        rng = random.Random(seed_of(seed, name, split, str(index)))
+        pair = task.make(Draw(rng, TASK_WORDS[split]))
+        assert pair.a.prompt != pair.b.prompt, name
         prompts = {side.prompt for side in pair.sides}
         if not prompts & seen:
             seen |= prompts
@@ -55,10 +58,3 @@ def prompt_tails(config: TasksConfig, seed: int) -> set[str]:
         for pair in candidates(name, split, config, seed)
         for side in pair.sides
     }
-
-
-def _make(task: Task, split: str, seed: int, index: int) -> Pair:
-    rng = random.Random(seed_of(seed, task.name, split, str(index)))
-    pair = task.make(Draw(rng, TASK_WORDS[split]))
-    assert pair.a.prompt != pair.b.prompt, task.name
-    return pair

@@ -8,7 +8,8 @@ import pkgutil
 from collections.abc import Callable
 from functools import cache
 
-from pipeline.data.tasks.base import Draw, Pair, Task, TaskError
+from pipeline.data.pair_tables import TaskError
+from pipeline.data.tasks.base import Draw, Pair, Task
 
 # The paper's Table 1, in its order; tasks added to it come after, by name.
 TABLE_1 = (

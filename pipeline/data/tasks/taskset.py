@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from pipeline.data.pair_tables import PairRow, group_rows, read_tables, rows_hash
+from pipeline.data.pair_tables import PairTables, TaskError, group_rows, read_tables, rows_hash
 from pipeline.data.pairs import PairBatch
-from pipeline.data.tasks.base import Pair, Side, TaskError
+from pipeline.data.tasks.base import Pair, Side
 from pipeline.data.tasks.encode import SCHEMA
 from pipeline.data.words import SPLITS
 
 
-@dataclass(frozen=True)
-class TaskSet:
-    """Encoded contrast pairs and the report about them. Make one with ``load``."""
-
-    report: dict[str, Any]
-    rows: dict[str, list[PairRow]]  # by task, in the file's order
+class TaskSet(PairTables):
+    """Encoded contrast pairs by task, and the report about them. Make one with ``load``."""
 
     @classmethod
     def load(cls, folder: Path) -> TaskSet:
@@ -29,26 +23,10 @@ class TaskSet:
         groups = group_rows(found, ["task"], n_pairs, folder, "tasks")
         return cls(report, {name: rows for (name,), rows in groups.items()})
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every task, expressible or not, in the order of the paper's Table 1."""
-        return tuple(self.report["tasks"])
-
-    @property
-    def tokenizer_hash(self) -> str:
-        """The hash of the tokenizer that made the tokens."""
-        return str(self.report["tokenizer"])
-
     @cached_property
     def n_tokens_max(self) -> int:
         """Tokens of the longest prompt; a model's n_ctx must not be smaller."""
         return max((entry["n_tokens_max"] or 0 for entry in self.report["tasks"].values()), default=0)
-
-    def about(self, name: str) -> dict[str, Any]:
-        """A task's part of the report. Raises TaskError for an unknown name."""
-        if name not in self.report["tasks"]:
-            raise TaskError(f"unknown task {name!r}; allowed: {', '.join(self.names)}")
-        return dict(self.report["tasks"][name])
 
     def expressible(self, name: str) -> bool:
         """Whether this vocabulary can express the task."""
@@ -65,7 +43,9 @@ class TaskSet:
             raise TaskError(f"task {name} is not expressible in this vocabulary: {self.reason(name)}")
         if split not in SPLITS:
             raise TaskError(f"unknown split {split!r} of task {name}; allowed: {', '.join(SPLITS)}")
-        return _batch([row for row in self.rows[name] if row["split"] == split])
+        rows = [row for row in self.rows[name] if row["split"] == split]
+        answers = [[row[f"{x}_answer_token"] for x in order] for row in rows for order in ("ab", "ba")]
+        return PairBatch.of([row[f"{side}_tokens"] for row in rows for side in "ab"], answers)
 
     def hash(self, name: str) -> str:
         """The identity of a task: every prompt and answer in every split, in tokens."""
@@ -79,9 +59,3 @@ class TaskSet:
             return [Pair(Side(a[0], a[1], ""), Side(b[0], b[1], ""))][:n]
         rows = [row for row in self.rows[name] if row["split"] == "test"][:n]
         return [Pair(*(Side(row[f"{side}_prompt"], row[f"{side}_answer"], "") for side in "ab")) for row in rows]
-
-
-def _batch(rows: list[PairRow]) -> PairBatch:
-    """Pairs as tensors: sides a and b of each pair in neighbouring rows."""
-    tokens = [row[f"{side}_tokens"] for row in rows for side in "ab"]
-    return PairBatch.of(tokens, [[row[f"{x}_answer_token"] for x in order] for row in rows for order in ("ab", "ba")])

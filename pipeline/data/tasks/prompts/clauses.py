@@ -14,10 +14,9 @@ from pipeline.data.tasks.registry import task
 def with_as(draw: Draw) -> Pair:
     """Bind an opened file with `as`, or end the assignment's line."""
     argument, result = draw.names(2)
-    head = header(draw, argument, result) + filler(draw, result)
     opened = f"open({argument}"
     return contrast(
-        head,
+        header(draw, argument, result) + filler(draw, result),
         (f"    with {opened}", ")", f" as f:\n        {result} = f.read()\n    return {result}\n"),
         (f"    f = {opened}", ")\n", f"    {result} = f.read()\n    return {result}\n"),
     )
@@ -27,9 +26,8 @@ def with_as(draw: Draw) -> Pair:
 def for_while(draw: Draw) -> Pair:
     """Go on after the name: what a `for` runs over, or the body of a `while`."""
     argument, name = draw.names(2)
-    head = header(draw, argument) + filler(draw, argument)
     return contrast(
-        head,
+        header(draw, argument) + filler(draw, argument),
         (f"    for {name}", " in", f" {argument}:\n        print({name})\n"),
         (f"    while {name}", ":", f"\n        {name} = {draw.function()}({argument})\n"),
     )
@@ -56,9 +54,8 @@ def else_elif(draw: Draw) -> Pair:
 def if_ternary(draw: Draw) -> Pair:
     """Go on after the condition: the body of a statement, or the other value of an expression."""
     argument, other, name = draw.names(3)
-    head = header(draw, argument, other) + filler(draw, argument) + f"    {name} = {argument}"
     return contrast(
-        head,
+        header(draw, argument, other) + filler(draw, argument) + f"    {name} = {argument}",
         (f"\n    if {other}", ":", f"\n        {name} = {draw.number()}\n    return {name}\n"),
         (f" if {other}", " else", f" {draw.number()}\n    return {name}\n"),
     )
@@ -85,9 +82,8 @@ def indent_for(draw: Draw) -> Pair:
 def lambda_func(draw: Draw) -> Pair:
     """Go on after the name: a lambda's value, or a method's parameters."""
     first, inner, name = draw.names(3)
-    head = f"class {draw.class_name()}:\n    {first} = {draw.number()}\n\n"
     return contrast(
-        head,
+        f"class {draw.class_name()}:\n    {first} = {draw.number()}\n\n",
         (f"    {inner} = lambda {name}", ":", f" {name} + {draw.number()}\n"),
         (f"    def {name}", "(self", f", {inner}):\n        return {inner}\n"),
     )
@@ -97,9 +93,8 @@ def lambda_func(draw: Draw) -> Pair:
 def while_return_true(draw: Draw) -> Pair:
     """Open the body of an endless loop, or end the line of a return."""
     argument, other = draw.names(2)
-    head = header(draw, argument, other) + filler(draw, argument) + f"    if {other}:\n"
     return contrast(
-        head,
+        header(draw, argument, other) + filler(draw, argument) + f"    if {other}:\n",
         ("        while True", ":", f"\n            print({other})\n"),
         ("        return True", "\n", "    return False\n"),
     )

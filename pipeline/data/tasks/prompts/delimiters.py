@@ -40,9 +40,8 @@ def bracket_brace(draw: Draw) -> Pair:
     """Go on after the first string: as a dict's key or as a list's item."""
     argument, table = draw.names(2)
     first, second = draw.string(), draw.string()
-    head = header(draw, argument) + filler(draw, argument) + f"    {table} = "
     return contrast(
-        head,
+        header(draw, argument) + filler(draw, argument) + f"    {table} = ",
         (f'{{"{first}', '":', f' {draw.number()}, "{second}": {draw.number()}}}\n    return {table}\n'),
         (f'["{first}', '",', f' "{second}"]\n    return {table}\n'),
     )

@@ -64,10 +64,9 @@ def class_init(draw: Draw) -> Pair:
 def with_open(draw: Draw) -> Pair:
     """Open an input file for reading, an output file for writing."""
     argument, word = draw.names(2)
-    head = header(draw, argument) + filler(draw, argument) + f'    with open("{word}_'
     after = '") as f:\n        '
     return contrast(
-        head,
+        header(draw, argument) + filler(draw, argument) + f'    with open("{word}_',
         ('input.txt", "', "r", after + f"{argument} = f.read()\n"),
         ('output.txt", "', "w", after + f"f.write({argument})\n"),
     )
@@ -99,9 +98,8 @@ def if_equals(draw: Draw) -> Pair:
 def enumerate_range(draw: Draw) -> Pair:
     """Number the items where two names are bound, count where one is."""
     argument, item, other = draw.names(3)
-    head = header(draw, argument, other) + filler(draw, other)
     return contrast(
-        head,
+        header(draw, argument, other) + filler(draw, other),
         (f"    for i, {item} in", " enumerate", f"({argument}):\n        print(i, {item})\n"),
         ("    for i in", " range", f"(len({argument})):\n        print(i)\n"),
     )
@@ -111,9 +109,8 @@ def enumerate_range(draw: Draw) -> Pair:
 def var_if(draw: Draw) -> Pair:
     """Open the body of a condition, or end the line of an assignment."""
     argument, other, name = draw.names(3)
-    head = header(draw, argument, other) + filler(draw, argument)
     return contrast(
-        head,
+        header(draw, argument, other) + filler(draw, argument),
         (f"    if {name} == True", ":\n", f"        return {other}\n"),
         (f"    {name} = True", "\n", f"    return {other}\n"),
     )

@@ -1,9 +1,4 @@
-"""Calibration of a circuit's answer logits: a scale, and a shift of one answer against the other (§4).
-
-The paper takes 16 steps of LBFGS. The loss is convex in these two numbers, so Newton's steps reach the same minimum in
-a thousandth of the time, and Phases 5 and 6 calibrate after every removal. Where a circuit prefers the right answer in
-all fit pairs there is no minimum, since the loss falls with any larger scale: the scale stops at a bound.
-"""
+"""Newton's method for the scale and the shift of calibration (``pipeline.prune.evaluator.calibrate``), on a CPU."""
 
 from __future__ import annotations
 
@@ -11,25 +6,13 @@ from typing import Any
 
 import numba
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
 
-from pipeline.prune.limits import MIN_SCALE, MIN_STEP, RIDGE
-
-
-def calibrate(answers: Float[Tensor, "prompt 2"], steps: int, most_scale: float) -> tuple[float, float]:
-    """(scale, shift) that minimise the task loss of ``answers``, after ``steps`` of Newton; never worse than (1, 0).
-
-    The shift is added to the logit of side a's answer; a second one, for side b's, would add nothing. The scale stays
-    within [``MIN_SCALE``, ``most_scale``].
-    """
-    margin = (answers[:, 0] - answers[:, 1]).double().cpu().numpy()
-    scale, shift = _newton(margin, steps, MIN_SCALE, most_scale)
-    return (scale, shift) if _loss(margin, scale, shift) < _loss(margin, 1.0, 0.0) else (1.0, 0.0)
+RIDGE = 1e-9  # This keeps Newton's system solvable where all margins are equal.
+MIN_STEP = 1e-3  # Newton's step is halved down to this share of itself before calibration stops.
 
 
 @numba.njit(nogil=True, cache=True)
-def _loss(margin: Any, scale: float, shift: float) -> float:
+def margin_loss(margin: Any, scale: float, shift: float) -> float:
     total = 0.0
     for i in range(len(margin)):
         z = scale * margin[i] + (shift if i % 2 == 0 else -shift)
@@ -38,10 +21,10 @@ def _loss(margin: Any, scale: float, shift: float) -> float:
 
 
 @numba.njit(nogil=True, cache=True)
-def _newton(margin: Any, steps: int, least: float, most: float) -> tuple[float, float]:
+def newton(margin: Any, steps: int, least: float, most: float) -> tuple[float, float]:
     """Newton's steps, each halved until the loss falls; at a bound that the scale would leave, only the shift moves."""
     scale, shift = 1.0, 0.0
-    now = _loss(margin, scale, shift)
+    now = margin_loss(margin, scale, shift)
     for _ in range(steps):
         g0 = g1 = h00 = h01 = 0.0
         h11 = RIDGE
@@ -64,7 +47,7 @@ def _newton(margin: Any, steps: int, least: float, most: float) -> tuple[float, 
         step, better = 1.0, False
         while step > MIN_STEP and not better:
             new_scale, new_shift = min(max(scale - step * d0, least), most), shift - step * d1
-            new = _loss(margin, new_scale, new_shift)
+            new = margin_loss(margin, new_scale, new_shift)
             better = new < now
             step /= 2
         if not better:
