@@ -97,25 +97,18 @@ class Places:
         cuts = (cut for start in self.starts.tolist() for cut in self._cut(start, start + self.n_ctx))
         parts = ([column[a:b] for column in said] for said, a, b in cuts)
         marks, levels, read, whole = (np.concatenate(part) for part in zip(*parts, strict=True))
-        position = np.tile(np.arange(self.n_ctx, dtype=np.float32), len(self.starts))
-        extra = np.stack([position, self._since_document().astype(np.float32)], axis=1)
+        repeated = (self.tokens[:, :, None] == self.tokens[:, None, :]).tril(-1).any(-1)
+        position, document = np.arange(self.n_ctx), self.documents.numpy()
+        since = self.starts[:, None] + position - np.where(document >= 0, self.borders[document], 0)
+        positions = np.stack([np.broadcast_to(position, since.shape), since], axis=-1).astype(np.float32)
         return Facts(
             (*MARKS, *SYNTAX, REPEATED),
-            np.concatenate([marks, self._repeated()[:, None]], axis=1),
+            np.concatenate([marks, repeated.view(-1, 1).numpy()], axis=1),
             (*LEVELS, *POSITIONS),
-            np.concatenate([levels, extra], axis=1),
+            np.concatenate([levels, positions.reshape(-1, len(POSITIONS))], axis=1),
             read,
             whole,
         )
-
-    def _since_document(self) -> npt.NDArray[np.int64]:
-        places = self.starts[:, None] + np.arange(self.n_ctx)
-        first = self.documents.numpy()
-        return (places - np.where(first >= 0, self.borders[first], 0)).reshape(-1)
-
-    def _repeated(self) -> Bools:
-        same = (self.tokens[:, :, None] == self.tokens[:, None, :]).tril(-1)
-        return same.any(-1).flatten().numpy()
 
     def _cut(self, start: int, stop: int) -> Iterator[tuple[tuple[npt.NDArray[np.generic], ...], int, int]]:
         """The documents between two places of the stream, and which of their tokens lie there."""
