@@ -11,7 +11,7 @@ import torch
 from jaxtyping import install_import_hook
 
 # Types and shapes of arguments and results are checked at every call of these.
-CHECKED = ("ablate", "explain", "pretrain")
+CHECKED = ("ablate", "circuit", "explain", "model", "play", "pretrain", "prune", "stats")
 TYPES = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int is a float
 install_import_hook([f"pipeline.{name}" for name in CHECKED], TYPES)
 

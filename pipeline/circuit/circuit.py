@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -45,6 +45,7 @@ class WrongModelError(ValueError):
     """A circuit is to be run on a model that it was not cut out of."""
 
 
+@runtime_checkable
 class Loaded(Protocol):
     """A model with its tokenizer: ``pipeline.workspace.LoadedModel``."""
 

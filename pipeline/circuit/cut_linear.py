@@ -176,8 +176,8 @@ class EdgeIndex:
 
     by_target: tuple[np.ndarray, np.ndarray, np.ndarray]  # starts, sources, places
     by_source: tuple[np.ndarray, np.ndarray, np.ndarray]  # starts, targets, places
-    targets: Int[Tensor, " n"]  # that any edge has, ascending
-    sources: Int[Tensor, " n"]
+    targets: Int[Tensor, " n_targets"]  # that any edge has, ascending
+    sources: Int[Tensor, " n_sources"]
     ends: tuple[np.ndarray, np.ndarray]  # target and source of each edge, among those
 
     @classmethod

@@ -20,7 +20,7 @@ class Heaviside(torch.autograd.Function):
     """m = 1 where τ > 0, else 0; its gradient is that of sigmoid(τ / temperature), with one temperature per trial."""
 
     @staticmethod
-    def forward(ctx: Any, tau: Float[Tensor, "trial unit"], temperature: Float[Tensor, "trial 1"]) -> Tensor:
+    def forward(ctx: Any, tau: Float[Tensor, "*trial unit"], temperature: Float[Tensor, ...]) -> Tensor:
         ctx.save_for_backward(tau, temperature)
         return (tau > 0).to(tau.dtype)
 

@@ -54,7 +54,7 @@ class Masking(ABC):
         On a CPU in passes that fit its cache, of prompts of like length, shared out among torch's threads.
         """
 
-        def one_pass(job: tuple[Tensor, PairBatch]) -> Float[Tensor, "trial 1+unit"]:
+        def one_pass(job: tuple[Tensor, PairBatch]) -> Float[Tensor, "trial loss_and_units"]:
             some, part = job
             leaf = some.to(self.model.device).requires_grad_(True)
             losses = self.losses(leaf, part, draw) * (part.n_pairs / batch.n_pairs)
@@ -199,7 +199,7 @@ def break_ties(tau: Float[Tensor, " unit"], attributed: Float[Tensor, " unit"]) 
     return scores
 
 
-def side_by_side(work: Callable[[Any], Tensor], jobs: Sequence[Any]) -> list[Tensor]:
+def side_by_side(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
     """``work`` on every job, each on one thread, as many at a time as torch has threads; results in the jobs' order.
 
     A single job has one thread, too: products of few rows are summed in another order on several.

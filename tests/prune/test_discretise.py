@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from pipeline.prune.discretise import Ranking
-from pipeline.prune.evaluator import Candidate
+from pipeline.prune.evaluator import Candidate, Evaluator
+from pipeline.prune.masks import UnitLayout
 
 
 class Known(Ranking):
     """Of 1000 units: the first k leave a loss of 1 − k/1000, by extra pairs too ``apart`` more; None: not there."""
 
     def __init__(self, apart):
-        super().__init__(None, None, torch.arange(1000.0).flip(0))
+        super().__init__(object.__new__(Evaluator), object.__new__(UnitLayout), torch.arange(1000.0).flip(0))
         self.apart, self.n_checks = apart, 0
 
     def first(self, k):

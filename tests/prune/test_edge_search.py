@@ -33,7 +33,9 @@ def test_an_edge_carries_m_times_its_source_s_value_and_1_minus_m_times_its_abla
         leaves = [v.clone().requires_grad_(True) for v in (x, start, *([on_real] if attention_mass else []))]
         if ours:
             live = MaskedEdges(weight, bias, ablated_to, target, source, 4 if attention_mass else 1)
-            y = CutLinear(by_edges(live, leaves[1]))(None, leaves[0], leaves[2] if attention_mass else None)
+            y = CutLinear(by_edges(live, leaves[1]))(
+                torch.nn.Linear(1, 1), leaves[0], leaves[2] if attention_mass else None
+            )
         else:
             grown = leaves[2].transpose(1, 2).repeat_interleave(n_in // 4, -1) if attention_mass else grown
             full = torch.zeros_like(weight).index_put((target, source), leaves[1])
