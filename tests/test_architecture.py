@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted(
     path for folder in ("pipeline", "flows", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
 )
+PAGES = sorted(path for kind in ("js", "css", "j2") for path in (ROOT / "pipeline").rglob(f"*.{kind}"))
 LIBRARY = [path for path in SOURCES if path.is_relative_to(ROOT / "pipeline")]
 
 STAGES = {"pretrain", "prune", "ablate", "validate", "explain", "report"}
@@ -91,7 +92,7 @@ def test_every_part_of_the_library_has_its_place_in_the_law():
     assert {part_of(path) for path in LIBRARY} - {"__init__"} == set(ALLOWED)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=shown)
+@pytest.mark.parametrize("path", SOURCES + PAGES, ids=shown)
 def test_every_file_is_short_enough_to_be_read_at_once(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 400
 

@@ -11,7 +11,10 @@ from pipeline.report.templating import render
 
 REPORT, PLAY = "pipeline.report", "pipeline.play"
 STYLES = ((REPORT, "templates/page.css"), (REPORT, "web/circuit.css"), (PLAY, "web/play.css"))  # the first: the palette
-SCRIPTS = ((REPORT, "web/elements.js"), (REPORT, "web/drawing.js"), (PLAY, "web/play.js"))
+SCRIPTS = (
+    *((REPORT, f"web/{name}.js") for name in ("elements", "scene", "drawing")),
+    *((PLAY, f"web/{name}.js") for name in ("pieces", "play")),
+)
 
 
 def play_page(session: Session) -> str:

@@ -22,7 +22,7 @@ from pipeline.report.validation import KINDS, lines_of
 from pipeline.rows import HistoryRow, Summary, TaskSummary
 
 WEB = Path(__file__).parent / "web"
-FIRST, LAST = ("elements.js", "packed.js"), "app.js"  # the scripts between them use the first two; the last starts all
+FIRST, LAST = ("elements.js", "packed.js", "scene.js"), "app.js"  # the others use the first ones; the last starts all
 MOST_BYTES = 8_000_000  # of the page; results/ is committed, and a browser has to open it
 TITLE = "Sparse circuits"
 

@@ -4,6 +4,8 @@
 
   const PAUSE = 160; // ms without a key before the text is asked about
   const READABLE = 0.85, LOW = 300, HIGH = 520; // of the picture's own size; its least and largest height in pixels
+  const { make, number, signed, percent, sign, fetched, diverging } = PlayPieces;
+  const { sign: visible, visible: spaced } = CircuitElements;
   const by = (id) => document.getElementById(id);
   const session = JSON.parse(by("session").textContent);
   const state = {
@@ -19,32 +21,10 @@
   let timer = 0;
   let asking = null;
 
-  const make = (tag, attributes = {}, ...children) => {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) {
-      if (name in element && name !== "style" && name !== "role") element[name] = value;
-      else if (value !== null) element.setAttribute(name, value);
-    }
-    element.append(...children);
-    return element;
-  };
-  const visible = (text) => text.replaceAll("\r", "␍").replaceAll("\t", "⇥").replaceAll("\n", "⏎");
-  const spaced = (text) => visible(text).replaceAll(" ", "␣");
-  const number = (x) => (x === 0 ? "0" : Math.abs(x) < 0.0095 || Math.abs(x) >= 1000 ? x.toPrecision(2) : x.toFixed(2)).replace("-", "−");
-  const signed = (x) => (x > 0 ? "+" : "") + number(x);
-  const percent = (p) => (p >= 0.9995 || p < 0.0005 ? (100 * p).toPrecision(p > 0.5 ? 5 : 1) : (100 * p).toFixed(1)) + " %";
-  const sign = (x) => (x < 0 ? "n" : "p");
   const inside = () => document.querySelector("input[name=inside]:checked").value;
   const nOff = () => state.off.nodes.size + state.off.edges.size;
 
   // --- asking
-
-  async function fetched(url, options) {
-    const response = await fetch(url, options);
-    const value = await response.json().catch(() => ({ error: `the server says ${response.status}` }));
-    if (!response.ok) throw new Error(value.error);
-    return value;
-  }
 
   function say(text, wrong = false) {
     by("said").textContent = text;
@@ -210,16 +190,6 @@
   function label(name) {
     const text = state.circuit.labels[name];
     return text ? [make("span", { className: "label", title: "a hypothesis, made by rule" }, `hypothesis: ${text}`)] : [];
-  }
-
-  function diverging({ now, before, ablated, scale }) {
-    const piece = (x, kind) => {
-      const width = (50 * Math.abs(x)) / scale;
-      return make("b", { className: `${sign(x)} ${kind}`, style: `width:${width}%;left:${x < 0 ? 50 - width : 50}%` });
-    };
-    const pieces = now === before ? [piece(now, "")] : [piece(before, "was"), piece(now, "")];
-    const tick = ablated === null ? [] : [make("u", { style: `left:${50 + (50 * ablated) / scale}%` })];
-    return make("span", { className: "dv" }, ...pieces, ...tick);
   }
 
   // Rows are made anew after each answer: what had the focus has it again.

@@ -7,14 +7,12 @@
 //   select(name, number or null): pins a node. show(values or null, { scale, row }): colours nodes by values (−scale …
 //   scale) and marks a row. fit(true): all of it. move(dx, dy): by pixels of the screen.
 const CircuitDrawing = (() => {
-  const { make, draw, number, visible, sign, tint, describe } = CircuitElements;
-  const LEVELS = 4, WIDTHS = [0.7, 1.1, 1.7, 2.5], ALPHAS = [0.4, 0.55, 0.75, 0.95];
+  const { make, number, tint, describe } = CircuitElements;
+  const { scene, LEVELS, WIDTHS, ALPHAS } = CircuitScene;
   const FAINT = 0.13; // of edges that are not asked for
-  const LABEL_PITCH = 19, TOKEN_PITCH = 8; // pixels on the screen from which labels have room
   const MOST_ZOOM = 6, NEAR = 6; // pixels from an edge that count as on it
   const MARGIN = 200; // pixels of edges around what is seen
   const STEP = 60, SAMPLES = 14;
-  const END_CHARS = 18;
 
   function mount(element, drawing, options = {}) {
     const nodes = describe(drawing);
@@ -338,95 +336,6 @@ const CircuitDrawing = (() => {
     const dx = bx - ax, dy = by - ay, length = dx * dx + dy * dy;
     const t = length ? Math.min(Math.max(((x - ax) * dx + (y - ay) * dy) / length, 0), 1) : 0;
     return Math.hypot(x - ax - t * dx, y - ay - t * dy);
-  }
-
-  // All that is SVG; `place(view)` moves it. Labels of rows stay at the left edge and keep their size.
-  function scene(drawing, nodes) {
-    const radius = Math.min(4.2, drawing.pitch * 0.36);
-    const rows = drawing.rows.map(([layer, label], i) => {
-      const first = i === 0 || drawing.rows[i - 1][0] !== layer;
-      return draw("g", { class: "cd-row" }, draw("text", { x: 8, y: -5 }, label), first ? draw("text", { x: 8, y: 15, class: "layer" }, `layer ${layer}`) : null);
-    });
-    const dots = nodes.map((node, n) => dot(drawing, node, n, radius));
-    const scaled = draw("g", {}, background(drawing), ends(drawing), draw("g", { class: "cd-nodes" }, dots));
-    const svg = draw("svg", { class: "cd-svg" }, scaled), labels = draw("svg", { class: "cd-rows", "aria-hidden": "true" }, rows);
-    let zoomed = null;
-    // A new zoom is painted; a new place only moves the layer that was painted, which is much faster.
-    function place({ x, y, k }) {
-      if (k !== zoomed) {
-        svg.setAttribute("width", drawing.width * k);
-        svg.setAttribute("height", drawing.height * k);
-        scaled.setAttribute("transform", `scale(${k})`);
-        svg.classList.toggle("unlabelled", drawing.pitch * k < LABEL_PITCH);
-        svg.classList.toggle("untokened", drawing.pitch * k < TOKEN_PITCH);
-      }
-      zoomed = k;
-      svg.style.transform = `translate(${x}px, ${y}px)`;
-      rows.forEach((row, i) => row.setAttribute("transform", `translate(0 ${y + k * drawing.rows[i][2]})`));
-    }
-    return { svg, labels, nodes: dots, rows, place };
-  }
-
-  function dot(drawing, node, n, radius) {
-    const x = drawing.nodes.x[n], y = drawing.nodes.y[n], bias = drawing.nodes.bias[n];
-    const side = radius + 3.6;
-    return draw("g", {
-      class: `cd-node ${node.kind}`, "data-n": n, "data-name": node.name, transform: `translate(${x} ${y})`, tabindex: "0",
-      role: "button", "aria-pressed": "false", "aria-label": `${node.spoken}${bias ? `, bias ${number(bias)}` : ""}`,
-    },
-    draw("circle", { class: "reach", r: Math.min(11, drawing.pitch / 2) }), draw("circle", { class: "ring", r: radius + 3 }),
-    bias ? draw("path", { class: `bias ${bias < 0 ? "n" : "p"}`, d: `M${-side} -3v6` }) : null,
-    draw("circle", { class: "dot", r: radius }), draw("text", { y: radius + 9.5 }, node.short));
-  }
-
-  function background(drawing) {
-    const { x, y } = drawing.nodes;
-    const lines = drawing.rows.map(([, , at]) => `M0 ${at}H${drawing.width}`).join("");
-    const streams = drawing.streams.filter(([, , top, bottom]) => bottom > top).map(([, at, top, bottom]) => `M${at} ${top}V${bottom}`).join("");
-    const arcs = drawing.links.map(([q, k]) => `M${x[q]} ${y[q]}q${(x[k] - x[q]) / 2} ${Math.min(12 + Math.abs(x[k] - x[q]) / 4, 24)} ${x[k] - x[q]} 0`);
-    const boxes = drawing.heads.flatMap(([, head, left, right, at, sink]) => [
-      draw("rect", { class: "cd-head", x: left, y: at - 17, width: right - left, height: 36, rx: 8 }),
-      draw("text", { class: "cd-headname", x: (left + right) / 2, y: at - 21 }, right - left < 40 ? `h${head}` : `head ${head}`,
-        draw("title", {}, `head ${head}, ${sink === null ? "no attention sink" : `attention sink: logit ${number(sink)}`}`)),
-    ]);
-    return draw("g", { "aria-hidden": "true" }, draw("path", { class: "cd-line", d: lines }), boxes,
-      draw("path", { class: "cd-stream", d: streams }), draw("path", { class: "cd-link", d: arcs.join("") }));
-  }
-
-  // Tokens at the embedding end below and the unembedding end above.
-  function ends(drawing) {
-    if (!drawing.rows.length) return draw("g");
-    const bottom = drawing.rows[0][2] + 34, top = drawing.rows.at(-1)[2] - 34;
-    const write = tokens => {
-      const texts = tokens.map(([token]) => visible(drawing.tokens[token]));
-      while (texts.length > 1 && texts.join(" · ").length > END_CHARS) texts.pop();
-      return texts.join(" · ");
-    };
-    const listed = (kind, channel, tokens) => `${kind} of residual channel ${channel}\n` +
-      tokens.map(([token, value]) => `${visible(drawing.tokens[token])}  ${number(value)}`).join("\n");
-    const end = (kind, x, from, to, channel, tokens, below) => tokens.length ? [
-      draw("path", { class: "cd-end", d: `M${x} ${from}V${below ? to - 6 : to + 6}` }),
-      draw("text", { class: `cd-token${below ? " in" : ""}`, transform: `translate(${x + 3} ${to})rotate(-90)` }, write(tokens),
-        draw("title", {}, listed(kind, channel, tokens))),
-    ] : [];
-    const inputs = drawing.inputs.flatMap(([channel, x, y, tokens]) => end("Embedding", x, y, bottom, channel, tokens, true));
-    if (!drawing.outputs.answers) {
-      const outputs = drawing.outputs.ends.flatMap(([channel, x, y, tokens]) => end("Unembedding", x, y, top, channel, tokens, false));
-      return draw("g", { class: "cd-ends" }, inputs, outputs);
-    }
-    return draw("g", { class: "cd-ends" }, inputs, answers(drawing, top));
-  }
-
-  function answers(drawing, top) {
-    const middle = drawing.width / 2, largest = Math.max(...drawing.outputs.ends.map(end => Math.abs(end[3])), 1e-12);
-    const lines = drawing.outputs.ends.map(([channel, x, y, weight]) => {
-      const level = Math.min(Math.floor(LEVELS * Math.abs(weight) / largest), LEVELS - 1);
-      return draw("path", { class: `cd-out ${weight < 0 ? "n" : "p"}`, d: `M${x} ${y}V${top}L${middle} 32`, "stroke-width": WIDTHS[level], opacity: ALPHAS[level] },
-        draw("title", {}, `Residual channel ${channel}: ${number(weight)} towards the first answer, per normalised unit`));
-    });
-    const [first, second] = drawing.outputs.answers.map(token => sign(drawing.tokens[token]));
-    return [lines, draw("text", { class: "cd-answers", x: middle, y: 22 },
-      draw("tspan", { class: "p" }, first), " against ", draw("tspan", { class: "n" }, second))];
   }
 
   return { mount };
