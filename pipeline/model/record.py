@@ -19,7 +19,7 @@ def record(
     at: Int[Tensor, " batch"] | None = None,
     names: Container[str] | None = None,
     residual: bool = False,
-) -> tuple[Float[Tensor, "batch *pos vocab"], dict[str, Float[Tensor, "batch pos _width"]]]:
+) -> tuple[Float[Tensor, "batch *_pos vocab"], dict[str, Float[Tensor, "_batch _pos _width"]]]:
     """Logits, and the value at every site as the rest of the model saw it; with ``residual``, of the residual stream
     too.
 
