@@ -44,17 +44,6 @@ GIVEN_UP = {
     r"constant _(most|more|dead|sure|near|pass)_": "a name that says what it bounds: MAX_START_RATIO, Z_99",
 }
 
-# Still to be renamed: nothing is added here.
-TODO_GIVEN_UP = set(
-    """
-    """.split()
-)
-TODO_TWO_MEANINGS = set(
-    """
-    """.split()
-)
-
-
 PROSE = {  # the same in comments, docstrings and docs: a pattern → the word to use
     r"held (at|as|to|value|values|nodes?)": "ablated to, ablation value",
     r"(is|are|was|were|be|being|all|else|others?) held(?! out)": "ablated",
@@ -65,11 +54,6 @@ PROSE = {  # the same in comments, docstrings and docs: a pattern → the word t
 }
 TEXTS = [path for path in SOURCES if path.name != "words.py"]  # that one lists English words
 TEXTS += [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-TODO_PROSE = set(
-    """
-    """.split()
-)
 
 
 def snake(name: str) -> str:
@@ -116,8 +100,7 @@ def given_up(folder: str, source: str) -> set[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_name_has_a_word_that_was_given_up(path: Path) -> None:
-    found = given_up(path.relative_to(ROOT).parts[1], path.read_text(encoding="utf-8"))
-    assert {name for name in found if name.split(" (")[0] not in TODO_GIVEN_UP} == set()
+    assert given_up(path.relative_to(ROOT).parts[1], path.read_text(encoding="utf-8")) == set()
 
 
 @pytest.mark.parametrize(
@@ -154,7 +137,7 @@ def definitions() -> dict[str, set[str]]:
 
 
 def test_no_public_class_or_type_has_two_meanings() -> None:
-    assert {name for name, places in definitions().items() if len(places) > 1} - TODO_TWO_MEANINGS == set()
+    assert {name for name, places in definitions().items() if len(places) > 1} == set()
 
 
 def prose(path: Path) -> str:
@@ -172,4 +155,4 @@ def prose(path: Path) -> str:
 def test_prose_has_no_word_that_was_given_up(path: Path) -> None:
     text = prose(path)
     found = {word for pattern, word in PROSE.items() if re.search(rf"\b{pattern}\b", text)}
-    assert found == set() or str(path.relative_to(ROOT)) in TODO_PROSE
+    assert found == set()
