@@ -1,32 +1,17 @@
-"""Confidence intervals of means, all by the percentile bootstrap: over pairs, over draws and pairs, over groups."""
+"""Confidence intervals of means: one percentile bootstrap, over pairs, over draws and pairs, over groups."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
-def interval(values: Float[Tensor, " pair"], n_resamples: int, generator: torch.Generator) -> list[float]:
-    """[low, high]: the central 95 % of the means of resampled pairs (percentile bootstrap)."""
-    picks = torch.randint(len(values), (n_resamples, len(values)), generator=generator)
-    return central(values.double()[picks].mean(1))
-
-
 def central(means: Float[Tensor, " resample"], tail: float = 0.025) -> list[float]:
     """[low, high] of resampled means without a share of them, the ``tail``, at either end; by default 95 %."""
     return means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-
-
-def group_interval(groups: Sequence[Sequence[float]], n_resamples: int, seed: int) -> list[float]:
-    """[low, high]: the central 95 % of the mean over all values, when groups are resampled with all their values."""
-    sums, counts = np.array([sum(group) for group in groups]), np.array([len(group) for group in groups])
-    picks = np.random.default_rng(seed).integers(len(groups), size=(n_resamples, len(groups)))
-    low, high = np.quantile(sums[picks].sum(1) / counts[picks].sum(1), [0.025, 0.975])
-    return [float(low), float(high)]
 
 
 def rows(values: Float[Tensor, "*draw pair"]) -> Float[Tensor, "draw pair"]:
@@ -47,3 +32,15 @@ def weights(n: int, times: int, generator: torch.Generator) -> Float[Tensor, "re
     picks = torch.randint(n, (times, n), generator=generator)
     ones = torch.ones(1, dtype=torch.float64).expand(times, n)
     return torch.zeros(times, n, dtype=torch.float64).scatter_add_(1, picks, ones) / n
+
+
+def interval(values: Float[Tensor, " pair"], times: int, generator: torch.Generator) -> list[float]:
+    """[low, high]: the central 95 % of the mean when pairs are resampled."""
+    return central(resampled_means(rows(values), times, generator))
+
+
+def group_interval(groups: Sequence[Sequence[float]], times: int, generator: torch.Generator) -> list[float]:
+    """[low, high]: the central 95 % of the mean over all values, when groups are resampled with all their values."""
+    sums, counts = torch.tensor([[sum(group), len(group)] for group in groups], dtype=torch.float64).T
+    picked = weights(len(groups), times, generator)
+    return central((picked @ sums) / (picked @ counts))

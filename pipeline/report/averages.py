@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
-import numpy as np
+import torch
 
 from pipeline.stats import group_interval
 
@@ -39,7 +39,8 @@ def ratio_interval(logs: Sequence[tuple[str, float]], n_bootstrap: int, rng_seed
     if len(tasks) < 2:
         return None
     groups = [[log for task, log in logs if task == wanted] for wanted in tasks]
-    return [float(end) for end in np.exp(group_interval(groups, n_bootstrap, rng_seed))]
+    ends = group_interval(groups, n_bootstrap, torch.Generator().manual_seed(rng_seed))
+    return [math.exp(end) for end in ends]
 
 
 def known(values: Iterable[float | None]) -> list[float]:

@@ -7,8 +7,10 @@ never averaged in (§3).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
+from pipeline.config import Ablation
 from pipeline.report.averages import geometric_mean_edges, mean_ratio, spread
 from pipeline.report.frontier import compare
 from pipeline.report.inputs import ModelRecord
@@ -16,7 +18,7 @@ from pipeline.report.necessity import necessity_curves
 from pipeline.report.pruning import compare_baselines, curve_means, minimisation, minimised, minimised_logs
 from pipeline.report.solved import all_solved, solved_tasks
 from pipeline.report.validation import brief, spreads_of_model, summarise_validation
-from pipeline.report.verdicts import CircuitTarget, verdict
+from pipeline.report.verdicts import verdict
 from pipeline.rows import ModelSummary, PruneRow, Summary, TaskSummary, ValidationRow
 
 MODEL_FIELDS = (
@@ -31,6 +33,15 @@ ABLATE_LOSSES = ("circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "ablat
 UNCALIBRATED = ("circuit_loss_uncalibrated", "nodes_only_loss_uncalibrated")  # as the random sets are
 ABLATE_ACCURACIES = ("unpruned_accuracy", "circuit_accuracy", "nodes_only_accuracy")
 RANDOM_SETS = ("circuit", "nodes_only", "nodes", "edges")  # kinds of random sets, in the words of ablate
+
+
+@dataclass(frozen=True)
+class CircuitTarget:
+    """The loss that every circuit of the study was made for, and under which ablation."""
+
+    target_loss: float  # nats, on validation pairs
+    margin: float  # nats that the loss on test pairs may be above it
+    ablation: Ablation
 
 
 def summarise(
@@ -111,7 +122,7 @@ def summarise_task(
     facts["baselines"] = pruned.get("baselines") or {}
     facts["prune_seconds"] = pruned.get("seconds")
     facts["validation"] = None if tested is None else brief(tested)
-    facts["verdict"] = verdict(cast(TaskSummary, facts), target)
+    facts["verdict"] = verdict(cast(TaskSummary, facts), target.ablation)
     return cast(TaskSummary, facts)
 
 

@@ -21,9 +21,8 @@ from pipeline.report.inputs import ModelRecord, read_explanation, read_record
 from pipeline.report.packed import pack_json
 from pipeline.report.page import PageParts, build_page, task_names
 from pipeline.report.picture import Picture
-from pipeline.report.summary import smallest_circuits, summarise
+from pipeline.report.summary import CircuitTarget, smallest_circuits, summarise
 from pipeline.report.tables import curves_csv, frontier_csv, metrics
-from pipeline.report.verdicts import CircuitTarget
 from pipeline.rows import Explanation, Summary
 
 

@@ -208,13 +208,11 @@ def test_a_study_without_solved_tasks_still_has_a_report(
     assert read_json(tmp_path / "results" / "metrics.json")["ratio_dense_to_sparse_edges"] is None
 
 
-def test_models_without_validation_are_reported_by_ablates_losses(
-    write: Write, models: dict[str, Place], tmp_path: Path
-) -> None:
+def test_models_without_validation_have_no_verdict(write: Write, models: dict[str, Place], tmp_path: Path) -> None:
     Workspace(tmp_path).validations("dense_a").unlink()
     summary = write(models)
     text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
-    assert [model["tasks"]["quotes"]["verdict"]["by"] for model in summary["models"]] == ["ablate", "validate"]
+    assert [model["tasks"]["quotes"]["verdict"]["by"] for model in summary["models"]] == [None, "validate"]
     assert "None of these circuits was validated." in unpacked(text) and "not validated" in unpacked(text)
     Workspace(tmp_path).validations("sparse_a").unlink()
     write(models, "again")

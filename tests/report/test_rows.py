@@ -11,8 +11,7 @@ import pytest
 
 from pipeline.config import Ablation
 from pipeline.report.inputs import ModelRecord
-from pipeline.report.summary import summarise
-from pipeline.report.verdicts import CircuitTarget
+from pipeline.report.summary import CircuitTarget, summarise
 from pipeline.rows import (
     AblationRow,
     Certificate,

@@ -11,8 +11,7 @@ import pytest
 from pipeline.artifacts import ArtifactError, read_json, write_json
 from pipeline.config import Ablation
 from pipeline.report.inputs import read_record
-from pipeline.report.summary import check_test_loss, summarise
-from pipeline.report.verdicts import CircuitTarget
+from pipeline.report.summary import CircuitTarget, check_test_loss, summarise
 from tests.report.conftest import FIXTURE, MakeModel, Place
 from tests.report.make_fixture import SOLVED
 

@@ -10,10 +10,9 @@ import pytest
 from pipeline.artifacts import Workspace
 from pipeline.config import Ablation
 from pipeline.report.inputs import read_record
-from pipeline.report.summary import summarise
+from pipeline.report.summary import CircuitTarget, summarise
 from pipeline.report.templating import nats
 from pipeline.report.validation import at, brief, lines_of
-from pipeline.report.verdicts import CircuitTarget
 from pipeline.report.write import prediction_of, write_report
 from tests.report.conftest import FIXTURE, TEXTS
 from tests.report.make_fixture import SOLVED
