@@ -25,7 +25,11 @@ Values = Mapping[str, Float[Tensor, " _width"]]
 
 @dataclass(frozen=True)
 class AblationValues:
-    """The kind of ablation, and one or more draws: site key → one value a node. Losses are means over draws."""
+    """The kind of ablation, and one or more draws: site key → one value a node. Losses are means over draws.
+
+    For kinds that differ by prompt and position, ``pipeline.circuit.background`` makes them for a batch, out of the
+    one draw here: the means (counterfactual), or a mean for every place in the task's prompts [place, width].
+    """
 
     kind: Ablation
     draws: tuple[Values, ...]
@@ -35,7 +39,9 @@ class AblationValues:
         """The values of a kind; ``samples`` [draw, width] at every site are needed for resampling."""
         if kind is Ablation.RESAMPLE:
             return cls.resampled(samples or {})
-        return cls.at_zero(means) if kind is Ablation.ZERO else cls.at_means(means)
+        if kind is Ablation.TASK_MEAN:
+            return cls(kind, (dict(samples or {}),))
+        return cls.at_zero(means) if kind is Ablation.ZERO else cls(kind, (dict(means),))
 
     @classmethod
     def at_means(cls, means: Values) -> AblationValues:
@@ -62,6 +68,8 @@ class AblationValues:
     @property
     def samples(self) -> dict[str, Float[Tensor, "draw _width"]]:
         """The ``samples`` that ``of`` needs to make the same values again from the means."""
+        if self.kind is Ablation.TASK_MEAN:
+            return dict(self.first)
         if self.kind is not Ablation.RESAMPLE:
             return {}
         return {key: torch.stack([draw[key] for draw in self.draws]) for key in self.first}

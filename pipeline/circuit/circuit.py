@@ -20,9 +20,11 @@ from torch import Tensor
 
 from pipeline.artifacts import ArtifactError, read_json, whole_folder, write_json
 from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.background import background
 from pipeline.circuit.compact import Compact, Frozen
+from pipeline.circuit.compact_rows import FrozenRows
 from pipeline.circuit.interventions import edge_weights, node_masks
-from pipeline.circuit.masked import Masked
+from pipeline.circuit.masked import Masked, MaskedPairs
 from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.scoring import calibrated
@@ -107,16 +109,22 @@ class Circuit:
         """Site key → 1 for kept nodes, 0 for the others, for every site of the model."""
         return node_masks(self.nodes, self.means)
 
-    def __call__(self, model: Transformer | Loaded, draw: int = 0) -> Masked:
-        """The model with only this circuit live: call it with tokens, as the model. Raises WrongModelError."""
+    def __call__(self, model: Transformer | Loaded, draw: int = 0) -> Masked | MaskedPairs:
+        """The model with only this circuit live: call it with tokens, as the model; where ablation values differ by
+        prompt, with both sides of each pair. Raises WrongModelError."""
         model = plain(model)
         self.check_model(model)
+        if self.ablation_values.kind.varies:
+            return MaskedPairs(model, self.nodes, self.edges, self.ablation_values)
         return Masked(model, self.nodes, self.edges, self.ablation_values.draws[draw])
 
     def compact(self, model: Transformer | Loaded, draw: int = 0) -> Compact:
-        """The same logits within 1e-4, computed by the circuit's nodes alone, on a CPU. Raises WrongModelError."""
+        """The same logits within 1e-4, computed by the circuit's nodes alone, on a CPU; for ablation values that are the
+        same for all prompts. Raises WrongModelError, ValueError for others."""
         model = plain(model)
         self.check_model(model)
+        if self.ablation_values.kind.varies:
+            raise ValueError(f"{self.ablation_values.kind.value} ablation follows from the pairs: use answers(model, pairs)")
         return Compact(Frozen(model, self.ablation_values.draws[draw]), self.nodes, self.edges)
 
     @property
@@ -202,6 +210,10 @@ class Circuit:
     def answers(self, model: Transformer | Loaded, batch: PairBatch, draw: int = 0) -> Float[Tensor, "prompt 2"]:
         """Logits of the right and the wrong answer of each prompt, calibrated. Raises WrongModelError."""
         pairs = batch.to(torch.device("cpu"))
+        if self.ablation_values.kind.varies:
+            self.check_model(plain(model))
+            behind = background(plain(model).cpu(), self.ablation_values, pairs, draw)
+            return calibrated(FrozenRows(behind).compact(self.nodes, self.edges).answers(pairs.answers), self.calibration)
         logits = self.compact(model, draw)(pairs.tokens, at=pairs.last)
         return calibrated(answer_logits(logits, pairs), self.calibration)
 

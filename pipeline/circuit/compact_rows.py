@@ -1,0 +1,310 @@
+"""A circuit computed by itself before a background that differs by row: counterfactual values, means over a task (§5).
+
+With everything ablated, a run has the background's values at every site: they are computed once for a batch. A circuit's
+run differs from it in the circuit's nodes, and only the differences are computed: in the residual stream a few columns,
+behind a linear map the edges times the differences of their sources. Behind attention there are two: value channels that
+are live, and the background's values where a head with live queries or keys attends in another way. The result is the
+masked model's up to rounding, at a cost that falls with the circuit's size; it runs on a CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.circuit.background import Background
+from pipeline.circuit.compact_parts import KINDS, MIN_ROWS, NO_ENDS, NONE, Edges, Nodes, columns
+from pipeline.kernels.compact_cpu import compete_rows, read_rows
+from pipeline.kernels.threads import in_shares
+from pipeline.model.attention import attend
+from pipeline.model.layout import PackedPrompts
+from pipeline.model.transformer import Block
+from pipeline.sites import EdgeKind, Site, edge_key, site_key
+
+
+class FrozenRows:
+    """A model before a background, with all that its circuits share. On a CPU, in float32, for packed prompts."""
+
+    def __init__(self, behind: Background) -> None:
+        assert behind.prompts is not None and behind.prompts.last, "the compact executor runs packed prompts with ends"
+        self.behind, self.model, self.prompts = behind, behind.model, behind.prompts
+        self.config, self.values = behind.model.config, behind.values
+        self.streams = self._streams()
+
+    def compact(self, nodes: Nodes, edges: Edges) -> CompactRows:
+        """A circuit ready to be run."""
+        return CompactRows(self, nodes, edges)
+
+    def block(self, layer: int) -> Block:
+        block: Block = self.model.transformer["h"][layer]
+        return block
+
+    @torch.no_grad()
+    def _streams(self) -> list[Float[Tensor, "_row d_model"]]:
+        """The residual stream before every half layer and after the last; of the last layer, from its MLP on, at
+        prompts' ends."""
+        x, streams = self.model.embed(self.prompts)[0], []
+        for index in range(2 * self.config.n_layer):
+            streams.append(x)
+            layer, mixing = index // 2, index % 2 == 0
+            x = x[self.prompts.end] if mixing and layer == self.config.n_layer - 1 else x
+            x = x + self.values[site_key(layer, Site.ATTN_OUT if mixing else Site.MLP_OUT)]
+        return [*streams, x]
+
+    def at_ends(self, layer: int) -> bool:
+        """Whether a layer's queries, and all behind them, are at prompts' ends."""
+        return layer == self.config.n_layer - 1
+
+    def weight(self, layer: int, kind: EdgeKind) -> Float[Tensor, "target source"]:
+        values: Tensor = self.block(layer).get_submodule(kind.weight).weight
+        return values[kind.rows(len(values))]
+
+    def output(self, layer: int, kind: EdgeKind) -> Float[Tensor, "row target"]:
+        """Every target where all of its sources are ablated, before the activation function and AbsTopK."""
+        if kind.source is Site.ATTN_V:
+            return self.attention_output(layer)
+        whole = self.behind.output(layer, kind.weight)
+        found = whole[:, kind.rows(whole.shape[1])]
+        return found[self.prompts.end] if kind.target is Site.ATTN_Q and self.at_ends(layer) else found
+
+    def attention_output(self, layer: int) -> Float[Tensor, "row target"]:
+        part = self.block(layer).attn.c_proj
+        return self._once(f"{layer}.attention", lambda: F.linear(self.mixed(layer), part.weight, part.bias))
+
+    def site(self, layer: int, kind: EdgeKind) -> Float[Tensor, "row target"]:
+        """The same as ``output``, behind the activation function: what competes in AbsTopK."""
+        y = self.output(layer, kind)
+        return self._once(f"{layer}.gelu", lambda: F.gelu(y)) if kind.target is Site.MLP_NEURON else y
+
+    def mixed(self, layer: int) -> Float[Tensor, "row channel"]:
+        """The background's values as its own queries and keys attend to them."""
+        heads = torch.arange(self.config.n_head)
+        q, k, v = (self.values[site_key(layer, site)] for site in (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V))
+        return self._once(f"{layer}.mixed", lambda: self.attend(layer, heads, q, k, v))
+
+    @torch.no_grad()
+    def attend(
+        self, layer: int, heads: Int[Tensor, " head"], q: Tensor, k: Tensor, v: Tensor
+    ) -> Float[Tensor, "row channel"]:
+        """Values averaged by some heads; q, k, v hold the channels of these."""
+        sink = self.block(layer).attn.sink_logit
+        some = None if sink is None else sink[heads]
+        mix = lambda q, k, v, at, branch: attend(q, k, v, some, len(heads), at, branch)  # noqa: E731
+        return self.prompts.attend(mix, q[None], k[None], v[None], self.at_ends(layer))[0][0]
+
+    def _once(self, key: str, make) -> Tensor:  # type: ignore[no-untyped-def]
+        if key not in self.behind._outputs:
+            self.behind._outputs[key] = make()
+        return self.behind._outputs[key]
+
+    def k(self, site: Site) -> int:
+        return int(self.config.afrac * self.width(site))
+
+    def width(self, site: Site) -> int:
+        return site.width(self.config)
+
+
+class DifferenceMap:
+    """One linear map between the nodes of a circuit, on differences from the background, and AbsTopK behind it."""
+
+    def __init__(self, frozen: FrozenRows, layer: int, kind: EdgeKind, nodes: Nodes, edges: Edges) -> None:
+        self.frozen, self.layer, self.kind = frozen, layer, kind
+        self.targets = nodes.get(site_key(layer, kind.target), NONE)
+        self.pairs = edges.get(edge_key(layer, kind), NO_ENDS)
+        self.sources = self.pairs[:, 0].unique()
+        self.weight = torch.zeros(len(self.targets), len(self.sources))
+        source, target = self.pairs.T.contiguous()
+        row, column = torch.searchsorted(self.targets, target), torch.searchsorted(self.sources, source)
+        self.weight[row, column] = frozen.weight(layer, kind)[target, source].detach()
+
+    @cached_property
+    def when_ablated(self) -> Float[Tensor, "row target"]:
+        """The targets in the background, behind AbsTopK."""
+        return self.frozen.values[site_key(self.layer, self.kind.target)][:, self.targets]
+
+    @cached_property
+    def start(self) -> Float[Tensor, "row target"]:
+        """The targets with all sources ablated, before AbsTopK."""
+        return self.frozen.output(self.layer, self.kind)[:, self.targets]
+
+    def __call__(
+        self, difference: Float[Tensor, "row source"], more: Float[Tensor, "row site"] | None = None
+    ) -> Float[Tensor, "row target"]:
+        """How the targets differ from the background; ``more``: added before AbsTopK, at every node of the site."""
+        y = torch.addmm(self.start, difference, self.weight.T)
+        if more is not None:
+            y += more[:, self.targets]
+        y = F.gelu(y) if self.kind.target is Site.MLP_NEURON else y
+        k = self.frozen.k(self.kind.target)
+        if k < self.frozen.width(self.kind.target) and y.numel():
+            site = self.frozen.site(self.layer, self.kind)
+            site = site if more is None else site + more
+            inputs = y.numpy(), self.targets.numpy(), site.numpy()
+            in_shares(lambda a, b: compete_rows(a, b, *inputs, k), len(y), least=MIN_ROWS)
+        return y - self.when_ablated
+
+
+class MLPRows:
+    """The MLP of a layer, as far as a circuit needs it."""
+
+    def __init__(self, frozen: FrozenRows, layer: int, nodes: Nodes, edges: Edges) -> None:
+        self.inner = DifferenceMap(frozen, layer, KINDS[Site.MLP_IN, Site.MLP_NEURON], nodes, edges)
+        self.out = DifferenceMap(frozen, layer, KINDS[Site.MLP_NEURON, Site.MLP_OUT], nodes, edges)
+        self.reads = self.inner.sources if len(self.out.targets) else NONE
+        self.site, self.norm = Site.MLP_IN, frozen.block(layer).ln_2
+
+    def __call__(self, h: Float[Tensor, "row read"]) -> Float[Tensor, "row write"]:
+        """How the mlp_out nodes differ from the background, by how the reads do."""
+        return self.out(columns(self.inner(h), self.inner.targets, self.out.sources))
+
+
+class AttentionRows:
+    """The attention of a layer, as far as a circuit needs it."""
+
+    def __init__(self, frozen: FrozenRows, layer: int, nodes: Nodes, edges: Edges) -> None:
+        kinds = [KINDS[Site.ATTN_IN, site] for site in (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)]
+        self.q, self.k, self.v = (DifferenceMap(frozen, layer, kind, nodes, edges) for kind in kinds)
+        self.out = DifferenceMap(frozen, layer, KINDS[Site.ATTN_V, Site.ATTN_OUT], nodes, edges)
+        some = torch.cat([self.q.sources, self.k.sources, self.v.sources]).unique()
+        self.reads = some if len(self.out.targets) else NONE
+        self.site, self.norm = Site.ATTN_IN, frozen.block(layer).ln_1
+        self.frozen, self.layer = frozen, layer
+
+    def __call__(self, h: Float[Tensor, "row read"]) -> Float[Tensor, "row write"]:
+        """How the attn_out nodes differ from the background, by how the reads do."""
+        ends = h[self.frozen.prompts.end] if self.frozen.at_ends(self.layer) else h
+        dq, dk, dv = (
+            part(columns(x, self.reads, part.sources)) for x, part in ((ends, self.q), (h, self.k), (h, self.v))
+        )
+        q, k = (self.with_differences(part, d) for part, d in ((self.q, dq), (self.k, dk)))
+        return self.out(self.moved(q, k, dv), self.attended_otherwise(q, k) if len(self.varying) else None)
+
+    def moved(self, q: Tensor, k: Tensor, dv: Tensor) -> Float[Tensor, "row source"]:
+        """What attention makes of the differences of the value channels that attn_out reads."""
+        heads = self.head_of(self.out.sources).unique()
+        if not len(heads):
+            return torch.zeros(len(q), 0)
+        channels = self.channels(heads)
+        v = torch.zeros(len(dv), len(channels))
+        v[:, torch.searchsorted(channels, self.out.sources)] = columns(dv, self.v.targets, self.out.sources)
+        mixed = self.frozen.attend(self.layer, heads, q[:, channels], k[:, channels], v)
+        return mixed[:, torch.searchsorted(channels, self.out.sources)]
+
+    def attended_otherwise(self, q: Tensor, k: Tensor) -> Float[Tensor, "row site"]:
+        """The change of attn_out where heads with live queries or keys attend in another way to the background."""
+        channels = self.channels(self.varying)
+        v = self.frozen.values[site_key(self.layer, Site.ATTN_V)][:, channels]
+        mixed = self.frozen.attend(self.layer, self.varying, q[:, channels], k[:, channels], v)
+        weight = self.frozen.block(self.layer).attn.c_proj.weight[:, channels].detach()
+        return (mixed - self.frozen.mixed(self.layer)[:, channels]) @ weight.T
+
+    def with_differences(self, part: DifferenceMap, difference: Tensor) -> Float[Tensor, "row channel"]:
+        """All channels of queries or keys: the background's, and the circuit's."""
+        whole = self.frozen.values[site_key(self.layer, part.kind.target)]
+        return whole.index_add(1, part.targets, difference) if len(part.targets) else whole
+
+    @cached_property
+    def varying(self) -> Int[Tensor, " head"]:
+        """The heads with a query or key channel in the circuit."""
+        return self.head_of(torch.cat([self.q.targets, self.k.targets])).unique()
+
+    def head_of(self, channels: Tensor) -> Tensor:
+        return channels.div(self.frozen.config.d_head, rounding_mode="floor")
+
+    def channels(self, heads: Tensor) -> Int[Tensor, " channel"]:
+        size = self.frozen.config.d_head
+        return (heads[:, None] * size + torch.arange(size)).flatten()
+
+
+HalfRows = AttentionRows | MLPRows
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How the residual stream differs from the background: ``delta`` [row, column] in ``columns``."""
+
+    columns: Int[Tensor, " column"]
+    delta: Float[Tensor, "row column"]
+
+
+@dataclass
+class RowsTrace:
+    """The differences before every half layer of a run, and after the last."""
+
+    streams: list[Difference] = field(default_factory=list)
+
+    def prefix(self, half: int) -> RowsTrace:
+        """A copy that ends before a half layer, for a run that goes on from there."""
+        return RowsTrace(self.streams[: half + 1])
+
+
+class CompactRows:
+    """A circuit ready to be run on the prompts of its background."""
+
+    def __init__(self, frozen: FrozenRows, nodes: Nodes, edges: Edges) -> None:
+        self.frozen = frozen
+        self.halves = [self.half(index, nodes, edges) for index in range(2 * frozen.config.n_layer)]
+
+    def half(self, index: int, nodes: Nodes, edges: Edges) -> HalfRows:
+        return (AttentionRows, MLPRows)[index % 2](self.frozen, index // 2, nodes, edges)
+
+    def with_halves(self, halves: Collection[int], nodes: Nodes, edges: Edges) -> CompactRows:
+        """The same for a circuit that differs from this one in some half layers only."""
+        other = copy.copy(self)
+        other.halves = [self.half(i, nodes, edges) if i in halves else same for i, same in enumerate(self.halves)]
+        return other
+
+    @torch.no_grad()
+    def answers(
+        self, answers: Int[Tensor, "prompt 2"], trace: RowsTrace | None = None, first: int = 0
+    ) -> Float[Tensor, "prompt 2"]:
+        """Logits of two answers a prompt, from the ``first`` half layer on, whose past is in ``trace``."""
+        x, model = self.finish(self.run(trace or RowsTrace(), first)), self.frozen.model
+        logits = (model.lm_head.weight[answers] @ x[:, :, None])[..., 0]
+        token = self.frozen.prompts.read_tokens(1)
+        return logits if model.bigram_table is None else logits + model.bigram_table[token[:, None], answers]
+
+    def run(self, trace: RowsTrace, first: int) -> Difference:
+        """The residual stream after the last layer; ``trace`` is filled from the ``first`` half on."""
+        if not trace.streams:
+            trace.streams = [Difference(NONE, torch.zeros(len(self.frozen.streams[0]), 0))]
+        del trace.streams[first + 1 :]
+        for index in range(first, len(self.halves)):
+            trace.streams.append(self.step(index, trace.streams[index]))
+        return trace.streams[-1]
+
+    def step(self, index: int, stream: Difference) -> Difference:
+        """The stream after a half layer."""
+        part = self.halves[index]
+        written = part(self.read(index, part, stream)) if len(part.out.targets) else None
+        if index == len(self.halves) - 2:
+            stream = replace(stream, delta=stream.delta[self.frozen.prompts.end])
+        if written is None:
+            return stream
+        return Difference(torch.cat([stream.columns, part.out.targets]), torch.cat([stream.delta, written], dim=1))
+
+    def read(self, index: int, part: HalfRows, stream: Difference) -> Float[Tensor, "row read"]:
+        """How the half layer's reads differ from the background, behind its norm and AbsTopK."""
+        base, wanted = self.frozen.streams[index], part.reads
+        out = torch.empty(len(base), len(wanted))
+        if out.numel():
+            nothing = np.zeros((1, base.shape[1]), np.float32)
+            arrays = (np.arange(len(base)), np.zeros(len(base), np.int64), (base.numpy(), nothing))
+            past = (nothing[0], stream.columns.numpy(), stream.delta.numpy())
+            site = (part.norm.weight.detach().numpy(), self.frozen.k(part.site), wanted.numpy())
+            in_shares(lambda a, b: read_rows(a, b, *arrays, past, site, out.numpy()), len(out), least=MIN_ROWS)
+        return out - self.frozen.values[site_key(index // 2, part.site)][:, wanted]
+
+    def finish(self, stream: Difference) -> Float[Tensor, "prompt d_model"]:
+        """The final norm of the stream at prompts' ends."""
+        x = self.frozen.streams[-1].index_add(1, stream.columns, stream.delta)
+        normed: Tensor = self.frozen.model.transformer["ln_f"](x)
+        return normed
