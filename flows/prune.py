@@ -18,7 +18,7 @@ from flows import mapped
 from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
 from pipeline.artifacts import Workspace, whole_folder, write_json
-from pipeline.circuit.ablation_values import ablation_values_for
+from pipeline.circuit.make_ablations import ablations_for
 from pipeline.config import PruneConfig
 from pipeline.data.words import SPLITS
 from pipeline.model.checkpoint import load_means
@@ -67,12 +67,15 @@ def prune_unit(task: str, inputs: dict[str, Any]) -> PruneRow:
     pairs = mapped.loaded_tasks(workspace.tasks)
     config = PruneConfig.model_validate(inputs["settings"])
     means = {key: value.to(model.device) for key, value in load_means(folder).items()}
+    batches = {split: pairs.batch(task, split).to(model.device) for split in SPLITS}
     draws_seed = seed_of(inputs["seed"], "draws", inputs["model"])
     pruned = prune_task(
         model=model,
         means=means,
-        ablated_to=ablation_values_for(config, model, means, workspace.tokens, pairs.tokenizer_hash, draws_seed),
-        batches={split: pairs.batch(task, split).to(model.device) for split in SPLITS},
+        ablations=ablations_for(
+            config, model, means, batches["train"], workspace.tokens, pairs.tokenizer_hash, draws_seed
+        ),
+        batches=batches,
         config=config,
         seed=seed_of(inputs["seed"], "prune", inputs["model"], task),
         about={"task": task} | {key: inputs[key] for key in ("model", "model_hash", "task_hash")},

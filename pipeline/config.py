@@ -221,6 +221,15 @@ class Hyperparameters(Settings):
     heaviside_temp: Annotated[float, Field(gt=0)]
 
 
+class DecidingConfig(Settings):
+    """What the search for a deciding circuit does in another way: one that decides whatever surrounds it (§6)."""
+
+    ablations: Annotated[list[Ablation], Field(min_length=1)]
+    most_scale: Annotated[float, Field(ge=1)]
+    curve_losses: list[Annotated[float, Field(gt=0)]]
+    baselines: list[Baseline]
+
+
 class PruneConfig(Settings):
     """The search for a circuit (§4)."""
 
@@ -236,9 +245,16 @@ class PruneConfig(Settings):
     calibration_pairs: PositiveInt  # of the train pairs
     most_scale: Annotated[float, Field(ge=1)]  # that calibration may multiply answer logits by
     tie_qk: bool  # one mask for channel i of attn_q and channel i of attn_k
-    ablation: Ablation
+    ablations: Annotated[list[Ablation], Field(min_length=1)]  # the target has to be met under each
     draws: PositiveInt  # of resampled values; not used by the other kinds
     baselines: list[Baseline]
+    deciding: DecidingConfig | None = None  # None: no deciding circuits
+
+    def for_deciding(self) -> PruneConfig:
+        """The same search for a deciding circuit. Raises ValueError where there is to be none."""
+        if self.deciding is None:
+            raise ValueError("prune.deciding: not set, so there are no deciding circuits")
+        return self.model_copy(update=dict(self.deciding) | {"deciding": None})
 
 
 class AblateConfig(Settings):

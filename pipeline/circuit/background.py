@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.circuit.ablation_values import AblationValues, Values
+from pipeline.circuit.cut_linear import Sources
 from pipeline.circuit.interventions import SOURCES
 from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch, counterparts, parting
@@ -55,6 +56,18 @@ class Background:
             self._outputs[key] = F.linear(self.values[site_key(layer, SOURCES[name])], part.weight, part.bias)
         return self._outputs[key]
 
+    def sources(self, name: str, n_head: int) -> Sources:
+        """The ablation values of what a linear map, ``"0.mlp.c_fc"`` and its like, reads, and what it makes of them."""
+        layer, _, matrix = name.partition(".")
+        ablated_to = self.values[site_key(int(layer), SOURCES[matrix])]
+        if self.varies:
+            return Sources(ablated_to, None if n_head > 1 else self.output(int(layer), matrix))
+        key = f"{name} by head"
+        if key not in self._outputs:
+            weight = self.model.transformer["h"][int(layer)].get_submodule(matrix).weight
+            self._outputs[key] = (weight * ablated_to).unflatten(1, (n_head, -1)).sum(-1).T
+        return Sources(ablated_to, self._outputs[key])
+
     def run(self, intervene: Intervene | None = None, cuts: Cuts | None = None) -> dict[str, Any]:
         """Keyword arguments of ``answers_of`` for a run that these changes make, laid out as the values are."""
         if self.prompts is not None:
@@ -71,8 +84,8 @@ def unchanged(_: str, x: Tensor) -> Tensor:
 def background(
     model: Transformer, ablated_to: AblationValues, batch: PairBatch, draw: int = 0, *, packed: bool = True
 ) -> Background:
-    """The ablation values of a draw for a run of a batch: where they differ by row, of ``packed`` prompts on a CPU, else
-    of padded ones at all positions."""
+    """The ablation values of a draw for a run of a batch: where they differ by row, of ``packed`` prompts on a CPU,
+    else of padded ones at all positions."""
     values = ablated_to.draws[draw]
     if not ablated_to.kind.varies:
         return Background(model, values)

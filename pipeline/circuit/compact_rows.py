@@ -1,10 +1,10 @@
-"""A circuit computed by itself before a background that differs by row: counterfactual values, means over a task (§5).
+"""A circuit by itself, before a background that differs by row: counterfactual values, means over a task (§5).
 
-With everything ablated, a run has the background's values at every site: they are computed once for a batch. A circuit's
-run differs from it in the circuit's nodes, and only the differences are computed: in the residual stream a few columns,
-behind a linear map the edges times the differences of their sources. Behind attention there are two: value channels that
-are live, and the background's values where a head with live queries or keys attends in another way. The result is the
-masked model's up to rounding, at a cost that falls with the circuit's size; it runs on a CPU.
+With everything ablated, a run has the background's values at every site: they are computed once for a batch. A
+circuit's run differs from it in the circuit's nodes, and only the differences are computed: in the residual stream a
+few columns, behind a linear map the edges times the differences of their sources. Behind attention there are two: value
+channels that are live, and the background's values where a head with live queries or keys attends in another way. The
+result is the masked model's up to rounding, at a cost that falls with the circuit's size; it runs on a CPU.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class FrozenRows:
         self.config, self.values = behind.model.config, behind.values
         self.streams = self._streams()
 
-    def compact(self, nodes: Nodes, edges: Edges) -> CompactRows:
-        """A circuit ready to be run."""
-        return CompactRows(self, nodes, edges)
+    def answers(self, nodes: Nodes, edges: Edges, answers: Int[Tensor, "prompt 2"]) -> Float[Tensor, "prompt 2"]:
+        """Logits of two answers a prompt by a circuit."""
+        return CompactRows(self, nodes, edges).answers(self.prompts, answers, RowsTrace())
 
     def block(self, layer: int) -> Block:
         block: Block = self.model.transformer["h"][layer]
@@ -249,6 +249,8 @@ class RowsTrace:
 class CompactRows:
     """A circuit ready to be run on the prompts of its background."""
 
+    new_trace = RowsTrace
+
     def __init__(self, frozen: FrozenRows, nodes: Nodes, edges: Edges) -> None:
         self.frozen = frozen
         self.halves = [self.half(index, nodes, edges) for index in range(2 * frozen.config.n_layer)]
@@ -264,10 +266,11 @@ class CompactRows:
 
     @torch.no_grad()
     def answers(
-        self, answers: Int[Tensor, "prompt 2"], trace: RowsTrace | None = None, first: int = 0
+        self, _: PackedPrompts, answers: Int[Tensor, "prompt 2"], trace: RowsTrace, first: int = 0
     ) -> Float[Tensor, "prompt 2"]:
-        """Logits of two answers a prompt, from the ``first`` half layer on, whose past is in ``trace``."""
-        x, model = self.finish(self.run(trace or RowsTrace(), first)), self.frozen.model
+        """Logits of two answers a prompt, from the ``first`` half layer on, whose past is in ``trace``; of the
+        background's prompts, whose layout is its own."""
+        x, model = self.finish(self.run(trace, first)), self.frozen.model
         logits = (model.lm_head.weight[answers] @ x[:, :, None])[..., 0]
         token = self.frozen.prompts.read_tokens(1)
         return logits if model.bigram_table is None else logits + model.bigram_table[token[:, None], answers]

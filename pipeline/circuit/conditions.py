@@ -18,7 +18,8 @@ from pipeline.circuit.background import Background, background
 from pipeline.circuit.compact import Compact, Frozen, Trace
 from pipeline.circuit.compact_rows import FrozenRows
 from pipeline.circuit.cut_linear import sparse_cuts
-from pipeline.circuit.interventions import edge_cuts, mask_nodes
+from pipeline.circuit.graph import Subgraph
+from pipeline.circuit.interventions import edge_cuts, mask_nodes, node_masks
 from pipeline.circuit.node_masks import NodeMasks
 from pipeline.data.pairs import PairBatch
 from pipeline.model.layout import PackedPrompts
@@ -69,7 +70,7 @@ class Ablator:
         """The constants that compact circuits share, of each draw of values that are the same everywhere."""
         return [Frozen(self.on_cpu, draw) for draw in self.ablated_to.draws]
 
-    def answers(self, circuit: Circuit, condition: Condition, batch: PairBatch) -> Answers:
+    def answers(self, circuit: Circuit | Subgraph, condition: Condition, batch: PairBatch) -> Answers:
         """Logits of the two answers with the circuit kept or removed, uncalibrated, one copy a draw."""
         if self.ablated_to.kind.varies:
             return torch.cat([part.answers(circuit, condition) for part in self.parts(batch)])[None]
@@ -108,19 +109,20 @@ class Part:
         return FrozenRows(background(on_cpu, self.ablated_to.to(cpu), self.batch.to(cpu)))
 
     @torch.no_grad()
-    def answers(self, circuit: Circuit, condition: Condition) -> Float[Tensor, "prompt 2"]:
+    def answers(self, circuit: Circuit | Subgraph, condition: Condition) -> Float[Tensor, "prompt 2"]:
         if condition is not Condition.CIRCUIT:
             return answers_of(self.model, self.batch, **changes(circuit, condition, self.behind)).cpu()
-        return self.frozen.compact(circuit.nodes, circuit.edges).answers(self.batch.answers.cpu())
+        return self.frozen.answers(circuit.nodes, circuit.edges, self.batch.answers.cpu())
 
 
-def changes(circuit: Circuit, condition: Condition, behind: Background) -> dict[str, Any]:
+def changes(circuit: Circuit | Subgraph, condition: Condition, behind: Background) -> dict[str, Any]:
     """Keyword arguments of ``answers_of`` for a condition that leaves too much of the model for the compact executor to
     gain by."""
     if condition is Condition.ABLATED_EDGES:
         cuts = edge_cuts(behind.model, circuit.edges, behind.values, keep=False)
         return behind.run(None, sparse_cuts(behind.model, cuts))
-    masks = {key: mask.to(behind.model.device) for key, mask in circuit.node_masks().items()}
+    widths = {key: torch.zeros(n, device=behind.model.device) for key, n in behind.model.widths().items()}
+    masks = node_masks(circuit.nodes, widths)
     if condition is Condition.NODES_ONLY:
         return NodeMasks(behind.model, behind)(masks)
     return behind.run(mask_nodes({key: 1 - mask for key, mask in masks.items()}, behind.values))

@@ -126,21 +126,27 @@ def sparse_cuts(model: Transformer, cuts: Mapping[str, LinearCut], *, few: bool 
 
 
 @dataclass(frozen=True)
+class Sources:
+    """The ablation values of a linear map's sources, and the output that they give: by the head that the sources are
+    channels of, without the bias, where values are the same everywhere; else by row, unknown behind attention."""
+
+    ablated_to: Float[Tensor, "*row in"]
+    output: Float[Tensor, "head_or_row out"] | None
+
+
+@dataclass(frozen=True)
 class MaskedEdges:
     """The edges of a linear map that have a mask: target (a row of the weight) and source of each.
 
-    ``ablated_to``: the sources' ablation values. ``n_head``: the sources are channels of that many heads, each of which
-    has a weight on real tokens; 1 where they are of none. ``output``: of the whole map where all sources are ablated to
-    values that differ by row; not known behind attention.
+    ``n_head``: the sources are channels of that many heads, each of which has a weight on real tokens; 1 where they are
+    of none.
     """
 
     weight: Float[Tensor, "out in"]
     bias: Float[Tensor, " out"]
-    ablated_to: Float[Tensor, "*row in"]
     target: Int[Tensor, " edge"]
     source: Int[Tensor, " edge"]
     n_head: int
-    output: Float[Tensor, "row out"] | None = None
 
     @cached_property
     def edge_weight(self) -> Float[Tensor, " edge"]:
@@ -153,17 +159,13 @@ class MaskedEdges:
     @cached_property
     def head(self) -> Int[Tensor, " edge"]:
         """Which head each edge's source is a channel of."""
-        return self.source.div(len(self.ablated_to) // self.n_head, rounding_mode="floor")
+        return self.source.div(self.weight.shape[1] // self.n_head, rounding_mode="floor")
 
-    @cached_property
-    def all_ablated(self) -> Float[Tensor, "head out"]:
-        """The output of each head's sources at their ablation values."""
-        return (self.weight * self.ablated_to).unflatten(1, (self.n_head, -1)).sum(-1).T
-
-    def ablated(self, value: Float[Tensor, " edge"]) -> Float[Tensor, "head out"]:
+    def ablated(self, value: Float[Tensor, " edge"], sources: Sources) -> Float[Tensor, "head out"]:
         """The output of each head's sources at their ablation values, less the part that live values replace."""
-        replaced = -value * self.ablated_to[self.source]
-        return self.all_ablated.index_put((self.head, self.target), replaced, accumulate=True)
+        assert sources.output is not None
+        replaced = -value * sources.ablated_to[self.source]
+        return sources.output.index_put((self.head, self.target), replaced, accumulate=True)
 
     def product(
         self, x: Float[Tensor, "batch pos in"], value: Float[Tensor, " edge"]
@@ -175,23 +177,23 @@ class MaskedEdges:
         return F.linear(x, torch.zeros_like(self.weight).index_put((self.target, self.source), value))
 
 
-def by_edges(edges: MaskedEdges, mask: Float[Tensor, " edge"]) -> Product:
+def by_edges(edges: MaskedEdges, mask: Float[Tensor, " edge"], sources: Sources) -> Product:
     """Through the edges that have a mask, however few or many; differentiable in x and in ``mask``."""
-
-    def between_rows(x: Tensor, attended: Attended | None) -> Tensor:
-        ablated_to = at_rows(edges.ablated_to, x) if attended is None else attended.of(edges.ablated_to)
-        live = edges.product(x - ablated_to, edges.edge_weight * mask)
-        if edges.output is not None:
-            return live + at_rows(edges.output, live)
-        return live + F.linear(ablated_to, edges.weight, edges.bias)
 
     def product(x: Tensor, attended: Attended | None) -> Tensor:
         value = edges.edge_weight * mask
-        live, ablated = edges.product(x, value), edges.ablated(value)
+        live, ablated = edges.product(x, value), edges.ablated(value, sources)
         scaled = ablated[0] if attended is None else attended.mass.transpose(1, 2) @ ablated
         return live + edges.bias + scaled
 
-    return between_rows if edges.ablated_to.ndim > 1 else product
+    def by_row(x: Tensor, attended: Attended | None) -> Tensor:
+        ablated_to = at_rows(sources.ablated_to, x) if attended is None else attended.of(sources.ablated_to)
+        live = edges.product(x - ablated_to, edges.edge_weight * mask)
+        if sources.output is not None:
+            return live + at_rows(sources.output, live)
+        return live + F.linear(ablated_to, edges.weight, edges.bias)
+
+    return product if sources.ablated_to.ndim == 1 else by_row
 
 
 @dataclass(frozen=True)

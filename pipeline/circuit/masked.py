@@ -62,7 +62,8 @@ class MaskedPairs:
         """Logits [prompt, pos, vocab], or [prompt, vocab] at the last position of each prompt, ``at``; without it,
         prompts end with the last token. Raises ValueError for an odd number of prompts."""
         if len(tokens) % 2:
-            raise ValueError(f"{len(tokens)} prompts; {self.ablated_to.kind.value} ablation needs both sides of each pair")
+            kind = self.ablated_to.kind.value
+            raise ValueError(f"{len(tokens)} prompts; {kind} ablation needs both sides of each pair")
         last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device) if at is None else at
         batch = PairBatch(tokens, last, tokens.new_zeros(len(tokens), 2))
         behind = background(self.model, self.ablated_to, batch, packed=False)

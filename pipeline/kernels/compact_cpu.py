@@ -116,7 +116,8 @@ def compete(start: int, stop: int, values: Any, nodes: Any, competitors: Any, k:
 @numba.njit(nogil=True, cache=True)
 def compete_rows(start: int, stop: int, values: Any, nodes: Any, background: Any, k: int) -> None:
     """The same where the site's other nodes differ by row: ``background`` [row, site]."""
-    site, magnitude, guess = np.empty(background.shape[1], np.float32), np.empty(background.shape[1], np.int32), np.int64(0)
+    width, guess = background.shape[1], np.int64(0)
+    site, magnitude = np.empty(width, np.float32), np.empty(width, np.int32)
     for r in range(start, stop):
         site[:] = background[r]
         for j in range(len(nodes)):

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from pipeline.kernels.layout_cpu import add_rows_at, branch_sequences, number_rows, place_rows
 
-
 WORDS = 2**32  # more than any vocabulary has
 
 

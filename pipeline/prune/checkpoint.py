@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.artifacts import whole_folder, write_json
 from pipeline.circuit import Circuit
-from pipeline.circuit.ablation_values import ablation_values_for
+from pipeline.circuit.make_ablations import ablations_for
 from pipeline.config import ConfigError, Params, PruneConfig, parse_params
 from pipeline.data.pairs import PairBatch
 from pipeline.data.words import SPLITS
@@ -136,7 +136,9 @@ def _searched(
     pruned = prune_task(
         model=loaded.model,
         means=loaded.means,
-        ablated_to=ablation_values_for(config, loaded.model, loaded.means, tokens, loaded.tokenizer.hash, draws_seed),
+        ablations=ablations_for(
+            config, loaded.model, loaded.means, batches["train"], tokens, loaded.tokenizer.hash, draws_seed
+        ),
         batches=batches,
         config=config,
         seed=seed,
@@ -149,7 +151,8 @@ def _searched(
     if pruned.circuit is None:
         raise UnsolvedError(
             f"no circuit of {loaded.name} for {loaded.task} has a loss of at most {config.target_loss:g} nats on "
-            f"train and validation pairs, by a wide enough margin, its complement ablated to {config.ablation.value}; "
+            f"train and validation pairs, by a wide enough margin, its complement ablated to "
+            f"{' and '.join(config.ablations)}; "
             f"raise --target-loss or --budget ({config.budget}), or give more pairs"
         )
     return replace(pruned, row=pruned.row | {"test_loss": circuit_loss(pruned.circuit, loaded.model, batches["test"])})

@@ -49,14 +49,15 @@ def prune_task(
     config: PruneConfig,
     seed: int,
     about: Mapping[str, Any],
-    ablated_to: AblationValues | None = None,
+    ablations: Sequence[AblationValues] = (),
     storage: Path | None = None,
     on_progress: OnProgress = lambda what: None,
 ) -> Pruned:
     """All phases: the smallest circuit for a task at ``config.target_loss``; none where the model fails the gate.
 
     ``batches`` has the train, validation and test pairs; test pairs are only reported on, never chosen by.
-    ``ablated_to``: the complement's values (None: ``means``). ``about`` (model, task, hashes) goes into the circuit.
+    ``ablations``: the complement's values; the target has to be met under each (none: ``means``).
+    ``about`` (model, task, hashes) goes into the circuit.
     ``storage``: a folder in which an interrupted search goes on. ``on_progress`` is told the step that begins.
     """
     row = empty_row() | {
@@ -65,7 +66,7 @@ def prune_task(
     }
     if row["unpruned_validation_loss"] > config.target_loss:  # Phase 1: gate
         return Pruned(row, None, [])
-    problem = make_problem(model, ablated_to or AblationValues.at_means(means), batches, config, seed)
+    problem = make_problem(model, ablations or [AblationValues.at_means(means)], batches, config, seed)
     tuner = Tuner(problem, storage)
     tuner.run(on_progress)  # Phase 2: search, and Phase 3: discretise, of every trial
     trials, best = tuner.table(), list(tuner.best())
@@ -84,7 +85,7 @@ def prune_task(
         edges=candidate.edges,
         means={key: value.cpu() for key, value in means.items()},
         scores={key: torch.clone(scores) for key, scores in problem.masking.layout.by_site(ranking.scores).items()},
-        ablated_to=problem.masking.ablated_to.to(torch.device("cpu")),
+        ablations=problem.evaluator.ablations,
         calibration=candidate.calibration,
         about=dict(about) | found | {"hyperparameters": trial.params},
         certificate=certificate,

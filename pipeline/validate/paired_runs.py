@@ -105,7 +105,7 @@ class PairedRuns:
 
     @cached_property
     def masked(self) -> Masked:
-        return self.tested.circuit(self.tested.model)
+        return self.tested.circuit.on(self.tested.model, self.batch)
 
     @cached_property
     def cuts(self) -> Cuts:

@@ -150,7 +150,7 @@ def test_a_long_text_keeps_its_end_and_says_what_is_left_out(session, model):
 
 def test_a_resampled_circuit_plays_with_its_first_draw(session, circuit):
     draws = {key: torch.stack([mean + 1, mean]) for key, mean in circuit.means.items()}
-    resampled = replace(circuit, ablated_to=AblationValues.resampled(draws))
+    resampled = replace(circuit, ablations=(AblationValues.resampled(draws),))
     other = replace(session, circuits={"closing": resampled})
     assert other.describe("closing")["ablation"] == Ablation.RESAMPLE.words
     off = other.run(TEXT, "closing", circuit.node_names)

@@ -175,7 +175,7 @@ def test_what_is_held_is_of_the_circuits_kind_with_the_models_own_values(claim_o
     tested, other = claim_of(quote), shuffled_weights(quote.model, 0)
     means, samples = tested.circuit.means, {key: values[:3] for key, values in tested.samples.items()}
     for own in (AblationValues.at_means(means), AblationValues.at_zero(means), AblationValues.resampled(samples)):
-        of_kind = replace(tested, circuit=replace(tested.circuit, ablated_to=own))
+        of_kind = replace(tested, circuit=replace(tested.circuit, ablations=(own,)))
         ablated_to = ablated_as(of_kind, other)
         assert ablated_as(of_kind, tested.model) is own
         assert (ablated_to.kind, len(ablated_to.draws)) == (own.kind, len(own.draws))
@@ -186,10 +186,10 @@ def test_what_is_held_is_of_the_circuits_kind_with_the_models_own_values(claim_o
 def test_a_loss_is_the_mean_over_all_draws_of_what_is_held(claim_of, quote, fast):
     tested = claim_of(quote)
     draws = AblationValues.resampled({key: values[:3] for key, values in tested.samples.items()})
-    tested = replace(tested, circuit=replace(tested.circuit, ablated_to=draws))
+    tested = replace(tested, circuit=replace(tested.circuit, ablations=(draws,)))
     problem = problem_of(tested, tested.model, tested.batches, fast, 0)
     found = one_trial(problem, fast.centres[0], "here")
-    parts = [Compact(frozen, found.candidate.nodes, found.candidate.edges) for frozen in problem.evaluator.frozen]
+    parts = [Compact(frozen, found.candidate.nodes, found.candidate.edges) for frozen in problem.evaluator.main.frozen]
     losses = [mean_loss(score_compact(part, tested.test), found.candidate.calibration) for part in parts]
     row = found.row(tested, problem, tested.batches["test"])
     assert len({round(loss, 6) for loss in losses}) == 3
