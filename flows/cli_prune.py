@@ -12,7 +12,7 @@ from rich.table import Table
 
 from flows.cli_options import ModelDir, ParamsFile, TokenizerDir, TokensDir
 from flows.tables import count, nats, show
-from pipeline.config import Ablation
+from pipeline.ablation import Ablation
 from pipeline.rows import Sizes
 
 if TYPE_CHECKING:

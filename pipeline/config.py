@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.ablation import Ablation
 from pipeline.refusal import sentence
 from pipeline.shape import ModelShape, PositiveFraction, PositiveInt
 
@@ -169,37 +170,6 @@ class PretrainConfig(Settings):
         return self.batch // parts
 
 
-class Ablation(StrEnum):
-    """The ablation value of a node of the complement (§4, §6): one number a node, or one a prompt and position."""
-
-    MEAN = "mean"  # its average over the pretraining distribution
-    ZERO = "zero"
-    RESAMPLE = "resample"  # its value at a random place of the pretraining distribution; losses are means over draws
-    TASK_MEAN = "task_mean"  # its average over the task's train prompts, at aligned positions
-    COUNTERFACTUAL = "counterfactual"  # its value on the pair's other prompt, position by position
-
-    @property
-    def varies(self) -> bool:
-        """Whether a node's value differs by prompt and position."""
-        return self in (Ablation.TASK_MEAN, Ablation.COUNTERFACTUAL)
-
-    @property
-    def words(self) -> str:
-        """What a node is ablated to, for a reader of a page."""
-        return {
-            Ablation.MEAN: "its mean over the pretraining distribution",
-            Ablation.ZERO: "zero",
-            Ablation.RESAMPLE: "a value of another place of the text (the first draw)",
-            Ablation.TASK_MEAN: "its mean over the task's prompts at the same place",
-            Ablation.COUNTERFACTUAL: "its value on the pair's other prompt",
-        }[self]
-
-    @property
-    def as_tested(self) -> str:
-        """Its name among validate's tests of sufficiency, which have several ways to resample."""
-        return "resample_places" if self is Ablation.RESAMPLE else self.value
-
-
 class Baseline(StrEnum):
     """Ways to rank nodes that learned pruning is compared with (the paper's Fig 31)."""
 
@@ -249,6 +219,16 @@ class PruneConfig(Settings):
     draws: PositiveInt  # of resampled values; not used by the other kinds
     baselines: list[Baseline]
     deciding: DecidingConfig | None = None  # None: no deciding circuits
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_ablation(cls, values: Any) -> Any:
+        """Settings from before there could be several say ``ablation``."""
+        if isinstance(values, dict) and "ablation" in values and "ablations" not in values:
+            return {key: value for key, value in values.items() if key != "ablation"} | {
+                "ablations": [values["ablation"]]
+            }
+        return values
 
     def for_deciding(self) -> PruneConfig:
         """The same search for a deciding circuit. Raises ValueError where there is to be none."""

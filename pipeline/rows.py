@@ -54,6 +54,7 @@ PruneRow = TypedDict("PruneRow", {
     "baselines": dict[str, Sizes],
     "expressible": NotRequired[bool], "reason": NotRequired[str | None], "seconds": NotRequired[float | None],
     "test_loss": NotRequired[float],  # the command's
+    "deciding": NotRequired[MaybeNone],  # a PruneRow of the task's deciding circuit
 })  # fmt: skip
 
 # In circuit.json; of nodes and edges: site or edge key → the loss without each one
@@ -79,6 +80,10 @@ class AblationRow(AblationFacts):
     """A circuit in ablations/<model>.json."""
 
     unpruned_loss: float
+    counterfactual_loss: float
+    counterfactual_loss_interval: Interval
+    counterfactual_accuracy: float
+    deciding: NotRequired[MaybeNone]  # the same of the task's deciding circuit
     ablated_nodes_accuracy: float
     ablated_edges_accuracy: float
     random_circuit_losses: list[float]

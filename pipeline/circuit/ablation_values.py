@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.config import Ablation
+from pipeline.ablation import Ablation
 from pipeline.data.batches import CorpusTooSmallError
 from pipeline.data.shards import TokenStream
 from pipeline.model.record import record

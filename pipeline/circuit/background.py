@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.ablation import Ablation
 from pipeline.circuit.ablation_values import AblationValues, Values
 from pipeline.circuit.cut_linear import Sources
 from pipeline.circuit.interventions import SOURCES
-from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch, counterparts, parting
 from pipeline.model.layout import PackedPrompts
 from pipeline.model.record import record

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.ablation import Ablation
 from pipeline.artifacts import ArtifactError, read_json, whole_folder, write_json
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.background import background
@@ -25,7 +26,6 @@ from pipeline.circuit.compact import Compact, Frozen
 from pipeline.circuit.compact_rows import FrozenRows
 from pipeline.circuit.interventions import edge_weights, node_masks
 from pipeline.circuit.masked import Masked, MaskedPairs
-from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.scoring import calibrated
 from pipeline.model.transformer import Transformer

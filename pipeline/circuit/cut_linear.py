@@ -183,7 +183,7 @@ def by_edges(edges: MaskedEdges, mask: Float[Tensor, " edge"], sources: Sources)
     def product(x: Tensor, attended: Attended | None) -> Tensor:
         value = edges.edge_weight * mask
         live, ablated = edges.product(x, value), edges.ablated(value, sources)
-        scaled = ablated[0] if attended is None else attended.mass.transpose(1, 2) @ ablated
+        scaled = ablated[0] if attended is None else attended.attention_mass.transpose(1, 2) @ ablated
         return live + edges.bias + scaled
 
     def by_row(x: Tensor, attended: Attended | None) -> Tensor:

@@ -7,10 +7,11 @@ from pathlib import Path
 from jaxtyping import Int
 from torch import Tensor
 
+from pipeline.ablation import Ablation
 from pipeline.artifacts import ArtifactError
 from pipeline.circuit.ablation_values import AblationValues, Values, node_samples, random_windows
 from pipeline.circuit.background import task_means
-from pipeline.config import Ablation, PruneConfig
+from pipeline.config import PruneConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.data.shards import TokenStream
 from pipeline.model.means import node_means

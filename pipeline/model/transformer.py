@@ -42,18 +42,20 @@ class Cut:
 class Attended:
     """What attention made of the values that a map behind it reads: also of others in their place.
 
-    ``mass`` [batch, head, pos]: each head's total weight on real tokens, below 1 with a sink. ``average`` of value
-    channels, one row a position: their averages with the same weights.
+    ``attention_mass`` [batch, head, pos]: each head's total weight on real tokens, below 1 with a sink. ``average`` of
+    value channels, one row a position: their averages with the same weights.
     """
 
-    mass: Float[Tensor, "batch head pos"]
+    attention_mass: Float[Tensor, "batch head pos"]
     average: Callable[[Tensor], Tensor]
 
     def of(self, values: Float[Tensor, "*row width"]) -> Float[Tensor, "batch pos width"]:
         """What attention makes of other values: the same at all positions, or a row a position."""
         if values.ndim > 1:
             return self.average(values)
-        return values * self.mass.transpose(1, 2).repeat_interleave(len(values) // self.mass.shape[1], dim=-1)
+        return values * self.attention_mass.transpose(1, 2).repeat_interleave(
+            len(values) // self.attention_mass.shape[1], dim=-1
+        )
 
 
 # A linear map's stand-in: its cut edges, or a function of the map, its input and, behind attention, what that makes of
@@ -170,8 +172,10 @@ class Block(nn.Module):
         q = layout.ends(q) if last else q
         q, k = self.site(Site.ATTN_Q, q, intervene), self.site(Site.ATTN_K, k, intervene)
         v = self.site(Site.ATTN_V, v, intervene)
-        mixed, mass = layout.attend(self.attn.mix, q, k, v, last)
-        attended = Attended(mass, lambda values: layout.attend(self.attn.mix, q, k, at_rows(values, v), last)[0])
+        mixed, attention_mass = layout.attend(self.attn.mix, q, k, v, last)
+        attended = Attended(
+            attention_mass, lambda values: layout.attend(self.attn.mix, q, k, at_rows(values, v), last)[0]
+        )
         out = linear(self.attn.c_proj, mixed, cuts.get(f"{self.layer}.attn.c_proj"), attended)
         return self.site(Site.ATTN_OUT, out, intervene)
 

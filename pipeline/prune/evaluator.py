@@ -33,7 +33,7 @@ from pipeline.prune.limits import MIN_SCALE, Z_99
 from pipeline.rows import Sizes
 
 Constant = Mapping[int, Sequence[Frozen]]
-Made = Mapping[Frozen | FrozenRows, Compact | CompactRows]
+Prepared = Mapping[Frozen | FrozenRows, Compact | CompactRows]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Executor:
         return cls(pairs, PackedPrompts.of(pairs.tokens, pairs.last), tuple(one for draws in frozen for one in draws))
 
     def ready(
-        self, circuit: Subgraph, before: Run | None = None, halves: Collection[int] = (), made: Made | None = None
+        self, circuit: Subgraph, before: Run | None = None, halves: Collection[int] = (), made: Prepared | None = None
     ) -> Run:
         """A circuit ready to be run. ``before``: the run of one that differs from it in some half layers only;
         ``made``: what is ready of it elsewhere."""

@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.ablation import Ablation
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.background import Background, background
 from pipeline.circuit.node_masks import NodeMasks
-from pipeline.config import Ablation, Hyperparameters, PruneConfig
+from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch, prompt_losses
 from pipeline.model.scoring import answers_of
 from pipeline.model.transformer import Transformer
@@ -30,7 +31,7 @@ from pipeline.prune.masks import EdgeLayout, Heaviside, UnitLayout
 
 # Step, the trials' losses (nats) and their numbers of kept nodes → whether each continues.
 Watch = Callable[[int, Tensor, Tensor], Sequence[bool]]
-Draw = tuple[AblationValues, int]  # one of an ablation's draws
+AblationDraw = tuple[AblationValues, int]  # one of an ablation's draws
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ class Masking(ABC):
         return prompt_losses(answers_of(self.model, batch, n, **changes).view(n, -1, 2)).mean(-1)
 
     @property
-    def draws(self) -> list[Draw]:
+    def draws(self) -> list[AblationDraw]:
         """Every draw of every ablation."""
         return [(ablated_to, i) for ablated_to in self.ablations for i in range(len(ablated_to.draws))]
 
-    def chosen(self, generator: torch.Generator) -> list[Draw]:
+    def chosen(self, generator: torch.Generator) -> list[AblationDraw]:
         """One draw of each ablation."""
         n_draws = [len(ablated_to.draws) for ablated_to in self.ablations]
         picks = [int(torch.randint(n, (), generator=generator)) if n > 1 else 0 for n in n_draws]
@@ -66,13 +67,13 @@ class Masking(ABC):
         draws = [(ablated_to, i) for ablated_to, i in self.draws if not ablated_to.kind.varies]
         return {(ablated_to.kind, i): Background(self.model, ablated_to.draws[i]) for ablated_to, i in draws}
 
-    def behind(self, draw: Draw, batch: PairBatch) -> Background:
+    def behind(self, draw: AblationDraw, batch: PairBatch) -> Background:
         """The background of a run of a batch."""
         ablated_to, i = draw
         return self.constant.get((ablated_to.kind, i)) or background(self.model, ablated_to, batch, i)
 
     def slopes(
-        self, masks: Float[Tensor, "trial unit"], batch: PairBatch, draws: Sequence[Draw] | None = None
+        self, masks: Float[Tensor, "trial unit"], batch: PairBatch, draws: Sequence[AblationDraw] | None = None
     ) -> tuple[Float[Tensor, " trial"], Float[Tensor, "trial unit"]]:
         """``losses`` and ∂loss/∂mask of every trial, their means over some draws (None: all).
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pipeline.config import Ablation
+from pipeline.ablation import Ablation
 from pipeline.report.averages import geometric_mean_edges, mean_ratio, spread
 from pipeline.report.frontier import compare
 from pipeline.report.inputs import ModelRecord

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config import Ablation
+from pipeline.ablation import Ablation
 from pipeline.report.validation import lines_of
 from pipeline.rows import Check, TaskSummary
 

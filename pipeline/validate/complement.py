@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.ablation import Ablation
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues, Values
 from pipeline.circuit.conditions import Ablator, Answers, Condition
 from pipeline.circuit.cut_linear import sparse_cuts
 from pipeline.circuit.masked import Masked
-from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
 from pipeline.model.norm import RMSNorm
 from pipeline.model.record import record

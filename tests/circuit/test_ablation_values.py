@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.ablation import Ablation
 from pipeline.artifacts import ArtifactError, write_json
 from pipeline.circuit.ablation_values import node_samples
 from pipeline.circuit.make_ablations import ablations_for
-from pipeline.config import Ablation, load_params
+from pipeline.config import load_params
 from pipeline.data.batches import CorpusTooSmallError
 from pipeline.model.record import record
 

@@ -11,9 +11,10 @@ import torch
 from closing import TASK, TOKENIZER, closing_pairs, run
 from safetensors.torch import load_file, save_file
 
+from pipeline.ablation import Ablation
 from pipeline.artifacts import read_json, write_json
 from pipeline.circuit import Circuit
-from pipeline.config import Ablation, load_params
+from pipeline.config import load_params
 from pipeline.data.pairs import answer_logits
 from pipeline.data.pairs_file import read_pairs
 from pipeline.data.tasks import find_task, generate

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.ablation import Ablation
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.interventions import edge_weights
-from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
 from pipeline.model.record import record
 from pipeline.model.scoring import calibrated, score

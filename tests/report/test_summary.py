@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.ablation import Ablation
 from pipeline.artifacts import ArtifactError, read_json, write_json
-from pipeline.config import Ablation
 from pipeline.report.inputs import read_record
 from pipeline.report.summary import CircuitTarget, check_test_loss, summarise
 from tests.report.conftest import FIXTURE, MakeModel, Place

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.ablation import Ablation
 from pipeline.artifacts import Workspace
-from pipeline.config import Ablation
 from pipeline.report.inputs import read_record
 from pipeline.report.summary import CircuitTarget, summarise
 from pipeline.report.templating import nats

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.ablation import Ablation
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.conditions import Ablator, Condition
 from pipeline.circuit.interventions import edge_cuts, mask_nodes
 from pipeline.circuit.masked import Masked
-from pipeline.config import Ablation
 from pipeline.data.pairs import answer_logits
 from pipeline.model.norm import RMSNorm
 from pipeline.model.record import record

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.ablation import Ablation
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.compact import Compact
 from pipeline.circuit.conditions import score_compact
 from pipeline.circuit.graph import Subgraph
-from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
 from pipeline.model.means import node_means
 from pipeline.model.scoring import mean_loss
