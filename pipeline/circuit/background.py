@@ -40,6 +40,7 @@ class Background:
     model: Transformer
     values: Values
     prompts: PackedPrompts | None = None
+    moved: Int[Tensor, " moved"] | None = None  # rows at which a value may differ from the model's own; None: all
     _outputs: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -93,8 +94,10 @@ def background(
     if packed and model.device.type == "cpu":
         prompts = PackedPrompts.of(batch.tokens, batch.last, apart=parting(batch).repeat_interleave(2))
     rows = {False: Rows.of(batch, prompts), True: Rows.of_ends(batch)}
-    make = counterfactual if ablated_to.kind is Ablation.COUNTERFACTUAL else at_places
-    return Background(model, make(model, batch, values, rows, prompts), prompts)
+    if ablated_to.kind is Ablation.TASK_MEAN:
+        return Background(model, at_places(model, batch, values, rows, prompts), prompts)
+    moved = rows[False].position >= parting(batch)[rows[False].prompt // 2]
+    return Background(model, counterfactual(model, batch, values, rows, prompts), prompts, moved.nonzero().flatten())
 
 
 @dataclass(frozen=True)

@@ -20,24 +20,40 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.circuit.background import Background
+from pipeline.circuit.ablation_values import Values
+from pipeline.circuit.background import EVERYWHERE, Background
 from pipeline.circuit.compact_parts import KINDS, MIN_ROWS, NO_ENDS, NONE, Edges, Nodes, columns
 from pipeline.kernels.compact_cpu import compete_rows, read_rows
 from pipeline.kernels.threads import in_shares
 from pipeline.model.attention import attend
 from pipeline.model.layout import PackedPrompts
+from pipeline.model.linear import Linear
 from pipeline.model.transformer import Block
-from pipeline.sites import EdgeKind, Site, edge_key, site_key
+from pipeline.sites import EDGE_KINDS, EdgeKind, Site, edge_key, site_key, split_site_key
 
 
 class FrozenRows:
-    """A model before a background, with all that its circuits share. On a CPU, in float32, for packed prompts."""
+    """A model before a background, with all that its circuits share. On a CPU, in float32, for packed prompts.
+
+    Only rows that moved are kept, those at which a circuit can differ from the background; of the last layer, from its
+    queries on, prompts' ends. Attention reads queries, keys and values at all rows.
+    """
 
     def __init__(self, behind: Background) -> None:
         assert behind.prompts is not None and behind.prompts.last, "the compact executor runs packed prompts with ends"
-        self.behind, self.model, self.prompts = behind, behind.model, behind.prompts
-        self.config, self.values = behind.model.config, behind.values
-        self.streams = self._streams()
+        self.model, self.prompts, self.config = behind.model, behind.prompts, behind.model.config
+        self.moved = torch.arange(len(self.prompts.token)) if behind.moved is None else behind.moved
+        self.ends = torch.searchsorted(self.moved, self.prompts.end)  # every prompt ends at a row that moved
+        values = {key: self.rows(value, *split_site_key(key)) for key, value in behind.values.items()}
+        self.by_channel = {key: value.T.contiguous() for key, value in values.items()}  # site key → [width, row]
+        heads = {key for key in values if split_site_key(key)[1].in_head}
+        self.everywhere = {key: behind.values[key].T.contiguous() for key in heads}  # the same at all rows
+        self.streams = self._streams(values)
+        self.mixed = [self._mixed(layer) for layer in range(self.config.n_layer)]
+        kinds = [(layer, kind) for layer in range(self.config.n_layer) for kind in EDGE_KINDS]
+        self.outputs = {edge_key(layer, kind): self._output(layer, kind, values) for layer, kind in kinds}
+        neurons = [edge_key(layer, kind) for layer, kind in kinds if kind.target is Site.MLP_NEURON]
+        self.competing = self.outputs | {key: F.gelu(self.outputs[key]) for key in neurons}
 
     def answers(self, nodes: Nodes, edges: Edges, answers: Int[Tensor, "prompt 2"]) -> Float[Tensor, "prompt 2"]:
         """Logits of two answers a prompt by a circuit."""
@@ -48,62 +64,60 @@ class FrozenRows:
         return block
 
     @torch.no_grad()
-    def _streams(self) -> list[Float[Tensor, "_row d_model"]]:
-        """The residual stream before every half layer and after the last; of the last layer, from its MLP on, at
-        prompts' ends."""
-        x, streams = self.model.embed(self.prompts)[0], []
+    def _streams(self, values: Values) -> list[Float[Tensor, "_row d_model"]]:
+        """The residual stream before every half layer and after the last."""
+        x, streams = self.model.embed(self.prompts)[0][self.moved], []
         for index in range(2 * self.config.n_layer):
             streams.append(x)
             layer, mixing = index // 2, index % 2 == 0
-            x = x[self.prompts.end] if mixing and layer == self.config.n_layer - 1 else x
-            x = x + self.values[site_key(layer, Site.ATTN_OUT if mixing else Site.MLP_OUT)]
+            x = x[self.ends] if mixing and self.at_ends(layer) else x
+            x = x + values[site_key(layer, Site.ATTN_OUT if mixing else Site.MLP_OUT)]
         return [*streams, x]
+
+    @torch.no_grad()
+    def _output(self, layer: int, kind: EdgeKind, values: Values) -> Float[Tensor, "row target"]:
+        """Every target where all of its sources are ablated, before the activation function and AbsTopK."""
+        part: Linear = self.block(layer).get_submodule(kind.weight)
+        rows = kind.rows(len(part.weight))
+        x = self.mixed[layer] if kind.source is Site.ATTN_V else values[site_key(layer, kind.source)]
+        x = x[self.ends] if kind.target is Site.ATTN_Q and self.at_ends(layer) else x
+        return F.linear(x, part.weight[rows], part.bias[rows])
+
+    def _mixed(self, layer: int) -> Float[Tensor, "row channel"]:
+        """The background's values as its own queries and keys attend to them."""
+        heads = torch.arange(self.config.n_head)
+        q, k, v = (self.everywhere[site_key(layer, site)].T for site in (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V))
+        return self.attend(layer, heads, q, k, v)
+
+    def rows(self, x: Tensor, layer: int, site: Site) -> Tensor:
+        """Of all rows those that moved; prompts' ends stay."""
+        return x if self.at_ends(layer) and site not in EVERYWHERE else x[self.moved]
 
     def at_ends(self, layer: int) -> bool:
         """Whether a layer's queries, and all behind them, are at prompts' ends."""
         return layer == self.config.n_layer - 1
 
+    def columns(self, layer: int, site: Site, nodes: Int[Tensor, " node"]) -> Float[Tensor, "row node"]:
+        """The background's values of some nodes."""
+        return self.by_channel[site_key(layer, site)][nodes].T.contiguous()
+
     def weight(self, layer: int, kind: EdgeKind) -> Float[Tensor, "target source"]:
         values: Tensor = self.block(layer).get_submodule(kind.weight).weight
         return values[kind.rows(len(values))]
-
-    def output(self, layer: int, kind: EdgeKind) -> Float[Tensor, "row target"]:
-        """Every target where all of its sources are ablated, before the activation function and AbsTopK."""
-        if kind.source is Site.ATTN_V:
-            return self.attention_output(layer)
-        whole = self.behind.output(layer, kind.weight)
-        found = whole[:, kind.rows(whole.shape[1])]
-        return found[self.prompts.end] if kind.target is Site.ATTN_Q and self.at_ends(layer) else found
-
-    def attention_output(self, layer: int) -> Float[Tensor, "row target"]:
-        part = self.block(layer).attn.c_proj
-        return self._once(f"{layer}.attention", lambda: F.linear(self.mixed(layer), part.weight, part.bias))
-
-    def site(self, layer: int, kind: EdgeKind) -> Float[Tensor, "row target"]:
-        """The same as ``output``, behind the activation function: what competes in AbsTopK."""
-        y = self.output(layer, kind)
-        return self._once(f"{layer}.gelu", lambda: F.gelu(y)) if kind.target is Site.MLP_NEURON else y
-
-    def mixed(self, layer: int) -> Float[Tensor, "row channel"]:
-        """The background's values as its own queries and keys attend to them."""
-        heads = torch.arange(self.config.n_head)
-        q, k, v = (self.values[site_key(layer, site)] for site in (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V))
-        return self._once(f"{layer}.mixed", lambda: self.attend(layer, heads, q, k, v))
 
     @torch.no_grad()
     def attend(
         self, layer: int, heads: Int[Tensor, " head"], q: Tensor, k: Tensor, v: Tensor
     ) -> Float[Tensor, "row channel"]:
-        """Values averaged by some heads; q, k, v hold the channels of these."""
+        """Values averaged by some heads, at rows that moved; q, k, v hold these heads' channels, at all rows."""
         sink = self.block(layer).attn.sink_logit
         some = None if sink is None else sink[heads]
-        mix = lambda q, k, v, at, branch: attend(q, k, v, some, len(heads), at, branch)  # noqa: E731
-        return self.prompts.attend(mix, q[None], k[None], v[None], self.at_ends(layer))[0][0]
 
-    def _once(self, key: str, make) -> Tensor:  # type: ignore[no-untyped-def]
-        if key not in self.behind._outputs:
-            self.behind._outputs[key] = make()
-        return self.behind._outputs[key]
+        def mix(q: Tensor, k: Tensor, v: Tensor, at: Tensor | None, branch: Tensor | None) -> tuple[Tensor, Tensor]:
+            return attend(q, k, v, some, len(heads), at, branch)
+
+        mixed = self.prompts.attend(mix, q[None], k[None], v[None], self.at_ends(layer))[0][0]
+        return self.rows(mixed, layer, Site.ATTN_OUT)
 
     def k(self, site: Site) -> int:
         return int(self.config.afrac * self.width(site))
@@ -128,12 +142,12 @@ class DifferenceMap:
     @cached_property
     def when_ablated(self) -> Float[Tensor, "row target"]:
         """The targets in the background, behind AbsTopK."""
-        return self.frozen.values[site_key(self.layer, self.kind.target)][:, self.targets]
+        return self.frozen.columns(self.layer, self.kind.target, self.targets)
 
     @cached_property
     def start(self) -> Float[Tensor, "row target"]:
         """The targets with all sources ablated, before AbsTopK."""
-        return self.frozen.output(self.layer, self.kind)[:, self.targets]
+        return self.frozen.outputs[edge_key(self.layer, self.kind)][:, self.targets]
 
     def __call__(
         self, difference: Float[Tensor, "row source"], more: Float[Tensor, "row site"] | None = None
@@ -145,7 +159,7 @@ class DifferenceMap:
         y = F.gelu(y) if self.kind.target is Site.MLP_NEURON else y
         k = self.frozen.k(self.kind.target)
         if k < self.frozen.width(self.kind.target) and y.numel():
-            site = self.frozen.site(self.layer, self.kind)
+            site = self.frozen.competing[edge_key(self.layer, self.kind)]
             site = site if more is None else site + more
             inputs = y.numpy(), self.targets.numpy(), site.numpy()
             in_shares(lambda a, b: compete_rows(a, b, *inputs, k), len(y), least=MIN_ROWS)
@@ -180,36 +194,42 @@ class AttentionRows:
 
     def __call__(self, h: Float[Tensor, "row read"]) -> Float[Tensor, "row write"]:
         """How the attn_out nodes differ from the background, by how the reads do."""
-        ends = h[self.frozen.prompts.end] if self.frozen.at_ends(self.layer) else h
+        ends = h[self.frozen.ends] if self.frozen.at_ends(self.layer) else h
         dq, dk, dv = (
             part(columns(x, self.reads, part.sources)) for x, part in ((ends, self.q), (h, self.k), (h, self.v))
         )
-        q, k = (self.with_differences(part, d) for part, d in ((self.q, dq), (self.k, dk)))
-        return self.out(self.moved(q, k, dv), self.attended_otherwise(q, k) if len(self.varying) else None)
+        return self.out(self.carried(dq, dk, dv), self.attended_otherwise(dq, dk) if len(self.varying) else None)
 
-    def moved(self, q: Tensor, k: Tensor, dv: Tensor) -> Float[Tensor, "row source"]:
+    def carried(self, dq: Tensor, dk: Tensor, dv: Tensor) -> Float[Tensor, "row source"]:
         """What attention makes of the differences of the value channels that attn_out reads."""
         heads = self.head_of(self.out.sources).unique()
         if not len(heads):
-            return torch.zeros(len(q), 0)
+            return torch.zeros(len(dq), 0)
         channels = self.channels(heads)
-        v = torch.zeros(len(dv), len(channels))
-        v[:, torch.searchsorted(channels, self.out.sources)] = columns(dv, self.v.targets, self.out.sources)
-        mixed = self.frozen.attend(self.layer, heads, q[:, channels], k[:, channels], v)
-        return mixed[:, torch.searchsorted(channels, self.out.sources)]
+        place = torch.searchsorted(channels, self.out.sources)
+        v = torch.zeros(len(self.frozen.prompts.token), len(channels))
+        v[self.frozen.moved[:, None], place] = columns(dv, self.v.targets, self.out.sources)
+        q, k = self.whole(self.q, dq, channels), self.whole(self.k, dk, channels)
+        return self.frozen.attend(self.layer, heads, q, k, v)[:, place]
 
-    def attended_otherwise(self, q: Tensor, k: Tensor) -> Float[Tensor, "row site"]:
+    def attended_otherwise(self, dq: Tensor, dk: Tensor) -> Float[Tensor, "row site"]:
         """The change of attn_out where heads with live queries or keys attend in another way to the background."""
         channels = self.channels(self.varying)
-        v = self.frozen.values[site_key(self.layer, Site.ATTN_V)][:, channels]
-        mixed = self.frozen.attend(self.layer, self.varying, q[:, channels], k[:, channels], v)
+        q, k = self.whole(self.q, dq, channels), self.whole(self.k, dk, channels)
+        v = self.frozen.everywhere[site_key(self.layer, Site.ATTN_V)][channels].T
+        mixed = self.frozen.attend(self.layer, self.varying, q, k, v)
         weight = self.frozen.block(self.layer).attn.c_proj.weight[:, channels].detach()
-        return (mixed - self.frozen.mixed(self.layer)[:, channels]) @ weight.T
+        return (mixed - self.frozen.mixed[self.layer][:, channels]) @ weight.T
 
-    def with_differences(self, part: DifferenceMap, difference: Tensor) -> Float[Tensor, "row channel"]:
-        """All channels of queries or keys: the background's, and the circuit's."""
-        whole = self.frozen.values[site_key(self.layer, part.kind.target)]
-        return whole.index_add(1, part.targets, difference) if len(part.targets) else whole
+    def whole(self, part: DifferenceMap, difference: Tensor, channels: Tensor) -> Float[Tensor, "row channel"]:
+        """Some channels of queries or keys at all rows: the background's, and the circuit's where they are live."""
+        found = self.frozen.everywhere[site_key(self.layer, part.kind.target)][channels].T.contiguous()
+        own = torch.isin(part.targets, channels)
+        place = torch.searchsorted(channels, part.targets[own])
+        if len(difference) == len(found):
+            return found.index_add_(1, place, difference[:, own])
+        found[self.frozen.moved[:, None], place] += difference[:, own]
+        return found
 
     @cached_property
     def varying(self) -> Int[Tensor, " head"]:
@@ -289,7 +309,7 @@ class CompactRows:
         part = self.halves[index]
         written = part(self.read(index, part, stream)) if len(part.out.targets) else None
         if index == len(self.halves) - 2:
-            stream = replace(stream, delta=stream.delta[self.frozen.prompts.end])
+            stream = replace(stream, delta=stream.delta[self.frozen.ends])
         if written is None:
             return stream
         return Difference(torch.cat([stream.columns, part.out.targets]), torch.cat([stream.delta, written], dim=1))
@@ -304,7 +324,7 @@ class CompactRows:
             past = (nothing[0], stream.columns.numpy(), stream.delta.numpy())
             site = (part.norm.weight.detach().numpy(), self.frozen.k(part.site), wanted.numpy())
             in_shares(lambda a, b: read_rows(a, b, *arrays, past, site, out.numpy()), len(out), least=MIN_ROWS)
-        return out - self.frozen.values[site_key(index // 2, part.site)][:, wanted]
+        return out - self.frozen.columns(index // 2, part.site, wanted)
 
     def finish(self, stream: Difference) -> Float[Tensor, "prompt d_model"]:
         """The final norm of the stream at prompts' ends."""
