@@ -37,6 +37,7 @@ Sizes = TypedDict("Sizes", {
 # The smallest circuit at a target loss
 CurvePoint = TypedDict("CurvePoint", {
     "target_loss": float, "loss": float | MaybeNone, "n_nodes": int | MaybeNone, "n_edges": int | MaybeNone,
+    "discretised": NotRequired[Sizes],  # before minimisation
 })  # fmt: skip
 
 # A trial of the search, in circuits/<model>/<task>/trials.json

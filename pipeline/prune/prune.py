@@ -19,7 +19,6 @@ from pipeline.data.pairs import PairBatch
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
 from pipeline.prune import limits
-from pipeline.prune.discretise import Ranking
 from pipeline.prune.evaluator import Candidate, sizes
 from pipeline.prune.minimise import RemovalPath, minimal
 from pipeline.prune.problem import PruneProblem, make_problem
@@ -76,7 +75,10 @@ def prune_task(
     trial, ranking = best[0]
     discretised = ranking.smallest(config.target_loss)
     on_progress("minimise")
-    curve, certificate = minimise([ranking for _, ranking in best[: limits.N_STARTS]], problem)
+    rankings = [ranking for _, ranking in best[: limits.N_STARTS]]
+    targets = sorted({*config.curve_losses, config.target_loss})
+    first = {target: smallest(ranking.smallest(target) for ranking in rankings) for target in targets}
+    curve, certificate = minimise(first, problem)
     candidate = curve[config.target_loss]
     assert candidate is not None
     found = {"target_loss": config.target_loss, "validation_loss": candidate.validation_loss}
@@ -99,7 +101,7 @@ def prune_task(
         "calibration_scale": candidate.calibration[0],
         "hyperparameters": trial.params,
         "one_minimal": certificate is not None,
-        "curve": [point(target, curve[target]) for target in config.curve_losses],
+        "curve": [point(target, curve[target], first[target]) for target in config.curve_losses],
     }
     on_progress("baselines")
     row["baselines"] = baselines(problem)
@@ -115,24 +117,28 @@ def empty_row() -> PruneRow:
     }  # fmt: skip
 
 
-def point(target: float, candidate: Candidate | None) -> CurvePoint:
-    """A point of the loss-size curve."""
+def point(target: float, candidate: Candidate | None, discretised: Candidate | None) -> CurvePoint:
+    """A point of the loss-size curve; ``discretised``: its circuit before minimisation."""
     found = sizes(candidate)
-    loss = found["validation_loss"]
-    return {"target_loss": target, "loss": loss, "n_nodes": found["n_nodes"], "n_edges": found["n_edges"]}
+    return {
+        "target_loss": target,
+        "loss": found["validation_loss"],
+        "n_nodes": found["n_nodes"],
+        "n_edges": found["n_edges"],
+        "discretised": sizes(discretised),
+    }
 
 
-def minimise(rankings: Sequence[Ranking], problem: PruneProblem) -> tuple[ByTarget, Certificate | None]:
-    """Phases 3 to 6: the smallest circuit of every target of the curve and, 1-minimal, of the main target.
+def minimise(discretised: ByTarget, problem: PruneProblem) -> tuple[ByTarget, Certificate | None]:
+    """Phases 4 to 6: the smallest circuit of every target of the curve and, 1-minimal, of the main target.
 
-    Also the main circuit's certificate. Raises ValueError where no ranking meets the main target.
+    ``discretised``: those of Phase 3. Also the main circuit's certificate. Raises ValueError where none meets the main
+    target.
     """
     main = problem.config.target_loss
-    targets = sorted({*problem.config.curve_losses, main})
-    discretised = {target: smallest(ranking.smallest(target) for ranking in rankings) for target in targets}
     learned = learn_edges(problem, discretised, main)
     start = start_of(learned, main, limits.MAX_START_EXTRA)
-    path = RemovalPath(problem, start, max(targets))
+    path = RemovalPath(problem, start, max(discretised))
     curve = {target: smallest([candidate, path.smallest(target)]) for target, candidate in learned.items()}
     curve[main], certificate = minimal(problem, curve[main] or start, main)
     return curve, certificate
