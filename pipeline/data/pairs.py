@@ -58,6 +58,21 @@ class PairBatch:
         return PairBatch(self.tokens.to(device), self.last.to(device), self.answers.to(device))
 
 
+def counterparts(batch: PairBatch) -> Int[Tensor, "prompt pos"]:
+    """For each position of each prompt the position of its pair's other prompt that it is aligned with; -1 for none.
+
+    Up to where the two prompts part, equal positions; after that, positions as far from the last one, which decides,
+    unless that lies before the parting. Tokens that only the longer prompt has room for have none, nor has padding.
+    """
+    positions, last = torch.arange(batch.tokens.shape[1], device=batch.last.device), batch.last.view(-1, 2)
+    same = (batch.tokens[0::2] == batch.tokens[1::2]) & (positions <= last.amin(1)[:, None])
+    parting = same.long().cumprod(1).sum(1).repeat_interleave(2)[:, None]  # tokens that both prompts begin with
+    from_end = positions + (last.flip(1) - last).flatten()[:, None]  # last_other - (last - pos)
+    aligned = torch.where(positions < parting, positions, from_end)
+    there = (positions < parting) | (from_end >= parting)
+    return torch.where(there & (positions <= batch.last[:, None]), aligned, -1)
+
+
 def answer_logits(logits: Float[Tensor, "row vocab"], batch: PairBatch, copies: int = 1) -> Float[Tensor, "row 2"]:
     """Logits of the right and of the wrong answer."""
     return logits.gather(-1, batch.answers.repeat(copies, 1))
