@@ -225,6 +225,7 @@ class Tracker:
         metrics = circuit_metrics(row) | {"model_val_loss": summary["val_loss_nats"]}
         tags = {"solved": str(bool(row["solved"])).lower(), "mlflow.parentRunId": parent}
         tags |= {"verdict": row["verdict"]} if "verdict" in row else {}
+        tags |= {f"claim_{name}": outcome for name, outcome in row.get("claims", {}).items()}
         tags |= {words.NOTE: words.of_circuit(self.model, task.name, row)}
         self.store.write(run, metrics=as_metrics(metrics, 0), tags=tags)
         self.store.supersede(recorded, run)
