@@ -71,13 +71,10 @@ def table_of_claims(found: ValidationRow, title: str) -> Table:
 def table_of_checks(found: ValidationRow, title: str) -> Table:
     """A table with one row per check, those of each claim together, stress tests last."""
     table = Table("check", "of claim", "outcome", "what was found", title=escape(title), caption=CAPTION)
-    checks = {test["name"]: test for test in checks_of(found)}
-    groups: list[tuple[str, list[str]]] = []
-    for claim, row in found["verdict"]["claims"].items():
-        groups += [(claim, row["essential"]), (f"{claim}, further", row["further"])]
-    for group, names in [*groups, ("stress test", found["verdict"]["stress"])]:
-        for test in (checks[name] for name in names):
-            unasked = "not tested" if test["value"] is None else "measured"
-            outcome = unasked if test["passed"] is None else SAID[test["passed"]]
-            table.add_row(test["name"], group.replace("_", " "), outcome, escape(test["says"]))
+    order = [*found["verdict"]["claims"], "stress"]
+    for test in sorted(checks_of(found), key=lambda test: (order.index(test["claim"]), not test["essential"])):
+        extra = ", extra" if test["claim"] != "stress" and not test["essential"] else ""
+        unasked = "not tested" if test["value"] is None else "measured"
+        outcome = unasked if test["passed"] is None else SAID[test["passed"]]
+        table.add_row(test["name"], f"{test['claim']}{extra}".replace("_", " "), outcome, escape(test["says"]))
     return table

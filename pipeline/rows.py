@@ -87,9 +87,11 @@ class AblationRow(AblationFacts):
     random_edges_losses: list[float]
 
 
-# The outcome of one test of a circuit; ``passed`` null: with a value, only measured; without one, not tested
+# The outcome of one test of a circuit; ``claim``: to which it is essential or extra, or "stress"; ``passed`` null: with
+# a value, only measured; without one, not tested
 Check = TypedDict("Check", {
-    "name": str, "passed": bool | None, "value": float | None, "limit": float | None, "says": str,
+    "name": str, "claim": str, "essential": bool,
+    "passed": bool | None, "value": float | None, "limit": float | None, "says": str,
 })  # fmt: skip
 
 # Each claim about a circuit → "supported", "not supported" or "not tested"
@@ -97,15 +99,14 @@ Claims = TypedDict("Claims", {
     "alone": str, "decides": str, "needed": str, "mechanism": str, "elsewhere": str, "not_artefact": str,
 })  # fmt: skip
 
-# One claim: its outcome, its number and what that measures, and the names of its checks
+# One claim: its outcome, its number and what that measures, and what was found
 ClaimRow = TypedDict("ClaimRow", {
     "outcome": str, "statement": str, "number": float | None, "measure": str, "says": str,
-    "essential": list[str], "further": list[str], "failed": list[str],
 })  # fmt: skip
 
-# What a circuit's checks say of the claims, the names of those that decide none, and the line that says it
+# What a circuit's checks say of the claims, and the line that says it
 VerdictRow = TypedDict("VerdictRow", {
-    "claims": dict[str, ClaimRow], "n_supported": int, "n_tested": int, "stress": list[str], "line": str,
+    "claims": dict[str, ClaimRow], "n_supported": int, "n_tested": int, "line": str,
 })  # fmt: skip
 
 # A circuit in validations/<model>.json; an empty one has no section

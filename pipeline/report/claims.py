@@ -10,7 +10,6 @@ from pipeline.report.solved import KINDS, SolvedTask
 from pipeline.rows import ClaimRow, Claims, ValidationRow
 
 NOT_TESTED = "not tested"
-STRESS = "stress"  # in the place of a claim's name, for a check that belongs to none
 
 
 def claim_rows(validation: ValidationRow | None) -> Mapping[str, ClaimRow]:
@@ -23,14 +22,6 @@ def claims_of(validation: ValidationRow | None) -> Claims:
     rows = claim_rows(validation)
     found = {name: rows[name]["outcome"] if name in rows else NOT_TESTED for name in Claims.__annotations__}
     return cast(Claims, found)
-
-
-def belongs(validation: ValidationRow, check: str) -> dict[str, Any]:
-    """``claim``, or STRESS, to which a check of a circuit belongs; ``essential``: whether it decides that claim."""
-    for name, row in claim_rows(validation).items():
-        if check in row["essential"] or check in row["further"]:
-            return {"claim": name, "essential": check in row["essential"]}
-    return {"claim": STRESS, "essential": False}
 
 
 def by_claim(circuits: Sequence[SolvedTask]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.report.averages import middle, spread
-from pipeline.report.claims import belongs, by_claim, counts
+from pipeline.report.claims import by_claim, counts
 from pipeline.report.solved import KINDS, SolvedTask, all_solved
 from pipeline.rows import Check, ModelSummary, ValidationRow
 
@@ -67,13 +67,11 @@ def summarise_validation(models: Sequence[ModelSummary]) -> dict[str, Any]:
 def by_test(circuits: Sequence[SolvedTask]) -> list[dict[str, Any]]:
     """Every check: ``name``, the ``claim`` that it belongs to, whether it is ``essential``, and its outcomes per kind
     of model."""
-    known: dict[str, dict[str, Any]] = {}
-    for _, _, task in circuits:
-        for test in checks_of(task["validation"]):
-            known.setdefault(test["name"], belongs(task["validation"], test["name"]))
+    known = {test["name"]: test for _, _, task in circuits for test in checks_of(task["validation"])}
     return [
-        {"name": name} | its_claim | {kind: outcomes(circuits, kind, name) for kind in KINDS}
-        for name, its_claim in known.items()
+        {"name": name, "claim": test["claim"], "essential": test["essential"]}
+        | {kind: outcomes(circuits, kind, name) for kind in KINDS}
+        for name, test in known.items()
     ]
 
 

@@ -1,7 +1,7 @@
 """Six claims about a circuit, and the checks by which each is supported or not (§6).
 
 A claim is **supported** where every *essential* check of it that could be made is passed, **not supported** where one
-of them fails, and **not tested** where none could be made. *Further* checks bear on a claim without deciding it: the
+of them fails, and **not tested** where none could be made. *Extra* checks bear on a claim without deciding it: the
 same question with a weaker or a stricter measure. All other checks are **stress tests**: the complement at values that
 no prompt of the task gives it, or as alive as hurts most. They show how far a circuit carries, and decide no claim.
 """
@@ -28,7 +28,7 @@ class Claim:
 
     statement: str
     essential: tuple[str, ...]
-    further: tuple[str, ...]
+    extra: tuple[str, ...]
     number: str | None
     measure: str
 
@@ -37,60 +37,63 @@ CLAIMS: Mapping[str, Claim] = {
     "alone": Claim(
         "does the task alone, all else at its mean",
         essential=("sufficient_mean",),
-        further=("equivalence",),
+        extra=("equivalence",),
         number="sufficient_mean",
         measure="loss alone, nats",
     ),
     "decides": Claim(
         "decides the answer, whatever all else says",
         essential=("counterfactual_accuracy", "counterfactual_loss", "flip_accuracy"),
-        further=("flip_edges_accuracy",),
+        extra=("flip_edges_accuracy",),
         number="counterfactual_accuracy",
         measure="accuracy against all else",
     ),
     "needed": Claim(
         "has to be there: without it the model fails, and it has no needless part",
         essential=("necessary_nodes", "necessary_edges", "minimality"),
-        further=("independence",),
+        extra=("independence",),
         number="necessary_edges",
         measure="loss without its edges, at least, nats",
     ),
     "mechanism": Claim(
         "works as the model does",
         essential=("attention", "values", "interchange", "interchange_into_model"),
-        further=("values_follow",),
+        extra=("values_follow",),
         number="values",
         measure="median node's FVU",
     ),
     "elsewhere": Claim(
         "works on other inputs of the task as well, and in natural code",
         essential=("generalises_*",),
-        further=("prediction",),
+        extra=("prediction",),
         number=None,
         measure="share of the other test sets",
     ),
     "not_artefact": Claim(
         "comes of the model, not of the method: other seeds find it, and where there is nothing, nothing is found",
         essential=("found_again", "control_*"),
-        further=("stable",),
+        extra=("stable",),
         number="found_again",
         measure="share of its edges that other seeds find",
     ),
 }
 
 
-def claim_of(check: str) -> str:
-    """The name of the claim that a check belongs to, or STRESS."""
-    return next((name for name, claim in CLAIMS.items() if among(check, (*claim.essential, *claim.further))), STRESS)
+def place_of(check: str) -> tuple[str, bool]:
+    """The name of the claim that a check belongs to, or STRESS; and whether it is essential to that claim."""
+    for name, claim in CLAIMS.items():
+        if among(check, (*claim.essential, *claim.extra)):
+            return name, among(check, claim.essential)
+    return STRESS, False
 
 
 def among(check: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch(check, pattern) for pattern in patterns)
 
 
-def claim_row(claim: Claim, checks: Sequence[Check]) -> ClaimRow:
+def claim_row(name: str, checks: Sequence[Check]) -> ClaimRow:
     """Whether the ``checks`` of a circuit support one claim, with its number and the sentences that say why."""
-    essential = [check for check in checks if among(check["name"], claim.essential)]
+    claim, essential = CLAIMS[name], [check for check in checks if check["claim"] == name and check["essential"]]
     tested = [check for check in essential if check["passed"] is not None]
     failed = [check for check in tested if not check["passed"]]
     return {
@@ -99,9 +102,6 @@ def claim_row(claim: Claim, checks: Sequence[Check]) -> ClaimRow:
         "number": number(claim, tested),
         "measure": claim.measure,
         "says": says(claim, tested or essential, failed),
-        "essential": [check["name"] for check in essential],
-        "further": [check["name"] for check in checks if among(check["name"], claim.further)],
-        "failed": [check["name"] for check in failed],
     }
 
 

@@ -18,7 +18,7 @@ from pipeline.data.pairs import PairBatch
 from pipeline.model.checkpoint import model_hash, save_model
 from pipeline.model.transformer import Transformer
 from pipeline.sites import edge_keys, site_keys, split_edge_key
-from pipeline.validate.verdict import verdict
+from pipeline.validate.verdict import check, verdict
 from tests.report.make_fixture import FOLDER, MODELS, NOT_EXPRESSIBLE, SOLVED, UNSOLVED
 
 
@@ -129,7 +129,7 @@ def necessity_edits() -> dict[str, Any]:
 def decides_section() -> dict[str, Any]:
     """What validate says of a circuit that decides the answer."""
     names = ("counterfactual_accuracy", "counterfactual_loss", "flip_accuracy")
-    tests = [{"name": name, "passed": True, "value": 0.97, "limit": 0.95, "says": name} for name in names]
+    tests = [check(name, True, 0.97, 0.95, name) for name in names]
     share = {"mean": 0.97, "interval": [0.95, 1.0], "n": 128}
     loss = share | {"mean": 0.08}
     counterfactual = {"loss": loss, "loss_uncalibrated": loss, "accuracy": share}

@@ -115,7 +115,7 @@ def test_long_lists_stay_out_of_the_summary(summary):
         "b": [{"c": [1, 2]}],
         "tests": 9 * [1],
     }
-    assert brief({"verdict": {"stress": 9 * ["a"]}}) == {"verdict": {"stress": 9 * ["a"]}}
+    assert brief({"verdict": {"claims": 9 * ["a"]}}) == {"verdict": {"claims": 9 * ["a"]}}
     assert at({"a": {"b": 1.0}}, ("a", "b")) == 1 and at({"a": {}}, ("a", "b")) is None
 
 
