@@ -9,15 +9,15 @@ MIB, 2504.13151). *Flip*: the model runs on one prompt, and only the circuit's n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.circuit import Circuit
+from pipeline.circuit.cut_linear import between_channels
 from pipeline.circuit.interventions import SOURCES, edge_cuts, mask_nodes
 from pipeline.data.pairs import PairBatch, counterparts, of_pairs
 from pipeline.model.transformer import Cuts, Transformer
@@ -38,30 +38,31 @@ def decides(tested: CircuitUnderTest) -> dict[str, Any]:
 
     ``counterfactual``: ``loss`` (calibrated, nats), ``loss_uncalibrated`` and ``accuracy``, estimates on test pairs.
     ``flip``: ``accuracy``, the share of the test pairs' prompts whose answer becomes that of the pair's other prompt;
-    ``random``: the shares, on the few pairs, with as many random nodes of the complement in the circuit's place;
     ``edges``: the share where only the circuit's edges carry the other prompt's values, so that what else reads its
-    nodes does not follow them.
+    nodes does not follow them; ``random``: as ``accuracy``, on the few pairs, with as many random nodes instead.
     """
     if not tested.circuit.n_nodes:
         return {"tests": [untested(name, "no node is kept") for name in NAMES]}
-    answers = in_parts(lambda part: counterfactual_answers(tested.model, tested.circuit, part), tested.test)
+    against, by_nodes, by_edges = in_parts(lambda *part: both_ways(tested, *part), tested, tested.test)
     found: dict[str, Any] = {
-        "loss": tested.estimate(tested.losses(answers)),
-        "loss_uncalibrated": tested.estimate(tested.losses(answers, UNCALIBRATED)),
-        "accuracy": tested.estimate(of_pairs((answers[:, 0] > answers[:, 1]).float())),
+        "loss": tested.estimate(tested.losses(against)),
+        "loss_uncalibrated": tested.estimate(tested.losses(against, UNCALIBRATED)),
+        "accuracy": tested.estimate(of_pairs((against[:, 0] > against[:, 1]).float())),
     }
-    flip = {
-        "accuracy": tested.estimate(flips(tested, tested.circuit.nodes, tested.test)),
-        "random": of_random(tested),
-        "edges": tested.estimate(flips_by_edges(tested, tested.test)),
-    }
+    shares = {"accuracy": tested.estimate(flipped(by_nodes)), "edges": tested.estimate(flipped(by_edges))}
+    flip = shares | {"random": of_random(tested)}
     return {"counterfactual": found, "flip": flip, "tests": [*check_against(tested, found), *check_flip(flip)]}
 
 
-def in_parts(run: Callable[[PairBatch], PromptAnswers], batch: PairBatch) -> PromptAnswers:
-    """The answers of a run that holds the values at all sites, a few pairs at a time."""
+@torch.no_grad()
+def in_parts(
+    runs: Callable[[PairBatch, RecordedValues], Sequence[PromptAnswers]], tested: CircuitUnderTest, batch: PairBatch
+) -> list[PromptAnswers]:
+    """The answers of some runs to a batch, each given a few pairs with their counterfactual values, which take room."""
     pairs = torch.arange(batch.n_pairs, device=batch.tokens.device).split(PAIRS_AT_ONCE)
-    return torch.cat([run(batch.take(some)) for some in pairs])
+    parts = [batch.take(some) for some in pairs]
+    found = [runs(part, counterfactual_values(tested.model, part, tested.circuit.means)) for part in parts]
+    return [torch.cat(answers) for answers in zip(*found, strict=True)]
 
 
 def counterfactual_values(
@@ -76,13 +77,24 @@ def counterfactual_values(
     return {key: torch.where(there, x[other, at], means[key].to(x)) for key, x in values.items()}
 
 
+def both_ways(tested: CircuitUnderTest, batch: PairBatch, values: RecordedValues) -> list[PromptAnswers]:
+    """Answers of the circuit against all else, and of the model with the circuit's nodes, and with its edges, as on the
+    pair's other prompt."""
+    return [
+        counterfactual_answers(tested.model, tested.circuit, batch, values),
+        swapped_nodes(tested, tested.circuit.nodes, batch, values),
+        swapped_edges(tested.model, tested.circuit, batch, values),
+    ]
+
+
 @torch.no_grad()
-def counterfactual_answers(model: Transformer, circuit: Circuit, batch: PairBatch) -> PromptAnswers:
-    """The circuit's answers, all other nodes and the sources of cut edges at their values on the pair's other prompt.
+def counterfactual_answers(
+    model: Transformer, circuit: Circuit, batch: PairBatch, values: RecordedValues
+) -> PromptAnswers:
+    """The circuit's answers, all other nodes and the sources of cut edges at their counterfactual values.
 
     The definition, by one padded run; AbsTopK chooses before nodes are ablated, as everywhere (§5).
     """
-    values = counterfactual_values(model, batch, circuit.means)
     masks = {key: mask.to(model.device) for key, mask in circuit.node_masks().items()}
     ablate, live = mask_nodes(masks, values), dict[str, Tensor]()
 
@@ -93,6 +105,18 @@ def counterfactual_answers(model: Transformer, circuit: Circuit, batch: PairBatc
     return recorded(model, batch, intervene, cuts_to(model, circuit, values, live, keep=True)).answers
 
 
+def swapped_nodes(tested: CircuitUnderTest, nodes: Indices, batch: PairBatch, values: RecordedValues) -> PromptAnswers:
+    """The model's answers with some nodes at their counterfactual values."""
+    return padded_answers(tested.model, batch, given(nodes, values, batch.last))
+
+
+def swapped_edges(model: Transformer, circuit: Circuit, batch: PairBatch, values: RecordedValues) -> PromptAnswers:
+    """The model's answers where the circuit's edges carry their sources' counterfactual values, and all others live."""
+    live: dict[str, Tensor] = {}
+    cuts = cuts_to(model, circuit, values, live, keep=False)
+    return recorded(model, batch, lambda key, x: live.setdefault(key, x), cuts).answers
+
+
 def cuts_to(model: Transformer, circuit: Circuit, values: RecordedValues, live: RecordedValues, *, keep: bool) -> Cuts:
     """Cuts of all edges but the circuit's (``keep``), or of these alone, in runs whose sites hold all positions: cut
     edges carry the ``values``.
@@ -100,57 +124,37 @@ def cuts_to(model: Transformer, circuit: Circuit, values: RecordedValues, live: 
     Through attention's c_proj, a cut edge carries its source's values as the head's ``live`` queries and keys mix them.
     """
 
-    def cut(layer: int, name: str, live_edges: Float[Tensor, "out in"]) -> Callable[..., Tensor]:
+    def cut(layer: int, name: str, edges: Float[Tensor, "out in"]) -> Callable[..., Tensor]:
         def product(linear: nn.Linear, x: Float[Tensor, "prompt pos in"], attention_mass: Tensor | None) -> Tensor:
             source = values[site_key(layer, SOURCES[name])]
             if SOURCES[name] is Site.ATTN_V:
                 q, k = (live[site_key(layer, site)] for site in (Site.ATTN_Q, Site.ATTN_K))
                 source = model.transformer["h"][layer].attn.mix(q, k, source)[0]
-            kept = F.linear(x, linear.weight * live_edges, linear.bias)
-            return kept + F.linear(source, linear.weight * (1 - live_edges))
+            most, few = (source, x) if keep else (x, source)  # few: of the circuit's edges
+            changed = between_channels(linear.weight * edges, torch.zeros_like(linear.bias))
+            found: Tensor = linear(most) + changed(few - most, None)
+            return found
 
         return product
 
     means = {key: value.to(model.device) for key, value in circuit.means.items()}
-    definition = edge_cuts(model, circuit.edges, means, keep=keep)
+    definition = edge_cuts(model, circuit.edges, means, keep=True)
     return {key: cut(int(key.partition(".")[0]), key.partition(".")[2], one.keep) for key, one in definition.items()}
-
-
-@torch.no_grad()
-def flips(tested: CircuitUnderTest, nodes: Indices, batch: PairBatch) -> Float[Tensor, " pair"]:
-    """The share of each pair's prompts at which the model says the other prompt's answer, once some nodes have their
-    values of that prompt; a tie does not count."""
-
-    def run(part: PairBatch) -> PromptAnswers:
-        values = counterfactual_values(tested.model, part, tested.circuit.means)
-        return padded_answers(tested.model, part, given(nodes, values, part.last))
-
-    return flipped(in_parts(run, batch))
-
-
-@torch.no_grad()
-def flips_by_edges(tested: CircuitUnderTest, batch: PairBatch) -> Float[Tensor, " pair"]:
-    """The same share, where the circuit's edges alone carry the other prompt's values, and no node is changed."""
-
-    def run(part: PairBatch) -> PromptAnswers:
-        values, live = counterfactual_values(tested.model, part, tested.circuit.means), dict[str, Tensor]()
-        cuts = cuts_to(tested.model, tested.circuit, values, live, keep=False)
-        return recorded(tested.model, part, lambda key, x: live.setdefault(key, x), cuts).answers
-
-    return flipped(in_parts(run, batch))
-
-
-def flipped(answers: PromptAnswers) -> Float[Tensor, " pair"]:
-    """The share of each pair's prompts with the other prompt's answer."""
-    return of_pairs((answers[:, 1] > answers[:, 0]).float())
 
 
 def of_random(tested: CircuitUnderTest) -> dict[str, Any]:
     """Shares of flipped prompts, on the few pairs, with random sets of as many nodes; their range."""
     generator = tested.generator("flip")
-    sets = [tested.complement.random_set(tested.circuit, generator, of_edges=False) for _ in range(N_SWAPPED)]
-    found = [float(flips(tested, drawn.nodes, tested.few).mean()) for drawn in sets]
+    sets = [tested.complement.random_set(tested.circuit, generator, of_edges=False).nodes for _ in range(N_SWAPPED)]
+    answers = in_parts(lambda *part: [swapped_nodes(tested, nodes, *part) for nodes in sets], tested, tested.few)
+    found = [float(flipped(of_set).mean()) for of_set in answers]
     return {"low": min(found), "high": max(found), "accuracies": found}
+
+
+def flipped(answers: PromptAnswers) -> Float[Tensor, " pair"]:
+    """The share of each pair's prompts at which the other prompt's answer has the larger logit; a tie does not
+    count."""
+    return of_pairs((answers[:, 1] > answers[:, 0]).float())
 
 
 def check_against(tested: CircuitUnderTest, found: Mapping[str, Any]) -> list[Check]:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from pipeline.circuit import Circuit
-from pipeline.circuit.conditions import accuracy
 from pipeline.circuit.interventions import SOURCES
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.means import node_means
@@ -17,7 +16,14 @@ from pipeline.planted import Algorithm, plant
 from pipeline.sites import site_key, split_site_key
 from pipeline.validate.circuit_under_test import UNCALIBRATED
 from pipeline.validate.complement import complement
-from pipeline.validate.decides import NAMES, counterfactual_answers, counterfactual_values, decides, flips, in_parts
+from pipeline.validate.decides import (
+    NAMES,
+    both_ways,
+    counterfactual_answers,
+    counterfactual_values,
+    decides,
+    swapped_edges,
+)
 from tests.validate.test_mechanism import edges_between
 
 
@@ -82,25 +88,38 @@ def test_the_circuit_against_all_else_is_that_of_a_slow_loop(tiny_model, changes
 
     cuts = {key: cut(key, one.keep) for key, one in circuit(model).cuts.items()}
     slow = answer_logits(model(tokens, intervene=intervene, cuts=cuts)[torch.arange(4), batch.last], batch)
-    torch.testing.assert_close(counterfactual_answers(model, circuit, batch), slow, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(counterfactual_answers(model, circuit, batch, values), slow, rtol=1e-4, atol=1e-4)
 
 
 def test_the_whole_model_decides_and_an_empty_circuit_says_the_other_prompts_answer(quote, claim_of, circuit_of):
     every = {key: torch.arange(len(mean)) for key, mean in quote.means.items()}
     whole, batch = circuit_of(quote, every, edges_between(every)), quote.batch("test", 8)
-    tested = claim_of(quote, whole)
-    logits = quote.model(batch.tokens, at=batch.last)
-    wanted = answer_logits(logits, batch)
-    torch.testing.assert_close(counterfactual_answers(quote.model, whole, batch), wanted, rtol=1e-4, atol=1e-4)
-    assert accuracy(counterfactual_answers(quote.model, tested.nothing, batch)) == 0
-    assert bool((flips(tested, every, batch) == 1).all()) and bool((flips(tested, {}, batch) == 0).all())
+    own = answer_logits(quote.model(batch.tokens, at=batch.last), batch)
+    others = own.unflatten(0, (-1, 2)).flip(1, 2).flatten(0, 1)  # of the pair's other prompt, in this prompt's order
+    for circuit, wanted in ((whole, [own, others, others]), (claim_of(quote).nothing, [others, own, own])):
+        tested = claim_of(quote, circuit)
+        found = both_ways(tested, batch, counterfactual_values(quote.model, batch, quote.means))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_a_few_pairs_at_a_time_are_all_pairs(quote, claim_of):
-    tested, batch = claim_of(quote), quote.batch("test", 20)
-    whole = counterfactual_answers(quote.model, tested.circuit, batch)
-    parts = in_parts(lambda part: counterfactual_answers(quote.model, tested.circuit, part), batch)
-    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+def test_the_edges_of_a_circuit_carry_the_other_prompts_values_and_no_others_do(quote, claim_of):
+    """All edges that the circuit lacks, so swapped, are the circuit against all else, but for the nodes."""
+    batch, every = quote.batch("test", 4), {key: torch.arange(len(mean)) for key, mean in quote.means.items()}
+    circuit, values = claim_of(quote).circuit, counterfactual_values(quote.model, batch, quote.means)
+    rest = {}
+    for key, pairs in edges_between(every).items():
+        own = {tuple(pair) for pair in circuit.edges.get(key, torch.zeros(0, 2)).tolist()}
+        rest[key] = torch.tensor([pair for pair in pairs.tolist() if tuple(pair) not in own])
+    one = swapped_edges(quote.model, replace(circuit, edges=rest), batch, values)
+    other = counterfactual_answers(quote.model, replace(circuit, nodes=every), batch, values)
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_few_pairs_at_a_time_are_all_pairs(quote, claim_of, monkeypatch):
+    tested = claim_of(quote)
+    whole = decides(tested)
+    monkeypatch.setattr("pipeline.validate.decides.PAIRS_AT_ONCE", 5)
+    assert decides(tested)["counterfactual"]["loss"]["mean"] == pytest.approx(whole["counterfactual"]["loss"]["mean"])
 
 
 @pytest.mark.parametrize("algorithm", Algorithm)
