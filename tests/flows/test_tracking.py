@@ -244,6 +244,7 @@ def test_a_study_records_what_pruning_gained(store: Store, params: Params, tmp_p
         "frontier": {"ratio_dense_to_sparse_edges_at_matched_loss": None},
         "minimisation": {"ratio_discretised_to_minimised": 3.0},
         "baselines": {"overall": {"random": {"ratio": 12.0}, "attribution": {"ratio": None}}},
+        "validation": {"circuits": {"sparse": {"n_at_least": [9, 8, 7, 6, 5, 4, 1]}}},
         "provenance": {"git": None, "params_hash": "p"},
     }
     write_json(tmp_path / "results" / "summary.json", summary)
@@ -252,7 +253,7 @@ def test_a_study_records_what_pruning_gained(store: Store, params: Params, tmp_p
     assert run.data.metrics == {
         f"n_solved/{MODEL}": 2, f"geomean_edges/{MODEL}": 10, f"geomean_edges_discretised/{MODEL}": 30,
         f"val_loss_nats/{MODEL}": 3, "ratio_discretised_to_minimised_edges": 3,
-        "ratio_baseline_to_learned_edges/random": 12,
+        "ratio_baseline_to_learned_edges/random": 12, "n_circuits_of_five_claims/sparse": 4,
     }  # fmt: skip
 
 
