@@ -1,4 +1,4 @@
-"""Is a circuit sufficient, is it necessary: the one verdict that summary and page give, by the checks of validate.
+"""Is a circuit sufficient, is it necessary: the outcomes that stand beside its losses, by the checks of validate.
 
 A circuit that was not validated, or an empty one, in which there is nothing to test, has none.
 """

@@ -132,7 +132,7 @@ def test_the_page_shows_outcomes_verdicts_and_controls(models, params, task_sour
     )  # fmt: skip
     page = plain(tmp_path / "results" / "index.html")
     assert '<th scope="row">sufficient zero</th><td>1 of 2</td><td>0.500</td>' in page
-    assert '<th scope="row">elsewhere</th><td>1 of 2</td>' in page
+    assert re.search('<th scope="row">elsewhere</th><td class="words">works on other .*?</td><td>1 of 2</td>', page)
     assert "<b>Verdict:</b> supports 4 of 6 claims; not supported: needed, elsewhere." in page
     assert 'title="not supported: generalises_names said &lt;so&gt;"' in page
     assert '<th scope="row">necessary nodes</th><td>1 of 2</td><td>0.500</td>' in page
