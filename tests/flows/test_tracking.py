@@ -20,7 +20,6 @@ from flows.tracking_trials import PrunedTask, circuit_metrics, send_trials
 from pipeline.artifacts import write_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
-from pipeline.rows import Claims
 
 MODEL = "sparse_d128"
 TASKS = ("quotes", "brackets", "swaps")  # a circuit, none, and not expressible
@@ -168,17 +167,13 @@ def record_circuits(params: Params, tmp_path: Path, n_nodes: int = 3, model_hash
 
 def test_circuits_are_found_by_the_claims_that_they_support(store: Store, params: Params, tmp_path: Path) -> None:
     record_circuits(params, tmp_path)
-    claims = {name: {"outcome": "supported"} for name in Claims.__annotations__}
-    claims["decides"]["outcome"] = "not supported"
-    said = {"claims": claims, "n_supported": 5, "n_tested": 6, "line": "supports 5 of 6 claims; not supported: decides"}
-    checks = [{"name": "flip_accuracy", "value": 0.5}]
-    write_json(tmp_path / "v.json", {"tasks": {"quotes": {"decides": {"tests": checks}, "verdict": said}}})
+    claims = {"alone": {"outcome": "supported"}, "decides": {"outcome": "not supported"}}
+    verdict = {"claims": claims, "n_supported": 1, "n_tested": 2, "line": "supports 1 of 6 claims"}
+    write_json(tmp_path / "v.json", {"tasks": {"quotes": {"verdict": verdict}}})
     with Tracker(params, MODEL) as tracker:
         tracker.log_validations(tmp_path / "model", tmp_path / "circuits", tmp_path / "v.json")
     (run,) = store.find({"claim_alone": "supported", "claim_decides": "not supported", "latest": "true"})
-    assert run.data.tags["task"] == "quotes" and run.data.tags["verdict"] == said["line"]
-    found = {key: value for key, value in run.data.metrics.items() if key.startswith("validation/")}
-    assert found == {"validation/flip_accuracy": 0.5, "validation/n_supported": 5, "validation/n_tested": 6}
+    assert (run.data.tags["verdict"], run.data.metrics["validation/n_supported"]) == (verdict["line"], 1)
 
 
 def test_the_trials_of_a_search_are_runs_under_the_circuits(store: Store, params: Params, tmp_path: Path) -> None:
