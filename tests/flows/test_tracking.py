@@ -16,7 +16,7 @@ import torch
 from flows import tracking
 from flows.tracking import Sender, Tracker, log_study
 from flows.tracking_store import Store, as_metrics
-from flows.tracking_trials import PrunedTask, circuit_metrics, send_trials
+from flows.tracking_trials import PrunedTask, send_trials
 from pipeline.artifacts import write_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
@@ -240,10 +240,6 @@ def test_no_trial_is_sent_once_tracking_has_stopped(store: Store) -> None:
     answers = iter([False, True])
     send_trials(store, MODEL, {store.new_run("circuit", {}): QUOTES}, lambda: next(answers))
     assert len(store.find({"kind": "trial"})) == 1
-
-
-def test_a_row_from_before_there_was_minimisation_has_its_metrics_too() -> None:
-    assert circuit_metrics({"n_edges": 7, "curve": []}) == {"n_edges": 7}
 
 
 def test_a_study_records_what_pruning_gained(store: Store, params: Params, tmp_path: Path) -> None:

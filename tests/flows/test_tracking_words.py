@@ -42,3 +42,7 @@ def test_the_columns_of_the_view_of_circuits_are_metrics_of_circuits() -> None:
     metrics = {column.split("`")[1] for column in columns if column.startswith("metrics.")}
     validated = validation_metrics({"verdict": {"claims": {}, "n_supported": 3, "n_tested": 6, "line": ROW["verdict"]}})
     assert metrics <= set(circuit_metrics(ROW | validated)) | {"model_val_loss"}
+
+
+def test_a_row_from_before_there_was_minimisation_has_its_metrics_too() -> None:
+    assert circuit_metrics({"n_edges": 7, "curve": []}) == {"n_edges": 7}
