@@ -18,7 +18,7 @@ from pipeline.data.pairs import PairBatch
 from pipeline.model.checkpoint import model_hash, save_model
 from pipeline.model.transformer import Transformer
 from pipeline.sites import edge_keys, site_keys, split_edge_key
-from pipeline.validate.verdict import check, verdict
+from pipeline.validate.verdict import verdict
 from tests.report.make_fixture import FOLDER, MODELS, NOT_EXPRESSIBLE, SOLVED, UNSOLVED
 
 
@@ -126,20 +126,9 @@ def necessity_edits() -> dict[str, Any]:
     }
 
 
-def decides_section() -> dict[str, Any]:
-    """What validate says of a circuit that decides the answer."""
-    names = ("counterfactual_accuracy", "counterfactual_loss", "flip_accuracy")
-    tests = [check(name, True, 0.97, 0.95, name) for name in names]
-    share = {"mean": 0.97, "interval": [0.95, 1.0], "n": 128}
-    loss = share | {"mean": 0.08}
-    counterfactual = {"loss": loss, "loss_uncalibrated": loss, "accuracy": share}
-    flip = {"accuracy": share, "random": {"low": 0.0, "high": 0.1, "accuracies": [0.0, 0.1]}}
-    return {"counterfactual": counterfactual, "flip": flip, "tests": tests}
-
-
 def validation_entry(passed: bool) -> dict[str, Any]:
     """One task of validations/<name>.json: of a circuit that passes every check, or fails those in FAILED."""
-    entry = rows_of_task("sparse", "validations") | {"decides": decides_section()}  # of the model that has controls
+    entry = rows_of_task("sparse", "validations")  # of the model that has controls
     sections = {name: section for name, section in entry.items() if name not in ("verdict", "seconds")}
     tests = [test for section in sections.values() for test in section.get("tests", ())]  # faithfulness has none
     for test in (test for test in tests if test["value"] is not None):
