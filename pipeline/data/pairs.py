@@ -58,21 +58,6 @@ class PairBatch:
         return PairBatch(self.tokens.to(device), self.last.to(device), self.answers.to(device))
 
 
-def counterparts(batch: PairBatch) -> Int[Tensor, "prompt pos"]:
-    """For each position of each prompt the position of its pair's other prompt that it is aligned with; -1 for none.
-
-    Up to where the two prompts part, equal positions; after that, positions as far from the last one, which decides,
-    unless that lies before the parting. Tokens that only the longer prompt has room for have none, nor has padding.
-    """
-    positions, last = torch.arange(batch.tokens.shape[1], device=batch.last.device), batch.last.view(-1, 2)
-    same = (batch.tokens[0::2] == batch.tokens[1::2]) & (positions <= last.amin(1)[:, None])
-    parting = same.long().cumprod(1).sum(1).repeat_interleave(2)[:, None]  # tokens that both prompts begin with
-    from_end = positions + (last.flip(1) - last).flatten()[:, None]  # last_other - (last - pos)
-    aligned = torch.where(positions < parting, positions, from_end)
-    there = (positions < parting) | (from_end >= parting)
-    return torch.where(there & (positions <= batch.last[:, None]), aligned, -1)
-
-
 def answer_logits(logits: Float[Tensor, "row vocab"], batch: PairBatch, copies: int = 1) -> Float[Tensor, "row 2"]:
     """Logits of the right and of the wrong answer."""
     return logits.gather(-1, batch.answers.repeat(copies, 1))
@@ -86,3 +71,24 @@ def prompt_losses(answers: Float[Tensor, "*prompt 2"]) -> Float[Tensor, "*prompt
 def of_pairs(values: Float[Tensor, "*draw prompt"]) -> Float[Tensor, "*draw pair"]:
     """The mean of the two prompts of every pair: the unit of sampling."""
     return values.unflatten(-1, (-1, 2)).mean(-1)
+
+
+def parting(batch: PairBatch) -> Int[Tensor, " pair"]:
+    """The first position at which the two prompts of a pair differ; never behind the shorter prompt's last one."""
+    a, b = batch.tokens[0::2], batch.tokens[1::2]
+    shortest = batch.last.view(-1, 2).amin(1)
+    place = torch.arange(a.shape[1], device=a.device).expand(a.shape)
+    return torch.where(a != b, place, a.shape[1]).amin(1).minimum(shortest)
+
+
+def counterparts(batch: PairBatch) -> Int[Tensor, "prompt pos"]:
+    """The position of the pair's other prompt that each position is aligned with; −1 where there is none.
+
+    The same position up to where the prompts part; after that, positions are counted backwards from the answer.
+    """
+    last, parted = batch.last[:, None], parting(batch).repeat_interleave(2)[:, None]
+    other = batch.last.view(-1, 2).flip(1).view(-1, 1)
+    place = torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand(batch.tokens.shape)
+    aligned = other - (last - place)
+    known = (place <= last) & (aligned >= parted)
+    return torch.where(place < parted, place, torch.where(known, aligned, -1))
