@@ -12,7 +12,8 @@ from typing import Any
 
 from flows.tracking_store import Store, as_metrics, digest
 from pipeline.artifacts import read_json
-from pipeline.report.validation import lines_of
+from pipeline.report.claims import claims_of
+from pipeline.report.validation import checks_of
 from pipeline.rows import TrialRow, ValidationRow
 
 PARENT = "mlflow.parentRunId"
@@ -81,9 +82,9 @@ def circuit_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def validation_metrics(row: ValidationRow) -> dict[str, Any]:
-    """A circuit's part of validations/<model>.json as metrics: the value of every test, and how many it passes and
-    fails; and its ``verdict``, a line of text."""
+    """A circuit's part of validations/<model>.json as metrics: the value of every check, how many claims were tested
+    and are supported; its ``verdict``, a line of text; and ``claims``, the outcome of each."""
     verdict = row["verdict"]
-    values = {f"validation/{test['name']}": test["value"] for test in lines_of(row)}
-    counts = {f"validation/{key}": verdict[key] for key in ("n_passed", "n_failed")}
-    return values | counts | {"verdict": verdict["line"]}
+    values = {f"validation/{test['name']}": test["value"] for test in checks_of(row)}
+    counts = {f"validation/{key}": verdict[key] for key in ("n_supported", "n_tested")}
+    return values | counts | {"verdict": verdict["line"], "claims": claims_of(row)}

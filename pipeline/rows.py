@@ -93,20 +93,32 @@ class AblationRow(AblationFacts):
     random_edges_losses: list[float]
 
 
-# A line of a circuit's verdict; ``passed`` null: with a value, only measured; without one, not tested
+# The outcome of one test of a circuit; ``claim``: to which it is essential or extra, or "stress"; ``passed`` null: with
+# a value, only measured; without one, not tested
 Check = TypedDict("Check", {
-    "name": str, "passed": bool | None, "value": float | None, "limit": float | None, "says": str,
+    "name": str, "claim": str, "essential": bool,
+    "passed": bool | None, "value": float | None, "limit": float | None, "says": str,
 })  # fmt: skip
 
-# Names of a circuit's checks, by outcome, and the line that says it
+# Each claim about a circuit → "supported", "not supported" or "not tested"
+Claims = TypedDict("Claims", {
+    "alone": str, "decides": str, "needed": str, "mechanism": str, "elsewhere": str, "not_artefact": str,
+})  # fmt: skip
+
+# One claim: its outcome, its number and what that measures, and what was found
+ClaimRow = TypedDict("ClaimRow", {
+    "outcome": str, "statement": str, "number": float | None, "measure": str, "says": str,
+})  # fmt: skip
+
+# What a circuit's checks say of the claims, and the line that says it
 VerdictRow = TypedDict("VerdictRow", {
-    "n_passed": int, "n_failed": int, "passed": list[str], "failed": list[str], "measured": list[str],
-    "not_tested": list[str], "line": str,
+    "claims": dict[str, ClaimRow], "n_supported": int, "n_tested": int, "line": str,
 })  # fmt: skip
 
 # A circuit in validations/<model>.json; an empty one has no section
 ValidationRow = TypedDict("ValidationRow", {
-    "complement": NotRequired[SectionRow], "necessity": NotRequired[SectionRow], "mechanism": NotRequired[SectionRow],
+    "complement": NotRequired[SectionRow], "decides": NotRequired[SectionRow], "necessity": NotRequired[SectionRow],
+    "mechanism": NotRequired[SectionRow],
     "generalisation": NotRequired[SectionRow], "hypotheses": NotRequired[SectionRow],
     "faithfulness": NotRequired[SectionRow], "features": NotRequired[SectionRow], "stability": NotRequired[SectionRow],
     "prediction": NotRequired[SectionRow], "controls": NotRequired[SectionRow],
@@ -136,6 +148,7 @@ class TaskSummary(PruneRow, AblationFacts):
     random_edges_loss_n: int | None
     prune_seconds: float | None
     validation: ValidationRow | MaybeNone
+    claims: Claims | None
     verdict: dict[str, Any]
 
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from pipeline.ablation import Ablation
 from pipeline.report.averages import geometric_mean_edges, mean_ratio, spread
+from pipeline.report.claims import claims_of
 from pipeline.report.frontier import compare
 from pipeline.report.inputs import ModelRecord
 from pipeline.report.necessity import necessity_curves
@@ -122,6 +123,7 @@ def summarise_task(
     facts["baselines"] = pruned.get("baselines") or {}
     facts["prune_seconds"] = pruned.get("seconds")
     facts["validation"] = None if tested is None else brief(tested)
+    facts["claims"] = None if facts["n_edges"] is None else claims_of(tested)
     facts["verdict"] = verdict(cast(TaskSummary, facts), target.ablation)
     return cast(TaskSummary, facts)
 

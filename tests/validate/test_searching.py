@@ -53,13 +53,16 @@ def test_seeds_find_the_planted_circuit_again(claim_of, quote, fast):
     found = stability(known(claim_of(quote), fast), fast)()
     assert found["n_seeds"] == found["n_met"] == 5
     assert found["recovered_nodes"]["least"] == found["recovered_edges"]["least"] == 1
+    again, stable = found["tests"]
+    assert (again["passed"], again["value"]) == (True, 1) and stable["passed"] is None
     assert 0 < found["jaccard_edges"]["least"] <= found["jaccard_edges"]["median"] <= 1
     assert all(row["test_loss"] < 0.3 for row in found["circuits"])
 
 
 def test_a_circuit_that_was_not_searched_for_has_no_stability(claim_of, quote, fast):
-    [test] = stability(claim_of(quote), fast)()["tests"]
-    assert test["passed"] is None and "does not say" in test["says"]
+    tests = stability(claim_of(quote), fast)()["tests"]
+    assert [test["name"] for test in tests] == ["found_again", "stable"]
+    assert all(test["passed"] is test["value"] is None and "does not say" in test["says"] for test in tests)
 
 
 def test_overlap_by_hand():
@@ -105,7 +108,7 @@ def test_the_first_seed_is_the_circuits_own_search_and_recovers_nothing_by_that(
 def test_seeds_without_a_circuit_are_not_compared(claim_of, quote, fast):
     tested = known(claim_of(quote), fast)
     found = stability(replace(tested, batches=shuffled_labels(tested.batches, 0)), fast)()
-    [test] = found["tests"]
+    test, _ = found["tests"]
     assert found["n_met"] == 0 and len(found["circuits"]) == 5 and "jaccard_edges" not in found
     assert (test["passed"], test["value"]) == (None, None) and test["says"].startswith("0 of 5")
 
