@@ -7,9 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.ablation import Ablation
 from pipeline.circuit import Circuit
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.conditions import Ablator, Condition
 from pipeline.circuit.interventions import SOURCES
-from pipeline.data.pairs import PairBatch, answer_logits
+from pipeline.circuit.masked import Masked
+from pipeline.data.pairs import PairBatch, answer_logits, counterparts
 from pipeline.model.means import node_means
 from pipeline.model.record import record
 from pipeline.planted import Algorithm, plant
@@ -18,40 +22,32 @@ from pipeline.validate.circuit_under_test import UNCALIBRATED
 from pipeline.validate.complement import complement
 from pipeline.validate.decides import (
     NAMES,
-    both_ways,
-    counterfactual_answers,
-    counterfactual_values,
     decides,
-    swapped_edges,
 )
 from tests.validate.test_mechanism import edges_between
+
+BOTH_WAYS = (Condition.CIRCUIT, Condition.ABLATED_NODES, Condition.ABLATED_EDGES)
 
 
 def outcomes(found):
     return {test["name"]: test["passed"] for test in found["tests"]}
 
 
-@pytest.fixture
-def unequal(quote) -> PairBatch:
-    """Pairs of one length, and one of prompts that are not: the longer one has two tokens more behind the parting."""
-    batch = quote.batch("test", 3)
-    rows = [row[: last + 1].tolist() for row, last in zip(batch.tokens, batch.last.tolist(), strict=True)]
-    rows[2] = [*rows[2][:-1], 0, 1, rows[2][-1]]
-    return PairBatch.of(rows, batch.answers.tolist(), pad=0)
+def others_values(model, batch, means):
+    """Site key → the values on the pair's other prompt, position by position; means where none is aligned."""
+    values, aligned, found = record(model, batch.tokens)[1], counterparts(batch).tolist(), {}
+    for key, recorded in values.items():
+        found[key] = means[key].expand_as(recorded).clone()
+        for row, positions in enumerate(aligned):
+            for pos, there in enumerate(positions):
+                if there >= 0:
+                    found[key][row, pos] = recorded[row ^ 1, there]
+    return found
 
 
-def test_values_are_those_of_the_other_prompt_at_the_aligned_place(quote, unequal):
-    found = counterfactual_values(quote.model, unequal, quote.means)
-    one, other = unequal.tokens[2].tolist(), unequal.tokens[3].tolist()
-    ends = unequal.last[2:4].tolist()
-    parting = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
-    values = record(quote.model, unequal.tokens)[1]
-    for key, x in found.items():
-        for pos in range(ends[0] + 1):
-            aligned = pos if pos < parting else ends[1] - (ends[0] - pos)
-            wanted = values[key][3, aligned] if pos < parting or aligned >= parting else quote.means[key]
-            assert torch.equal(x[2, pos], wanted)
-        assert torch.equal(x[3, ends[1] + 1], quote.means[key])  # padding
+def answers(model, circuit, condition, batch):
+    others = AblationValues.of(Ablation.COUNTERFACTUAL, circuit.means)
+    return Ablator(model, others).answers(circuit, condition, batch)[0]
 
 
 @pytest.mark.parametrize("changes", [{"sink": True}, {"sink": False}, {"afrac": 0.5}])
@@ -64,7 +60,8 @@ def test_the_circuit_against_all_else_is_that_of_a_slow_loop(tiny_model, changes
     means = node_means(model, [tokens])
     kept = {key: torch.randperm(len(m), generator=generator)[:6].sort().values for key, m in means.items()}
     circuit = Circuit(kept, {key: pairs[::2] for key, pairs in edges_between(kept).items()}, means, means)
-    values, live = counterfactual_values(model, batch, means), {}
+    definition = Masked(model, kept, circuit.edges, means).cuts
+    values, live = others_values(model, batch, means), {}
 
     def intervene(key, x):
         live[key] = values[key].index_copy(-1, kept[key], x[..., kept[key]])
@@ -86,9 +83,9 @@ def test_the_circuit_against_all_else_is_that_of_a_slow_loop(tiny_model, changes
 
         return product
 
-    cuts = {key: cut(key, one.keep) for key, one in circuit(model).cuts.items()}
+    cuts = {key: cut(key, one.keep) for key, one in definition.items()}
     slow = answer_logits(model(tokens, intervene=intervene, cuts=cuts)[torch.arange(4), batch.last], batch)
-    torch.testing.assert_close(counterfactual_answers(model, circuit, batch, values), slow, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(answers(model, circuit, Condition.CIRCUIT, batch), slow, rtol=1e-4, atol=1e-4)
 
 
 def test_the_whole_model_decides_and_an_empty_circuit_says_the_other_prompts_answer(quote, claim_of, circuit_of):
@@ -97,29 +94,20 @@ def test_the_whole_model_decides_and_an_empty_circuit_says_the_other_prompts_ans
     own = answer_logits(quote.model(batch.tokens, at=batch.last), batch)
     others = own.unflatten(0, (-1, 2)).flip(1, 2).flatten(0, 1)  # of the pair's other prompt, in this prompt's order
     for circuit, wanted in ((whole, [own, others, others]), (claim_of(quote).nothing, [others, own, own])):
-        tested = claim_of(quote, circuit)
-        found = both_ways(tested, batch, counterfactual_values(quote.model, batch, quote.means))
+        found = [answers(quote.model, circuit, condition, batch) for condition in BOTH_WAYS]
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_the_edges_of_a_circuit_carry_the_other_prompts_values_and_no_others_do(quote, claim_of):
     """All edges that the circuit lacks, so swapped, are the circuit against all else, but for the nodes."""
     batch, every = quote.batch("test", 4), {key: torch.arange(len(mean)) for key, mean in quote.means.items()}
-    circuit, values = claim_of(quote).circuit, counterfactual_values(quote.model, batch, quote.means)
-    rest = {}
+    circuit, rest = claim_of(quote).circuit, {}
     for key, pairs in edges_between(every).items():
         own = {tuple(pair) for pair in circuit.edges.get(key, torch.zeros(0, 2)).tolist()}
         rest[key] = torch.tensor([pair for pair in pairs.tolist() if tuple(pair) not in own])
-    one = swapped_edges(quote.model, replace(circuit, edges=rest), batch, values)
-    other = counterfactual_answers(quote.model, replace(circuit, nodes=every), batch, values)
+    one = answers(quote.model, replace(circuit, edges=rest), Condition.ABLATED_EDGES, batch)
+    other = answers(quote.model, replace(circuit, nodes=every), Condition.CIRCUIT, batch)
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-
-
-def test_a_few_pairs_at_a_time_are_all_pairs(quote, claim_of, monkeypatch):
-    tested = claim_of(quote)
-    whole = decides(tested)
-    monkeypatch.setattr("pipeline.validate.decides.PAIRS_AT_ONCE", 5)
-    assert decides(tested)["counterfactual"]["loss"]["mean"] == pytest.approx(whole["counterfactual"]["loss"]["mean"])
 
 
 @pytest.mark.parametrize("algorithm", Algorithm)
