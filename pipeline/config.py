@@ -146,6 +146,7 @@ class PretrainConfig(Settings):
     beta2: Fraction
     eps: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
+    dense_gradient_every: PositiveInt  # steps after annealing; between them of few weights (pretrain/backward_set.py)
     bigram_init: Literal["counts", "uniform"]  # smoothed log counts of the training tokens, or the authors' U(0, 0.02)
     validate_every: PositiveInt  # steps
     validation_tokens: PositiveInt

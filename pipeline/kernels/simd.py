@@ -63,15 +63,33 @@ def add_rows(
 
 
 @intrinsic
+def dot_rows(typing: Any, one: Any, at: Any, other: Any, other_at: Any) -> Any:
+    """The product of ``one[at:][:TILE]`` with ``other[other_at:][:TILE]``, float32, summed in halves: in one order."""
+    signature = types.float32(one, at, other, other_at)
+
+    def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        one, at, other, other_at = _values(context, b, signature, args)
+        total = b.fmul(_load(b, _vector_at(b, one, at, TILE)), _load(b, _vector_at(b, other, other_at, TILE)))
+        n = TILE // 2
+        while n:
+            low, high = (_shuffle(b, total, total, tuple(range(first, first + n))) for first in (0, n))
+            total, n = b.fadd(low, high), n // 2
+        return b.extract_element(total, ir.IntType(32)(0))
+
+    return signature, codegen
+
+
+@intrinsic
 def transpose_block(typing: Any, source: Any, at: Any, stride: Any, out: Any, to: Any, out_stride: Any) -> Any:
-    """Write the BLOCK × BLOCK float32 numbers from ``source[at]``, rows ``stride`` apart, transposed to ``out[to]``."""
+    """Write the BLOCK × BLOCK numbers (float32, int16) from ``source[at]``, rows ``stride`` apart, transposed to
+    ``out[to]``."""
     signature = types.void(source, at, stride, out, to, out_stride)
 
     def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
         source, at, stride, out, to, out_stride = _values(context, b, signature, args)
         rows = [_load(b, _vector_at(b, source, b.add(at, b.mul(_INT(i), stride)), BLOCK)) for i in range(BLOCK)]
-        for i, column in enumerate(_transposed(b, rows)):
-            b.store(column, _vector_at(b, out, b.add(to, b.mul(_INT(i), out_stride)), BLOCK)).align = 4
+        for i, column in enumerate((_transposed if source.type.pointee == ir.FloatType() else _dealt)(b, rows)):
+            b.store(column, _vector_at(b, out, b.add(to, b.mul(_INT(i), out_stride)), BLOCK)).align = 2
         return context.get_dummy_value()
 
     return signature, codegen
@@ -191,6 +209,15 @@ def _transposed(b: Any, r: list[Any]) -> list[Any]:
     u = [_shuffle(b, t[i], t[i + 2], order) for i in (0, 1, 4, 5) for order in (low, high)]
     low, high = (0, 1, 2, 3, 8, 9, 10, 11), (4, 5, 6, 7, 12, 13, 14, 15)
     return [_shuffle(b, u[i], u[i + 4], order) for order in (low, high) for i in range(4)]
+
+
+def _dealt(b: Any, r: list[Any]) -> list[Any]:
+    """The same of 16-bit numbers, whose rows are 128 bits: three rounds in which a row of the upper half is dealt into one of
+    the lower."""
+    low, high = (0, 8, 1, 9, 2, 10, 3, 11), (4, 12, 5, 13, 6, 14, 7, 15)
+    for _ in range(3):
+        r = [_shuffle(b, r[i], r[i + 4], order) for i in range(4) for order in (low, high)]
+    return r
 
 
 def _values(context: Any, b: Any, signature: Any, args: Any) -> list[Any]:
