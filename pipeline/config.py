@@ -37,7 +37,7 @@ class ComputeConfig(Settings):
     device: Literal["auto", "cuda", "mps", "cpu"]  # auto takes the first of cuda, mps, cpu that is there
     precision: Literal["auto", "bfloat16", "float32"]  # of matrix products; auto: bfloat16 where in hardware
     threads: PositiveInt  # CPU threads of one process; part of what makes results bit-identical
-    sparse_below: Literal["auto"] | Fraction  # density from which on products skip zeros; auto: measured at the start
+    sparse_below: Literal["auto"] | Fraction  # density from which on products skip zeros; auto: by measurement
     workers: PositiveInt  # units of a mapped stage (tasks of one model) side by side, one thread each
     processes: PositiveInt  # that train one model together on this machine: each has a share of the batch and a GPU
 
@@ -147,6 +147,7 @@ class PretrainConfig(Settings):
     beta2: Fraction
     eps: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
+    dense_gradient_every: PositiveInt  # steps after annealing; between them of few weights (pretrain/backward_set.py)
     bigram_init: Literal["counts", "uniform"]  # smoothed log counts of the training tokens, or the authors' U(0, 0.02)
     validate_every: PositiveInt  # steps
     validation_tokens: PositiveInt

@@ -30,6 +30,35 @@ def keep_largest(weight: Any, budget: int, keep_alive: int, by_column: bool, gue
             for _ in range(min(keep_alive, len(lines) if by_column else lines.shape[1])):
                 _force_columns(lines) if by_column else _force_rows(lines)
             limit, n = threshold(magnitude, budget, ALIVE, limit)
+    _zero_below(flat, magnitude, limit, n, budget)
+    return limit
+
+
+@numba.njit(nogil=True, cache=True)
+def keep_largest_of(weights: Any, line: Any, n_lines: int, budget: int, keep_alive: int, guess: int) -> int:
+    """The same for some weights of a matrix, in its order, where all others are zero: ``line`` is the row or column of
+    each, of which the ``keep_alive`` largest stay."""
+    if len(weights) <= budget:
+        return guess
+    magnitude = np.empty(len(weights), np.int32)
+    top = magnitudes(weights, magnitude)
+    limit, n = threshold(magnitude, budget, top, guess)
+    if keep_alive > 0:
+        alive = np.zeros(n_lines, np.int32)
+        surely = limit + 1 if n > budget else limit
+        for i in range(len(weights)):
+            alive[line[i]] += magnitude[i] >= surely
+        if alive.min() < keep_alive:
+            for _ in range(keep_alive):
+                _force_lines(magnitude, line, n_lines)
+            limit, n = threshold(magnitude, budget, ALIVE, limit)
+    _zero_below(weights, magnitude, limit, n, budget)
+    return limit
+
+
+@numba.njit(nogil=True, cache=True)
+def _zero_below(flat: Any, magnitude: Any, limit: Any, n: int, budget: int) -> None:
+    """Zero what is below ``limit``, which ``n`` numbers reach, and of those at it the last that exceed the budget."""
     bound = np.int32(limit)
     for i in range(len(flat)):
         flat[i] &= np.int32(-np.int32(magnitude[i] >= bound))
@@ -39,7 +68,6 @@ def keep_largest(weight: Any, budget: int, keep_alive: int, by_column: bool, gue
         if magnitude[i] == bound:
             flat[i] = 0
             n -= 1
-    return limit
 
 
 @numba.njit(nogil=True, cache=True)
@@ -84,3 +112,15 @@ def _force_columns(lines: Any) -> None:
             found = lines[r, c] == top[c]
             lines[r, c] = ALIVE if found else lines[r, c]
             top[c] = np.int32(-2) if found else top[c]
+
+
+@numba.njit(nogil=True, cache=True)
+def _force_lines(magnitude: Any, line: Any, n_lines: int) -> None:
+    """Mark as alive the first of the largest entries of every line that is not yet."""
+    top, place = np.full(n_lines, -1, np.int32), np.full(n_lines, -1, np.int64)
+    for i in range(len(magnitude)):
+        if magnitude[i] < ALIVE and magnitude[i] > top[line[i]]:
+            top[line[i]], place[line[i]] = magnitude[i], i
+    for at in place:
+        if at >= 0:
+            magnitude[at] = ALIVE
