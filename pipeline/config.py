@@ -197,6 +197,7 @@ class DecidingConfig(Settings):
 
     ablations: Annotated[list[Ablation], Field(min_length=1)]
     most_scale: Annotated[float, Field(ge=1)]
+    max_minimised_edges: PositiveInt
     curve_losses: list[Annotated[float, Field(gt=0)]]
     baselines: list[Baseline]
 
@@ -218,6 +219,7 @@ class PruneConfig(Settings):
     tie_qk: bool  # one mask for channel i of attn_q and channel i of attn_k
     ablations: Annotated[list[Ablation], Field(min_length=1)]  # the target has to be met under each
     draws: PositiveInt  # of resampled values; not used by the other kinds
+    max_minimised_edges: PositiveInt = 100_000  # a discretised circuit of more edges stays as it is
     baselines: list[Baseline]
     deciding: DecidingConfig | None = None  # None: no deciding circuits
 

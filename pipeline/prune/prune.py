@@ -136,6 +136,9 @@ def minimise(discretised: ByTarget, problem: PruneProblem) -> tuple[ByTarget, Ce
     target.
     """
     main = problem.config.target_loss
+    enough = discretised[main]
+    if enough is not None and enough.n_edges > problem.config.max_minimised_edges:
+        return discretised, None
     learned = learn_edges(problem, discretised, main)
     start = start_of(learned, main, limits.MAX_START_EXTRA)
     path = RemovalPath(problem, start, max(discretised))
