@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from prefect import task
@@ -67,7 +69,7 @@ def validate_unit(task: str, inputs: dict[str, Any]) -> ValidationRow:
     pairs, generalisation = mapped.loaded_tasks(workspace.tasks), GeneralisationSet.load(workspace.generalisation)
     config = ValidateConfig.model_validate(inputs["settings"])
     prune = PruneConfig.model_validate(inputs["prune"])
-    tested = CircuitUnderTest(
+    paper = CircuitUnderTest(
         model=model,
         circuit=mapped.unit_circuit(workspace, task, inputs),
         batches={split: pairs.batch(task, split).to(model.device) for split in SPLITS},
@@ -76,15 +78,18 @@ def validate_unit(task: str, inputs: dict[str, Any]) -> ValidationRow:
         seed=seed_of(inputs["seed"], "validate", inputs["model"], task),
         target=prune.target_loss,
     )
-    return validate_circuit(
-        tested,
+    test = partial(
+        validate_circuit,
         generalisation={
             family: generalisation.batch(task, family).to(model.device) for family in generalisation.families(task)
         },
-        prune=prune,
         tokenizer=Tokenizer.load(workspace.tokens),
         with_controls=inputs["model"] in config.control_models and task in config.control_tasks,
     )
+    row, deciding = test(paper, prune=prune), mapped.deciding_circuit(workspace, task, inputs)
+    if deciding is not None:
+        row["deciding"] = test(replace(paper, circuit=deciding), prune=prune.for_deciding())
+    return row
 
 
 def check_controls(config: ValidateConfig) -> None:

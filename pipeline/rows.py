@@ -123,6 +123,7 @@ ValidationRow = TypedDict("ValidationRow", {
     "faithfulness": NotRequired[SectionRow], "features": NotRequired[SectionRow], "stability": NotRequired[SectionRow],
     "prediction": NotRequired[SectionRow], "controls": NotRequired[SectionRow],
     "verdict": VerdictRow, "seconds": dict[str, float],
+    "deciding": NotRequired[MaybeNone],  # the same of the task's deciding circuit
 })  # fmt: skip
 
 # What a node seems to respond to, and the next best statements
@@ -148,6 +149,7 @@ class TaskSummary(PruneRow, AblationFacts):
     random_edges_loss_n: int | None
     prune_seconds: float | None
     validation: ValidationRow | MaybeNone
+    circuits: dict[str, Any]  # paper, deciding: facts of each
     claims: Claims | None
     verdict: dict[str, Any]
 

@@ -52,7 +52,7 @@ def prune_checkpoint(
     new folder for circuit.json, circuit.safetensors, summary.json and trials.json, written whole or not at all.
     ``params``: the settings, or their file (None: params.yaml of the model's workspace, else of the current folder);
     ``changes`` to their section prune, such as ``target_loss=0.1, budget=16, tie_qk=True, ablations=["zero"]`` (None:
-    no change). ``seed``: of the search (None: the settings'); how pairs are split follows from the settings' seed alone.
+    no change). ``seed``: of the search (None: the settings'); how pairs are split follows from their seed alone.
     ``tokenizer``, ``tokens``: folders (None: the model's own, else data/tokens of its workspace). ``on_progress``: told
     what is being done.
 

@@ -141,9 +141,8 @@ def discretised_edges(model: ModelSummary, target: float) -> dict[str, int]:
 
 def deciding_edges(model: ModelSummary, target: float) -> dict[str, int]:
     """Task → edges of the deciding circuit that meets ``target``, by the paper's count."""
-    tasks = solved_tasks(model["tasks"]).items()
-    points = [(name, point) for name, task in tasks for point in (task.get("deciding") or {}).get("curve", ())]
-    return _discretised(points, target)
+    found = [(name, task["circuits"]["deciding"]) for name, task in solved_tasks(model["tasks"]).items()]
+    return _discretised([(name, point) for name, one in found if one for point in one["curve"]], target)
 
 
 def _discretised(points: Iterable[tuple[str, CurvePoint]], target: float) -> dict[str, int]:

@@ -21,6 +21,7 @@ def brief(value: Any) -> Any:
         return [brief(part) for part in value]
     if not isinstance(value, Mapping):
         return value
+    value = {key: part for key, part in value.items() if key != "deciding"}  # has a place of its own
     long = {key for key, part in value.items() if isinstance(part, list) and len(part) > MOST_ITEMS}
     kept = {key: part for key, part in value.items() if key in WHOLE or key not in long}
     return {key: part if key in WHOLE else brief(part) for key, part in kept.items()}
