@@ -44,7 +44,7 @@ CLAIMS: Mapping[str, Claim] = {
     "decides": Claim(
         "decides the answer, whatever all else says",
         essential=("counterfactual_accuracy", "counterfactual_loss", "flip_accuracy"),
-        extra=("flip_edges_accuracy",),
+        extra=("flip_edges_accuracy", "sufficient_counterfactual"),
         number="counterfactual_accuracy",
         measure="accuracy against all else",
     ),

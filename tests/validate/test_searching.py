@@ -179,8 +179,8 @@ def test_what_is_held_is_of_the_circuits_kind_with_the_models_own_values(claim_o
     means, samples = tested.circuit.means, {key: values[:3] for key, values in tested.samples.items()}
     for own in (AblationValues.at_means(means), AblationValues.at_zero(means), AblationValues.resampled(samples)):
         of_kind = replace(tested, circuit=replace(tested.circuit, ablations=(own,)))
-        ablated_to = ablated_as(of_kind, other)
-        assert ablated_as(of_kind, tested.model) is own
+        [ablated_to] = ablated_as(of_kind, other, tested.batches["train"])
+        assert ablated_as(of_kind, tested.model, tested.batches["train"])[0] is own
         assert (ablated_to.kind, len(ablated_to.draws)) == (own.kind, len(own.draws))
         same = all(torch.equal(value, own.first[key]) for key, value in ablated_to.first.items())
         assert ablated_to.first.keys() == own.first.keys() and same == (own.kind is Ablation.ZERO)

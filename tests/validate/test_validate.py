@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.ablation import Ablation
 from pipeline.circuit import WrongModelError
+from pipeline.circuit.ablation_values import AblationValues
 from pipeline.planted import Algorithm, plant
 from pipeline.validate import validate_circuit
 from pipeline.validate.complement import ablated_at, check_sufficient
@@ -69,6 +71,15 @@ def test_a_planted_circuit_supports_every_claim_and_survives_every_stress_test(v
     assert outcomes(found["verdict"]) == dict.fromkeys(SIX, "supported") | {"not_artefact": "not tested"}
     assert found["verdict"]["line"] == "supports 5 of 6 claims; 1 not tested"
     assert set(found) - {"verdict", "seconds"} == set(found["seconds"])
+
+
+@pytest.mark.parametrize("kinds", [[Ablation.MEAN, Ablation.COUNTERFACTUAL], [Ablation.COUNTERFACTUAL]])
+def test_a_planted_circuit_that_was_made_against_the_other_prompt_does_too(validated, circuit_of, quote, kinds):
+    ablations = tuple(AblationValues.of(kind, quote.means) for kind in kinds)
+    found = validated(quote, replace(circuit_of(quote), ablations=ablations))
+    assert found["verdict"]["line"] == "supports 5 of 6 claims; 1 not tested"
+    limits = {test["name"]: test["limit"] for test in found["decides"]["tests"]}
+    assert limits["counterfactual_loss"] == pytest.approx(0.18)
 
 
 @pytest.mark.slow
