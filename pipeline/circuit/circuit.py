@@ -111,6 +111,12 @@ class Circuit:
         """Every kind that the circuit was made for."""
         return self.ablations or (AblationValues.at_means(self.means),)
 
+    @property
+    def constant_ablation(self) -> AblationValues:
+        """For one prompt without its pair: the first kind that is the same at all positions, else the means."""
+        constant = (one for one in self.all_ablations if not one.kind.varies)
+        return next(constant, AblationValues.at_means(self.means))
+
     def node_masks(self) -> dict[str, Float[Tensor, " _width"]]:
         """Site key → 1 for kept nodes, 0 for the others, for every site of the model."""
         return node_masks(self.nodes, self.means)

@@ -159,6 +159,14 @@ def test_a_resampled_circuit_plays_with_its_first_draw(session, circuit):
     )
 
 
+def test_a_deciding_circuit_plays_before_the_means_since_one_prompt_has_no_other(session, circuit):
+    both = (AblationValues.of(Ablation.COUNTERFACTUAL, circuit.means), AblationValues.at_means(circuit.means))
+    deciding = replace(session, circuits={"closing": replace(circuit, ablations=both)})
+    assert deciding.describe("closing")["ablation"] == Ablation.MEAN.words
+    names = circuit.node_names[:1]
+    assert deciding.run(TEXT, "closing", names)["circuit"] == session.run(TEXT, "closing", names)["circuit"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
