@@ -63,6 +63,37 @@ def add_rows(
 
 
 @intrinsic
+def add_to_rows(
+    typing: Any, out: Any, row: Any, row_at: Any, index: Any, index_at: Any, scale: Any, scale_at: Any, n: Any
+) -> Any:
+    """``out[index[index_at + p] * TILE:][:TILE] += scale[scale_at + p] * row[row_at:][:TILE]``, p in range(n).
+
+    ``out``, ``row``, ``scale`` are flat float32 arrays, ``index`` int32. The row stays in registers.
+    """
+    signature = types.void(out, row, row_at, index, index_at, scale, scale_at, n)
+
+    def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        out, row, row_at, index, index_at, scale, scale_at, n = _values(context, b, signature, args)
+        index, scale = b.gep(index, [index_at]), b.gep(scale, [scale_at])
+        values = _load(b, _vector_at(b, row, row_at, TILE))
+        entry, loop, done = b.block, b.append_basic_block("place"), b.append_basic_block("done")
+        b.cbranch(b.icmp_signed("<", _INT(0), n), loop, done)
+        b.position_at_end(loop)
+        p = b.phi(_INT)
+        target = _vector_at(b, out, b.mul(b.sext(b.load(b.gep(index, [p])), _INT), _INT(TILE)), TILE)
+        product = b.fmul(_splat(b, b.load(b.gep(scale, [p])), TILE), values, flags=["contract"])
+        b.store(b.fadd(_load(b, target), product, flags=["contract"]), target).align = 4
+        following = b.add(p, _INT(1))
+        b.cbranch(b.icmp_signed("<", following, n), loop, done)
+        p.add_incoming(_INT(0), entry)
+        p.add_incoming(following, loop)
+        b.position_at_end(done)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
 def dot_rows(typing: Any, one: Any, at: Any, other: Any, other_at: Any) -> Any:
     """The product of ``one[at:][:TILE]`` with ``other[other_at:][:TILE]``, float32, summed in halves: in one order."""
     signature = types.float32(one, at, other, other_at)
@@ -132,9 +163,9 @@ def exp2_differences(typing: Any, values: Any, at: Any, less: Any) -> Any:
 
     def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
         values, at, less = _values(context, b, signature, args)
-        for i in range(0, TILE, BLOCK):  # few enough at a time that all of it stays in registers
-            target = _vector_at(b, values, b.add(at, _INT(i)), BLOCK)
-            difference = b.fsub(_load(b, target), _load(b, _vector_at(b, less, _INT(i), BLOCK)))
+        for i in range(0, TILE, 2 * BLOCK):  # few enough at a time that all of it stays in registers
+            target = _vector_at(b, values, b.add(at, _INT(i)), 2 * BLOCK)
+            difference = b.fsub(_load(b, target), _load(b, _vector_at(b, less, _INT(i), 2 * BLOCK)))
             b.store(_exp2(b, difference), target).align = 4
         return context.get_dummy_value()
 
@@ -148,16 +179,16 @@ def _exp2(b: Any, x: Any) -> Any:
     """
 
     def constant(value: float) -> Any:
-        return ir.Constant(x.type, [value] * BLOCK)
+        return ir.Constant(x.type, [value] * x.type.count)
 
-    whole = ir.VectorType(ir.IntType(32), BLOCK)
+    whole = ir.VectorType(ir.IntType(32), x.type.count)
     rounded = b.fadd(x, constant(ROUNDER))
     f = b.fsub(x, b.fsub(rounded, constant(ROUNDER)))
     series = constant(math.log(2) ** 6 / math.factorial(6))
     for i in range(5, -1, -1):
         term = constant(math.log(2) ** i / math.factorial(i))
         series = b.fadd(b.fmul(series, f, flags=["contract"]), term, flags=["contract"])
-    n = b.shl(b.bitcast(rounded, whole), ir.Constant(whole, [23] * BLOCK))
+    n = b.shl(b.bitcast(rounded, whole), ir.Constant(whole, [23] * x.type.count))
     power = b.bitcast(b.add(b.bitcast(series, whole), n), x.type)
     return b.select(b.fcmp_ordered(">=", x, constant(-126.0)), power, constant(0.0))
 
