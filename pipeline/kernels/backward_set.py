@@ -66,3 +66,11 @@ def _add_tile(to: Any, by: Any, start: Any, column: Any, out: Any) -> None:
         if start[i] < start[i + 1] and nonzero_bits(to, i * TILE) != 0:
             for e in range(start[i], start[i + 1]):
                 out[e] += dot_rows(to, i * TILE, by, column[e] * TILE)
+
+
+@numba.njit(nogil=True, cache=True)
+def fill_scores(weight: Any, mean: Any, square: Any, eps: Any, out: Any) -> None:
+    """``out`` = how far Adam's moments would move each weight, |mean| / (√square + eps), and ∞ where it is not zero."""
+    for i in range(len(out)):
+        score = np.abs(mean[i]) / (np.sqrt(square[i]) + eps)
+        out[i] = score if weight[i] == 0 else np.float32(np.inf)

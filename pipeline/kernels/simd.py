@@ -243,8 +243,8 @@ def _transposed(b: Any, r: list[Any]) -> list[Any]:
 
 
 def _dealt(b: Any, r: list[Any]) -> list[Any]:
-    """The same of 16-bit numbers, whose rows are 128 bits: three rounds in which a row of the upper half is dealt into one of
-    the lower."""
+    """The same of 16-bit numbers, whose rows are 128 bits: three rounds in which a row of the lower half and one of the
+    upper are dealt into two."""
     low, high = (0, 8, 1, 9, 2, 10, 3, 11), (4, 12, 5, 13, 6, 14, 7, 15)
     for _ in range(3):
         r = [_shuffle(b, r[i], r[i + 4], order) for i in range(4) for order in (low, high)]

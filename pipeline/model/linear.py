@@ -129,8 +129,8 @@ def weight_gradients(g: Tensor, x: Tensor, backward_set: CsrRows | None) -> tupl
 def turned_product(g: Tensor, x: Tensor) -> Tensor:
     """Gᵀ X [out, in] in their type, to the bits of torch's product of the view ``g.t()``.
 
-    Intel's AMX takes half the time where what is to be turned has been turned before, and for these many tokens and wide
-    matrices sums in the same order (measured for width 512 to 2048; for others it does not).
+    Intel's AMX takes half the time where what is to be turned has been turned before, and for these many tokens and
+    wide matrices sums in the same order (measured for width 512 to 2048; for others it does not).
     """
     fits = len(g) == TURNED_TOKENS and g.dtype == torch.bfloat16 and min(g.shape[1], x.shape[1]) >= WIDE
     if not (fits and _has_amx()):

@@ -27,12 +27,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pipeline.config import PretrainConfig
+from pipeline.kernels.backward_set import fill_scores
 from pipeline.kernels.projection_cpu import keep_largest, keep_largest_of
 from pipeline.kernels.sparse import CsrRows, Nonzeros
+from pipeline.kernels.threads import in_shares
 from pipeline.model.linear import Linear
 from pipeline.pretrain.projection import Target
 
@@ -41,64 +42,76 @@ CANDIDATES = 1.0  # zero weights in a set for each nonzero one
 
 @dataclass
 class BackwardSet:
-    """The weights of one matrix [out, in] that get gradients; ``places.value`` is where a step adds these up."""
+    """The weights of one matrix [out, in] that get gradients; ``places.value`` is where a step adds these up.
+
+    ``weight``, ``mean`` and ``square`` are those of the n weights, the moments until ``settle`` more than a copy.
+    """
 
     layer: Linear
     target: Target
-    flat: Int[Tensor, " n"]  # places in the flattened matrix, in order
-    weight: Float[Tensor, " n"]  # as it is there
+    moments: dict[str, Tensor]  # Adam's, of the whole matrix
     places: CsrRows
 
+    def __post_init__(self) -> None:
+        row = np.repeat(np.arange(self.layer.out_features, dtype=np.int32), np.diff(self.places.start))
+        flat = row.astype(np.int64) * self.layer.in_features + self.places.column
+        self.line = self.places.column if self.target.alive_axis == 1 else row
+        self.flat = torch.from_numpy(flat)  # in order, of the flattened matrix
+        self.gradient = torch.from_numpy(self.places.value)
+        whole = (self.layer.weight.detach(), self.moments["exp_avg"], self.moments["exp_avg_sq"])
+        self.weight, self.mean, self.square = (x.view(-1)[self.flat] for x in whole)
+
     @classmethod
-    def of_largest(cls, layer: Linear, target: Target, moments: Mapping[str, Tensor], eps: float) -> BackwardSet:
-        """The nonzero weights, and the zero ones that Adam's ``moments`` would move furthest."""
-        weight = layer.weight.detach()
-        score = (moments["exp_avg_sq"].sqrt() + eps).reciprocal_().mul_(moments["exp_avg"])
-        score[weight != 0] = math.inf
+    def of_largest(
+        cls, layer: Linear, target: Target, moments: dict[str, Tensor], eps: float, last: list[int]
+    ) -> BackwardSet:
+        """The nonzero weights, and the zero ones that Adam's ``moments`` would move furthest.
+
+        ``last`` is the last threshold's bits: where to begin, which changes the time and not the choice.
+        """
+        score = torch.empty_like(layer.weight)
+        whole = (layer.weight.detach(), moments["exp_avg"], moments["exp_avg_sq"])
+        flat = [x.view(-1).numpy() for x in whole]
+        into = score.view(-1).numpy()
+        in_shares(lambda a, b: fill_scores(*(x[a:b] for x in flat), np.float32(eps), into[a:b]), len(into))
         size = round((1 + CANDIDATES) * target.budget(1.0))
-        keep_largest(score.view(torch.int32).numpy(), size, 0, False, 0)
-        return cls.at(layer, target, score.view(-1).nonzero()[:, 0])
+        last[0] = keep_largest(score.view(torch.int32).numpy(), size, 0, False, last[0])
+        return cls.at(layer, target, moments, Nonzeros.of(score).rows)
 
     @classmethod
-    def at(cls, layer: Linear, target: Target, flat: Tensor) -> BackwardSet:
-        """The weights at the places ``flat`` [n], in order, of the flattened matrix."""
-        start = torch.searchsorted(flat, torch.arange(layer.out_features + 1) * layer.in_features)
-        column = (flat % layer.in_features).int()
-        places = CsrRows(start.int().numpy(), column.numpy(), np.zeros(len(flat), np.float32))
-        return cls(layer, target, flat, layer.weight.detach().view(-1)[flat], places)
-
-    @property
-    def gradient(self) -> Tensor:
-        """[n], added up where the layer's backward pass can see it."""
-        return torch.from_numpy(self.places.value)
+    def at(cls, layer: Linear, target: Target, moments: dict[str, Tensor], rows: CsrRows) -> BackwardSet:
+        """The weights at the places of ``rows``, whatever its values."""
+        return cls(layer, target, moments, CsrRows(rows.start, rows.column, np.zeros_like(rows.value)))
 
     def squares(self) -> Tensor:
         """The sum of squares of the gradient at the nonzero weights."""
         return self.gradient[self.weight != 0].square().sum()
 
-    def step(self, moments: dict[str, Tensor], rate: float, shared: PretrainConfig) -> None:
+    def step(self, rate: float, shared: PretrainConfig) -> None:
         """Adam, projection and decay of the set's weights, in the order of all others; the gradient begins anew."""
-        moments["step"] += 1
-        n, gradient = float(moments["step"]), self.gradient
-        mean, square = (moments[name].view(-1)[self.flat] for name in ("exp_avg", "exp_avg_sq"))
-        mean.lerp_(gradient, 1 - shared.beta1)
-        square.mul_(shared.beta2).addcmul_(gradient, gradient, value=1 - shared.beta2)
-        moments["exp_avg"].view(-1)[self.flat], moments["exp_avg_sq"].view(-1)[self.flat] = mean, square
-        root = square.sqrt_().div_(math.sqrt(1 - shared.beta2**n)).add_(shared.eps)
-        self.weight.addcdiv_(mean, root, value=-rate / (1 - shared.beta1**n))
+        self.moments["step"] += 1
+        n = float(self.moments["step"])
+        self.mean.lerp_(self.gradient, 1 - shared.beta1)
+        self.square.mul_(shared.beta2).addcmul_(self.gradient, self.gradient, value=1 - shared.beta2)
+        root = self.square.sqrt().div_(math.sqrt(1 - shared.beta2**n)).add_(shared.eps)
+        self.weight.addcdiv_(self.mean, root, value=-rate / (1 - shared.beta1**n))
         self._project(shared.keep_alive)
         self.weight.mul_(1 - rate * shared.weight_decay)
         self.layer.weight.detach().view(-1)[self.flat] = self.weight
         rows = self.places.without_zeros(self.weight.numpy())
         self.layer.know(Nonzeros.of_rows(rows, self.layer.in_features))
-        self.places.value[:] = 0
+        self.gradient.zero_()
 
     def _project(self, keep_alive: int) -> None:
-        axis, bits = self.target.alive_axis, self.weight.view(torch.int32).numpy()
-        line = self.places.column if axis == 1 else (self.flat // self.layer.in_features).int().numpy()
-        n_lines, least = (len(line), 0) if axis is None else (self.layer.weight.shape[axis], keep_alive)
-        last = self.target.last
-        last[0] = keep_largest_of(bits, line, n_lines, self.target.budget(1.0), least, last[0])
+        axis, last = self.target.alive_axis, self.target.last
+        n_lines, least = (len(self.line), 0) if axis is None else (self.layer.weight.shape[axis], keep_alive)
+        bits, budget = self.weight.view(torch.int32).numpy(), self.target.budget(1.0)
+        last[0] = keep_largest_of(bits, self.line, n_lines, budget, least, last[0])
+
+    def settle(self) -> None:
+        """Give Adam the moments back."""
+        self.moments["exp_avg"].view(-1)[self.flat] = self.mean
+        self.moments["exp_avg_sq"].view(-1)[self.flat] = self.square
 
 
 class BackwardSets:
@@ -108,14 +121,17 @@ class BackwardSets:
         self.shared = shared
         weights = [target for target in targets if target.parameter.ndim == 2]
         modules = [(target, model.get_submodule(target.name.removesuffix(".weight"))) for target in weights]
-        self.matrices = [(target, module) for target, module in modules if isinstance(module, Linear)]
+        self.matrices = [(target, module, [0]) for target, module in modules if isinstance(module, Linear)]
         self.sets: list[BackwardSet] = []
         self.growth = 1.0  # square of the matrices' whole gradient ÷ that at their nonzero weights, at a dense step
 
     def prepare(self, step: int) -> None:
         """Have gradients computed as optimizer step number ``step`` (from 0) wants them: all, or those of the sets."""
+        dense = step % self.shared.dense_gradient_every == 0
+        for one in self.in_use if dense else []:
+            one.settle()
         for one in self.sets:
-            one.layer.backward_set = one.places if step % self.shared.dense_gradient_every else None
+            one.layer.backward_set = None if dense else one.places
 
     @property
     def in_use(self) -> list[BackwardSet]:
@@ -124,25 +140,38 @@ class BackwardSets:
 
     def choose(self, adam: torch.optim.Adam) -> None:
         """New sets for the steps up to the next dense one; gradients are still there."""
-        skipping = [(target, layer) for target, layer in self.matrices if layer.nonzeros() is not None]
+        skipping = [of for of in self.matrices if of[1].nonzeros() is not None]
         self.sets = [
-            BackwardSet.of_largest(layer, target, adam.state[layer.weight], self.shared.eps)
-            for target, layer in skipping
+            BackwardSet.of_largest(layer, target, adam.state[layer.weight], self.shared.eps, last)
+            for target, layer, last in skipping
         ]
-        whole = sum(_gradient(one).square().sum() for one in self.sets)
+        whole = sum(torch.linalg.vector_norm(_gradient(one)).square() for one in self.sets)
         at_nonzeros = sum(_gradient(one)[one.flat[one.weight != 0]].square().sum() for one in self.sets)
         self.growth = float(whole / at_nonzeros) if self.sets else 1.0
 
     def state(self) -> dict[str, Any]:
-        """What a resumable checkpoint has to hold."""
-        return {"growth": self.growth, "sets": {one.target.name: one.flat for one in self.sets}}
+        """What a resumable checkpoint has to hold, beside Adam's moments, which are up to date then."""
+        for one in self.in_use:
+            one.settle()
+        return {"growth": self.growth, "sets": {one.target.name: _places(one.places) for one in self.sets}}
 
-    def restore(self, state: Mapping[str, Any], step: int) -> None:
-        """Go on before optimizer step number ``step``, with the weights of then."""
+    def restore(self, state: Mapping[str, Any], adam: torch.optim.Adam, step: int) -> None:
+        """Go on before optimizer step number ``step``, with the weights and moments of then."""
         self.growth = state["growth"]
-        chosen = [(target, layer) for target, layer in self.matrices if target.name in state["sets"]]
-        self.sets = [BackwardSet.at(layer, target, state["sets"][target.name]) for target, layer in chosen]
+        chosen = [(target, layer) for target, layer, _ in self.matrices if target.name in state["sets"]]
+        self.sets = [
+            BackwardSet.at(layer, target, adam.state[layer.weight], _rows(*state["sets"][target.name]))
+            for target, layer in chosen
+        ]
         self.prepare(step)
+
+
+def _places(rows: CsrRows) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(rows.start), torch.from_numpy(rows.column)
+
+
+def _rows(start: Tensor, column: Tensor) -> CsrRows:
+    return CsrRows(start.numpy(), column.numpy(), np.zeros(len(column), np.float32))
 
 
 def _gradient(one: BackwardSet) -> Tensor:

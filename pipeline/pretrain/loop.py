@@ -60,8 +60,8 @@ class TrainingRun:
         """The content of a resumable checkpoint."""
         return {
             "model": self.model.state_dict(),
-            "adam": self.optimizer.adam.state_dict(),
             "backward_sets": self.optimizer.backward_sets.state(),
+            "adam": self.optimizer.adam.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
@@ -71,7 +71,7 @@ class TrainingRun:
         self.model.load_state_dict(state["model"])
         self.optimizer.adam.load_state_dict(state["adam"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
-        self.optimizer.backward_sets.restore(state["backward_sets"], self.step)
+        self.optimizer.backward_sets.restore(state["backward_sets"], self.optimizer.adam, self.step)
 
     def read(self, step: int) -> Tensor:
         """This rank's sequences of a step [batch, n_ctx + 1], where the model's device can fetch them from."""

@@ -56,7 +56,7 @@ class SparseAdam:
         """Move the backward sets, or choose them after a dense step; let the next step's gradients be what it wants."""
         moved = self.backward_sets.in_use
         for one in moved:
-            one.step(self.adam.state[one.layer.weight], rate, self.shared)
+            one.step(rate, self.shared)
         if progress == 1 and self.shared.dense_gradient_every > 1 and not moved:
             self.backward_sets.choose(self.adam)
         self.backward_sets.prepare(step + 1)
