@@ -36,7 +36,7 @@ class ComputeConfig(Settings):
     device: Literal["auto", "cuda", "mps", "cpu"]  # auto takes the first of cuda, mps, cpu that is there
     precision: Literal["auto", "bfloat16", "float32"]  # of matrix products; auto: bfloat16 where in hardware
     threads: PositiveInt  # CPU threads of one process; part of what makes results bit-identical
-    sparse_below: Literal["auto"] | Fraction  # density from which on products skip zeros; auto: measured at the start
+    sparse_below: Literal["auto"] | Fraction  # density from which on products skip zeros; auto: by measurement
     workers: PositiveInt  # units of a mapped stage (tasks of one model) side by side, one thread each
     processes: PositiveInt  # that train one model together on this machine: each has a share of the batch and a GPU
 

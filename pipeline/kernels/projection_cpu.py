@@ -121,6 +121,6 @@ def _force_lines(magnitude: Any, line: Any, n_lines: int) -> None:
     for i in range(len(magnitude)):
         if magnitude[i] < ALIVE and magnitude[i] > top[line[i]]:
             top[line[i]], place[line[i]] = magnitude[i], i
-    for i in place:
-        if i >= 0:
-            magnitude[i] = ALIVE
+    for at in place:
+        if at >= 0:
+            magnitude[at] = ALIVE
