@@ -208,6 +208,24 @@ def nonzero_bits(typing: Any, values: Any, at: Any) -> Any:
 
 
 @intrinsic
+def bits_at_least(typing: Any, values: Any, at: Any, bound: Any) -> Any:
+    """A bit for each of the TILE magnitudes from ``values[at]``, the first the lowest: 1 if not below ``bound``.
+
+    Both are bit patterns of float32 (int32).
+    """
+    signature = types.int64(values, at, bound)
+
+    def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        pointer, at, bound = _values(context, b, signature, args)
+        vector = _load(b, _vector_at(b, pointer, at, TILE))
+        magnitude = b.and_(vector, ir.Constant(vector.type, [0x7FFFFFFF] * TILE))
+        least = b.insert_element(ir.Constant(vector.type, ir.Undefined), b.trunc(bound, ir.IntType(32)), _INT(0))
+        return b.bitcast(b.icmp_signed(">=", magnitude, _shuffle(b, least, least, (0,) * TILE)), _INT)
+
+    return signature, codegen
+
+
+@intrinsic
 def keep_by_bits(typing: Any, values: Any, at: Any, bits: Any, out: Any) -> Any:
     """``out[at:][:TILE] = values[at:][:TILE]`` where the number's bit of the int64 ``bits`` is 1, else 0."""
     signature = types.void(values, at, bits, out)

@@ -27,7 +27,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.config import PretrainConfig
 from pipeline.kernels.backward_set import fill_scores
@@ -117,11 +117,9 @@ class BackwardSet:
 class BackwardSets:
     """The sets of all matrices that have one; none before annealing has ended, and none where every step is dense."""
 
-    def __init__(self, model: nn.Module, targets: Sequence[Target], shared: PretrainConfig) -> None:
+    def __init__(self, targets: Sequence[Target], shared: PretrainConfig) -> None:
         self.shared = shared
-        weights = [target for target in targets if target.parameter.ndim == 2]
-        modules = [(target, model.get_submodule(target.name.removesuffix(".weight"))) for target in weights]
-        self.matrices = [(target, module, [0]) for target, module in modules if isinstance(module, Linear)]
+        self.matrices = [(target, target.layer, [0]) for target in targets if target.layer is not None]
         self.sets: list[BackwardSet] = []
         self.growth = 1.0  # square of the matrices' whole gradient ÷ that at their nonzero weights, at a dense step
 

@@ -9,7 +9,7 @@ from pipeline.config import ModelConfig, PretrainConfig
 from pipeline.model.transformer import Transformer
 from pipeline.pretrain.backward_set import BackwardSets
 from pipeline.pretrain.distributed import ALONE, Ranks, owners
-from pipeline.pretrain.projection import Target, project, sparse_targets
+from pipeline.pretrain.projection import Target, project, project_few, sparse_targets
 from pipeline.pretrain.schedule import anneal_progress, learning_rate
 
 GRADIENT_FLOOR = 1e-5  # added to the gradient's root-mean-square
@@ -33,7 +33,7 @@ class SparseAdam:
             self.parameters, lr=0.0, betas=(shared.beta1, shared.beta2), eps=shared.eps, fused=True
         )
         self.config, self.shared, self.n_steps, self.ranks = config, shared, n_steps, ranks
-        self.backward_sets = BackwardSets(model, self.targets, shared)
+        self.backward_sets = BackwardSets(self.targets, shared)
         self._last: dict[str, Tensor | float] = {}
 
     def step(self, step: int) -> None:
@@ -45,9 +45,9 @@ class SparseAdam:
             group["lr"] = rate
         self.adam.step()
         with torch.no_grad():
-            self._project(progress)
-            decayed = [p for p in self.decayed if p.grad is not None]
-            torch._foreach_mul_(decayed, 1 - rate * self.shared.weight_decay)
+            shrink = 1 - rate * self.shared.weight_decay
+            shrunk = self._project(progress, shrink)
+            torch._foreach_mul_([p for p in self.decayed if p.grad is not None and id(p) not in shrunk], shrink)
             self._between_dense_gradients(step, progress, rate)
         self.adam.zero_grad(set_to_none=True)
         self._last = {"lr": rate, "gradient_rms": gradient, "anneal_progress": progress}
@@ -71,14 +71,20 @@ class SparseAdam:
         present = sum(target.budget(progress) for target in self.targets)
         return sum(target.budget(1.0) for target in self.targets) / present if present else 1.0
 
-    def _project(self, progress: float) -> None:
-        """Make the tensors sparse: each on its owner, which sends it to the others."""
+    def _project(self, progress: float, shrink: float) -> set[int]:
+        """Make the tensors sparse: each on its owner, which sends it to the others.
+
+        Returns the ids of those that were multiplied by ``shrink`` as well.
+        """
         owned = list(zip(self.targets, self.owners, strict=True))
         due = [(target, owner) for target, owner in owned if target.budget(progress) < target.parameter.numel()]
         due = [(target, owner) for target, owner in due if target.parameter.grad is not None]
         own = [target for target, owner in due if owner == self.ranks.rank]
-        project(own, progress, self.shared.keep_alive)
+        done = project_few(own, progress, self.shared.keep_alive, shrink) if self.ranks.n == 1 else []
+        shrunk = {id(target.parameter) for target in done}
+        project([target for target in own if id(target.parameter) not in shrunk], progress, self.shared.keep_alive)
         self.ranks.share([target.parameter.detach() for target, _ in due], [owner for _, owner in due])
+        return shrunk
 
 
 def normalise(parameters: list[nn.Parameter], backward_sets: BackwardSets | None = None) -> Tensor:
