@@ -205,7 +205,7 @@ def _counts(line: Any, magnitude: Any, limit: Any, n_lines: int) -> Any:
 
 @numba.njit(nogil=True, cache=True)
 def _add_lines(weight: Any, few: Any, keep_alive: int, by_column: bool, bound: int, place: Any, n: int) -> int:
-    """Add the places of the ``keep_alive`` largest of ``few`` lines, but for those that reach ``bound``: they are in."""
+    """Add the places of the ``keep_alive`` largest of ``few`` lines, but for those from ``bound`` up, which are in."""
     width = weight.shape[1]
     best = np.full((len(few), keep_alive), -1, np.int32)
     where = np.full((len(few), keep_alive), -1, np.int64)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.kernels.backward_set import PART, add_gradients
-from pipeline.kernels.projection_cpu import keep_largest, keep_largest_of
 from pipeline.kernels.sparse import CsrRows, Nonzeros
 
 
@@ -57,19 +55,3 @@ def test_the_number_of_threads_does_not_change_a_bit():
         add_gradients(g, x, places)
         results.append(places.value)
     assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("dead", [0, 5])
-@settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 999), budget=st.integers(100, 400))
-def test_of_the_weights_of_a_set_those_stay_that_stay_of_the_matrix(axis, dead, seed, budget):
-    matrix = np.round(np.random.default_rng(seed).standard_normal((24, 32)), 1).astype(np.float32)  # ties
-    matrix[np.random.default_rng(seed + 1).random(matrix.shape) < 0.4] = 0
-    matrix[:dead] *= 1e-3
-    rows, columns = matrix.nonzero()
-    few, lines = matrix[rows, columns], (rows, columns)[axis].astype(np.int32)
-    keep_largest_of(few.view(np.int32), lines, matrix.shape[axis], budget, 3, 0)
-    if np.count_nonzero(matrix) > budget:
-        keep_largest(matrix.view(np.int32), budget, 3, axis == 1, 0)
-    assert np.array_equal(few, matrix[rows, columns])
