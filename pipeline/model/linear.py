@@ -119,8 +119,7 @@ def weight_gradients(g: Tensor, x: Tensor, backward_set: CsrRows | None) -> tupl
     With a ``backward_set`` that of the weight is added to its values.
     """
     if backward_set is not None:
-        add_gradients(g, x, backward_set)
-        return None, g.sum(0).float()
+        return None, add_gradients(g, x, backward_set)
     if g.dtype == torch.float32 and n_nonzero(g[:SAMPLE]) < MOSTLY_ZERO * g[:SAMPLE].numel():
         return outer(g, x)
     return turned_product(g, x).float(), g.sum(0).float()  # torch sums in float32

@@ -34,7 +34,8 @@ def test_gradients_are_those_of_the_dense_product_for_any_number_of_tokens(n, n_
     g, x = random_rows(n, 128, 0.25, seed), random_rows(n, n_in, 0.5, seed + 1)
     places = places_in(128, n_in, density, 2)
     for times in (1, 2):
-        add_gradients(g, x, places)
+        sums = add_gradients(g, x, places)
+        torch.testing.assert_close(sums, g.sum(0), rtol=0, atol=1e-3)
         expected = times * at_places(g.t() @ x, places)
         torch.testing.assert_close(torch.from_numpy(places.value), expected, rtol=0, atol=1e-3)
 
