@@ -149,7 +149,7 @@ class TaskSummary(PruneRow, AblationFacts):
     random_edges_loss_n: int | None
     prune_seconds: float | None
     validation: ValidationRow | MaybeNone
-    circuits: dict[str, Any]  # paper, deciding: facts of each
+    circuits: NotRequired[dict[str, Any]]  # paper, deciding: facts of each; not in summaries from before
     claims: Claims | None
     verdict: dict[str, Any]
 

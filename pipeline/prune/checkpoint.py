@@ -89,6 +89,8 @@ def _changed(settings: Params, changes: dict[str, Any]) -> PruneConfig:
     """The settings of pruning, changed. Raises ConfigError for unknown ones and values that are not allowed."""
     if not changes:
         return settings.prune
+    if one := changes.pop("ablation", None):  # as it was called before there could be several
+        changes["ablations"] = [one]
     whole = settings.model_dump(mode="json")
     config = parse_params(whole | {"prune": whole["prune"] | changes}, origin="asked for").prune
     if config.target_loss >= CHANCE:
