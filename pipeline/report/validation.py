@@ -4,12 +4,12 @@ sets."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pipeline.report.averages import middle, spread
 from pipeline.report.claims import by_claim, counts
 from pipeline.report.solved import KINDS, SolvedTask, all_solved
-from pipeline.rows import Check, ModelSummary, ValidationRow
+from pipeline.rows import Check, ModelSummary, TaskSummary, ValidationRow
 
 WHOLE = ("tests", "verdict")  # parts of a row that the summary keeps as they are
 MOST_ITEMS = 6  # of a list in the summary; longer ones (a point a size, a row a node) are in validations/ only
@@ -47,12 +47,14 @@ def validated(models: Sequence[ModelSummary]) -> list[SolvedTask]:
 
 def summarise_validation(models: Sequence[ModelSummary]) -> dict[str, Any]:
     """``by_claim``: claim → per kind of model of how many circuits it was tested and supported; ``circuits``: how many
-    claims they support, per kind; ``by_test``: check → its claim, and per kind how many circuits were tested and pass;
-    ``controls``, ``complement``, ``generalisation``: a row of each control, ablation, test set."""
+    claims they support, per kind; ``deciding``: both of the deciding circuits. ``by_test``: check → its claim, and per
+    kind how many circuits were tested and pass; ``controls``, ``complement``, ``generalisation``: a row of each
+    control, ablation, test set."""
     circuits = validated(models)
     return {
         "by_claim": by_claim(circuits),
         "circuits": {kind: counts(circuits, kind) for kind in KINDS},
+        "deciding": claims_of_deciding(models),
         "by_test": by_test(circuits),
         "controls": [
             {"model": model["name"], "task": name, "kind": model["kind"], "control": control} | dict(row)
@@ -63,6 +65,16 @@ def summarise_validation(models: Sequence[ModelSummary]) -> dict[str, Any]:
         "complement": complement(circuits),
         "generalisation": generalisation(circuits),
     }
+
+
+def claims_of_deciding(models: Sequence[ModelSummary]) -> dict[str, Any]:
+    """``by_claim`` and ``circuits`` of the deciding circuits that were validated."""
+    found: list[SolvedTask] = []
+    for model, name, task in all_solved(models):
+        deciding = task["circuits"]["deciding"]
+        if deciding and deciding["n_nodes"] and deciding["validation"]:
+            found.append((model, name, cast(TaskSummary, {"validation": deciding["validation"]})))
+    return {"by_claim": by_claim(found), "circuits": {kind: counts(found, kind) for kind in KINDS}}
 
 
 def by_test(circuits: Sequence[SolvedTask]) -> list[dict[str, Any]]:
