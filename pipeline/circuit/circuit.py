@@ -233,7 +233,7 @@ class Circuit:
         pairs = batch.to(torch.device("cpu"))
         if self.ablation_values.kind.varies:
             self.check_model(plain(model))
-            behind = background(plain(model).cpu(), self.ablation_values, pairs, draw)
+            behind = background(plain(model).on_cpu(), self.ablation_values, pairs, draw)
             return calibrated(FrozenRows(behind).answers(self.nodes, self.edges, pairs.answers), self.calibration)
         logits = self.compact(model, draw)(pairs.tokens, at=pairs.last)
         return calibrated(answer_logits(logits, pairs), self.calibration)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -62,13 +61,10 @@ class Ablator:
         self._split: tuple[PairBatch, list[Part]] | None = None  # of the last batch
 
     @cached_property
-    def on_cpu(self) -> Transformer:
-        return self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu()
-
-    @cached_property
     def frozen(self) -> list[Frozen]:
         """The constants that compact circuits share, of each draw of values that are the same everywhere."""
-        return [Frozen(self.on_cpu, draw) for draw in self.ablated_to.draws]
+        on_cpu = self.model.on_cpu()
+        return [Frozen(on_cpu, draw) for draw in self.ablated_to.draws]
 
     def answers(self, circuit: Circuit | Subgraph, condition: Condition, batch: PairBatch) -> Answers:
         """Logits of the two answers with the circuit kept or removed, uncalibrated, one copy a draw."""
@@ -102,11 +98,10 @@ class Part:
 
     @cached_property
     def frozen(self) -> FrozenRows:
-        on_cpu, cpu = self.model, torch.device("cpu")
         if self.model.device.type == "cpu":
             return FrozenRows(self.behind)
-        on_cpu = copy.deepcopy(self.model).cpu()
-        return FrozenRows(background(on_cpu, self.ablated_to.to(cpu), self.batch.to(cpu)))
+        cpu = torch.device("cpu")
+        return FrozenRows(background(self.model.on_cpu(), self.ablated_to.to(cpu), self.batch.to(cpu)))
 
     @torch.no_grad()
     def answers(self, circuit: Circuit | Subgraph, condition: Condition) -> Float[Tensor, "prompt 2"]:

@@ -7,6 +7,7 @@ edges their source's ablation value.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -224,6 +225,10 @@ class Transformer(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.lm_head.weight.device
+
+    def on_cpu(self) -> Transformer:
+        """The model itself where it is on a CPU, else a copy there."""
+        return self if self.device.type == "cpu" else copy.deepcopy(self).cpu()
 
     def freeze(self) -> Transformer:
         """The model itself, to be run and not trained: no gradients of weights, whose zeros are skipped."""

@@ -8,7 +8,6 @@ upper 99 % bound on the mean loss over an equally large fresh sample.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -129,7 +128,7 @@ class Evaluator:
         extra: PairBatch | None = None,
     ) -> None:
         """``config``: ``calibration_steps`` and ``most_scale`` of calibration."""
-        self.model = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
+        self.model = model.on_cpu()
         self.ablations = tuple(ablated_to.to(torch.device("cpu")) for ablated_to in ablations)
         self.fit, self.validation, self.config, self.n_fit_pairs = fit, validation, config, fit.n_pairs
         constant = {
