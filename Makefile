@@ -47,16 +47,19 @@ study: setup
 smoke: setup
 	$(BIN)/python -m flows.smoke
 
+# On two cores: about as long as all others together, the small study among them
+BESIDE := tests/planted tests/prune tests/validate
+
 test: export OMP_NUM_THREADS := 1
 test: setup
 	$(BIN)/ruff check flows pipeline tests benchmarks
 	$(BIN)/ruff format --check flows pipeline tests benchmarks
 	$(BIN)/mypy
 	@mkdir -p .scratch
-	@$(BIN)/pytest -q tests/planted > .scratch/planted.log 2>&1 & planted=$$!; \
-	$(BIN)/pytest -q --ignore=tests/planted; status=$$?; \
-	wait $$planted || status=1; \
-	echo "tests/planted, which ran beside:"; cat .scratch/planted.log; \
+	@$(BIN)/pytest -q $(BESIDE) > .scratch/beside.log 2>&1 & beside=$$!; \
+	$(BIN)/pytest -q $(addprefix --ignore=,$(BESIDE)); status=$$?; \
+	wait $$beside || status=1; \
+	echo "$(BESIDE), which ran beside:"; cat .scratch/beside.log; \
 	exit $$status
 
 ui: $(INSTALLED)

@@ -23,7 +23,7 @@ from pipeline.config import load_params
 from pipeline.model.device import has_fast_bfloat16, pick_device, prepare_cpu
 
 DENSITIES = {"1/16": 1 / 16, "1/64": 1 / 64, "dense": 1.0}
-SMALL: dict[str, int] = {"d_model": 64, "n_layer": 1, "batch": 1}
+SMALL: dict[str, Any] = {"d_model": 64, "n_layer": 1, "batch": 1}
 Built = tuple[Callable[[], object], Any]
 
 

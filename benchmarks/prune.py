@@ -48,7 +48,7 @@ class PruneProblem:
         answers = torch.stack([answers, answers.flip(1)], dim=1).flatten(0, 1)
         batch = PairBatch(tokens, torch.full((2 * n_pairs,), length - 1), answers)
         means = {key: value.mean((0, 1)) for key, value in record(model, tokens[:8])[1].items()}
-        return cls(model, batch, NodeMasking.of(model, AblationValues.at_means(means), tie_qk=False))
+        return cls(model, batch, NodeMasking.of(model, [AblationValues.at_means(means)], tie_qk=False))
 
     def plain(self, n: int = 1) -> None:
         """Forward and backward of ``n`` unmasked batches, the gradients of weights left out: the model is frozen."""
@@ -108,7 +108,7 @@ def executor(problem: PruneProblem, n_nodes: int) -> dict[str, Callable[[], obje
     mask = torch.zeros(layout.n_units)
     mask[torch.randperm(layout.n_units, generator=torch.Generator().manual_seed(2))[:n_nodes]] = 1
     nodes, edges = layout.nodes(mask), induced_edges(problem.model, layout.by_site(mask))
-    ablated_to = problem.masking.ablated_to.first
+    ablated_to = problem.masking.ablations[0].first
     masked, compact = (
         Masked(problem.model, nodes, edges, ablated_to),
         Compact(Frozen(problem.model, ablated_to), nodes, edges),

@@ -19,12 +19,13 @@ from pipeline.pretrain.products import sparse_below
 from pipeline.pretrain.step import train_step
 
 N_STEPS = 1000
+SPAN = 200  # steps, after which their number begins again
 STEP = 700  # after the laptop profile's annealing, which ends at half
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A model's size and a step's. ``density`` 1: dense, without AbsTopK."""
+    """A model's size and a step's. ``density`` 1: dense, without AbsTopK. ``every``: pretrain.dense_gradient_every."""
 
     d_model: int
     n_layer: int
@@ -32,6 +33,8 @@ class Setting:
     n_ctx: int = 128
     batch: int = 32
     vocab_size: int = 1024
+    positions: bool = False
+    every: int = 1
 
     @property
     def tokens(self) -> int:
@@ -49,7 +52,7 @@ class Setting:
             block_density=self.density,
             embed_density=self.density,
             sink=True,
-            positions=False,
+            positions=self.positions,
             lr=0.01,
             tokens=1,
         )
@@ -59,7 +62,7 @@ class Setting:
 
 
 class Ours:
-    """This project's training, set up as the stage pretrain does, products chosen by measurement included."""
+    """This project's training, set up as the stage pretrain does."""
 
     def __init__(self, setting: Setting, params: Params | None = None) -> None:
         params = params or load_params()
@@ -67,17 +70,21 @@ class Ours:
         self.device = pick_device(compute)
         self.precision = training_precision(compute, self.device)
         self.model = new_model(setting.config, setting.vocab_size, 0, None).to(self.device)
-        self.optimizer = SparseAdam(self.model, setting.config, params.pretrain, N_STEPS)
+        shared = params.pretrain.model_copy(update={"dense_gradient_every": setting.every})
+        self.optimizer = SparseAdam(self.model, setting.config, shared, N_STEPS)
         with tempfile.TemporaryDirectory() as folder:
             self.skipped_below = sparse_below(
                 setting.config, compute, setting.tokens, self.device, self.precision, Path(folder)
             )
         skip_zeros(self.model, self.skipped_below)
         self.batch = setting.random_batch().to(self.device)
+        self.n = 0  # steps so far
 
     def step(self) -> float:
         """One optimizer step. Returns its loss in nats."""
-        return float(train_step(self.model, self.optimizer, self.batch, STEP, self.precision, 1))
+        step = STEP + self.n % SPAN
+        self.n += 1
+        return float(train_step(self.model, self.optimizer, self.batch, step, self.precision, 1))
 
 
 class Peer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -45,13 +46,17 @@ def ablate(model: str) -> None:
 def ablate_unit(task: str, inputs: dict[str, Any]) -> AblationRow:
     """Losses and accuracies of one circuit and of its random controls."""
     workspace, network = mapped.unit_model(inputs)
-    return ablate_task(
+    run = partial(
+        ablate_task,
         model=network,
-        circuit=mapped.unit_circuit(workspace, task, inputs),
         batch=mapped.loaded_tasks(workspace.tasks).batch(task, "test").to(network.device),
         config=AblateConfig.model_validate(inputs["settings"]),
         seed=seed_of(inputs["seed"], "ablate", inputs["model"], task),
     )
+    row = run(circuit=mapped.unit_circuit(workspace, task, inputs))
+    deciding = mapped.deciding_circuit(workspace, task, inputs)
+    row["deciding"] = None if deciding is None else run(circuit=deciding)
+    return row
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ def models() -> None:
 @app.command(epilog="Example: sparse-circuits circuits --model sparse_d256 --task bracket_counting")
 def circuits(model: ModelOption = None, task: TaskOption = None) -> None:
     """The newest circuit of every model and task: its size, and the task loss (nats) of the model, of the circuit
-    alone, of its nodes alone with all edges between them, and of the model without its nodes or without its edges.
-    Chance is 0.693."""
+    alone, of its nodes alone with all edges between them, and of the model without its nodes or without its edges
+    (chance is 0.693); and how many of the six claims about it are supported."""
     params = settings()
     narrowed: dict[str, str] = {}
     if model is not None:
@@ -72,13 +72,14 @@ def circuits(model: ModelOption = None, task: TaskOption = None) -> None:
     found = latest_runs(params, "circuit", narrowed)
     losses = ("unpruned", "circuit", "nodes_only", "ablated_nodes", "ablated_edges")
     titles = ("the model", "circuit alone", "nodes alone", "without nodes", "without edges")
-    table = Table("task", "model", "kind", "L0", "nodes", "edges", *titles, caption="task losses in nats")
+    table = Table("task", "model", "kind", "L0", "nodes", "edges", *titles, "claims", caption="task losses in nats")
     places = {name: place for place, name in enumerate(task_names())}
     for run in sorted(found, key=lambda run: (places.get(run.params["task"], len(places)), run.params["model"])):
         table.add_row(
             *(run.params[key] for key in ("task", "model", "kind")),
             *map(count, (run.params["l0"], run.metrics.get("n_nodes"), run.metrics.get("n_edges"))),
             *(nats(run.metrics.get(f"{key}_loss")) for key in losses),
+            count(run.metrics.get("validation/n_supported")),
         )
     show(table)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from flows.cli_options import ModelDir, ParamsFile, TokenizerDir, TokensDir
 from flows.tables import count, nats, show
-from pipeline.config import Ablation
+from pipeline.ablation import Ablation
 from pipeline.rows import Sizes
 
 if TYPE_CHECKING:
@@ -31,8 +31,11 @@ def prune(
     budget: Annotated[int | None, typer.Option(help="Trials beyond the centres. Default: prune.budget.")] = None,
     tie_qk: Annotated[bool | None, typer.Option(help="One mask for channel i of query and key, or two.")] = None,
     ablation: Annotated[
-        Ablation | None,
-        typer.Option(help="What the circuit's complement is ablated to. Default: prune.ablation."),
+        list[Ablation] | None,
+        typer.Option(help="What the complement is ablated to; several: each in turn. Default: prune.ablations."),
+    ] = None,
+    most_scale: Annotated[
+        float | None, typer.Option(help="That calibration may multiply answer logits by. Default: prune.most_scale.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search. Default: seed.")] = None,
     tokenizer: TokenizerDir = None,
@@ -60,7 +63,8 @@ def prune(
             target_loss=target_loss,
             budget=budget,
             tie_qk=tie_qk,
-            ablation=ablation,
+            ablations=ablation or None,
+            most_scale=most_scale,
         )
     show(table_of(pruned))
     print(f"{out}: the circuit; pipeline.circuit.Circuit.load({str(out)!r}) reads it")

@@ -12,12 +12,14 @@ from rich.table import Table
 
 from flows.cli_options import CIRCUIT_HELP, MadeFor, ModelDir, ParamsFile, TokenizerDir, TokensDir, folder_of
 from flows.tables import show
-from pipeline.report.validation import lines_of
+from pipeline.report.validation import checks_of
 from pipeline.rows import ValidationRow
 
 EXAMPLE = "Example: sparse-circuits validate --model models/sparse_d256 --circuit circuits/sparse_d256/bracket_brace"
 WORKERS = 2  # processes that share the tests
 SAID = {True: "passes", False: "FAILS"}
+SAID_OF_CLAIM = {"supported": "supported", "not supported": "NOT SUPPORTED", "not tested": "not tested"}
+CAPTION = "losses in nats; chance is 0.693"
 
 
 def validate(
@@ -30,7 +32,8 @@ def validate(
     tokens: TokensDir = None,
     params: ParamsFile = None,
 ) -> None:
-    """Try to refute a circuit on test pairs: each test with its outcome and its numbers."""
+    """Try to refute a circuit on test pairs: each check with its outcome and its numbers, and which of the six claims
+    about the circuit they support."""
     from pipeline.artifacts import write_json
     from pipeline.model.device import prepare_cpu
     from pipeline.validate import validate_checkpoint  # takes seconds to import
@@ -51,14 +54,27 @@ def validate(
         )
     if out is not None:
         write_json(out, found)
-    show(table_of(found, str(folder)))
+    show(table_of_checks(found, str(folder)))
+    show(table_of_claims(found, str(folder)))
     print(found["verdict"]["line"])
 
 
-def table_of(found: ValidationRow, title: str) -> Table:
-    """A table with one row per test."""
-    table = Table("test", "outcome", "what was found", title=escape(title), caption="losses in nats; chance is 0.693")
-    for test in lines_of(found):
+def table_of_claims(found: ValidationRow, title: str) -> Table:
+    """A table with one row per claim."""
+    table = Table("the circuit …", "outcome", "number", "of what", "what was found", title=escape(title))
+    for row in found["verdict"]["claims"].values():
+        number = "–" if row["number"] is None else f"{row['number']:.3f}"
+        table.add_row(row["statement"], SAID_OF_CLAIM[row["outcome"]], number, row["measure"], escape(row["says"]))
+    return table
+
+
+def table_of_checks(found: ValidationRow, title: str) -> Table:
+    """A table with one row per check, those of each claim together, stress tests last."""
+    table = Table("check", "of claim", "outcome", "what was found", title=escape(title), caption=CAPTION)
+    order = [*found["verdict"]["claims"], "stress"]
+    for test in sorted(checks_of(found), key=lambda test: (order.index(test["claim"]), not test["essential"])):
+        extra = ", extra" if test["claim"] != "stress" and not test["essential"] else ""
         unasked = "not tested" if test["value"] is None else "measured"
-        table.add_row(test["name"], unasked if test["passed"] is None else SAID[test["passed"]], escape(test["says"]))
+        outcome = unasked if test["passed"] is None else SAID[test["passed"]]
+        table.add_row(test["name"], f"{test['claim']}{extra}".replace("_", " "), outcome, escape(test["says"]))
     return table

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import pipeline
 from flows import environment
-from pipeline.artifacts import ArtifactError, Workspace, file_hash, read_json
+from pipeline.artifacts import DECIDING, ArtifactError, Workspace, file_hash, read_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
 from pipeline.data.tasks import TaskSet
@@ -131,8 +131,9 @@ def circuits_of(folder: Path, tasks: TaskSet, checkpoint: str) -> dict[str, Path
 
 
 def circuit_hash(folder: Path) -> str:
-    """Identity of a circuit."""
-    return file_hash(folder / "circuit.json", folder / "circuit.safetensors")
+    """Identity of a task's circuits."""
+    folders = [each for each in (folder, folder / DECIDING) if each.is_dir()]
+    return file_hash(*(each / name for each in folders for name in ("circuit.json", "circuit.safetensors")))
 
 
 def show_table(stage: str, model: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
@@ -163,6 +164,12 @@ def unit_model(inputs: Mapping[str, Any]) -> tuple[Workspace, Transformer]:
 def unit_circuit(workspace: Workspace, task: str, inputs: Mapping[str, Any]) -> Circuit:
     """The circuit of a unit."""
     return Circuit.load(workspace.circuits(inputs["model"]) / task)
+
+
+def deciding_circuit(workspace: Workspace, task: str, inputs: Mapping[str, Any]) -> Circuit | None:
+    """The deciding circuit of a unit; None where the search found none."""
+    folder = workspace.circuits(inputs["model"]) / task / DECIDING
+    return Circuit.load(folder) if folder.is_dir() else None
 
 
 @lru_cache(maxsize=2)

@@ -17,12 +17,12 @@ from prefect import task
 from flows import mapped
 from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
-from pipeline.artifacts import Workspace, whole_folder, write_json
-from pipeline.circuit.ablation_values import ablation_values_for
+from pipeline.artifacts import DECIDING, Workspace, whole_folder, write_json
+from pipeline.circuit.make_ablations import ablations_for
 from pipeline.config import PruneConfig
 from pipeline.data.words import SPLITS
 from pipeline.model.checkpoint import load_means
-from pipeline.prune import empty_row, prune_task
+from pipeline.prune import Pruned, empty_row, prune_task
 from pipeline.rows import PruneRow
 from pipeline.seeds import seed_of
 
@@ -67,23 +67,35 @@ def prune_unit(task: str, inputs: dict[str, Any]) -> PruneRow:
     pairs = mapped.loaded_tasks(workspace.tasks)
     config = PruneConfig.model_validate(inputs["settings"])
     means = {key: value.to(model.device) for key, value in load_means(folder).items()}
+    batches = {split: pairs.batch(task, split).to(model.device) for split in SPLITS}
     draws_seed = seed_of(inputs["seed"], "draws", inputs["model"])
-    pruned = prune_task(
-        model=model,
-        means=means,
-        ablated_to=ablation_values_for(config, model, means, workspace.tokens, pairs.tokenizer_hash, draws_seed),
-        batches={split: pairs.batch(task, split).to(model.device) for split in SPLITS},
-        config=config,
-        seed=seed_of(inputs["seed"], "prune", inputs["model"], task),
-        about={"task": task} | {key: inputs[key] for key in ("model", "model_hash", "task_hash")},
-        storage=unit.with_name(f"{unit.name}.search"),
-    )
+
+    def pruned_as(config: PruneConfig, purpose: str) -> Pruned:
+        return prune_task(
+            model=model,
+            means=means,
+            ablations=ablations_for(
+                config, model, means, batches["train"], workspace.tokens, pairs.tokenizer_hash, draws_seed
+            ),
+            batches=batches,
+            config=config,
+            seed=seed_of(inputs["seed"], purpose, inputs["model"], task),
+            about={"task": task} | {key: inputs[key] for key in ("model", "model_hash", "task_hash")},
+            storage=unit.with_name(f"{unit.name}.{purpose}"),
+        )
+
+    pruned = pruned_as(config, "prune")
+    solved = pruned.circuit is not None and config.deciding is not None
+    deciding = pruned_as(config.for_deciding(), DECIDING) if solved else None
     with whole_folder(unit) as partial:
-        if pruned.circuit is not None:
-            pruned.circuit.save(partial / "circuit")
+        for found, folder in ((pruned, partial / "circuit"), (deciding, partial / "circuit" / DECIDING)):
+            if found is not None and found.circuit is not None:
+                found.circuit.save(folder)
         write_json(partial / "trials.json", pruned.trials)
-    shutil.rmtree(unit.with_name(f"{unit.name}.search"), ignore_errors=True)
-    return pruned.row | {"seconds": time.perf_counter() - began}
+    for purpose in ("prune", DECIDING):
+        shutil.rmtree(unit.with_name(f"{unit.name}.{purpose}"), ignore_errors=True)
+    seconds = {"seconds": time.perf_counter() - began}
+    return pruned.row | {"deciding": None if deciding is None else deciding.row} | seconds
 
 
 def unit_folder(workspace: Workspace, task: str, inputs: Mapping[str, Any]) -> Path:

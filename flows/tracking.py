@@ -225,6 +225,7 @@ class Tracker:
         metrics = circuit_metrics(row) | {"model_val_loss": summary["val_loss_nats"]}
         tags = {"solved": str(bool(row["solved"])).lower(), "mlflow.parentRunId": parent}
         tags |= {"verdict": row["verdict"]} if "verdict" in row else {}
+        tags |= {f"claim_{name}": outcome for name, outcome in row.get("claims", {}).items()}
         tags |= {words.NOTE: words.of_circuit(self.model, task.name, row)}
         self.store.write(run, metrics=as_metrics(metrics, 0), tags=tags)
         self.store.supersede(recorded, run)
@@ -260,6 +261,8 @@ def _send_study(store: Store, params: Params, summary: Summary, results: Path) -
     numbers = {f"{key}/{model['name']}": model.get(key) for key in OF_A_MODEL for model in summary["models"]}
     baselines = summary["baselines"]["overall"]
     numbers |= {f"ratio_baseline_to_learned_edges/{name}": found["ratio"] for name, found in baselines.items()}
+    counted = summary["validation"]["circuits"]
+    numbers |= {f"n_circuits_of_five_claims/{kind}": found["n_at_least"][5] for kind, found in counted.items()}
     ratio = summary["frontier"]["ratio_dense_to_sparse_edges_at_matched_loss"]
     numbers["ratio_dense_to_sparse_edges"] = ratio
     numbers["ratio_discretised_to_minimised_edges"] = summary["minimisation"]["ratio_discretised_to_minimised"]

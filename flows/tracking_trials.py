@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.tracking_store import Store, as_metrics, digest
-from pipeline.artifacts import read_json
-from pipeline.report.validation import lines_of
+from pipeline.artifacts import DECIDING, read_json
+from pipeline.report.claims import claims_of
+from pipeline.report.validation import checks_of
 from pipeline.rows import TrialRow, ValidationRow
 
 PARENT = "mlflow.parentRunId"
@@ -73,17 +74,25 @@ def _complete(store: Store, run: str, task: str, trial: TrialRow) -> None:
 def circuit_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
     """A task's row of summary.json without its nesting: ``discretised_n_edges``, ``baseline_random_n_edges``,
     ``n_edges_at_0.5`` and their like beside what is a number already."""
-    flat = {key: value for key, value in row.items() if key not in ("discretised", "baselines", "curve")}
+    flat = {key: value for key, value in row.items() if key not in ("discretised", "baselines", "curve", DECIDING)}
     flat |= {f"discretised_{key}": value for key, value in (row.get("discretised") or {}).items()}
     for name, found in (row.get("baselines") or {}).items():
         flat |= {f"baseline_{name}_{key}": value for key, value in found.items()}
-    return flat | {f"n_edges_at_{point['target_loss']:g}": point["n_edges"] for point in row.get("curve") or []}
+    flat |= {f"n_edges_at_{point['target_loss']:g}": point["n_edges"] for point in row.get("curve") or []}
+    deciding = circuit_metrics(row[DECIDING]) if row.get(DECIDING) else {}
+    return flat | {f"{DECIDING}/{key}": value for key, value in deciding.items()}
 
 
 def validation_metrics(row: ValidationRow) -> dict[str, Any]:
-    """A circuit's part of validations/<model>.json as metrics: the value of every test, and how many it passes and
-    fails; and its ``verdict``, a line of text."""
-    verdict = row["verdict"]
-    values = {f"validation/{test['name']}": test["value"] for test in lines_of(row)}
-    counts = {f"validation/{key}": verdict[key] for key in ("n_passed", "n_failed")}
-    return values | counts | {"verdict": verdict["line"]}
+    """A circuit's part of validations/<model>.json as metrics: the value of every check, how many claims were tested
+    and are supported, the same of the deciding circuit; its ``verdict``, a line of text; and ``claims``, the outcome of
+    each, of the deciding circuit where there is one."""
+    deciding = row.get("deciding")
+    of_deciding = {f"{DECIDING}/{key}": value for key, value in check_values(deciding).items()} if deciding else {}
+    said = {"verdict": row["verdict"]["line"], "claims": claims_of(deciding or row)}
+    return check_values(row) | of_deciding | said
+
+
+def check_values(row: ValidationRow) -> dict[str, Any]:
+    values = {f"validation/{test['name']}": test["value"] for test in checks_of(row)}
+    return values | {f"validation/{key}": row["verdict"][key] for key in ("n_supported", "n_tested")}

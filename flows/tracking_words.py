@@ -20,7 +20,7 @@ VIEWS: dict[str, tuple[str, tuple[str, ...], str, str, str]] = {
     "circuits": (
         "Circuits: size against the model's loss",
         ("params.`model`", "params.`task`", "metrics.`n_edges`", "metrics.`n_nodes`", "metrics.`circuit_loss`",
-         "metrics.`model_val_loss`", "tags.`verdict`"),
+         "metrics.`model_val_loss`", "metrics.`validation/n_supported`", "tags.`verdict`"),
         "Edges against the model's validation loss (nats)", "model_val_loss", "n_edges",
     ),
     "models": (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from prefect import task
@@ -54,10 +56,10 @@ def validate(model: str) -> None:
     with Tracker(params, model) as tracker:
         tracker.log_validations(workspace.model(model), workspace.circuits(model), path)
     verdicts = {name: row["verdict"] for name, row in rows.items()}
-    mapped.show_tasks("validations", model, verdicts, ["line"], f"Tests that the circuits of {model} pass and fail")
-    tested = [verdict for verdict in verdicts.values() if verdict["n_passed"] + verdict["n_failed"]]
-    n_whole = sum(found["n_failed"] == 0 for found in tested)
-    print(f"{model}: {len(tested)} circuits tested, {n_whole} pass every test")
+    mapped.show_tasks("validations", model, verdicts, ["line"], f"Claims that the circuits of {model} support")
+    tested = [verdict for verdict in verdicts.values() if verdict["n_tested"]]
+    supported = sorted(found["n_supported"] for found in tested)
+    print(f"{model}: {len(tested)} circuits tested, claims that each supports: {', '.join(map(str, supported)) or '–'}")
 
 
 @task(name="validate", **mapped.UNIT)
@@ -67,7 +69,7 @@ def validate_unit(task: str, inputs: dict[str, Any]) -> ValidationRow:
     pairs, generalisation = mapped.loaded_tasks(workspace.tasks), GeneralisationSet.load(workspace.generalisation)
     config = ValidateConfig.model_validate(inputs["settings"])
     prune = PruneConfig.model_validate(inputs["prune"])
-    tested = CircuitUnderTest(
+    paper = CircuitUnderTest(
         model=model,
         circuit=mapped.unit_circuit(workspace, task, inputs),
         batches={split: pairs.batch(task, split).to(model.device) for split in SPLITS},
@@ -76,15 +78,18 @@ def validate_unit(task: str, inputs: dict[str, Any]) -> ValidationRow:
         seed=seed_of(inputs["seed"], "validate", inputs["model"], task),
         target=prune.target_loss,
     )
-    return validate_circuit(
-        tested,
+    test = partial(
+        validate_circuit,
         generalisation={
             family: generalisation.batch(task, family).to(model.device) for family in generalisation.families(task)
         },
-        prune=prune,
         tokenizer=Tokenizer.load(workspace.tokens),
         with_controls=inputs["model"] in config.control_models and task in config.control_tasks,
     )
+    row, deciding = test(paper, prune=prune), mapped.deciding_circuit(workspace, task, inputs)
+    if deciding is not None:
+        row["deciding"] = test(replace(paper, circuit=deciding), prune=prune.for_deciding())
+    return row
 
 
 def check_controls(config: ValidateConfig) -> None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+DECIDING = "deciding"  # the folder in a circuit's with the deciding circuit of the same task
+
 
 class ArtifactError(RuntimeError):
     """A file of an earlier stage is missing, damaged or belongs to something else."""
@@ -56,7 +58,7 @@ class Workspace:
         return self.root / "models" / name
 
     def circuits(self, name: str) -> Path:
-        """summary.json and a folder a solved task: circuit.json, circuit.safetensors"""
+        """summary.json and a folder a solved task: circuit.json, circuit.safetensors, and DECIDING with the same"""
         return self.root / "circuits" / name
 
     def ablations(self, name: str) -> Path:

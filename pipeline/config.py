@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.ablation import Ablation
 from pipeline.refusal import sentence
 from pipeline.shape import ModelShape, PositiveFraction, PositiveInt
 
@@ -36,7 +37,7 @@ class ComputeConfig(Settings):
     device: Literal["auto", "cuda", "mps", "cpu"]  # auto takes the first of cuda, mps, cpu that is there
     precision: Literal["auto", "bfloat16", "float32"]  # of matrix products; auto: bfloat16 where in hardware
     threads: PositiveInt  # CPU threads of one process; part of what makes results bit-identical
-    sparse_below: Literal["auto"] | Fraction  # density from which on products skip zeros; auto: measured at the start
+    sparse_below: Literal["auto"] | Fraction  # density from which on products skip zeros; auto: by measurement
     workers: PositiveInt  # units of a mapped stage (tasks of one model) side by side, one thread each
     processes: PositiveInt  # that train one model together on this machine: each has a share of the batch and a GPU
 
@@ -146,6 +147,7 @@ class PretrainConfig(Settings):
     beta2: Fraction
     eps: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
+    dense_gradient_every: PositiveInt  # steps after annealing; between them of few weights (pretrain/backward_set.py)
     bigram_init: Literal["counts", "uniform"]  # smoothed log counts of the training tokens, or the authors' U(0, 0.02)
     validate_every: PositiveInt  # steps
     validation_tokens: PositiveInt
@@ -169,28 +171,6 @@ class PretrainConfig(Settings):
         return self.batch // parts
 
 
-class Ablation(StrEnum):
-    """The ablation value of a node of the complement (§4, §6): one number a node, the same at all positions."""
-
-    MEAN = "mean"  # its average over the pretraining distribution
-    ZERO = "zero"
-    RESAMPLE = "resample"  # its value at a random place of the pretraining distribution; losses are means over draws
-
-    @property
-    def words(self) -> str:
-        """What a node is ablated to, for a reader of a page."""
-        return {
-            Ablation.MEAN: "its mean over the pretraining distribution",
-            Ablation.ZERO: "zero",
-            Ablation.RESAMPLE: "a value of another place of the text (the first draw)",
-        }[self]
-
-    @property
-    def as_tested(self) -> str:
-        """Its name among validate's tests of sufficiency, which have several ways to resample."""
-        return "resample_places" if self is Ablation.RESAMPLE else self.value
-
-
 class Baseline(StrEnum):
     """Ways to rank nodes that learned pruning is compared with (the paper's Fig 31)."""
 
@@ -212,6 +192,16 @@ class Hyperparameters(Settings):
     heaviside_temp: Annotated[float, Field(gt=0)]
 
 
+class DecidingConfig(Settings):
+    """What the search for a deciding circuit does in another way: one that decides whatever surrounds it (§6)."""
+
+    ablations: Annotated[list[Ablation], Field(min_length=1)]
+    most_scale: Annotated[float, Field(ge=1)]
+    max_minimised_edges: PositiveInt
+    curve_losses: list[Annotated[float, Field(gt=0)]]
+    baselines: list[Baseline]
+
+
 class PruneConfig(Settings):
     """The search for a circuit (§4)."""
 
@@ -227,9 +217,27 @@ class PruneConfig(Settings):
     calibration_pairs: PositiveInt  # of the train pairs
     most_scale: Annotated[float, Field(ge=1)]  # that calibration may multiply answer logits by
     tie_qk: bool  # one mask for channel i of attn_q and channel i of attn_k
-    ablation: Ablation
+    ablations: Annotated[list[Ablation], Field(min_length=1)]  # the target has to be met under each
     draws: PositiveInt  # of resampled values; not used by the other kinds
+    max_minimised_edges: PositiveInt = 100_000  # a discretised circuit of more edges stays as it is
     baselines: list[Baseline]
+    deciding: DecidingConfig | None = None  # None: no deciding circuits
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_ablation(cls, values: Any) -> Any:
+        """Settings from before there could be several say ``ablation``."""
+        if isinstance(values, dict) and "ablation" in values and "ablations" not in values:
+            return {key: value for key, value in values.items() if key != "ablation"} | {
+                "ablations": [values["ablation"]]
+            }
+        return values
+
+    def for_deciding(self) -> PruneConfig:
+        """The same search for a deciding circuit. Raises ValueError where there is to be none."""
+        if self.deciding is None:
+            raise ValueError("prune.deciding: not set, so there are no deciding circuits")
+        return self.model_copy(update=dict(self.deciding) | {"deciding": None})
 
 
 class AblateConfig(Settings):

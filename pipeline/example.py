@@ -57,7 +57,7 @@ def write_example(workspace: Workspace, params: Params) -> tuple[int, dict[str, 
 def carried_over(circuit: Circuit, loaded: LoadedTask, params: Params) -> Circuit:
     """The circuit in another checkpoint of its model, without the nodes and edges that it does not need there."""
     batches = {split: loaded.batch(split) for split in SPLITS}
-    problem = make_problem(loaded.model, circuit.ablation_values, batches, params.prune, params.seed)
+    problem = make_problem(loaded.model, circuit.all_ablations, batches, params.prune, params.seed)
     target = params.prune.target_loss
     start = problem.evaluator(Subgraph(circuit.nodes, circuit.edges), target).candidate
     found, certificate = minimal(problem, start, target)

@@ -37,6 +37,7 @@ Sizes = TypedDict("Sizes", {
 # The smallest circuit at a target loss
 CurvePoint = TypedDict("CurvePoint", {
     "target_loss": float, "loss": float | MaybeNone, "n_nodes": int | MaybeNone, "n_edges": int | MaybeNone,
+    "discretised": NotRequired[Sizes],  # before minimisation
 })  # fmt: skip
 
 # A trial of the search, in circuits/<model>/<task>/trials.json
@@ -54,6 +55,7 @@ PruneRow = TypedDict("PruneRow", {
     "baselines": dict[str, Sizes],
     "expressible": NotRequired[bool], "reason": NotRequired[str | None], "seconds": NotRequired[float | None],
     "test_loss": NotRequired[float],  # the command's
+    "deciding": NotRequired[MaybeNone],  # a PruneRow of the task's deciding circuit
 })  # fmt: skip
 
 # In circuit.json; of nodes and edges: site or edge key → the loss without each one
@@ -79,6 +81,10 @@ class AblationRow(AblationFacts):
     """A circuit in ablations/<model>.json."""
 
     unpruned_loss: float
+    counterfactual_loss: float
+    counterfactual_loss_interval: Interval
+    counterfactual_accuracy: float
+    deciding: NotRequired[MaybeNone]  # the same of the task's deciding circuit
     ablated_nodes_accuracy: float
     ablated_edges_accuracy: float
     random_circuit_losses: list[float]
@@ -87,24 +93,37 @@ class AblationRow(AblationFacts):
     random_edges_losses: list[float]
 
 
-# A line of a circuit's verdict; ``passed`` null: with a value, only measured; without one, not tested
+# The outcome of one test of a circuit; ``claim``: to which it is essential or extra, or "stress"; ``passed`` null: with
+# a value, only measured; without one, not tested
 Check = TypedDict("Check", {
-    "name": str, "passed": bool | None, "value": float | None, "limit": float | None, "says": str,
+    "name": str, "claim": str, "essential": bool,
+    "passed": bool | None, "value": float | None, "limit": float | None, "says": str,
 })  # fmt: skip
 
-# Names of a circuit's checks, by outcome, and the line that says it
+# Each claim about a circuit → "supported", "not supported" or "not tested"
+Claims = TypedDict("Claims", {
+    "alone": str, "decides": str, "needed": str, "mechanism": str, "elsewhere": str, "not_artefact": str,
+})  # fmt: skip
+
+# One claim: its outcome, its number and what that measures, and what was found
+ClaimRow = TypedDict("ClaimRow", {
+    "outcome": str, "statement": str, "number": float | None, "measure": str, "says": str,
+})  # fmt: skip
+
+# What a circuit's checks say of the claims, and the line that says it
 VerdictRow = TypedDict("VerdictRow", {
-    "n_passed": int, "n_failed": int, "passed": list[str], "failed": list[str], "measured": list[str],
-    "not_tested": list[str], "line": str,
+    "claims": dict[str, ClaimRow], "n_supported": int, "n_tested": int, "line": str,
 })  # fmt: skip
 
 # A circuit in validations/<model>.json; an empty one has no section
 ValidationRow = TypedDict("ValidationRow", {
-    "complement": NotRequired[SectionRow], "necessity": NotRequired[SectionRow], "mechanism": NotRequired[SectionRow],
+    "complement": NotRequired[SectionRow], "decides": NotRequired[SectionRow], "necessity": NotRequired[SectionRow],
+    "mechanism": NotRequired[SectionRow],
     "generalisation": NotRequired[SectionRow], "hypotheses": NotRequired[SectionRow],
     "faithfulness": NotRequired[SectionRow], "features": NotRequired[SectionRow], "stability": NotRequired[SectionRow],
     "prediction": NotRequired[SectionRow], "controls": NotRequired[SectionRow],
     "verdict": VerdictRow, "seconds": dict[str, float],
+    "deciding": NotRequired[MaybeNone],  # the same of the task's deciding circuit
 })  # fmt: skip
 
 # What a node seems to respond to, and the next best statements
@@ -130,6 +149,8 @@ class TaskSummary(PruneRow, AblationFacts):
     random_edges_loss_n: int | None
     prune_seconds: float | None
     validation: ValidationRow | MaybeNone
+    circuits: NotRequired[dict[str, Any]]  # paper, deciding: facts of each; not in summaries from before
+    claims: Claims | None
     verdict: dict[str, Any]
 
 

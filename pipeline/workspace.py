@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.artifacts import ArtifactError, Workspace, read_json
 from pipeline.circuit import Circuit
+from pipeline.circuit.masked import MaskedPairs
 from pipeline.config import ConfigError, Params, load_params
 from pipeline.data.pairs import PairBatch
 from pipeline.data.pairs_file import read_pairs
@@ -190,7 +191,9 @@ def _changes_of(
     model: Transformer, circuit: Circuit | None, intervene: Intervene | None, cuts: Cuts | None
 ) -> dict[str, Any]:
     """``intervene`` and ``cuts`` of a run: the circuit's, then the caller's own. Raises WrongModelError."""
-    masked = circuit(model) if circuit is not None else None
+    masked = None if circuit is None else circuit(model)
+    if isinstance(masked, MaskedPairs):
+        raise ValueError("this circuit's ablation values follow from both prompts of a pair: use circuit.answers")
 
     def both(name: str, x: Tensor) -> Tensor:
         x = x if masked is None else masked.intervene(name, x)

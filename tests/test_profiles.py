@@ -82,3 +82,9 @@ def test_the_command_takes_a_profile_over_into_params_yaml(project, monkeypatch,
     assert load_params(root / "params.yaml").prune.steps == 7
     assert guarded(lambda: main(["papr"])) == 1
     assert capsys.readouterr().err.startswith("error: unknown profile 'papr'")
+
+
+@pytest.mark.parametrize("name", ["", *profile_names(ROOT)])
+def test_no_measurement_decides_over_the_bits_of_a_study(name, params):
+    study = parse_params(merged(ROOT, name)) if name else params
+    assert study.compute.sparse_below != "auto"

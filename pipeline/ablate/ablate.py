@@ -7,7 +7,9 @@ from typing import Any, cast
 
 import torch
 
+from pipeline.ablation import Ablation
 from pipeline.circuit import Circuit
+from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.conditions import Ablator, Answers, Condition, accuracy
 from pipeline.circuit.random_circuits import Complement
 from pipeline.config import AblateConfig
@@ -28,8 +30,9 @@ def ablate_task(
     over several draws, losses and accuracies are means. Where the circuit is what remains, its calibration is applied;
     the loss without it is reported too. Each loss has a 95 % bootstrap interval over pairs. Controls:
     ``config.n_random`` random sets of the complement, of the circuit's size per site or kind of edge
-    (``Complement.random_set``), uncalibrated, on the first ``config.random_pairs`` pairs. Raises WrongModelError where
-    the model is not the circuit's.
+    (``Complement.random_set``), uncalibrated, on the first ``config.random_pairs`` pairs. ``counterfactual_loss``: of
+    the circuit alone before the pair's other prompt, whatever it was made for. Raises WrongModelError where the model
+    is not the circuit's.
     """
     circuit.check_model(model)
     ablator, complement = Ablator(model, circuit.ablation_values), Complement(model, circuit)
@@ -47,7 +50,16 @@ def ablate_task(
         losses = [float(prompt_losses(ablator.answers(drawn, condition, some)).mean()) for drawn in sets]
         name = f"random_{condition.value.removeprefix('ablated_')}"
         row |= {f"{name}_losses": losses, f"{name}_loss_median": median(losses)}
-    return cast(AblationRow, row)
+    return cast(AblationRow, row | decides(model, circuit, batch, config, resampling))
+
+
+def decides(
+    model: Transformer, circuit: Circuit, batch: PairBatch, config: AblateConfig, generator: torch.Generator
+) -> dict[str, Any]:
+    """Loss and accuracy of the circuit alone with every other node at its value on the pair's other prompt."""
+    ablated_to = AblationValues.of(Ablation.COUNTERFACTUAL, circuit.means)
+    answers = Ablator(model, ablated_to).answers(circuit, Condition.CIRCUIT, batch)
+    return scored("counterfactual", calibrated(answers, circuit.calibration), config, generator)
 
 
 def scored(name: str, answers: Answers, config: AblateConfig, generator: torch.Generator) -> dict[str, Any]:

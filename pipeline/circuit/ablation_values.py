@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.artifacts import ArtifactError
-from pipeline.config import Ablation, PruneConfig
+from pipeline.ablation import Ablation
 from pipeline.data.batches import CorpusTooSmallError
 from pipeline.data.shards import TokenStream
-from pipeline.model.means import node_means
 from pipeline.model.record import record
 from pipeline.model.transformer import Transformer
 from pipeline.seeds import seed_of
@@ -25,7 +22,11 @@ Values = Mapping[str, Float[Tensor, " _width"]]
 
 @dataclass(frozen=True)
 class AblationValues:
-    """The kind of ablation, and one or more draws: site key → one value a node. Losses are means over draws."""
+    """The kind of ablation, and one or more draws: site key → one value a node. Losses are means over draws.
+
+    For kinds that differ by prompt and position, ``pipeline.circuit.background`` makes them for a batch, out of the
+    one draw here: the means (counterfactual), or a mean for every place in the task's prompts [place, width].
+    """
 
     kind: Ablation
     draws: tuple[Values, ...]
@@ -35,7 +36,9 @@ class AblationValues:
         """The values of a kind; ``samples`` [draw, width] at every site are needed for resampling."""
         if kind is Ablation.RESAMPLE:
             return cls.resampled(samples or {})
-        return cls.at_zero(means) if kind is Ablation.ZERO else cls.at_means(means)
+        if kind is Ablation.TASK_MEAN:
+            return cls(kind, (dict(samples or {}),))
+        return cls.at_zero(means) if kind is Ablation.ZERO else cls(kind, (dict(means),))
 
     @classmethod
     def at_means(cls, means: Values) -> AblationValues:
@@ -62,45 +65,16 @@ class AblationValues:
     @property
     def samples(self) -> dict[str, Float[Tensor, "draw _width"]]:
         """The ``samples`` that ``of`` needs to make the same values again from the means."""
+        if self.kind is Ablation.TASK_MEAN:
+            return dict(self.first)
         if self.kind is not Ablation.RESAMPLE:
             return {}
         return {key: torch.stack([draw[key] for draw in self.draws]) for key in self.first}
-
-    def of_model(self, model: Transformer, windows: Int[Tensor, "window pos"], seed: int) -> AblationValues:
-        """The same kind and as many draws, by another model's values on windows of the pretraining distribution."""
-        if self.kind is Ablation.ZERO:
-            return self
-        if self.kind is Ablation.RESAMPLE:
-            return AblationValues.resampled(node_samples(model, [windows], len(self.draws), seed))
-        means = {key: mean.to(model.device) for key, mean in node_means(model, [windows]).items()}
-        return AblationValues.at_means(means)
 
     def to(self, device: torch.device) -> AblationValues:
         return AblationValues(
             self.kind, tuple({key: value.to(device) for key, value in draw.items()} for draw in self.draws)
         )
-
-
-def ablation_values_for(
-    config: PruneConfig, model: Transformer, means: Values, tokens: Path, tokenizer: str | None, seed: int
-) -> AblationValues:
-    """The ablation values of a circuit's complement, on the means' device.
-
-    ``tokens``, the folder of packed tokens, is read for resampling only: ``draws`` random places of the training split,
-    over which the means were taken too. Raises ArtifactError where the tokens are missing or not those of
-    ``tokenizer`` (its hash), CorpusTooSmallError where they are fewer than one window.
-    """
-    if config.ablation is not Ablation.RESAMPLE:
-        return AblationValues.of(config.ablation, means)
-    stream = TokenStream.open(tokens, "train")
-    if stream.tokenizer_hash != tokenizer:
-        raise ArtifactError(
-            f"{tokens}: in the tokens of tokenizer {stream.tokenizer_hash}, but the model was trained with {tokenizer};"
-            " name the folder of the tokens that it was trained on"
-        )
-    windows = random_windows(stream, config.draws, model.config.n_ctx, seed)
-    samples = node_samples(model, [windows], config.draws, seed)
-    return AblationValues.resampled({key: value.to(means[key].device) for key, value in samples.items()})
 
 
 def random_windows(stream: TokenStream, n: int, n_ctx: int, seed: int) -> Int[Tensor, "n n_ctx"]:

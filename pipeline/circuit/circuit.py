@@ -18,12 +18,14 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.ablation import Ablation
 from pipeline.artifacts import ArtifactError, read_json, whole_folder, write_json
 from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.background import background
 from pipeline.circuit.compact import Compact, Frozen
+from pipeline.circuit.compact_rows import FrozenRows
 from pipeline.circuit.interventions import edge_weights, node_masks
-from pipeline.circuit.masked import Masked
-from pipeline.config import Ablation
+from pipeline.circuit.masked import Masked, MaskedPairs
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.scoring import calibrated
 from pipeline.model.transformer import Transformer
@@ -64,7 +66,8 @@ class Circuit:
     ``nodes``: site key → kept indices, ascending; sites without kept nodes are absent. ``edges``: edge key → [n_edges,
     2] (source index, target index), sorted; absent where empty. ``means``: site key → mean of *every* node of the site
     over the pretraining distribution. ``scores``: site key → how needed the search found every node, the larger the
-    more. ``ablated_to``: the complement's ablation values (None: the means). ``calibration``: (scale, shift) of the two
+    more. ``ablations``: the complement's values, one or several kinds, the first of which runs it (none: the means);
+    it was made to meet its target under each. ``calibration``: (scale, shift) of the two
     answer logits. ``about``: model, task, model_hash, task_hash, target_loss, validation_loss and other facts that
     identify it. ``certificate``: the loss after each single removal (``pipeline.prune.minimise``); or None.
     ``folder``: where it was loaded from; None for one made here.
@@ -74,7 +77,7 @@ class Circuit:
     edges: Mapping[str, Int[Tensor, "_n 2"]]
     means: Mapping[str, Float[Tensor, " _width"]]
     scores: Mapping[str, Float[Tensor, " _width"]]
-    ablated_to: AblationValues | None = None
+    ablations: tuple[AblationValues, ...] = ()
     calibration: tuple[float, float] = (1.0, 0.0)
     about: Mapping[str, Any] = field(default_factory=dict)
     certificate: Certificate | None = None
@@ -101,22 +104,48 @@ class Circuit:
     @property
     def ablation_values(self) -> AblationValues:
         """The values of nodes outside the circuit, and of cut edges' sources."""
-        return self.ablated_to or AblationValues.at_means(self.means)
+        return self.all_ablations[0]
+
+    @property
+    def all_ablations(self) -> tuple[AblationValues, ...]:
+        """Every kind that the circuit was made for."""
+        return self.ablations or (AblationValues.at_means(self.means),)
+
+    @property
+    def constant_ablation(self) -> AblationValues:
+        """For one prompt without its pair: the first kind that is the same at all positions, else the means."""
+        constant = (one for one in self.all_ablations if not one.kind.varies)
+        return next(constant, AblationValues.at_means(self.means))
 
     def node_masks(self) -> dict[str, Float[Tensor, " _width"]]:
         """Site key → 1 for kept nodes, 0 for the others, for every site of the model."""
         return node_masks(self.nodes, self.means)
 
-    def __call__(self, model: Transformer | Loaded, draw: int = 0) -> Masked:
-        """The model with only this circuit live: call it with tokens, as the model. Raises WrongModelError."""
+    def __call__(self, model: Transformer | Loaded, draw: int = 0) -> Masked | MaskedPairs:
+        """The model with only this circuit live: call it with tokens, as the model; where ablation values differ by
+        prompt, with both sides of each pair. Raises WrongModelError."""
         model = plain(model)
         self.check_model(model)
+        if self.ablation_values.kind.varies:
+            return MaskedPairs(model, self.nodes, self.edges, self.ablation_values)
         return Masked(model, self.nodes, self.edges, self.ablation_values.draws[draw])
 
-    def compact(self, model: Transformer | Loaded, draw: int = 0) -> Compact:
-        """The same logits within 1e-4, computed by the circuit's nodes alone, on a CPU. Raises WrongModelError."""
+    def on(self, model: Transformer | Loaded, batch: PairBatch, draw: int = 0) -> Masked:
+        """The model with only this circuit live, for the padded prompts of these pairs at all positions: its
+        ``intervene`` and ``cuts``. Raises WrongModelError."""
         model = plain(model)
         self.check_model(model)
+        behind = background(model, self.ablation_values.to(model.device), batch, draw, packed=False)
+        return Masked(model, self.nodes, self.edges, behind.values)
+
+    def compact(self, model: Transformer | Loaded, draw: int = 0) -> Compact:
+        """The same logits within 1e-4, computed by the circuit's nodes alone, on a CPU; for ablation values that are
+        the same for all prompts. Raises WrongModelError, ValueError for others."""
+        model = plain(model)
+        self.check_model(model)
+        if self.ablation_values.kind.varies:
+            kind = self.ablation_values.kind.value
+            raise ValueError(f"{kind} ablation follows from the pairs: use circuit.answers(model, pairs)")
         return Compact(Frozen(model, self.ablation_values.draws[draw]), self.nodes, self.edges)
 
     @property
@@ -202,6 +231,10 @@ class Circuit:
     def answers(self, model: Transformer | Loaded, batch: PairBatch, draw: int = 0) -> Float[Tensor, "prompt 2"]:
         """Logits of the right and the wrong answer of each prompt, calibrated. Raises WrongModelError."""
         pairs = batch.to(torch.device("cpu"))
+        if self.ablation_values.kind.varies:
+            self.check_model(plain(model))
+            behind = background(plain(model).on_cpu(), self.ablation_values, pairs, draw)
+            return calibrated(FrozenRows(behind).answers(self.nodes, self.edges, pairs.answers), self.calibration)
         logits = self.compact(model, draw)(pairs.tokens, at=pairs.last)
         return calibrated(answer_logits(logits, pairs), self.calibration)
 
@@ -230,7 +263,7 @@ class Circuit:
         description = {
             "format": FORMAT,
             "about": dict(self.about),
-            "ablation": self.ablation_values.kind.value,
+            "ablations": [ablated_to.kind.value for ablated_to in self.all_ablations],
             "n_nodes": self.n_nodes,
             "n_edges": self.n_edges,
             "calibration": {"scale": self.calibration[0], "shift": self.calibration[1]},
@@ -240,7 +273,8 @@ class Circuit:
         }
         tensors = {f"mean.{key}": value for key, value in self.means.items()}
         tensors |= {f"score.{key}": value for key, value in self.scores.items()}
-        tensors |= {f"draws.{key}": value for key, value in self.ablation_values.samples.items()}
+        for i, ablated_to in enumerate(self.all_ablations):
+            tensors |= {f"{_draws(i)}{key}": value for key, value in ablated_to.samples.items()}
         with whole_folder(folder) as partial:
             write_json(partial / "circuit.json", description)
             save_file(
@@ -266,7 +300,10 @@ class Circuit:
             edges={key: torch.tensor(value).view(-1, 2) for key, value in description["edges"].items()},
             means=means,
             scores=_named(tensors, "order.") or _named(tensors, "score."),  # order: as it was called before
-            ablated_to=AblationValues.of(Ablation(description["ablation"]), means, _named(tensors, "draws.")),
+            ablations=tuple(
+                AblationValues.of(Ablation(kind), means, _named(tensors, _draws(i)))
+                for i, kind in enumerate(description.get("ablations") or [description["ablation"]])  # one, before
+            ),
             calibration=(description["calibration"]["scale"], description["calibration"]["shift"]),
             about=description["about"],
             certificate=description["certificate"],
@@ -277,6 +314,11 @@ class Circuit:
 def _place(item: tuple[str, Any]) -> tuple[int, int]:
     layer, kind = split_edge_key(item[0])
     return layer, EDGE_KINDS.index(kind)
+
+
+def _draws(i: int) -> str:
+    """What the names of the i-th ablation's tensors begin with."""
+    return f"draws{i or ''}."
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -107,6 +107,8 @@ def half(frozen: Frozen, index: int, nodes: Nodes, edges: Edges, before: HalfLay
 class Compact:
     """A circuit ready to be run: ``compact(tokens)`` are the masked model's logits, up to rounding."""
 
+    new_trace = Trace
+
     def __init__(self, frozen: Frozen, nodes: Nodes, edges: Edges) -> None:
         self.frozen = frozen
         self.halves = [half(frozen, index, nodes, edges) for index in range(2 * frozen.config.n_layer)]

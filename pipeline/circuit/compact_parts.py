@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from functools import cached_property
 
@@ -29,7 +28,7 @@ class Frozen:
     """A model and ablation values, with the constants that all of its circuits share. On a CPU, in float32."""
 
     def __init__(self, model: Transformer, ablated_to: Mapping[str, Float[Tensor, " _width"]]) -> None:
-        self.model = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
+        self.model = model.on_cpu()
         self.config = model.config
         self.ablated_to = {key: value.float().cpu() for key, value in ablated_to.items()}
         parts = self.model.transformer

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,13 +13,16 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.background import Background, background
 from pipeline.circuit.compact import Compact, Frozen, Trace
+from pipeline.circuit.compact_rows import FrozenRows
 from pipeline.circuit.cut_linear import sparse_cuts
-from pipeline.circuit.interventions import edge_cuts, mask_nodes
+from pipeline.circuit.graph import Subgraph
+from pipeline.circuit.interventions import edge_cuts, mask_nodes, node_masks
 from pipeline.circuit.node_masks import NodeMasks
 from pipeline.data.pairs import PairBatch
 from pipeline.model.layout import PackedPrompts
-from pipeline.model.scoring import CHUNK, score
+from pipeline.model.scoring import CHUNK, answers_of, score
 from pipeline.model.transformer import Transformer
 
 Answers = Float[Tensor, "draw prompt 2"]  # logits of the right and the wrong answer
@@ -54,37 +58,69 @@ class Ablator:
 
     def __init__(self, model: Transformer, ablated_to: AblationValues) -> None:
         self.model, self.ablated_to = model, ablated_to.to(model.device)
+        self._split: tuple[PairBatch, list[Part]] | None = None  # of the last batch
 
     @cached_property
     def frozen(self) -> list[Frozen]:
-        """The constants that compact circuits share, of each draw."""
-        on_cpu = self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu()
+        """The constants that compact circuits share, of each draw of values that are the same everywhere."""
+        on_cpu = self.model.on_cpu()
         return [Frozen(on_cpu, draw) for draw in self.ablated_to.draws]
 
-    @cached_property
-    def node_maskings(self) -> list[NodeMasks]:
-        """Masks of nodes, of each draw."""
-        return [NodeMasks(self.model, draw) for draw in self.ablated_to.draws]
-
-    def answers(self, circuit: Circuit, condition: Condition, batch: PairBatch) -> Answers:
+    def answers(self, circuit: Circuit | Subgraph, condition: Condition, batch: PairBatch) -> Answers:
         """Logits of the two answers with the circuit kept or removed, uncalibrated, one copy a draw."""
+        if self.ablated_to.kind.varies:
+            return torch.cat([part.answers(circuit, condition) for part in self.parts(batch)])[None]
         if condition is Condition.CIRCUIT:
             compacts = (Compact(frozen, circuit.nodes, circuit.edges) for frozen in self.frozen)
             return torch.stack([score_compact(compact, batch) for compact in compacts])
-        return torch.stack([self._scored(circuit, condition, batch, draw) for draw in self.node_maskings])
+        behind = (Background(self.model, draw) for draw in self.ablated_to.draws)
+        return torch.stack([score(self.model, batch, **changes(circuit, condition, one)).cpu() for one in behind])
 
-    def _scored(
-        self, circuit: Circuit, condition: Condition, batch: PairBatch, masking: NodeMasks
-    ) -> Float[Tensor, "prompt 2"]:
-        """The logits under a condition that leaves too much of the model for the compact executor to gain by."""
-        if condition is Condition.ABLATED_EDGES:
-            cuts = edge_cuts(self.model, circuit.edges, masking.ablated_to, keep=False)
-            return score(self.model, batch, cuts=sparse_cuts(self.model, cuts)).cpu()
-        masks = {key: mask.to(self.model.device) for key, mask in circuit.node_masks().items()}
-        if condition is Condition.NODES_ONLY:
-            return score(self.model, batch, **masking(masks)).cpu()
-        removed = {key: 1 - mask for key, mask in masks.items()}
-        return score(self.model, batch, intervene=mask_nodes(removed, masking.ablated_to)).cpu()
+    def parts(self, batch: PairBatch) -> list[Part]:
+        """A batch in parts, each with its background, which takes a run of the model to make."""
+        if self._split is None or self._split[0] is not batch:
+            parts = [batch.take(pairs.to(batch.tokens.device)) for pairs in torch.arange(batch.n_pairs).split(CHUNK)]
+            self._split = batch, [Part(self.model, self.ablated_to, part.to(self.model.device)) for part in parts]
+        return self._split[1]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A few pairs, and a background that follows from them."""
+
+    model: Transformer
+    ablated_to: AblationValues
+    batch: PairBatch
+
+    @cached_property
+    def behind(self) -> Background:
+        return background(self.model, self.ablated_to, self.batch)
+
+    @cached_property
+    def frozen(self) -> FrozenRows:
+        if self.model.device.type == "cpu":
+            return FrozenRows(self.behind)
+        cpu = torch.device("cpu")
+        return FrozenRows(background(self.model.on_cpu(), self.ablated_to.to(cpu), self.batch.to(cpu)))
+
+    @torch.no_grad()
+    def answers(self, circuit: Circuit | Subgraph, condition: Condition) -> Float[Tensor, "prompt 2"]:
+        if condition is not Condition.CIRCUIT:
+            return answers_of(self.model, self.batch, **changes(circuit, condition, self.behind)).cpu()
+        return self.frozen.answers(circuit.nodes, circuit.edges, self.batch.answers.cpu())
+
+
+def changes(circuit: Circuit | Subgraph, condition: Condition, behind: Background) -> dict[str, Any]:
+    """Keyword arguments of ``answers_of`` for a condition that leaves too much of the model for the compact executor to
+    gain by."""
+    if condition is Condition.ABLATED_EDGES:
+        cuts = edge_cuts(behind.model, circuit.edges, behind.values, keep=False)
+        return behind.run(None, sparse_cuts(behind.model, cuts))
+    widths = {key: torch.zeros(n, device=behind.model.device) for key, n in behind.model.widths().items()}
+    masks = node_masks(circuit.nodes, widths)
+    if condition is Condition.NODES_ONLY:
+        return NodeMasks(behind.model, behind)(masks)
+    return behind.run(mask_nodes({key: 1 - mask for key, mask in masks.items()}, behind.values))
 
 
 def score_compact(compact: Compact, batch: PairBatch) -> Float[Tensor, "prompt 2"]:

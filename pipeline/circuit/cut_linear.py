@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from pipeline.kernels.sparse import CsrRows, Nonzeros, dot_ends, fits, multiply
 from pipeline.model.linear import Linear, sparse_product
-from pipeline.model.transformer import Cut, Cuts, LinearCut, Transformer
+from pipeline.model.transformer import Attended, Cut, Cuts, LinearCut, Transformer, at_rows
 
 FEW_CHANNELS = 0.6  # fraction of live channels above which picking them out costs more than it spares
 
-# One trial's rows [batch, pos, in], attention's weight on real tokens [batch, head, pos] → [batch, pos, out].
-Product = Callable[[Tensor, Tensor | None], Tensor]
+# One trial's rows [batch, pos, in], and behind attention what that makes of other values → [batch, pos, out].
+Product = Callable[[Tensor, Attended | None], Tensor]
 
 
 class CutLinear:
@@ -35,11 +35,9 @@ class CutLinear:
     def __init__(self, *products: Product) -> None:
         self.products = products
 
-    def __call__(
-        self, layer: nn.Linear, x: Tensor, attention_mass: Float[Tensor, "batch head pos"] | None = None
-    ) -> Tensor:
+    def __call__(self, layer: nn.Linear, x: Tensor, attended: Attended | None = None) -> Tensor:
         if len(self.products) == 1:  # spares a copy
-            return self.products[0](x, attention_mass)
+            return self.products[0](x, attended)
         chunks = x.chunk(len(self.products))
         return torch.cat([product(rows, None) for product, rows in zip(self.products, chunks, strict=True)])
 
@@ -85,11 +83,27 @@ def between_channels(live: Float[Tensor, "out in"], constant: Float[Tensor, " ou
     sources, targets = (live.any(dim).nonzero().flatten() for dim in (0, 1))
     few = live[targets][:, sources].T
 
-    def product(x: Tensor, _: Tensor | None) -> Tensor:
+    def product(x: Tensor, _: Attended | None) -> Tensor:
         y = constant.expand(*x.shape[:-1], -1).contiguous()
         return y.index_add_(-1, targets, x[..., sources] @ few)
 
     return product
+
+
+def plus(product: Product, output: Float[Tensor, "row out"]) -> Product:
+    """``product`` plus an output that differs by row."""
+
+    def whole(x: Tensor, attended: Attended | None) -> Tensor:
+        y = product(x, attended)
+        return y + at_rows(output, y)
+
+    return whole
+
+
+def beside(product: Product, ablated_to: Float[Tensor, "row in"], output: Float[Tensor, "row out"]) -> Product:
+    """``product``, without a constant, of what differs from ablation values; they give ``output``, and differ by
+    row."""
+    return plus(lambda x, attended: product(x - at_rows(ablated_to, x), attended), output)
 
 
 def sparse_cuts(model: Transformer, cuts: Mapping[str, LinearCut], *, few: bool = False) -> Cuts:
@@ -104,23 +118,32 @@ def sparse_cuts(model: Transformer, cuts: Mapping[str, LinearCut], *, few: bool 
         part: Linear = model.transformer["h"][int(layer)].get_submodule(name)
         sparse = isinstance(part.nonzeros(), Nonzeros)
         if isinstance(cut, Cut) and name != "attn.c_proj" and (few or sparse):
-            live, constant = part.weight * cut.keep, part.bias + (part.weight * (1 - cut.keep)) @ cut.mean
+            live, rest, varies = part.weight * cut.keep, part.weight * (1 - cut.keep), cut.mean.ndim > 1
+            constant = torch.zeros_like(part.bias) if varies else part.bias + rest @ cut.mean
             product = between_channels(live, constant) if few else by_nonzeros(live, Nonzeros.of(live), constant)
-            changed[key] = CutLinear(product)
+            changed[key] = CutLinear(plus(product, F.linear(cut.mean, rest, part.bias)) if varies else product)
     return changed
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The ablation values of a linear map's sources, and the output that they give: by the head that the sources are
+    channels of, without the bias, where values are the same everywhere; else by row, unknown behind attention."""
+
+    ablated_to: Float[Tensor, "*row in"]
+    output: Float[Tensor, "head_or_row out"] | None
 
 
 @dataclass(frozen=True)
 class MaskedEdges:
     """The edges of a linear map that have a mask: target (a row of the weight) and source of each.
 
-    ``ablated_to``: the sources' ablation values. ``n_head``: the sources are channels of that many heads, each of which
-    has a weight on real tokens; 1 where they are of none.
+    ``n_head``: the sources are channels of that many heads, each of which has a weight on real tokens; 1 where they are
+    of none.
     """
 
     weight: Float[Tensor, "out in"]
     bias: Float[Tensor, " out"]
-    ablated_to: Float[Tensor, " in"]
     target: Int[Tensor, " edge"]
     source: Int[Tensor, " edge"]
     n_head: int
@@ -136,17 +159,13 @@ class MaskedEdges:
     @cached_property
     def head(self) -> Int[Tensor, " edge"]:
         """Which head each edge's source is a channel of."""
-        return self.source.div(len(self.ablated_to) // self.n_head, rounding_mode="floor")
+        return self.source.div(self.weight.shape[1] // self.n_head, rounding_mode="floor")
 
-    @cached_property
-    def all_ablated(self) -> Float[Tensor, "head out"]:
-        """The output of each head's sources at their ablation values."""
-        return (self.weight * self.ablated_to).unflatten(1, (self.n_head, -1)).sum(-1).T
-
-    def ablated(self, value: Float[Tensor, " edge"]) -> Float[Tensor, "head out"]:
+    def ablated(self, value: Float[Tensor, " edge"], sources: Sources) -> Float[Tensor, "head out"]:
         """The output of each head's sources at their ablation values, less the part that live values replace."""
-        replaced = -value * self.ablated_to[self.source]
-        return self.all_ablated.index_put((self.head, self.target), replaced, accumulate=True)
+        assert sources.output is not None
+        replaced = -value * sources.ablated_to[self.source]
+        return sources.output.index_put((self.head, self.target), replaced, accumulate=True)
 
     def product(
         self, x: Float[Tensor, "batch pos in"], value: Float[Tensor, " edge"]
@@ -158,16 +177,23 @@ class MaskedEdges:
         return F.linear(x, torch.zeros_like(self.weight).index_put((self.target, self.source), value))
 
 
-def by_edges(edges: MaskedEdges, mask: Float[Tensor, " edge"]) -> Product:
+def by_edges(edges: MaskedEdges, mask: Float[Tensor, " edge"], sources: Sources) -> Product:
     """Through the edges that have a mask, however few or many; differentiable in x and in ``mask``."""
 
-    def product(x: Tensor, attention_mass: Tensor | None) -> Tensor:
+    def product(x: Tensor, attended: Attended | None) -> Tensor:
         value = edges.edge_weight * mask
-        live, ablated = edges.product(x, value), edges.ablated(value)
-        scaled = ablated[0] if attention_mass is None else attention_mass.transpose(1, 2) @ ablated
+        live, ablated = edges.product(x, value), edges.ablated(value, sources)
+        scaled = ablated[0] if attended is None else attended.attention_mass.transpose(1, 2) @ ablated
         return live + edges.bias + scaled
 
-    return product
+    def by_row(x: Tensor, attended: Attended | None) -> Tensor:
+        ablated_to = at_rows(sources.ablated_to, x) if attended is None else attended.of(sources.ablated_to)
+        live = edges.product(x - ablated_to, edges.edge_weight * mask)
+        if sources.output is not None:
+            return live + at_rows(sources.output, live)
+        return live + F.linear(ablated_to, edges.weight, edges.bias)
+
+    return product if sources.ablated_to.ndim == 1 else by_row
 
 
 @dataclass(frozen=True)

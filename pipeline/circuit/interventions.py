@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.circuit.ablation_values import Values
-from pipeline.model.transformer import Cut, Intervene, Transformer, position_free
+from pipeline.model.transformer import Cut, Intervene, Transformer, at_rows, position_free
 from pipeline.sites import EDGE_KINDS, site_key, split_edge_key
 
 Broadcast = Mapping[str, Float[Tensor, "... _width"]]  # site key → values that broadcast over prompts and positions
@@ -42,9 +42,10 @@ def mask_nodes(masks: Broadcast, means: Broadcast) -> Intervene:
         if key not in masks:
             return x
         mask = masks[key].to(x.dtype)
-        return mask * x + (1 - mask) * means[key].to(x.dtype)
+        return mask * x + (1 - mask) * at_rows(means[key].to(x.dtype), x)
 
-    return position_free(intervene) if all(mask.ndim == 1 for mask in masks.values()) else intervene
+    free = all(value.ndim == 1 for key, mask in masks.items() for value in (mask, means[key]))
+    return position_free(intervene) if free else intervene
 
 
 def edge_weights(model: Transformer, key: str) -> Float[Tensor, "target source"]:

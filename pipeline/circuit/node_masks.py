@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.circuit.ablation_values import Values
-from pipeline.circuit.cut_linear import CutLinear, by_channels, by_nonzeros
+from pipeline.circuit.background import Background
+from pipeline.circuit.cut_linear import CutLinear, Product, beside, by_channels, by_nonzeros
 from pipeline.circuit.interventions import SOURCES
 from pipeline.kernels.interpolate_cpu import ROWS, interpolate_backward
 from pipeline.kernels.sparse import Nonzeros
@@ -33,16 +34,17 @@ Masks = Mapping[str, Float[Tensor, "*trial _width"]]  # site key → 1 for a nod
 class NodeMasks:
     """A frozen model and the ablation values of its nodes: makes the arguments of masked forward passes."""
 
-    def __init__(self, model: Transformer, ablated_to: Values) -> None:
-        self.model, self.ablated_to = model, ablated_to
+    def __init__(self, model: Transformer, ablated_to: Values | Background) -> None:
+        self.behind = ablated_to if isinstance(ablated_to, Background) else Background(model, ablated_to)
+        self.model, self.ablated_to = model, self.behind.values
 
     def __call__(self, masks: Masks) -> dict[str, Any]:
-        """Keyword arguments of ``Transformer.forward`` that leave only the nodes of hard masks live, for every site.
+        """Keyword arguments of ``answers_of`` that leave only the nodes of hard masks live, for every site.
 
         Masks are [width], or [trial, width] where the batch's rows are those of each trial in turn. Logits and
         the masks' gradients are those of x → m·x + (1 − m)·x_ablated.
         """
-        return {"intervene": interpolating(masks, self.ablated_to), "cuts": self.cuts(masks)}
+        return self.behind.run(interpolating(masks, self.ablated_to), self.cuts(masks))
 
     @torch.no_grad()
     def cuts(self, masks: Masks) -> dict[str, CutLinear]:
@@ -57,12 +59,20 @@ class NodeMasks:
         targets = torch.cat([kept[site_key(layer, kind.target)] for kind in EDGE_KINDS if kind.weight == name], dim=1)
         sources, ablated_to = kept[key], self.ablated_to[key]
         if name not in ABLATED_MATRICES:
-            sources, ablated_to = torch.ones_like(sources), torch.zeros_like(ablated_to)
+            sources, ablated_to = torch.ones_like(sources), part.weight.new_zeros(part.in_features)
+        if ablated_to.ndim > 1:
+            none, output = torch.zeros_like(part.bias).expand(len(sources), -1), self.behind.output(layer, name)
+            return CutLinear(*(beside(each, ablated_to, output) for each in products(part, none, sources, targets)))
         constants = part.bias + torch.where(sources, 0, ablated_to) @ part.weight.T  # [trial, out]
-        each, nonzeros = zip(constants, sources, targets, strict=True), part.nonzeros()
-        if not isinstance(nonzeros, Nonzeros):
-            return CutLinear(*(by_channels(part.weight, *one) for one in each))
-        return CutLinear(*(by_nonzeros(part.weight, nonzeros.between(s, t), constant) for constant, s, t in each))
+        return CutLinear(*products(part, constants, sources, targets))
+
+
+def products(part: Linear, constants: Tensor, sources: Tensor, targets: Tensor) -> list[Product]:
+    """The products of trials between live sources [trial, in] and live targets [trial, out], plus their constants."""
+    each, nonzeros = zip(constants, sources, targets, strict=True), part.nonzeros()
+    if not isinstance(nonzeros, Nonzeros):
+        return [by_channels(part.weight, *one) for one in each]
+    return [by_nonzeros(part.weight, nonzeros.between(s, t), constant) for constant, s, t in each]
 
 
 def interpolating(masks: Masks, ablated_to: Values) -> Intervene:
@@ -75,7 +85,7 @@ def interpolating(masks: Masks, ablated_to: Values) -> Intervene:
         y: Tensor = _Interpolate.apply(x, mask.to(x.dtype), ablated_to[key].to(x.dtype))
         return y
 
-    return position_free(intervene)
+    return position_free(intervene)  # or asked for with the layout that its values follow
 
 
 class _Interpolate(torch.autograd.Function):
@@ -103,6 +113,7 @@ def _backward_cpu(g: Tensor, rows: Tensor, mask: Tensor, ablated_to: Tensor) -> 
     n_trials, n_rows, width = rows.shape
     n_parts = -(-n_rows // ROWS)
     dx, parts = torch.empty_like(g), torch.zeros(n_trials, n_parts, width)
-    arrays = [t.detach().numpy() for t in (g.contiguous(), rows, mask, ablated_to, dx, parts)]
+    by_row = ablated_to.view(-1, width)  # one row: the same everywhere
+    arrays = [t.detach().numpy() for t in (g.contiguous(), rows, mask, by_row, dx, parts)]
     in_shares(lambda start, stop: interpolate_backward(start, stop, n_parts, *arrays), n_trials * n_parts)
     return dx, parts.sum(1)

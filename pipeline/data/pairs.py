@@ -71,3 +71,24 @@ def prompt_losses(answers: Float[Tensor, "*prompt 2"]) -> Float[Tensor, "*prompt
 def of_pairs(values: Float[Tensor, "*draw prompt"]) -> Float[Tensor, "*draw pair"]:
     """The mean of the two prompts of every pair: the unit of sampling."""
     return values.unflatten(-1, (-1, 2)).mean(-1)
+
+
+def parting(batch: PairBatch) -> Int[Tensor, " pair"]:
+    """The first position at which the two prompts of a pair differ; never behind the shorter prompt's last one."""
+    a, b = batch.tokens[0::2], batch.tokens[1::2]
+    shortest = batch.last.view(-1, 2).amin(1)
+    place = torch.arange(a.shape[1], device=a.device).expand(a.shape)
+    return torch.where(a != b, place, a.shape[1]).amin(1).minimum(shortest)
+
+
+def counterparts(batch: PairBatch) -> Int[Tensor, "prompt pos"]:
+    """The position of the pair's other prompt that each position is aligned with; −1 where there is none.
+
+    The same position up to where the prompts part; after that, positions are counted backwards from the answer.
+    """
+    last, parted = batch.last[:, None], parting(batch).repeat_interleave(2)[:, None]
+    other = batch.last.view(-1, 2).flip(1).view(-1, 1)
+    place = torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand(batch.tokens.shape)
+    aligned = other - (last - place)
+    known = (place <= last) & (aligned >= parted)
+    return torch.where(place < parted, place, torch.where(known, aligned, -1))

@@ -47,7 +47,7 @@ class PromptRuns:
     @classmethod
     def of(cls, model: Transformer, circuit: Circuit, batch: PairBatch) -> PromptRuns:
         """Raises WrongModelError, CompiledModelError."""
-        masked = circuit(model)
+        masked = circuit.on(model, batch)
         return cls(batch, PromptRun.of(model, batch), PromptRun.of(model, batch, masked.intervene, masked.cuts))
 
     def length(self, prompt: int) -> int:

@@ -114,6 +114,18 @@ def compete(start: int, stop: int, values: Any, nodes: Any, competitors: Any, k:
 
 
 @numba.njit(nogil=True, cache=True)
+def compete_rows(start: int, stop: int, values: Any, nodes: Any, background: Any, k: int) -> None:
+    """The same where the site's other nodes differ by row: ``background`` [row, site]."""
+    width, guess = background.shape[1], np.int64(0)
+    site, magnitude = np.empty(width, np.float32), np.empty(width, np.int32)
+    for r in range(start, stop):
+        site[:] = background[r]
+        for j in range(len(nodes)):
+            site[nodes[j]] = values[r, j]
+        guess = _keep(site, k, nodes, values[r], magnitude, guess)
+
+
+@numba.njit(nogil=True, cache=True)
 def _compete_few(start: int, stop: int, values: Any, nodes: Any, constants: Any, indices: Any, k: int) -> None:
     n_live, n_competitors = values.shape[1], len(constants)
     magnitude = np.empty(n_live, values.dtype)

@@ -18,7 +18,7 @@ def interpolate_backward(
         c, part = share // n_parts, share % n_parts
         total, m = parts[c, part], mask[c]
         for r in range(part * ROWS, min((part + 1) * ROWS, n_rows)):
-            gr, xr, out = g[c, r], x[c, r], dx[c, r]
+            gr, xr, out, value = g[c, r], x[c, r], dx[c, r], ablated_to[r % len(ablated_to)]
             for i in range(width):
-                total[i] += gr[i] * (xr[i] - ablated_to[i])
+                total[i] += gr[i] * (xr[i] - value[i])
                 out[i] = gr[i] * m[i]

@@ -63,15 +63,64 @@ def add_rows(
 
 
 @intrinsic
+def add_to_rows(
+    typing: Any, out: Any, row: Any, row_at: Any, index: Any, index_at: Any, scale: Any, scale_at: Any, n: Any
+) -> Any:
+    """``out[index[index_at + p] * TILE:][:TILE] += scale[scale_at + p] * row[row_at:][:TILE]``, p in range(n).
+
+    ``out``, ``row``, ``scale`` are flat float32 arrays, ``index`` int32. The row stays in registers.
+    """
+    signature = types.void(out, row, row_at, index, index_at, scale, scale_at, n)
+
+    def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        out, row, row_at, index, index_at, scale, scale_at, n = _values(context, b, signature, args)
+        index, scale = b.gep(index, [index_at]), b.gep(scale, [scale_at])
+        values = _load(b, _vector_at(b, row, row_at, TILE))
+        entry, loop, done = b.block, b.append_basic_block("place"), b.append_basic_block("done")
+        b.cbranch(b.icmp_signed("<", _INT(0), n), loop, done)
+        b.position_at_end(loop)
+        p = b.phi(_INT)
+        target = _vector_at(b, out, b.mul(b.sext(b.load(b.gep(index, [p])), _INT), _INT(TILE)), TILE)
+        product = b.fmul(_splat(b, b.load(b.gep(scale, [p])), TILE), values, flags=["contract"])
+        b.store(b.fadd(_load(b, target), product, flags=["contract"]), target).align = 4
+        following = b.add(p, _INT(1))
+        b.cbranch(b.icmp_signed("<", following, n), loop, done)
+        p.add_incoming(_INT(0), entry)
+        p.add_incoming(following, loop)
+        b.position_at_end(done)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def dot_rows(typing: Any, one: Any, at: Any, other: Any, other_at: Any) -> Any:
+    """The product of ``one[at:][:TILE]`` with ``other[other_at:][:TILE]``, float32, summed in halves: in one order."""
+    signature = types.float32(one, at, other, other_at)
+
+    def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        one, at, other, other_at = _values(context, b, signature, args)
+        total = b.fmul(_load(b, _vector_at(b, one, at, TILE)), _load(b, _vector_at(b, other, other_at, TILE)))
+        n = TILE // 2
+        while n:
+            low, high = (_shuffle(b, total, total, tuple(range(first, first + n))) for first in (0, n))
+            total, n = b.fadd(low, high), n // 2
+        return b.extract_element(total, ir.IntType(32)(0))
+
+    return signature, codegen
+
+
+@intrinsic
 def transpose_block(typing: Any, source: Any, at: Any, stride: Any, out: Any, to: Any, out_stride: Any) -> Any:
-    """Write the BLOCK × BLOCK float32 numbers from ``source[at]``, rows ``stride`` apart, transposed to ``out[to]``."""
+    """Write the BLOCK × BLOCK numbers (float32, int16) from ``source[at]``, rows ``stride`` apart, transposed to
+    ``out[to]``."""
     signature = types.void(source, at, stride, out, to, out_stride)
 
     def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
         source, at, stride, out, to, out_stride = _values(context, b, signature, args)
         rows = [_load(b, _vector_at(b, source, b.add(at, b.mul(_INT(i), stride)), BLOCK)) for i in range(BLOCK)]
-        for i, column in enumerate(_transposed(b, rows)):
-            b.store(column, _vector_at(b, out, b.add(to, b.mul(_INT(i), out_stride)), BLOCK)).align = 4
+        for i, column in enumerate((_transposed if source.type.pointee == ir.FloatType() else _dealt)(b, rows)):
+            b.store(column, _vector_at(b, out, b.add(to, b.mul(_INT(i), out_stride)), BLOCK)).align = 2
         return context.get_dummy_value()
 
     return signature, codegen
@@ -114,9 +163,9 @@ def exp2_differences(typing: Any, values: Any, at: Any, less: Any) -> Any:
 
     def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
         values, at, less = _values(context, b, signature, args)
-        for i in range(0, TILE, BLOCK):  # few enough at a time that all of it stays in registers
-            target = _vector_at(b, values, b.add(at, _INT(i)), BLOCK)
-            difference = b.fsub(_load(b, target), _load(b, _vector_at(b, less, _INT(i), BLOCK)))
+        for i in range(0, TILE, 2 * BLOCK):  # few enough at a time that all of it stays in registers
+            target = _vector_at(b, values, b.add(at, _INT(i)), 2 * BLOCK)
+            difference = b.fsub(_load(b, target), _load(b, _vector_at(b, less, _INT(i), 2 * BLOCK)))
             b.store(_exp2(b, difference), target).align = 4
         return context.get_dummy_value()
 
@@ -130,16 +179,16 @@ def _exp2(b: Any, x: Any) -> Any:
     """
 
     def constant(value: float) -> Any:
-        return ir.Constant(x.type, [value] * BLOCK)
+        return ir.Constant(x.type, [value] * x.type.count)
 
-    whole = ir.VectorType(ir.IntType(32), BLOCK)
+    whole = ir.VectorType(ir.IntType(32), x.type.count)
     rounded = b.fadd(x, constant(ROUNDER))
     f = b.fsub(x, b.fsub(rounded, constant(ROUNDER)))
     series = constant(math.log(2) ** 6 / math.factorial(6))
     for i in range(5, -1, -1):
         term = constant(math.log(2) ** i / math.factorial(i))
         series = b.fadd(b.fmul(series, f, flags=["contract"]), term, flags=["contract"])
-    n = b.shl(b.bitcast(rounded, whole), ir.Constant(whole, [23] * BLOCK))
+    n = b.shl(b.bitcast(rounded, whole), ir.Constant(whole, [23] * x.type.count))
     power = b.bitcast(b.add(b.bitcast(series, whole), n), x.type)
     return b.select(b.fcmp_ordered(">=", x, constant(-126.0)), power, constant(0.0))
 
@@ -154,6 +203,24 @@ def nonzero_bits(typing: Any, values: Any, at: Any) -> Any:
         vector = _load(b, _vector_at(b, pointer, at, TILE))
         differs = b.fcmp_unordered if signature.args[0].dtype == types.float32 else b.icmp_unsigned
         return b.bitcast(differs("!=", vector, ir.Constant(vector.type, None)), _INT)
+
+    return signature, codegen
+
+
+@intrinsic
+def bits_at_least(typing: Any, values: Any, at: Any, bound: Any) -> Any:
+    """A bit for each of the TILE magnitudes from ``values[at]``, the first the lowest: 1 if not below ``bound``.
+
+    Both are bit patterns of float32 (int32).
+    """
+    signature = types.int64(values, at, bound)
+
+    def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        pointer, at, bound = _values(context, b, signature, args)
+        vector = _load(b, _vector_at(b, pointer, at, TILE))
+        magnitude = b.and_(vector, ir.Constant(vector.type, [0x7FFFFFFF] * TILE))
+        least = b.insert_element(ir.Constant(vector.type, ir.Undefined), b.trunc(bound, ir.IntType(32)), _INT(0))
+        return b.bitcast(b.icmp_signed(">=", magnitude, _shuffle(b, least, least, (0,) * TILE)), _INT)
 
     return signature, codegen
 
@@ -191,6 +258,15 @@ def _transposed(b: Any, r: list[Any]) -> list[Any]:
     u = [_shuffle(b, t[i], t[i + 2], order) for i in (0, 1, 4, 5) for order in (low, high)]
     low, high = (0, 1, 2, 3, 8, 9, 10, 11), (4, 5, 6, 7, 12, 13, 14, 15)
     return [_shuffle(b, u[i], u[i + 4], order) for order in (low, high) for i in range(4)]
+
+
+def _dealt(b: Any, r: list[Any]) -> list[Any]:
+    """The same of 16-bit numbers, whose rows are 128 bits: three rounds in which a row of the lower half and one of the
+    upper are dealt into two."""
+    low, high = (0, 8, 1, 9, 2, 10, 3, 11), (4, 12, 5, 13, 6, 14, 7, 15)
+    for _ in range(3):
+        r = [_shuffle(b, r[i], r[i + 4], order) for i in range(4) for order in (low, high)]
+    return r
 
 
 def _values(context: Any, b: Any, signature: Any, args: Any) -> list[Any]:

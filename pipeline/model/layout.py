@@ -19,6 +19,8 @@ from torch import Tensor
 
 from pipeline.kernels.layout_cpu import add_rows_at, branch_sequences, number_rows, place_rows
 
+WORDS = 2**32  # more than any vocabulary has
+
 
 @dataclass(frozen=True)
 class PaddedPrompts:
@@ -74,14 +76,21 @@ class PackedPrompts:
     last: bool
 
     @classmethod
-    def of(cls, tokens: Int[Tensor, "prompt pos"], at: Int[Tensor, " prompt"] | None) -> PackedPrompts:
-        """Up to the position ``at`` of each prompt; None: all positions."""
-        words = tokens.numpy()
+    def of(
+        cls,
+        tokens: Int[Tensor, "prompt pos"],
+        at: Int[Tensor, " prompt"] | None,
+        apart: Int[Tensor, " prompt"] | None = None,
+    ) -> PackedPrompts:
+        """Up to the position ``at`` of each prompt; None: all positions. From the position ``apart`` on, a prompt has
+        rows of its own, also where others have begun like it: for values that depend on more than the past."""
+        words = tokens.numpy() if apart is None else told_apart(tokens, apart).numpy()
         length = np.full(len(words), words.shape[1]) if at is None else at.numpy() + 1
         index, own = np.empty(words.shape, np.int64), np.empty(len(words), np.int64)
         token, position = np.empty(words.size, np.int64), np.empty(words.size, np.int64)
         n = number_rows(words, length, np.lexsort(words.T[::-1]), index, own, token, position)
         token, position, index, own, length = map(torch.from_numpy, (token[:n], position[:n], index, own, length))
+        token = token if apart is None else token % WORDS
         return cls(token, position, index, own, length, last=at is not None)
 
     @property
@@ -99,6 +108,14 @@ class PackedPrompts:
     @property
     def positions(self) -> Int[Tensor, " row"]:
         return self.position
+
+    @cached_property
+    def places(self) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
+        """A prompt that each row is of, and its position there."""
+        prompt, pos = (torch.arange(self.n_positions) < self.length[:, None]).nonzero().T
+        places = torch.empty(2, len(self.token), dtype=torch.long)
+        places[:, self.index[prompt, pos]] = torch.stack([prompt, pos])
+        return places[0], places[1]
 
     @cached_property
     def end(self) -> Int[Tensor, " prompt"]:
@@ -160,6 +177,13 @@ class Sequences:
 
     def to_rows(self, x: Float[Tensor, "sequence pos width"], copies: int) -> Float[Tensor, "copy row width"]:
         return _take(x.reshape(copies, self.index.numel(), x.shape[-1]), self.place)
+
+
+def told_apart(tokens: Int[Tensor, "prompt pos"], apart: Int[Tensor, " prompt"]) -> Int[Tensor, "prompt pos"]:
+    """Numbers that are equal where tokens are shared, and from ``apart`` on differ from those of every other prompt;
+    modulo ``WORDS``, they are the tokens."""
+    own = torch.arange(tokens.shape[1]) >= apart[:, None]
+    return tokens + WORDS * own * (torch.arange(len(tokens))[:, None] + 1)
 
 
 Layout = PaddedPrompts | PackedPrompts

@@ -32,14 +32,18 @@ def score(
     return scored
 
 
-def answers_of(model: Transformer, batch: PairBatch, copies: int = 1, **changes: Any) -> Float[Tensor, "row 2"]:
+def answers_of(
+    model: Transformer, batch: PairBatch, copies: int = 1, *, prompts: PackedPrompts | None = None, **changes: Any
+) -> Float[Tensor, "row 2"]:
     """Logits of the right and the wrong answer by one pass over a batch, for every copy of it one after the other.
 
     ``changes``: ``intervene`` and ``cuts`` of ``Transformer.forward``. Where one of them is not marked as
     ``position_free``, sites hold [copy · prompt, pos, width], padded, on every device. Else prompts are packed on a
-    CPU.
+    CPU. ``prompts``: the batch as the changes want it packed.
     """
-    if not is_position_free(changes.get("intervene"), changes.get("cuts")):
+    if prompts is not None:
+        logits = model(prompts, copies=copies, **changes)
+    elif not is_position_free(changes.get("intervene"), changes.get("cuts")):
         logits = pick(model(batch.tokens, copies=copies, **changes), batch.last.repeat(copies))[:, 0]
     elif model.device.type == "cpu":  # where packing pays, and sums have one order
         logits = model(PackedPrompts.of(batch.tokens, batch.last), copies=copies, **changes)

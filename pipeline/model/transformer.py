@@ -7,6 +7,7 @@ edges their source's ablation value.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -35,33 +36,53 @@ class Cut:
 
     position_free = True
     keep: Float[Tensor, "out in"]
-    mean: Float[Tensor, " in"]
+    mean: Float[Tensor, "*row in"]
 
 
-# A linear map's stand-in: its cut edges, or a function of the map, its input and, behind attention, each head's weight
-# on real tokens (pipeline.circuit.cut_linear).
-LinearCut = Cut | Callable[[nn.Linear, Tensor, Tensor | None], Tensor]
+@dataclass(frozen=True)
+class Attended:
+    """What attention made of the values that a map behind it reads: also of others in their place.
+
+    ``attention_mass`` [batch, head, pos]: each head's total weight on real tokens, below 1 with a sink. ``average`` of
+    value channels, one row a position: their averages with the same weights.
+    """
+
+    attention_mass: Float[Tensor, "batch head pos"]
+    average: Callable[[Tensor], Tensor]
+
+    def of(self, values: Float[Tensor, "*row width"]) -> Float[Tensor, "batch pos width"]:
+        """What attention makes of other values: the same at all positions, or a row a position."""
+        if values.ndim > 1:
+            return self.average(values)
+        return values * self.attention_mass.transpose(1, 2).repeat_interleave(
+            len(values) // self.attention_mass.shape[1], dim=-1
+        )
+
+
+# A linear map's stand-in: its cut edges, or a function of the map, its input and, behind attention, what that makes of
+# other values (pipeline.circuit.cut_linear).
+LinearCut = Cut | Callable[[nn.Linear, Tensor, Attended | None], Tensor]
 Cuts = Mapping[str, LinearCut]
 
 
-def linear(layer: nn.Linear, x: Tensor, cut: LinearCut | None, attention_mass: Tensor | None = None) -> Tensor:
-    """``layer(x)`` with cut edges that carry their source's ablation value.
-
-    ``attention_mass`` [batch, head, pos] scales the ablation values of a head's channels: attention's total weight on
-    real tokens, below 1 with a sink (None: 1).
-    """
+def linear(layer: nn.Linear, x: Tensor, cut: LinearCut | None, attended: Attended | None = None) -> Tensor:
+    """``layer(x)`` with cut edges that carry their source's ablation value; behind attention, its average."""
     if cut is None:
         return layer(x)
     if not isinstance(cut, Cut):
-        return cut(layer, x, attention_mass)
+        return cut(layer, x, attended)
     live = F.linear(x, layer.weight * cut.keep, layer.bias)
-    ablated_to = cut.mean if attention_mass is None else cut.mean * by_channel(attention_mass, len(cut.mean))
+    ablated_to = at_rows(cut.mean, x) if attended is None else attended.of(cut.mean)
     return live + F.linear(ablated_to, layer.weight * (1 - cut.keep))
 
 
-def by_channel(attention_mass: Float[Tensor, "batch head pos"], width: int) -> Float[Tensor, "batch pos width"]:
-    """Each value channel's total weight on real tokens: what a constant value is multiplied by."""
-    return attention_mass.transpose(1, 2).repeat_interleave(width // attention_mass.shape[1], dim=-1)
+def at_rows(values: Float[Tensor, "*row width"], x: Float[Tensor, "batch pos width"]) -> Tensor:
+    """Values, the same everywhere or a row a position of one copy of the batch, as they meet ``x``, which may hold
+    several copies."""
+    if values.ndim == 1:
+        return values
+    copies = x.numel() // values.numel()
+    return values.expand(copies, *values.shape).reshape(x.shape)
 
 
 def position_free(intervene: Intervene) -> Intervene:
@@ -153,7 +174,10 @@ class Block(nn.Module):
         q, k = self.site(Site.ATTN_Q, q, intervene), self.site(Site.ATTN_K, k, intervene)
         v = self.site(Site.ATTN_V, v, intervene)
         mixed, attention_mass = layout.attend(self.attn.mix, q, k, v, last)
-        out = linear(self.attn.c_proj, mixed, cuts.get(f"{self.layer}.attn.c_proj"), attention_mass)
+        attended = Attended(
+            attention_mass, lambda values: layout.attend(self.attn.mix, q, k, at_rows(values, v), last)[0]
+        )
+        out = linear(self.attn.c_proj, mixed, cuts.get(f"{self.layer}.attn.c_proj"), attended)
         return self.site(Site.ATTN_OUT, out, intervene)
 
     def mlp_out(self, x: Tensor, intervene: Intervene | None, cuts: Cuts) -> Tensor:
@@ -201,6 +225,10 @@ class Transformer(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.lm_head.weight.device
+
+    def on_cpu(self) -> Transformer:
+        """The model itself where it is on a CPU, else a copy there."""
+        return self if self.device.type == "cpu" else copy.deepcopy(self).cpu()
 
     def freeze(self) -> Transformer:
         """The model itself, to be run and not trained: no gradients of weights, whose zeros are skipped."""

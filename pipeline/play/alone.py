@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from pipeline.artifacts import read_json
 from pipeline.config import ExplainConfig
 from pipeline.data.pairs import PairBatch
@@ -17,7 +19,7 @@ from pipeline.play.switches import PlayError
 from pipeline.prune.checkpoint import circuit_loss
 from pipeline.report.bundle import circuit_bundle, token_texts
 from pipeline.report.page import build_circuit_page
-from pipeline.rows import Explanation
+from pipeline.rows import Explanation, OfModel, ValidationRow
 from pipeline.sites import split_node_name
 
 
@@ -47,7 +49,21 @@ def page_alone(
         texts=token_texts(session.tokenizer),
         explanation=explanation,
     )
-    return build_circuit_page(bundle, title=f"{name} in {session.name}"), said
+    line = verdict_of(session, name)
+    body = "" if line is None else Markup("<p><b>Verdict:</b> {}.</p>").format(line)
+    return build_circuit_page(bundle, title=f"{name} in {session.name}", body=body), said
+
+
+def verdict_of(session: Session, name: str) -> str | None:
+    """What the stage validate says of this very circuit, in one line; None where it did not test it."""
+    circuit, model = session.circuit(name), session.folder.resolve().name
+    task = str(circuit.about.get("task"))
+    own, path = session.workspace.circuits(model) / task, session.workspace.validations(model)
+    if circuit.folder is None or circuit.folder.resolve() != own.resolve() or not path.is_file():
+        return None
+    found: OfModel[ValidationRow] = read_json(path)
+    tested = found["model_hash"] == session.model.checkpoint and task in found["tasks"]
+    return found["tasks"][task]["verdict"]["line"] if tested else None
 
 
 def pairs_of(session: Session, name: str) -> PairBatch:

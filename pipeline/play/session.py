@@ -209,10 +209,10 @@ class Session(LoadedModel):
         return {
             "name": name,
             "about": f"{circuit.n_nodes:,} nodes, {circuit.n_edges:,} edges",
-            "ablation": circuit.ablation_values.kind.words,
+            "ablation": circuit.constant_ablation.kind.words,
             "calibration": [rounded(x) for x in circuit.calibration],
             "nodes": circuit.node_names,
-            "ablated_to": [rounded(x) for x in by_node(circuit, circuit.ablation_values.first).tolist()],
+            "ablated_to": [rounded(x) for x in by_node(circuit, circuit.constant_ablation.first).tolist()],
             "labels": {node: label["text"] for node, label in labels.items() if label},
             "edges": circuit.edge_names,
             "weights": [rounded(x) for x in weights_of(circuit, self.model)],

@@ -84,7 +84,7 @@ class Switches:
             )
 
     def _ablated_to(self, model: Transformer) -> dict[str, Tensor]:
-        return {key: value.to(model.device) for key, value in self.circuit.ablation_values.first.items()}
+        return {key: value.to(model.device) for key, value in self.circuit.constant_ablation.first.items()}
 
 
 def by_node(circuit: Circuit, values: Mapping[str, Tensor]) -> Tensor:

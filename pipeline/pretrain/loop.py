@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.artifacts import file_hash, read_json, whole_file, whole_folder, write_json
-from pipeline.config import ComputeConfig, ModelConfig, PretrainConfig
+from pipeline.config import ComputeConfig, ConfigError, ModelConfig, PretrainConfig
 from pipeline.data.batches import TrainingBatches, validation_batches
 from pipeline.data.bigram import load_bigram
 from pipeline.data.shards import TokenStream
@@ -60,6 +60,7 @@ class TrainingRun:
         """The content of a resumable checkpoint."""
         return {
             "model": self.model.state_dict(),
+            "backward_sets": self.optimizer.backward_sets.state(),
             "adam": self.optimizer.adam.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
@@ -70,6 +71,7 @@ class TrainingRun:
         self.model.load_state_dict(state["model"])
         self.optimizer.adam.load_state_dict(state["adam"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+        self.optimizer.backward_sets.restore(state["backward_sets"], self.optimizer.adam, self.step)
 
     def read(self, step: int) -> Tensor:
         """This rank's sequences of a step [batch, n_ctx + 1], where the model's device can fetch them from."""
@@ -163,8 +165,14 @@ def _start(
     device: torch.device,
     ranks: Ranks,
 ) -> TrainingRun:
-    """The run at step 0. Raises ValueError where the batch cannot be shared out over the ranks."""
+    """The run at step 0. Raises ValueError where the batch cannot be shared out over the ranks, and for backward sets
+    where there is no kernel for them."""
     sequences = shared.sequences_at_once(ranks.n)
+    if shared.dense_gradient_every > 1 and (device.type != "cpu" or ranks.n > 1):
+        raise ConfigError(
+            f"pretrain.dense_gradient_every {shared.dense_gradient_every} on {device.type} in {ranks.n} processes; "
+            "allowed: 1, or one process on a CPU (compute.device: cpu, compute.processes: 1)"
+        )
     stream = TokenStream.open(tokens, "train")
     bigram = load_bigram(tokens) if shared.bigram_init == "counts" else None
     vocab_size = read_json(tokens / "tokenizer.json")["vocab_size"]

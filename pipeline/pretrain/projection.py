@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
+import numpy as np
 import torch
 from torch import nn
 
 from pipeline.config import ModelConfig
 from pipeline.kernels import projection_cpu
 from pipeline.kernels.projection_gpu import keep_largest
+from pipeline.kernels.simd import TILE
+from pipeline.kernels.sparse import CsrRows, Nonzeros, fits
 from pipeline.kernels.threads import in_shares
+from pipeline.model.linear import Linear
 from pipeline.model.transformer import Transformer
+
+ROOM = 4  # weights that one pass may find for each that stays
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class Target:
     parameter: nn.Parameter
     density: float
     alive_axis: int | None
+    layer: Linear | None = field(default=None, compare=False)  # whose weight it is
     last: list[int] = field(default_factory=lambda: [0], compare=False)  # the last threshold's bits: where to begin
 
     def budget(self, progress: float) -> int:
@@ -41,13 +49,14 @@ def sparse_targets(model: Transformer, config: ModelConfig) -> list[Target]:
     Not: norm gains, bigram table, sink logits, positional embedding. Empty for a model of density 1.
     """
     targets = []
+    layers = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, Linear)}
     for name, parameter in model.named_parameters():
         if name.endswith((".c_attn.weight", ".c_fc.weight")):
-            targets.append(Target(name, parameter, config.block_density, 0))
+            targets.append(Target(name, parameter, config.block_density, 0, layers[name]))
         elif name.endswith(".c_proj.weight"):
-            targets.append(Target(name, parameter, config.block_density, 1))
+            targets.append(Target(name, parameter, config.block_density, 1, layers[name]))
         elif name.endswith((".bias", "wte.weight", "lm_head.weight")):
-            targets.append(Target(name, parameter, config.embed_density, None))
+            targets.append(Target(name, parameter, config.embed_density, None, layers.get(name)))
     return [target for target in targets if target.density < 1]
 
 
@@ -64,6 +73,48 @@ def project(targets: Sequence[Target], progress: float, keep_alive: int) -> None
     for target in due:
         weight = target.parameter.detach()
         weight.mul_(keep_largest(weight, target.budget(progress), keep_alive, target.alive_axis))
+
+
+def project_few(targets: Sequence[Target], progress: float, keep_alive: int, shrink: float) -> list[Target]:
+    """Project, then multiply by ``shrink``, those matrices on a CPU that are so sparse that products skip their zeros.
+
+    One pass finds the weights that stay, and their linear map is told of them; to the bits of ``project``. Returns the
+    targets that were done.
+    """
+    fitting = [target for target in targets if target.layer is not None and fits(target.parameter)]
+    few = [target for target in fitting if not target.parameter.is_cuda and _skips_zeros(target, progress)]
+    done: list[Target] = []
+
+    def work(start: int, stop: int) -> None:
+        done.extend(target for target in few[start:stop] if _keep_few(target, progress, keep_alive, shrink))
+
+    in_shares(work, len(few))
+    return done
+
+
+def _skips_zeros(target: Target, progress: float) -> bool:
+    layer = cast(Linear, target.layer)
+    return target.budget(progress) <= layer.sparse_below * target.parameter.numel()
+
+
+def _keep_few(target: Target, progress: float, keep_alive: int, shrink: float) -> bool:
+    """Whether it could be done."""
+    weight, budget = target.parameter.detach(), target.budget(progress)
+    flat, width = weight.view(-1).numpy(), weight.shape[1]
+    least = 0 if target.alive_axis is None else keep_alive
+    place = np.empty(ROOM * budget + TILE, np.int64)
+    bits = weight.view(torch.int32).numpy()
+    last, n = projection_cpu.keep_few(bits, budget, least, target.alive_axis == 1, target.last[0], place)
+    if n < 0:
+        return False
+    place, target.last[0] = place[:n], last
+    value = flat[place] * np.float32(shrink)
+    flat[place] = value
+    torch.autograd.graph.increment_version(target.parameter)  # numpy's writes go unseen
+    start = np.searchsorted(place, np.arange(len(weight) + 1) * width).astype(np.int32)
+    rows = CsrRows(start, (place % width).astype(np.int32), value)
+    cast(Linear, target.layer).know(Nonzeros.of_rows(rows.without_zeros(value), width))
+    return True
 
 
 def _keep_each(targets: Sequence[Target], progress: float, keep_alive: int) -> None:

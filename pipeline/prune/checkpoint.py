@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.artifacts import whole_folder, write_json
 from pipeline.circuit import Circuit
-from pipeline.circuit.ablation_values import ablation_values_for
+from pipeline.circuit.make_ablations import ablations_for
 from pipeline.config import ConfigError, Params, PruneConfig, parse_params
 from pipeline.data.pairs import PairBatch
 from pipeline.data.words import SPLITS
@@ -51,8 +51,8 @@ def prune_checkpoint(
     ``model``: a checkpoint's folder. ``task``: a name of the study's twenty, or a file of contrast pairs. ``out``: a
     new folder for circuit.json, circuit.safetensors, summary.json and trials.json, written whole or not at all.
     ``params``: the settings, or their file (None: params.yaml of the model's workspace, else of the current folder);
-    ``changes`` to their section prune, such as ``target_loss=0.1, budget=16, tie_qk=True, ablation="zero"`` (None: no
-    change). ``seed``: of the search (None: the settings'); how pairs are split follows from the settings' seed alone.
+    ``changes`` to their section prune, such as ``target_loss=0.1, budget=16, tie_qk=True, ablations=["zero"]`` (None:
+    no change). ``seed``: of the search (None: the settings'); how pairs are split follows from their seed alone.
     ``tokenizer``, ``tokens``: folders (None: the model's own, else data/tokens of its workspace). ``on_progress``: told
     what is being done.
 
@@ -89,6 +89,8 @@ def _changed(settings: Params, changes: dict[str, Any]) -> PruneConfig:
     """The settings of pruning, changed. Raises ConfigError for unknown ones and values that are not allowed."""
     if not changes:
         return settings.prune
+    if one := changes.pop("ablation", None):  # as it was called before there could be several
+        changes["ablations"] = [one]
     whole = settings.model_dump(mode="json")
     config = parse_params(whole | {"prune": whole["prune"] | changes}, origin="asked for").prune
     if config.target_loss >= CHANCE:
@@ -136,7 +138,9 @@ def _searched(
     pruned = prune_task(
         model=loaded.model,
         means=loaded.means,
-        ablated_to=ablation_values_for(config, loaded.model, loaded.means, tokens, loaded.tokenizer.hash, draws_seed),
+        ablations=ablations_for(
+            config, loaded.model, loaded.means, batches["train"], tokens, loaded.tokenizer.hash, draws_seed
+        ),
         batches=batches,
         config=config,
         seed=seed,
@@ -149,7 +153,8 @@ def _searched(
     if pruned.circuit is None:
         raise UnsolvedError(
             f"no circuit of {loaded.name} for {loaded.task} has a loss of at most {config.target_loss:g} nats on "
-            f"train and validation pairs, by a wide enough margin, its complement ablated to {config.ablation.value}; "
+            f"train and validation pairs, by a wide enough margin, its complement ablated to "
+            f"{' and '.join(config.ablations)}; "
             f"raise --target-loss or --budget ({config.budget}), or give more pairs"
         )
     return replace(pruned, row=pruned.row | {"test_loss": circuit_loss(pruned.circuit, loaded.model, batches["test"])})

@@ -32,7 +32,7 @@ class Ranking:
         if k not in self.seen:
             mask = torch.zeros_like(self.scores)
             mask[self.sequence[:k]] = 1
-            circuit = self.layout.circuit(mask, self.evaluator.frozen[0].model)
+            circuit = self.layout.circuit(mask, self.evaluator.model)
             self.seen[k] = self.evaluator(circuit).candidate
         return self.seen[k]
 

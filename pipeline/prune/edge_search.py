@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.circuit.ablation_values import Values
+from pipeline.circuit.background import Background
 from pipeline.circuit.cut_linear import CutLinear, MaskedEdges, by_edges
 from pipeline.circuit.interventions import SOURCES, in_matrix, node_masks
 from pipeline.circuit.node_masks import interpolating
@@ -24,7 +24,7 @@ from pipeline.model.scoring import answers_of, calibrated
 from pipeline.prune.limits import PASS_PAIRS
 from pipeline.prune.masks import EdgeLayout
 from pipeline.prune.search import Masking
-from pipeline.sites import Site, site_key, split_edge_key
+from pipeline.sites import Site, split_edge_key
 
 
 @dataclass(frozen=True)
@@ -33,32 +33,33 @@ class EdgeMasking(Masking):
 
     layout: EdgeLayout
 
-    def losses(self, masks: Float[Tensor, "trial edge"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " trial"]:
-        return torch.cat([self.run(batch, 1, **self.changes(mask, draw)) for mask in masks])
+    def losses(self, masks: Float[Tensor, "trial edge"], batch: PairBatch, behind: Background) -> Tensor:
+        return torch.cat([self.run(batch, 1, **self.changes(mask, behind)) for mask in masks])
 
-    def changes(self, mask: Float[Tensor, " edge"], draw: int) -> dict[str, Any]:
-        """Keyword arguments of ``Transformer.forward``: an edge with mask m carries m·x + (1 − m)·x_ablated.
+    def changes(self, mask: Float[Tensor, " edge"], behind: Background) -> dict[str, Any]:
+        """Keyword arguments of ``answers_of``: an edge with mask m carries m·x + (1 − m)·x_ablated.
 
         Edges outside the circuit carry x_ablated, and nodes outside it are ablated.
         """
-        cuts = {name: CutLinear(by_edges(live, mask[places])) for name, (live, places) in self.maps[draw].items()}
-        return {"intervene": interpolating(self.kept, self.ablated_to.draws[draw]), "cuts": cuts}
+        cuts = {
+            name: CutLinear(by_edges(live, mask[places], behind.sources(name, live.n_head)))
+            for name, (live, places) in self.maps.items()
+        }
+        return behind.run(interpolating(self.kept, behind.values), cuts)
 
     @cached_property
     def kept(self) -> dict[str, Float[Tensor, " _width"]]:
         """Site key → 1 for the circuit's nodes, else 0."""
-        return node_masks(self.layout.whole.nodes, self.ablated_to.first)
+        widths = {key: torch.empty(n, device=self.model.device) for key, n in self.model.widths().items()}
+        return node_masks(self.layout.whole.nodes, widths)
 
     @cached_property
-    def maps(self) -> list[dict[str, tuple[MaskedEdges, Int[Tensor, " n"]]]]:
-        """Of every draw: a linear map's name → its live edges, and their places in a mask."""
-        names = [(layer, name) for layer in range(self.model.config.n_layer) for name in SOURCES]
-        return [
-            {f"{layer}.{name}": self.map(layer, name, ablated_to) for layer, name in names}
-            for ablated_to in self.ablated_to.draws
-        ]
+    def maps(self) -> dict[str, tuple[MaskedEdges, Int[Tensor, " n"]]]:
+        """A linear map's name → its live edges, and their places in a mask."""
+        layers = range(self.model.config.n_layer)
+        return {f"{layer}.{name}": self.map(layer, name) for layer in layers for name in SOURCES}
 
-    def map(self, layer: int, name: str, ablated_to: Values) -> tuple[MaskedEdges, Int[Tensor, " n"]]:
+    def map(self, layer: int, name: str) -> tuple[MaskedEdges, Int[Tensor, " n"]]:
         """The live edges of one linear map, and their places in a mask."""
         part, source = self.model.transformer["h"][layer].get_submodule(name), SOURCES[name]
         device, edges = self.model.device, self.layout.whole.edges
@@ -69,20 +70,23 @@ class EdgeMasking(Masking):
         none = torch.zeros(0, dtype=torch.long, device=device)
         rows, columns = (torch.cat([none, *(end[i] for end in ends)]) for i in (0, 1))
         n_head = self.model.config.n_head if source is Site.ATTN_V else 1
-        live = MaskedEdges(part.weight, part.bias, ablated_to[site_key(layer, source)], rows, columns, n_head)
+        live = MaskedEdges(part.weight, part.bias, rows, columns, n_head)
         return live, torch.cat([none, *(every[key] for key in keys)])
 
 
 def edge_attributions(
-    masking: EdgeMasking, pairs: PairBatch, weights: Float[Tensor, " pair"], calibration: tuple[float, float]
+    masking: EdgeMasking, pairs: PairBatch, weights: Float[Tensor, "ablation pair"], calibration: tuple[float, float]
 ) -> Float[Tensor, " edge"]:
     """The rise of the weighted sum of the pairs' losses without each edge, in nats, to first order."""
-    total, device, draws = torch.zeros(masking.layout.n_units), masking.model.device, masking.ablated_to.draws
+    total, device = torch.zeros(masking.layout.n_units), masking.model.device
     for some in torch.arange(pairs.n_pairs).split(PASS_PAIRS):
-        part, weight = pairs.take(some).to(device), weights[some].to(device) / len(draws)
-        for draw in range(len(draws)):
-            mask = torch.ones(len(total), device=device, requires_grad=True)
-            answers = answers_of(masking.model, part, **masking.changes(mask, draw))
-            losses = of_pairs(prompt_losses(calibrated(answers, calibration)))
-            total -= torch.autograd.grad((weight * losses).sum(), mask)[0].cpu()
+        part = pairs.take(some).to(device)
+        for ablated_to, weight in zip(masking.ablations, weights[:, some].to(device), strict=True):
+            if not weight.any():
+                continue
+            for draw in range(len(ablated_to.draws)):
+                mask = torch.ones(len(total), device=device, requires_grad=True)
+                changes = masking.changes(mask, masking.behind((ablated_to, draw), part))
+                losses = of_pairs(prompt_losses(calibrated(answers_of(masking.model, part, **changes), calibration)))
+                total -= torch.autograd.grad((weight / len(ablated_to.draws) * losses).sum(), mask)[0].cpu()
     return total

@@ -9,21 +9,30 @@ upper 99 % bound on the mean loss over an equally large fresh sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.background import background
 from pipeline.circuit.compact import Compact, Frozen, Trace
+from pipeline.circuit.compact_parts import Edges, Nodes
+from pipeline.circuit.compact_rows import CompactRows, FrozenRows, RowsTrace
 from pipeline.circuit.graph import Subgraph
+from pipeline.config import PruneConfig
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
 from pipeline.kernels.calibrate_cpu import margin_loss, newton
 from pipeline.model.layout import PackedPrompts
 from pipeline.model.scoring import calibrated
+from pipeline.model.transformer import Transformer
 from pipeline.prune.limits import MIN_SCALE, Z_99
 from pipeline.rows import Sizes
+
+Constant = Mapping[int, Sequence[Frozen]]
+Prepared = Mapping[Frozen | FrozenRows, Compact | CompactRows]
 
 
 @dataclass(frozen=True)
@@ -31,19 +40,18 @@ class Candidate(Subgraph):
     """A circuit in the making, with its losses in nats."""
 
     loss: float  # the largest of those on fit, validation and extra pairs: a target has to be met on all of them
-    validation_loss: float
+    validation_loss: float  # of several ablations, the largest
     calibration: tuple[float, float]  # scale, shift
-    losses: Float[Tensor, " pair"]  # of fit pairs, then validation pairs
+    losses: Float[Tensor, "ablation pair"]  # of fit pairs, then validation pairs
 
 
 @dataclass(frozen=True)
 class Evaluation(Candidate):
     """A circuit's losses in nats, and per draw of ablation values the state that its run left for a similar circuit."""
 
-    compacts: tuple[Compact, ...]
-    traces: tuple[Trace, ...]
+    run: Run
     extra_loss: float | None = None  # ``Evaluator.extra_loss``; None where the extra pairs were not run
-    extra_traces: tuple[Trace, ...] = ()
+    extra_run: Run | None = None
 
     @property
     def candidate(self) -> Candidate:
@@ -51,83 +59,144 @@ class Evaluation(Candidate):
         return Candidate(**{each.name: getattr(self, each.name) for each in fields(Candidate)})
 
 
+@dataclass(frozen=True)
+class Run:
+    """A circuit on some pairs: for each draw of ablation values the circuit ready to be run, and what its run left."""
+
+    compacts: tuple[Compact | CompactRows, ...]
+    traces: tuple[Trace | RowsTrace, ...]
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Some pairs, and the model with every draw of every ablation's values on them."""
+
+    pairs: PairBatch
+    prompts: PackedPrompts
+    frozen: tuple[Frozen | FrozenRows, ...]
+
+    @classmethod
+    def of(
+        cls, pairs: PairBatch, model: Transformer, ablations: Sequence[AblationValues], constant: Constant
+    ) -> Executor:
+        """``constant``: the model with values that are the same everywhere, by the place of their ablation."""
+        pairs = pairs.to(torch.device("cpu"))
+        frozen = [
+            constant[i] if i in constant else [FrozenRows(background(model, ablated_to, pairs))]
+            for i, ablated_to in enumerate(ablations)
+        ]
+        return cls(pairs, PackedPrompts.of(pairs.tokens, pairs.last), tuple(one for draws in frozen for one in draws))
+
+    def ready(
+        self, circuit: Subgraph, before: Run | None = None, halves: Collection[int] = (), made: Prepared | None = None
+    ) -> Run:
+        """A circuit ready to be run. ``before``: the run of one that differs from it in some half layers only;
+        ``made``: what is ready of it elsewhere."""
+        compacts = tuple(
+            (made or {}).get(frozen) or (
+                before.compacts[i].with_halves(halves, circuit.nodes, circuit.edges)
+                if before else compacted(frozen, circuit.nodes, circuit.edges)
+            )
+            for i, frozen in enumerate(self.frozen)
+        )  # fmt: skip
+        if before is None:
+            return Run(compacts, tuple(compact.new_trace() for compact in compacts))
+        return Run(compacts, tuple(trace.prefix(min(halves)) for trace in before.traces))
+
+    @torch.no_grad()
+    def answers(self, run: Run, first: int = 0) -> Float[Tensor, "draw prompt 2"]:
+        """Logits of the pairs' answers, from the ``first`` half layer on; traces have what is before it."""
+        both = zip(run.compacts, run.traces, strict=True)
+        return torch.stack([one.answers(self.prompts, self.pairs.answers, trace, first) for one, trace in both])
+
+
+def compacted(frozen: Frozen | FrozenRows, nodes: Nodes, edges: Edges) -> Compact | CompactRows:
+    """A circuit ready to be run."""
+    return Compact(frozen, nodes, edges) if isinstance(frozen, Frozen) else CompactRows(frozen, nodes, edges)
+
+
 class Evaluator:
     """Runs circuits of one model on the same pairs again and again; only half layers that changed are run again."""
 
     def __init__(
         self,
-        frozen: Sequence[Frozen],
+        model: Transformer,
+        ablations: Sequence[AblationValues],
         fit: PairBatch,
         validation: PairBatch,
-        steps: int,
-        most_scale: float,
+        config: PruneConfig,
         extra: PairBatch | None = None,
     ) -> None:
-        """``frozen``: the model with each draw of ablation values; ``steps`` and ``most_scale`` are calibration's."""
-        self.frozen = tuple(frozen)
-        self.steps, self.most_scale, self.n_fit_pairs = steps, most_scale, fit.n_pairs
-        self.fit, self.validation = fit, validation
+        """``config``: ``calibration_steps`` and ``most_scale`` of calibration."""
+        self.model = model.on_cpu()
+        self.ablations = tuple(ablated_to.to(torch.device("cpu")) for ablated_to in ablations)
+        self.fit, self.validation, self.config, self.n_fit_pairs = fit, validation, config, fit.n_pairs
+        constant = {
+            i: [Frozen(self.model, draw) for draw in ablated_to.draws]
+            for i, ablated_to in enumerate(self.ablations)
+            if not ablated_to.kind.varies
+        }
         self.pairs = stacked(fit.to(torch.device("cpu")), validation.to(torch.device("cpu")))
-        self.prompts = PackedPrompts.of(self.pairs.tokens, self.pairs.last)
-        self.extra = extra and extra.to(torch.device("cpu"))
-        self.extra_prompts = self.extra and PackedPrompts.of(self.extra.tokens, self.extra.last)
+        self.main = Executor.of(self.pairs, self.model, self.ablations, constant)
+        self.extra = None if extra is None else Executor.of(extra, self.model, self.ablations, constant)
 
     def smaller(self, share: float) -> Evaluator:
         """An evaluator by the first pairs only, and no extra ones: faster, and less reliable."""
         fit, validation = (batch.first(max(1, int(share * batch.n_pairs))) for batch in (self.fit, self.validation))
-        return Evaluator(self.frozen, fit, validation, self.steps, self.most_scale)
+        return Evaluator(self.model, self.ablations, fit, validation, self.config)
 
     def __call__(self, circuit: Subgraph, target: float = -math.inf) -> Evaluation:
         """The evaluation of a circuit; on the extra pairs only where it meets the target on the others."""
-        return self._evaluate(circuit, self.compacts(circuit), None, 0, target)
-
-    def compacts(self, circuit: Subgraph) -> tuple[Compact, ...]:
-        """The circuit ready to be run, with each draw of ablation values."""
-        return tuple(Compact(frozen, circuit.nodes, circuit.edges) for frozen in self.frozen)
+        return self._evaluate(circuit, self.main.ready(circuit), None, (), target)
 
     def changed(self, before: Evaluation, halves: set[int], circuit: Subgraph, target: float) -> Evaluation:
         """The evaluation of a circuit that differs from an earlier one only in some half layers."""
-        compacts = tuple(compact.with_halves(halves, circuit.nodes, circuit.edges) for compact in before.compacts)
-        return self._evaluate(circuit, compacts, before, min(halves), target)
+        return self._evaluate(circuit, self.main.ready(circuit, before.run, halves), before.extra_run, halves, target)
 
     def _evaluate(
-        self, circuit: Subgraph, compacts: tuple[Compact, ...], before: Evaluation | None, first: int, target: float
+        self, circuit: Subgraph, run: Run, before: Run | None, halves: Collection[int], target: float
     ) -> Evaluation:
-        traces = prefixes(before.traces if before else (), compacts, first)
-        answers = _answers(compacts, self.prompts, self.pairs, traces, first)
-        calibration = calibrate(answers[:, : 2 * self.n_fit_pairs].flatten(0, 1), self.steps, self.most_scale)
-        losses = pair_losses(answers, calibration)
-        validation_loss, fit_loss = float(losses[self.n_fit_pairs :].mean()), float(losses[: self.n_fit_pairs].mean())
-        loss = max(validation_loss, fit_loss)
-        found = Evaluation(circuit.nodes, circuit.edges, loss, validation_loss, calibration, losses, compacts, traces)
+        answers = self.main.answers(run, min(halves, default=0))
+        fit = answers[:, : 2 * self.n_fit_pairs].flatten(0, 1)
+        calibration = calibrate(fit, self.config.calibration_steps, self.config.most_scale)
+        losses = self.pair_losses(answers, calibration)
+        of_fit, of_validation = (part.mean(1).max() for part in losses.tensor_split([self.n_fit_pairs], dim=1))
+        loss, validation_loss = float(torch.maximum(of_fit, of_validation)), float(of_validation)
+        found = Evaluation(circuit.nodes, circuit.edges, loss, validation_loss, calibration, losses, run)
         if loss > target or self.extra is None:
             return found
-        known = before.extra_traces if before else ()
-        extra_traces = prefixes(known, compacts, first)
-        extra_loss = self.extra_loss(found, compacts, extra_traces, first if known else 0)
-        return replace(found, loss=max(loss, extra_loss), extra_loss=extra_loss, extra_traces=extra_traces)
+        extra_run = self.extra.ready(circuit, before, halves, dict(zip(self.main.frozen, run.compacts, strict=True)))
+        extra_loss = self.extra_loss(found, extra_run, min(halves, default=0) if before else 0)
+        return replace(found, loss=max(loss, extra_loss), extra_loss=extra_loss, extra_run=extra_run)
 
-    def extra_loss(
-        self, candidate: Candidate, compacts: Sequence[Compact] = (), traces: Sequence[Trace] = (), first: int = 0
-    ) -> float:
+    def extra_loss(self, candidate: Candidate, run: Run | None = None, first: int = 0) -> float:
         """The loss in nats by the extra pairs, which has to meet a target as well; −∞ where there are no extra pairs.
 
-        It is the larger of their mean and of the upper bound (``upper_bound``) by all pairs. ``compacts``, ``traces``:
-        the candidate's, where they are known, with all that is before the ``first`` half layer.
+        It is the larger of their mean and of the upper bound (``upper_bound``) by all pairs. ``run``: the candidate's,
+        where it is known, with all that is before the ``first`` half layer.
         """
-        if self.extra is None or self.extra_prompts is None:
+        if self.extra is None:
             return -math.inf
-        answers = _answers(compacts or self.compacts(candidate), self.extra_prompts, self.extra, traces, first)
-        extra = pair_losses(answers, candidate.calibration)
-        return max(float(extra.mean()), float(upper_bound(torch.cat([candidate.losses, extra]))))
+        answers = self.extra.answers(run or self.extra.ready(candidate), first)
+        extra = self.pair_losses(answers, candidate.calibration)
+        return float(torch.maximum(extra.mean(1), upper_bound(torch.cat([candidate.losses, extra], dim=1))).max())
 
-    def all_pairs(self, candidate: Candidate) -> tuple[PairBatch, Float[Tensor, " pair"]]:
+    def all_pairs(self, candidate: Candidate) -> tuple[PairBatch, Float[Tensor, "ablation pair"]]:
         """All pairs, and ∂(the loss that has to meet a target) / ∂(the loss of each pair)."""
-        pairs = self.pairs if self.extra is None else stacked(self.pairs, self.extra)
-        compacts, prompts = self.compacts(candidate), PackedPrompts.of(pairs.tokens, pairs.last)
-        losses = pair_losses(_answers(compacts, prompts, pairs), candidate.calibration).requires_grad_(True)
-        total = losses.mean() if self.extra is None else upper_bound(losses)
+        executors = [self.main] if self.extra is None else [self.main, self.extra]
+        answers = torch.cat([executor.answers(executor.ready(candidate)) for executor in executors], dim=1)
+        losses = self.pair_losses(answers, candidate.calibration).requires_grad_(True)
+        total = (losses.mean(1) if self.extra is None else upper_bound(losses)).max()
+        pairs = self.pairs if self.extra is None else stacked(self.pairs, self.extra.pairs)
         return pairs, torch.autograd.grad(total, losses)[0]
+
+    def pair_losses(
+        self, answers: Float[Tensor, "draw prompt 2"], calibration: tuple[float, float]
+    ) -> Float[Tensor, "ablation pair"]:
+        """The task loss in nats of every pair under each ablation, the mean over its draws."""
+        losses = prompt_losses(calibrated(answers, calibration))
+        draws = losses.split([len(ablated_to.draws) for ablated_to in self.ablations])
+        return of_pairs(torch.stack([of_ablation.mean(0) for of_ablation in draws]))
 
 
 def calibrate(answers: Float[Tensor, "prompt 2"], steps: int, most_scale: float) -> tuple[float, float]:
@@ -146,31 +215,12 @@ def calibrate(answers: Float[Tensor, "prompt 2"], steps: int, most_scale: float)
     return (scale, shift) if margin_loss(margin, scale, shift) < margin_loss(margin, 1.0, 0.0) else (1.0, 0.0)
 
 
-def upper_bound(losses: Float[Tensor, " pair"]) -> Float[Tensor, ""]:
+def upper_bound(losses: Float[Tensor, "ablation pair"]) -> Float[Tensor, " ablation"]:
     """Upper 99 % bound on the mean loss over an equally large fresh sample, in nats.
 
     By the normal approximation; both sample means vary, hence 2 / n.
     """
-    return losses.mean() + Z_99 * losses.std() * (2 / len(losses)) ** 0.5
-
-
-def pair_losses(answers: Float[Tensor, "draw prompt 2"], calibration: tuple[float, float]) -> Float[Tensor, " pair"]:
-    """The task loss in nats of every pair, the mean over draws."""
-    return of_pairs(prompt_losses(calibrated(answers, calibration)).mean(0))
-
-
-def prefixes(traces: Sequence[Trace], compacts: Sequence[Compact], first: int) -> tuple[Trace, ...]:
-    """Copies of the traces up to the ``first`` half layer; empty traces where there are none."""
-    return tuple(trace.prefix(first) for trace in traces) or tuple(Trace() for _ in compacts)
-
-
-@torch.no_grad()
-def _answers(
-    compacts: Sequence[Compact], prompts: PackedPrompts, pairs: PairBatch, traces: Sequence[Trace] = (), first: int = 0
-) -> Float[Tensor, "draw prompt 2"]:
-    """Logits of the pairs' answers, for every draw, from the ``first`` half layer on; traces have what is before it."""
-    both = zip(compacts, traces or prefixes((), compacts, 0), strict=True)
-    return torch.stack([compact.answers(prompts, pairs.answers, trace, first) for compact, trace in both])
+    return losses.mean(1) + Z_99 * losses.std(1) * (2 / losses.shape[1]) ** 0.5
 
 
 def stacked(one: PairBatch, other: PairBatch) -> PairBatch:

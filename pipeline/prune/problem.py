@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.circuit.ablation_values import AblationValues
-from pipeline.circuit.compact import Frozen
 from pipeline.circuit.graph import Item, Subgraph, ends
 from pipeline.config import PruneConfig
 from pipeline.data.pairs import PairBatch
@@ -41,7 +40,7 @@ class PruneProblem:
 
     def edge_masking(self, circuit: Subgraph) -> EdgeMasking:
         """Masks over the edges of a circuit."""
-        return EdgeMasking(self.masking.model, self.masking.ablated_to, EdgeLayout(circuit, self.config.tie_qk))
+        return EdgeMasking(self.masking.model, self.masking.ablations, EdgeLayout(circuit, self.config.tie_qk))
 
     def edge_rankings(self, circuit: Subgraph, k_coefs: Sequence[float]) -> list[Ranking]:
         """Phase 4: rankings of a circuit's edges by learned masks, one for each of ``k_coefs`` (nats an edge).
@@ -57,14 +56,19 @@ class PruneProblem:
     def quick_attributions(self, circuit: Subgraph) -> dict[Item, float]:
         """The attribution of every item of a circuit, in nats, by a few train pairs, uncalibrated."""
         pairs = self.train.first(ATTRIBUTION_PAIRS)
-        return self._attributions(circuit, pairs, torch.full((pairs.n_pairs,), 1 / pairs.n_pairs), (1.0, 0.0))
+        shape = len(self.masking.ablations), pairs.n_pairs
+        return self._attributions(circuit, pairs, torch.ones(shape) / (shape[0] * shape[1]), (1.0, 0.0))
 
     def attributions(self, candidate: Candidate) -> dict[Item, float]:
         """The attribution of every item of a circuit to the loss that has to meet a target, in nats, by all pairs."""
         return self._attributions(candidate, *self.evaluator.all_pairs(candidate), candidate.calibration)
 
     def _attributions(
-        self, circuit: Subgraph, pairs: PairBatch, weights: Float[Tensor, " pair"], calibration: tuple[float, float]
+        self,
+        circuit: Subgraph,
+        pairs: PairBatch,
+        weights: Float[Tensor, "ablation pair"],
+        calibration: tuple[float, float],
     ) -> dict[Item, float]:
         values = edge_attributions(self.edge_masking(circuit), pairs, weights, calibration)
         return with_nodes(dict(zip(circuit.list_edges(), values.tolist(), strict=True)))
@@ -81,15 +85,17 @@ def with_nodes(of_edges: Mapping[Item, float]) -> dict[Item, float]:
 
 
 def make_problem(
-    model: Transformer, ablated_to: AblationValues, batches: Mapping[str, PairBatch], config: PruneConfig, seed: int
+    model: Transformer,
+    ablations: Sequence[AblationValues],
+    batches: Mapping[str, PairBatch],
+    config: PruneConfig,
+    seed: int,
 ) -> PruneProblem:
-    """``batches`` has train and validation pairs; train pairs beyond ``calibration_pairs`` are the extra pairs."""
+    """``batches`` has train and validation pairs; train pairs beyond ``calibration_pairs`` are the extra pairs. The
+    target has to be met under each of the ablations."""
     train = batches["train"]
     fit, extra = torch.arange(train.n_pairs).tensor_split([config.calibration_pairs])
-    frozen = [Frozen(model, draw) for draw in ablated_to.draws]
-    evaluator = Evaluator(
-        frozen, train.take(fit), batches["validation"], config.calibration_steps, config.most_scale,
-        extra=train.take(extra) if len(extra) else None,
-    )  # fmt: skip
-    masking = NodeMasking.of(model, ablated_to.to(model.device), config.tie_qk)
+    more = train.take(extra) if len(extra) else None
+    evaluator = Evaluator(model, ablations, train.take(fit), batches["validation"], config, more)
+    masking = NodeMasking.of(model, [ablated_to.to(model.device) for ablated_to in ablations], config.tie_qk)
     return PruneProblem(masking, evaluator, train, config, seed)

@@ -19,7 +19,6 @@ from pipeline.data.pairs import PairBatch
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
 from pipeline.prune import limits
-from pipeline.prune.discretise import Ranking
 from pipeline.prune.evaluator import Candidate, sizes
 from pipeline.prune.minimise import RemovalPath, minimal
 from pipeline.prune.problem import PruneProblem, make_problem
@@ -49,14 +48,15 @@ def prune_task(
     config: PruneConfig,
     seed: int,
     about: Mapping[str, Any],
-    ablated_to: AblationValues | None = None,
+    ablations: Sequence[AblationValues] = (),
     storage: Path | None = None,
     on_progress: OnProgress = lambda what: None,
 ) -> Pruned:
     """All phases: the smallest circuit for a task at ``config.target_loss``; none where the model fails the gate.
 
     ``batches`` has the train, validation and test pairs; test pairs are only reported on, never chosen by.
-    ``ablated_to``: the complement's values (None: ``means``). ``about`` (model, task, hashes) goes into the circuit.
+    ``ablations``: the complement's values; the target has to be met under each (none: ``means``).
+    ``about`` (model, task, hashes) goes into the circuit.
     ``storage``: a folder in which an interrupted search goes on. ``on_progress`` is told the step that begins.
     """
     row = empty_row() | {
@@ -65,7 +65,7 @@ def prune_task(
     }
     if row["unpruned_validation_loss"] > config.target_loss:  # Phase 1: gate
         return Pruned(row, None, [])
-    problem = make_problem(model, ablated_to or AblationValues.at_means(means), batches, config, seed)
+    problem = make_problem(model, ablations or [AblationValues.at_means(means)], batches, config, seed)
     tuner = Tuner(problem, storage)
     tuner.run(on_progress)  # Phase 2: search, and Phase 3: discretise, of every trial
     trials, best = tuner.table(), list(tuner.best())
@@ -75,7 +75,10 @@ def prune_task(
     trial, ranking = best[0]
     discretised = ranking.smallest(config.target_loss)
     on_progress("minimise")
-    curve, certificate = minimise([ranking for _, ranking in best[: limits.N_STARTS]], problem)
+    rankings = [ranking for _, ranking in best[: limits.N_STARTS]]
+    targets = sorted({*config.curve_losses, config.target_loss})
+    first = {target: smallest(ranking.smallest(target) for ranking in rankings) for target in targets}
+    curve, certificate = minimise(first, problem)
     candidate = curve[config.target_loss]
     assert candidate is not None
     found = {"target_loss": config.target_loss, "validation_loss": candidate.validation_loss}
@@ -84,7 +87,7 @@ def prune_task(
         edges=candidate.edges,
         means={key: value.cpu() for key, value in means.items()},
         scores={key: torch.clone(scores) for key, scores in problem.masking.layout.by_site(ranking.scores).items()},
-        ablated_to=problem.masking.ablated_to.to(torch.device("cpu")),
+        ablations=problem.evaluator.ablations,
         calibration=candidate.calibration,
         about=dict(about) | found | {"hyperparameters": trial.params},
         certificate=certificate,
@@ -98,7 +101,7 @@ def prune_task(
         "calibration_scale": candidate.calibration[0],
         "hyperparameters": trial.params,
         "one_minimal": certificate is not None,
-        "curve": [point(target, curve[target]) for target in config.curve_losses],
+        "curve": [point(target, curve[target], first[target]) for target in config.curve_losses],
     }
     on_progress("baselines")
     row["baselines"] = baselines(problem)
@@ -114,24 +117,31 @@ def empty_row() -> PruneRow:
     }  # fmt: skip
 
 
-def point(target: float, candidate: Candidate | None) -> CurvePoint:
-    """A point of the loss-size curve."""
+def point(target: float, candidate: Candidate | None, discretised: Candidate | None) -> CurvePoint:
+    """A point of the loss-size curve; ``discretised``: its circuit before minimisation."""
     found = sizes(candidate)
-    loss = found["validation_loss"]
-    return {"target_loss": target, "loss": loss, "n_nodes": found["n_nodes"], "n_edges": found["n_edges"]}
+    return {
+        "target_loss": target,
+        "loss": found["validation_loss"],
+        "n_nodes": found["n_nodes"],
+        "n_edges": found["n_edges"],
+        "discretised": sizes(discretised),
+    }
 
 
-def minimise(rankings: Sequence[Ranking], problem: PruneProblem) -> tuple[ByTarget, Certificate | None]:
-    """Phases 3 to 6: the smallest circuit of every target of the curve and, 1-minimal, of the main target.
+def minimise(discretised: ByTarget, problem: PruneProblem) -> tuple[ByTarget, Certificate | None]:
+    """Phases 4 to 6: the smallest circuit of every target of the curve and, 1-minimal, of the main target.
 
-    Also the main circuit's certificate. Raises ValueError where no ranking meets the main target.
+    ``discretised``: those of Phase 3. Also the main circuit's certificate. Raises ValueError where none meets the main
+    target.
     """
     main = problem.config.target_loss
-    targets = sorted({*problem.config.curve_losses, main})
-    discretised = {target: smallest(ranking.smallest(target) for ranking in rankings) for target in targets}
+    enough = discretised[main]
+    if enough is not None and enough.n_edges > problem.config.max_minimised_edges:
+        return discretised, None
     learned = learn_edges(problem, discretised, main)
     start = start_of(learned, main, limits.MAX_START_EXTRA)
-    path = RemovalPath(problem, start, max(targets))
+    path = RemovalPath(problem, start, max(discretised))
     curve = {target: smallest([candidate, path.smallest(target)]) for target, candidate in learned.items()}
     curve[main], certificate = minimal(problem, curve[main] or start, main)
     return curve, certificate

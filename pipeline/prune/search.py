@@ -11,13 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.ablation import Ablation
 from pipeline.circuit.ablation_values import AblationValues
+from pipeline.circuit.background import Background, background
 from pipeline.circuit.node_masks import NodeMasks
 from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch, prompt_losses
@@ -28,6 +31,7 @@ from pipeline.prune.masks import EdgeLayout, Heaviside, UnitLayout
 
 # Step, the trials' losses (nats) and their numbers of kept nodes → whether each continues.
 Watch = Callable[[int, Tensor, Tensor], Sequence[bool]]
+AblationDraw = tuple[AblationValues, int]  # one of an ablation's draws
 
 
 @dataclass(frozen=True)
@@ -35,39 +39,65 @@ class Masking(ABC):
     """A frozen model, the values that its nodes are ablated to, and the layout of masks over its nodes or edges."""
 
     model: Transformer
-    ablated_to: AblationValues
+    ablations: tuple[AblationValues, ...]
     layout: UnitLayout | EdgeLayout
 
     @abstractmethod
-    def losses(self, masks: Float[Tensor, "trial unit"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " trial"]:
+    def losses(self, masks: Float[Tensor, "trial unit"], batch: PairBatch, behind: Background) -> Tensor:
         """Task loss in nats of every trial, its mask's complement ablated; differentiable in the masks."""
 
     def run(self, batch: PairBatch, n: int, **changes: Any) -> Float[Tensor, " trial"]:
         """The task loss in nats of each of n trials under the changes to the model."""
         return prompt_losses(answers_of(self.model, batch, n, **changes).view(n, -1, 2)).mean(-1)
 
+    @property
+    def draws(self) -> list[AblationDraw]:
+        """Every draw of every ablation."""
+        return [(ablated_to, i) for ablated_to in self.ablations for i in range(len(ablated_to.draws))]
+
+    def chosen(self, generator: torch.Generator) -> list[AblationDraw]:
+        """One draw of each ablation."""
+        n_draws = [len(ablated_to.draws) for ablated_to in self.ablations]
+        picks = [int(torch.randint(n, (), generator=generator)) if n > 1 else 0 for n in n_draws]
+        return list(zip(self.ablations, picks, strict=True))
+
+    @cached_property
+    def constant(self) -> dict[tuple[Ablation, int], Background]:
+        """The backgrounds that are the same everywhere."""
+        draws = [(ablated_to, i) for ablated_to, i in self.draws if not ablated_to.kind.varies]
+        return {(ablated_to.kind, i): Background(self.model, ablated_to.draws[i]) for ablated_to, i in draws}
+
+    def behind(self, draw: AblationDraw, batch: PairBatch) -> Background:
+        """The background of a run of a batch."""
+        ablated_to, i = draw
+        return self.constant.get((ablated_to.kind, i)) or background(self.model, ablated_to, batch, i)
+
     def slopes(
-        self, masks: Float[Tensor, "trial unit"], batch: PairBatch, draw: int = 0
+        self, masks: Float[Tensor, "trial unit"], batch: PairBatch, draws: Sequence[AblationDraw] | None = None
     ) -> tuple[Float[Tensor, " trial"], Float[Tensor, "trial unit"]]:
-        """``losses`` and ∂loss/∂mask of every trial.
+        """``losses`` and ∂loss/∂mask of every trial, their means over some draws (None: all).
 
         On a CPU in passes that fit its cache, of prompts of like length, shared out among torch's threads.
         """
+        device, draws = self.model.device, self.draws if draws is None else draws
+        on_cpu = device.type == "cpu"
+        parts = of_like_length(batch, limits.PASS_PAIRS) if on_cpu else [batch]
+        together = side_by_side if on_cpu else one_by_one
 
-        def one_pass(job: tuple[Tensor, PairBatch]) -> Float[Tensor, "trial loss_and_units"]:
-            some, part = job
-            leaf = some.to(self.model.device).requires_grad_(True)
-            losses = self.losses(leaf, part, draw) * (part.n_pairs / batch.n_pairs)
+        def one_pass(job: tuple[Tensor, PairBatch, Background]) -> Float[Tensor, "trial loss_and_units"]:
+            some, part, behind = job
+            leaf = some.to(device).requires_grad_(True)
+            losses = self.losses(leaf, part, behind) * (part.n_pairs / batch.n_pairs)
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
             return torch.cat([losses.detach()[:, None], gradient], dim=1).cpu()
 
-        on_cpu = self.model.device.type == "cpu"
+        jobs = [(draw, part) for draw in draws for part in parts]
+        behind = together(lambda job: self.behind(*job), jobs)
+        each = [(part, one) for (_, part), one in zip(jobs, behind, strict=True)]
         groups = masks.detach().split(1 if on_cpu else len(masks))
-        parts = of_like_length(batch, limits.PASS_PAIRS) if on_cpu else [batch]
-        passes = [(group, part) for group in groups for part in parts]
-        found = side_by_side(one_pass, passes) if on_cpu else [one_pass(each) for each in passes]
-        sums = torch.cat([torch.stack(found[i : i + len(parts)]).sum(0) for i in range(0, len(found), len(parts))])
-        return sums[:, 0], sums[:, 1:]
+        found = together(one_pass, [(group, *one) for group in groups for one in each])
+        sums = torch.cat([torch.stack(found[i : i + len(each)]).sum(0) for i in range(0, len(found), len(each))])
+        return sums[:, 0] / len(draws), sums[:, 1:] / len(draws)
 
 
 @dataclass(frozen=True)
@@ -75,15 +105,13 @@ class NodeMasking(Masking):
     """Masks over all nodes."""
 
     layout: UnitLayout
-    node_masks: tuple[NodeMasks, ...]  # of every draw
 
     @classmethod
-    def of(cls, model: Transformer, ablated_to: AblationValues, tie_qk: bool) -> NodeMasking:
-        node_masks = tuple(NodeMasks(model, draw) for draw in ablated_to.draws)
-        return cls(model, ablated_to, UnitLayout(model.widths(), tie_qk), node_masks)
+    def of(cls, model: Transformer, ablations: Sequence[AblationValues], tie_qk: bool) -> NodeMasking:
+        return cls(model, tuple(ablations), UnitLayout(model.widths(), tie_qk))
 
-    def losses(self, masks: Float[Tensor, "trial unit"], batch: PairBatch, draw: int = 0) -> Float[Tensor, " trial"]:
-        return self.run(batch, len(masks), **self.node_masks[draw](self.layout.by_site(masks)))
+    def losses(self, masks: Float[Tensor, "trial unit"], batch: PairBatch, behind: Background) -> Tensor:
+        return self.run(batch, len(masks), **NodeMasks(self.model, behind)(self.layout.by_site(masks)))
 
 
 class TrialMasks:
@@ -139,12 +167,11 @@ def search(
     """
     masks = TrialMasks(trials, seeds, masking.layout.n_units, config)
     generator = torch.Generator().manual_seed(seed)
-    sizes, n_draws = masking.layout.sizes, len(masking.ablated_to.draws)
+    sizes = masking.layout.sizes
     for step, batch in zip(range(config.steps), batches(train, config.batch_pairs, generator), strict=False):
         tau = masks.tau.detach().requires_grad_(True)
         mask: Tensor = Heaviside.apply(tau, masks.hyper["heaviside_temp"])
-        draw = int(torch.randint(n_draws, (), generator=generator)) if n_draws > 1 else 0
-        losses, slope = masking.slopes(mask, batch, draw)
+        losses, slope = masking.slopes(mask, batch, masking.chosen(generator))
         (gradient,) = torch.autograd.grad(mask, tau, slope + masks.hyper["k_coef"] * sizes)
         masks.update(gradient, step)
         if watch is not None:
@@ -177,11 +204,11 @@ def attribution(masking: Masking, mask: Float[Tensor, " unit"], pairs: PairBatch
 
     That is gradient × (activation − ablation value), summed over positions; the mean over pairs and draws.
     """
-    total = torch.zeros_like(mask)
+    total, draws = torch.zeros_like(mask), masking.draws
     for part in torch.arange(pairs.n_pairs).split(chunk):
-        for draw in range(len(masking.ablated_to.draws)):
-            _, slope = masking.slopes(mask[None], pairs.take(part), draw)
-            total -= slope[0] * len(part) / pairs.n_pairs / len(masking.ablated_to.draws)
+        for draw in draws:
+            _, slope = masking.slopes(mask[None], pairs.take(part), [draw])
+            total -= slope[0] * len(part) / pairs.n_pairs / len(draws)
     return total
 
 
@@ -212,6 +239,10 @@ def side_by_side(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
             return list(pool.map(work, jobs))
         finally:
             torch.set_num_threads(n_threads)  # MKL's count is one for all threads
+
+
+def one_by_one(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+    return [work(job) for job in jobs]
 
 
 def _one_thread() -> None:

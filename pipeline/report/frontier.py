@@ -8,14 +8,14 @@ nearest dense model stands in and says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from pipeline.report.averages import mean_ratio, ratio_interval
 from pipeline.report.solved import curve_points, of_kind, solved_tasks
-from pipeline.rows import ModelSummary
+from pipeline.rows import CurvePoint, ModelSummary
 from pipeline.seeds import seed_of
 
 METHOD = (
@@ -87,8 +87,32 @@ def compare(
             {"target_loss": target} | summarise(match_all(models, [curve_edges(model, target) for model in models]))
             for target in curve_losses
         ],
+        "paper_count": by_target(models, curve_losses, discretised_edges, summarise),
+        "minimised": by_target(models, curve_losses, curve_edges, summarise),
+        "deciding": by_target(models, curve_losses, deciding_edges, summarise),
         "pareto": {kind: [point.model for point in pareto(points_of(models, kind))] for kind in ("sparse", "dense")},
     }
+
+
+def by_target(
+    models: Sequence[ModelSummary],
+    targets: Sequence[float],
+    edges: Callable[[ModelSummary, float], dict[str, int]],
+    summarise: Callable[[Sequence[Match]], dict[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """Target loss → ``ratio`` and its ``interval``, ``n_pairs`` (sparse model, task) and of these ``n_bracketed`` with
+    dense models on both sides in loss; for one way to count edges. Targets without a pair are absent."""
+    found = {}
+    for target in targets:
+        if matches := match_all(models, [edges(model, target) for model in models]):
+            overall = summarise(matches)
+            found[f"{target:g}"] = {
+                "ratio": overall["ratio"],
+                "interval": overall["interval"],
+                "n_pairs": len(matches),
+                "n_bracketed": sum(match.matched == "interpolated" for match in matches),
+            }
+    return found
 
 
 def _per_model(
@@ -108,6 +132,22 @@ def _per_model(
 def curve_edges(model: ModelSummary, target: float) -> dict[str, int]:
     """Task → edges of the circuit that meets ``target``, for solved tasks that reached it."""
     return {name: point["n_edges"] for name, point in curve_points(model) if point["target_loss"] == target}
+
+
+def discretised_edges(model: ModelSummary, target: float) -> dict[str, int]:
+    """The same by the paper's count: edges between the nodes that the search kept, before minimisation."""
+    return _discretised(curve_points(model), target)
+
+
+def deciding_edges(model: ModelSummary, target: float) -> dict[str, int]:
+    """Task → edges of the deciding circuit that meets ``target``, by the paper's count."""
+    found = [(name, task["circuits"]["deciding"]) for name, task in solved_tasks(model["tasks"]).items()]
+    return _discretised([(name, point) for name, one in found if one for point in one["curve"]], target)
+
+
+def _discretised(points: Iterable[tuple[str, CurvePoint]], target: float) -> dict[str, int]:
+    own = [(name, point.get("discretised")) for name, point in points if point["target_loss"] == target]
+    return {name: size["n_edges"] for name, size in own if size and size["n_edges"] is not None}
 
 
 def match_all(models: Sequence[ModelSummary], sizes: Sequence[Mapping[str, int]]) -> list[Match]:

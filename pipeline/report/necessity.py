@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.report.inputs import ModelRecord
-from pipeline.report.validation import KINDS, at, validated
+from pipeline.report.solved import KINDS
+from pipeline.report.validation import at, validated
 from pipeline.rows import ModelSummary, SectionRow
 
 STEPS = 20  # from nothing removed to the whole circuit

@@ -16,15 +16,16 @@ from pipeline.report.averages import log_edges
 from pipeline.report.charts import charts
 from pipeline.report.marked_numbers import Numbers
 from pipeline.report.packed import chart_library, pack, pack_json, within_budget
-from pipeline.report.solved import all_solved, of_kind
+from pipeline.report.solved import KINDS, all_solved, of_kind
 from pipeline.report.templating import render
-from pipeline.report.validation import KINDS, lines_of
+from pipeline.report.validation import checks_of, places_of
 from pipeline.rows import HistoryRow, Summary, TaskSummary
 
 WEB = Path(__file__).parent / "web"
 FIRST, LAST = ("elements.js", "packed.js", "scene.js"), "app.js"  # the others use the first ones; the last starts all
 MOST_BYTES = 8_000_000  # of the page; results/ is committed, and a browser has to open it
 TITLE = "Sparse circuits"
+SIGNS = {"supported": "✓", "not supported": "✗", "not tested": "–"}  # of a claim's outcome
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def build_page(summary: Summary, parts: PageParts) -> str:
     """HTML text of the report."""
     specs = charts(summary, parts.histories, parts.prediction)
     common = {"numbers": Numbers(summary), "validation": summary["validation"], "charts": specs}
-    common |= {"lines_of": lines_of, "outcome": outcome}
+    common |= {"checks_of": checks_of, "places_of": places_of, "outcome": outcome, "sign_of": SIGNS.get}
     pages = {f"/{route}": pack(text) for route, text in further_pages(summary, parts, common)}
     rest: dict[str, Any] = {"charts": specs, "pages": pages, "explained": parts.explained}
     whole = partial(shell, study(summary, parts, common), title=TITLE, first="frontier", **rest)
@@ -168,4 +169,9 @@ def _cell(task: TaskSummary | None, low: float, high: float) -> dict[str, Any]:
     if not task["solved"]:
         return {"state": "not solved"}
     heat = (log_edges(task["n_edges"]) - low) / (high - low) if high > low else 0.0
-    return {"state": "solved", "heat": round(heat, 2), "tested": bool(task["n_nodes"] and task["validation"])}
+    return {"state": "solved", "heat": round(heat, 2), "tested": _said(task)}
+
+
+def _said(task: TaskSummary) -> str:
+    """The line of a circuit's verdict; empty where nothing was tested."""
+    return str(task["validation"]["verdict"]["line"]) if task["n_nodes"] and task["validation"] else ""

@@ -127,7 +127,7 @@ def _nodes(circuit: Circuit, state: Mapping[str, Tensor], layout: GraphLayout) -
         "x": [round(x) for x, _ in layout.spots.values()],
         "y": [round(y) for _, y in layout.spots.values()],
         "bias": at(bias),
-        "ablated_to": at(circuit.ablation_values.first),
+        "ablated_to": at(circuit.constant_ablation.first),
     }
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from pipeline.report.averages import known, middle
 from pipeline.report.page import headline
-from pipeline.report.solved import all_solved, of_kind
+from pipeline.report.solved import KINDS, all_solved, of_kind
 from pipeline.report.summary import smallest_circuits
 from pipeline.report.templating import render
-from pipeline.report.validation import KINDS, validated
+from pipeline.report.validation import validated
 from pipeline.rows import ModelSummary, Summary, TaskSummary
 
 BLOCK = re.compile(r"(<!-- (\w+): python -m flows\.readme -->\n).*?(<!-- /\2 -->)", re.DOTALL)
@@ -124,7 +124,8 @@ def on_test(tasks: Sequence[TaskSummary], summary: Summary, most_scale: float) -
 
 
 def tested(summary: Summary) -> dict[str, Any]:
-    """Counts of validated circuits: ``n`` in all, and by test those of both kinds, of sparse and of dense models."""
+    """Counts of validated circuits: ``n`` in all; by claim, and by check those of both kinds, of sparse and of dense
+    models; ``five``: how many support at least five claims, of each kind."""
     circuits = validated(summary["models"])
     by_test = {row["name"]: row for row in summary["validation"]["by_test"]}
     passed, taken = (
@@ -138,6 +139,8 @@ def tested(summary: Summary) -> dict[str, Any]:
         "passed": passed,
         "taken": taken,
         "by_test": by_test,
+        "by_claim": {row["name"]: row for row in summary["validation"]["by_claim"]},
+        "five": {kind: found["n_at_least"][5] for kind, found in summary["validation"]["circuits"].items()},
         "n_without_needless": passed.get("minimality", 0),
         "n_controls": len(controls),
         "n_controls_met": sum(row["met"] for row in controls),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pipeline.rows import CurvePoint, ModelSummary, TaskSummary
 
+KINDS = ("sparse", "dense")
 SolvedTask = tuple[ModelSummary, str, TaskSummary]  # model, task, its entry
 
 

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pipeline.config import Ablation
+from pipeline.ablation import Ablation
 from pipeline.report.averages import geometric_mean_edges, mean_ratio, spread
+from pipeline.report.circuits import both_circuits
+from pipeline.report.claims import claims_of
 from pipeline.report.frontier import compare
 from pipeline.report.inputs import ModelRecord
 from pipeline.report.necessity import necessity_curves
@@ -107,7 +109,10 @@ def check_test_loss(tasks: Mapping[str, TaskSummary]) -> dict[str, Any]:
 def summarise_task(
     pruned: PruneRow, ablated: Mapping[str, Any], tested: ValidationRow | None, target: CircuitTarget
 ) -> TaskSummary:
-    """One task of one model: ``solved`` = expressible, unpruned test loss at most the target, and a circuit exists."""
+    """One task of one model: ``solved`` = expressible, unpruned test loss at most the target, and a circuit exists.
+
+    ``claims`` are those of the deciding circuit, where there is one; ``validation`` and ``verdict`` the paper's.
+    """
     facts: dict[str, Any] = {"expressible": bool(pruned["expressible"])}
     facts |= {field: pruned.get(field) for field in PRUNE_FIELDS}
     loss = facts["unpruned_loss"]
@@ -122,6 +127,9 @@ def summarise_task(
     facts["baselines"] = pruned.get("baselines") or {}
     facts["prune_seconds"] = pruned.get("seconds")
     facts["validation"] = None if tested is None else brief(tested)
+    facts["circuits"] = both_circuits(pruned, ablated, tested)
+    believed = tested and (tested.get("deciding") or tested)
+    facts["claims"] = None if facts["n_edges"] is None else claims_of(believed)
     facts["verdict"] = verdict(cast(TaskSummary, facts), target.ablation)
     return cast(TaskSummary, facts)
 

@@ -50,6 +50,9 @@ def metrics(summary: Summary) -> dict[str, Any]:
         },
         "n_within_test_margin": sum(model["test_loss"]["n_within"] for model in summary["models"]),
         "n_tested": sum(model["test_loss"]["n_tested"] for model in summary["models"]),
+        "n_circuits_of_five_claims": {
+            kind: found["n_at_least"][5] for kind, found in summary["validation"]["circuits"].items()
+        },
         "models": {model["name"]: {key: model.get(key) for key in METRICS} for model in summary["models"]},
     }
     return {key: _rounded(value) for key, value in found.items()}

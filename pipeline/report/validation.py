@@ -1,15 +1,16 @@
-"""The report's counts of validation over all circuits, sparse against dense: tests, controls, ablations, test sets."""
+"""The report's counts of validation over all circuits, sparse against dense: claims, checks, controls, ablations, test
+sets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pipeline.report.averages import middle, spread
-from pipeline.report.solved import SolvedTask, all_solved
+from pipeline.report.claims import by_claim, counts
+from pipeline.report.solved import KINDS, SolvedTask, all_solved
 from pipeline.rows import Check, ModelSummary, TaskSummary, ValidationRow
 
-KINDS = ("sparse", "dense")
 WHOLE = ("tests", "verdict")  # parts of a row that the summary keeps as they are
 MOST_ITEMS = 6  # of a list in the summary; longer ones (a point a size, a row a node) are in validations/ only
 
@@ -20,15 +21,22 @@ def brief(value: Any) -> Any:
         return [brief(part) for part in value]
     if not isinstance(value, Mapping):
         return value
+    value = {key: part for key, part in value.items() if key != "deciding"}  # has a place of its own
     long = {key for key, part in value.items() if isinstance(part, list) and len(part) > MOST_ITEMS}
     kept = {key: part for key, part in value.items() if key in WHOLE or key not in long}
     return {key: part if key in WHOLE else brief(part) for key, part in kept.items()}
 
 
-def lines_of(validation: ValidationRow | None) -> list[Check]:
-    """Every line of a circuit's verdict, in the order of the sections."""
+def checks_of(validation: ValidationRow | None) -> list[Check]:
+    """Every check of a circuit, in the order of the sections."""
     sections = (validation or {}).values()
     return [test for section in sections if isinstance(section, Mapping) for test in section.get("tests", ())]
+
+
+def places_of(validation: ValidationRow | None) -> dict[str, str]:
+    """Check → its path in the row: ``necessity/tests/necessary_nodes``."""
+    sections = [(name, part) for name, part in (validation or {}).items() if isinstance(part, Mapping)]
+    return {test["name"]: f"{name}/tests/{test['name']}" for name, part in sections for test in part.get("tests", ())}
 
 
 def validated(models: Sequence[ModelSummary]) -> list[SolvedTask]:
@@ -38,14 +46,16 @@ def validated(models: Sequence[ModelSummary]) -> list[SolvedTask]:
 
 
 def summarise_validation(models: Sequence[ModelSummary]) -> dict[str, Any]:
-    """``by_test``: test → per kind of model how many circuits were tested and pass; ``controls``: a row of each;
-    ``circuits``: ``n_circuits``, ``n_whole`` (pass every test), ``median_failed``, per kind; ``complement``,
-    ``generalisation``: a row of each ablation, of each test set."""
+    """``by_claim``: claim → per kind of model of how many circuits it was tested and supported; ``circuits``: how many
+    claims they support, per kind; ``deciding``: both of the deciding circuits. ``by_test``: check → its claim, and per
+    kind how many circuits were tested and pass; ``controls``, ``complement``, ``generalisation``: a row of each
+    control, ablation, test set."""
     circuits = validated(models)
-    names = dict.fromkeys(test["name"] for _, _, task in circuits for test in lines_of(task["validation"]))
     return {
-        "by_test": [{"name": name} | {kind: outcomes(circuits, kind, name) for kind in KINDS} for name in names],
-        "circuits": {kind: counts(task for model, _, task in circuits if model["kind"] == kind) for kind in KINDS},
+        "by_claim": by_claim(circuits),
+        "circuits": {kind: counts(circuits, kind) for kind in KINDS},
+        "deciding": claims_of_deciding(models),
+        "by_test": by_test(circuits),
         "controls": [
             {"model": model["name"], "task": name, "kind": model["kind"], "control": control} | dict(row)
             for model, name, task in circuits
@@ -57,11 +67,32 @@ def summarise_validation(models: Sequence[ModelSummary]) -> dict[str, Any]:
     }
 
 
+def claims_of_deciding(models: Sequence[ModelSummary]) -> dict[str, Any]:
+    """``by_claim`` and ``circuits`` of the deciding circuits that were validated."""
+    found: list[SolvedTask] = []
+    for model, name, task in all_solved(models):
+        deciding = task["circuits"]["deciding"]
+        if deciding and deciding["n_nodes"] and deciding["validation"]:
+            found.append((model, name, cast(TaskSummary, {"validation": deciding["validation"]})))
+    return {"by_claim": by_claim(found), "circuits": {kind: counts(found, kind) for kind in KINDS}}
+
+
+def by_test(circuits: Sequence[SolvedTask]) -> list[dict[str, Any]]:
+    """Every check: ``name``, the ``claim`` that it belongs to, whether it is ``essential``, and its outcomes per kind
+    of model."""
+    known = {test["name"]: test for _, _, task in circuits for test in checks_of(task["validation"])}
+    return [
+        {"name": name, "claim": test["claim"], "essential": test["essential"]}
+        | {kind: outcomes(circuits, kind, name) for kind in KINDS}
+        for name, test in known.items()
+    ]
+
+
 def outcomes(circuits: Iterable[SolvedTask], kind: str, name: str) -> dict[str, Any]:
     """How many circuits of a kind of model took a test, how many pass, how many were only measured, and the median
     value."""
-    lines = [line for model, _, task in circuits if model["kind"] == kind for line in lines_of(task["validation"])]
-    own = [test for test in lines if test["name"] == name]
+    checks = [check for model, _, task in circuits if model["kind"] == kind for check in checks_of(task["validation"])]
+    own = [test for test in checks if test["name"] == name]
     taken = [test for test in own if test["passed"] is not None]
     return {
         "n_tested": len(taken),
@@ -69,12 +100,6 @@ def outcomes(circuits: Iterable[SolvedTask], kind: str, name: str) -> dict[str, 
         "n_measured": sum(test["passed"] is None and test["value"] is not None for test in own),
         "median": middle(test["value"] for test in own),
     }
-
-
-def counts(tasks: Iterable[TaskSummary]) -> dict[str, Any]:
-    """Circuits, those that pass every test, and the median number of tests failed."""
-    failed = [task["validation"]["verdict"]["n_failed"] for task in tasks]
-    return {"n_circuits": len(failed), "n_whole": failed.count(0), "median_failed": middle(failed)}
 
 
 def spreads_of_model(model: ModelSummary) -> dict[str, dict[str, Any]]:

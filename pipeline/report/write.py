@@ -48,7 +48,7 @@ def write_report(
     records = [read_record(workspace, name) for name in models]
     summary = summarise(
         records,
-        target=CircuitTarget(params.prune.target_loss, margin, params.prune.ablation),
+        target=CircuitTarget(params.prune.target_loss, margin, params.prune.ablations[0]),
         curve_losses=params.prune.curve_losses,
         seed=params.seed,
         n_bootstrap=params.report.n_bootstrap,

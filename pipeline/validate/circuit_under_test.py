@@ -86,7 +86,7 @@ class CircuitUnderTest:
     @cached_property
     def nothing(self) -> Circuit:
         """The circuit without a node: ∅."""
-        return Circuit({}, {}, self.circuit.means, self.circuit.scores, self.circuit.ablated_to)
+        return Circuit({}, {}, self.circuit.means, self.circuit.scores, self.circuit.ablations)
 
     @cached_property
     def nothing_of_few(self) -> PromptAnswers:

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.ablation import Ablation
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues, Values
 from pipeline.circuit.conditions import Ablator, Answers, Condition
 from pipeline.circuit.cut_linear import sparse_cuts
 from pipeline.circuit.masked import Masked
-from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
 from pipeline.model.norm import RMSNorm
 from pipeline.model.record import record
@@ -52,7 +52,8 @@ def complement(tested: CircuitUnderTest) -> dict[str, Any]:
     for name, ablated_to in kinds_of_ablation(tested).items():
         batch = tested.batches["test"] if name == made_for(tested) else tested.test
         found[name] = ablated_at(tested, ablated_to, batch)
-        found[f"{name}_{FROZEN}"] = with_frozen_norms(tested, ablated_to)
+        if not ablated_to.kind.varies:  # its values are those of padded prompts, the norms' scales of their ends
+            found[f"{name}_{FROZEN}"] = with_frozen_norms(tested, ablated_to)
     found["resample_examples"] = resample_examples(tested)
     found |= {name: summary(tested, torch.stack(answers)) | more for name, (answers, more) in subsets(tested).items()}
     asked_for = [name for name in found if not name.endswith(FROZEN) or name == f"{made_for(tested)}_{FROZEN}"]

@@ -15,7 +15,7 @@ from pipeline.model.transformer import Intervene, Transformer
 from pipeline.stats import interval
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.limits import HARMLESS
-from pipeline.validate.paired_runs import Indices, PairedRuns, padded_answers, reaches, writing
+from pipeline.validate.paired_runs import Indices, PairedRuns, reaches, writing
 from pipeline.validate.verdict import check
 
 MAX_SINGLE = 64  # nodes that are binarised alone, a pass of the model each; of a larger circuit, as many at random
@@ -100,7 +100,7 @@ def fitted(tested: CircuitUnderTest) -> dict[str, Step]:
 def losses_with(runs: PairedRuns, steps: Mapping[str, Step], nodes: Indices) -> Float[Tensor, " pair"]:
     """Losses of the circuit with some of its nodes binarised."""
     intervene = binarising(steps, runs.tested.circuit.nodes, nodes, runs.masked.intervene)
-    return runs.tested.losses(padded_answers(runs.tested.model, runs.batch, intervene, runs.cuts))
+    return runs.tested.losses(runs.answers(intervene, runs.cuts))
 
 
 def binarising(steps: Mapping[str, Step], kept: Indices, nodes: Indices, before: Intervene) -> Intervene:

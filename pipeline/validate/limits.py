@@ -14,6 +14,12 @@ CHANCE_LOSS = CHANCE - 0.01
 MARGIN = 0.03
 """Nats that a circuit's loss on unseen pairs may be above its target: a fifth of the paper's 0.15 nats (ours)."""
 
+MIN_ACCURACY = 0.95
+"""Share of prompts that a circuit decides: about what circuits at the target of 0.15 nats get right alone (ours)."""
+
+MIN_FOUND_AGAIN = 0.5
+"""Share of a circuit's edges that another seed's circuit has, in the median: more are found again than not (ours)."""
+
 MAX_DIVERGENCE = CHANCE + 0.75 * math.log(0.75) + 0.25 * math.log(0.25)
 """ln 2 − H(3/4) nats: the least Jensen–Shannon divergence of two attention patterns that share half of their weight.
 The bound is convex: a mean below it says that on average more than half of the weight is on the same keys (ours)."""

@@ -21,7 +21,7 @@ from pipeline.rows import Check
 from pipeline.sites import Site, site_key, site_keys
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest
 from pipeline.validate.limits import MARGIN, MAX_DIVERGENCE, MAX_FVU, MIN_CORRELATION, USELESS_FVU
-from pipeline.validate.paired_runs import Indices, PairedRuns, given, padded_answers, reaches, real
+from pipeline.validate.paired_runs import Indices, PairedRuns, given, reaches, real
 from pipeline.validate.verdict import check, untested
 
 MIN_DEVIATION = 1e-5  # a smaller standard deviation, as a fraction of the node's size, is rounding in float32
@@ -181,8 +181,7 @@ def swaps(runs: PairedRuns, swapped: Indices) -> dict[str, Any]:
     tested, batch = runs.tested, runs.batch
     into_circuit = given(swapped, runs.model.values, batch.last, runs.masked.intervene)
     into_model = given(swapped, runs.circuit.values, batch.last)
-    circuit = padded_answers(tested.model, batch, into_circuit, runs.cuts)
-    model = padded_answers(tested.model, batch, into_model)
+    circuit, model = runs.answers(into_circuit, runs.cuts), runs.answers(into_model)
     return {
         "circuit": tested.estimate(tested.losses(circuit)),
         "model": tested.estimate(tested.losses(model, UNCALIBRATED)),

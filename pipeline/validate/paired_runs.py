@@ -105,7 +105,7 @@ class PairedRuns:
 
     @cached_property
     def masked(self) -> Masked:
-        return self.tested.circuit(self.tested.model)
+        return self.tested.circuit.on(self.tested.model, self.batch)
 
     @cached_property
     def cuts(self) -> Cuts:
@@ -118,6 +118,12 @@ class PairedRuns:
     @cached_property
     def circuit(self) -> Recorded:
         return recorded(self.tested.model, self.batch, self.masked.intervene, self.cuts)
+
+    def answers(self, intervene: Intervene, cuts: Cuts | None = None) -> PromptAnswers:
+        """Answers of one more run of the batch; at all positions, where the complement has a value for each of them."""
+        if self.tested.circuit.ablation_values.kind.varies:
+            return recorded(self.tested.model, self.batch, intervene, cuts).answers
+        return padded_answers(self.tested.model, self.batch, intervene, cuts)
 
     def matters(self, key: str) -> Bool[Tensor, "prompt pos"]:
         """The positions at which a site's values can reach the answer through the circuit."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.circuit.ablation_values import AblationValues
-from pipeline.circuit.conditions import score_compact
+from pipeline.circuit.conditions import Ablator, Condition
+from pipeline.circuit.make_ablations import values_of
 from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.data.pairs import PairBatch
 from pipeline.model.transformer import Transformer
@@ -42,8 +42,8 @@ class TrialCircuit:
     def row(self, tested: CircuitUnderTest, problem: PruneProblem, test: PairBatch) -> dict[str, Any]:
         """Size, and loss in nats on validation pairs and on the first ``pairs`` test pairs, with its 95 % interval;
         mean over the draws of ablation values."""
-        compacts = problem.evaluator.compacts(self.candidate)
-        answers = torch.stack([score_compact(compact, test.first(tested.config.pairs)) for compact in compacts])
+        ablator = Ablator(problem.masking.model, problem.masking.ablations[0])
+        answers = ablator.answers(self.candidate, Condition.CIRCUIT, test.first(tested.config.pairs))
         loss = tested.estimate(tested.losses(answers, self.candidate.calibration))
         return {
             "met": self.met, "n_nodes": self.candidate.n_nodes, "n_edges": self.candidate.n_edges,
@@ -57,15 +57,16 @@ def problem_of(
 ) -> PruneProblem:
     """A search in a model for pairs: at the target of the circuit under test, by the same kind of ablation."""
     config = prune.model_copy(update={"target_loss": tested.target})
-    return make_problem(model, ablated_as(tested, model), batches, config, seed)
+    return make_problem(model, ablated_as(tested, model, batches["train"]), batches, config, seed)
 
 
-def ablated_as(tested: CircuitUnderTest, model: Transformer) -> AblationValues:
-    """The kind of ablation that the circuit was made with, and as many draws, by the model's own values."""
-    own = tested.circuit.ablation_values
+def ablated_as(tested: CircuitUnderTest, model: Transformer, train: PairBatch) -> list[AblationValues]:
+    """The kinds of ablation that the circuit was made with, and as many draws, by the model's own values."""
+    own = tested.circuit.all_ablations
     if model is tested.model:
-        return own
-    return own.of_model(model, tested.windows, seed_of(tested.seed, "validate", "resampled"))
+        return list(own)
+    seed = seed_of(tested.seed, "validate", "resampled")
+    return [values_of(one, model, tested.windows, train, seed) for one in own]
 
 
 def one_trial(problem: PruneProblem, known: Hyperparameters, purpose: str) -> TrialCircuit:

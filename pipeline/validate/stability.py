@@ -13,7 +13,9 @@ from pipeline.circuit.graph import Subgraph
 from pipeline.config import Hyperparameters, PruneConfig
 from pipeline.prune.evaluator import Candidate
 from pipeline.prune.problem import PruneProblem
+from pipeline.rows import Check
 from pipeline.validate.circuit_under_test import CircuitUnderTest
+from pipeline.validate.limits import MIN_FOUND_AGAIN
 from pipeline.validate.searching import TrialCircuit, one_trial, problem_of
 from pipeline.validate.sections import SectionWork
 from pipeline.validate.verdict import check, untested
@@ -33,12 +35,12 @@ def stability(tested: CircuitUnderTest, prune: PruneConfig) -> SectionWork:
     each seed; the rest is of the ``n_met`` that meet the target, and absent for fewer than two. ``n_nodes``,
     ``n_edges``: median and range over seeds; ``jaccard_nodes``, ``jaccard_edges``: over pairs of seeds.
     ``recovered_nodes``, ``recovered_edges``: the share of the circuit's own, minimised, that each other seed's circuit
-    has. No limit: two circuits can both be right. A piece of work for each seed.
+    has, of which the check ``found_again`` asks for most. A piece of work for each seed.
     """
     known = tested.circuit.about.get("hyperparameters")
     if tested.config.seeds < 2 or known is None:
         why = "fewer than two seeds are asked for" if known else "the circuit does not say how it was searched for"
-        return SectionWork([lambda: {"n_seeds": 0, "tests": [untested("stable", why)]}])
+        return SectionWork([lambda: {"n_seeds": 0, "tests": not_compared(why)}])
     problem = cache(lambda: problem_of(tested, tested.model, tested.batches, prune, tested.seed))
     hyperparameters = Hyperparameters.model_validate(dict(known))
     names = [OWN, *(f"stability {i}" for i in range(1, tested.config.seeds))]
@@ -69,15 +71,28 @@ def compared(tested: CircuitUnderTest, found: Sequence[SeedCircuit]) -> dict[str
     rows: dict[str, Any] = {"n_seeds": len(found), "n_met": len(met), "circuits": [row for row, _ in found]}
     if len(met) < 2:
         why = f"{len(met)} of {len(found)} seeds find a circuit that meets the target"
-        return rows | {"tests": [untested("stable", why)]}
+        return rows | {"tests": not_compared(why)}
     for kind, own in items_of(tested.circuit).items():
         each, others = [items[kind] for items in met.values()], [met[seed][kind] for seed in met if seed != OWN]
         rows[f"n_{kind}"] = spread([len(items) for items in each])
         rows[f"jaccard_{kind}"] = spread([jaccard(one, other) for one, other in combinations(each, 2)])
         rows[f"recovered_{kind}"] = spread([share(own, other) for other in others])
-    overlap = rows["jaccard_edges"]["median"]
-    says = f"circuits of two of {len(met)} seeds share {100 * overlap:.0f} % of their edges (median), {HOW}"
-    return rows | {"tests": [check("stable", None, overlap, None, says)]}
+    return rows | {"tests": checks(rows)}
+
+
+def checks(rows: Mapping[str, Any]) -> list[Check]:
+    """Whether other seeds find most of the circuit's edges again; how much any two seeds share has no limit."""
+    again, overlap = rows["recovered_edges"]["median"], rows["jaccard_edges"]["median"]
+    found = f"the median other seed's circuit has {again:.0%} of the circuit's edges, {HOW}"
+    shared = f"circuits of two of {rows['n_met']} seeds share {overlap:.0%} of their edges (median), {HOW}"
+    return [
+        check("found_again", again >= MIN_FOUND_AGAIN, again, MIN_FOUND_AGAIN, found),
+        check("stable", None, overlap, None, shared),
+    ]
+
+
+def not_compared(why: str) -> list[Check]:
+    return [untested("found_again", why, MIN_FOUND_AGAIN), untested("stable", why)]
 
 
 def jaccard(one: set[Any], other: set[Any]) -> float:

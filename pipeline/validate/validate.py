@@ -13,6 +13,7 @@ from pipeline.rows import ValidationRow
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.complement import complement
 from pipeline.validate.controls import controls
+from pipeline.validate.decides import decides
 from pipeline.validate.faithfulness import faithfulness_curve
 from pipeline.validate.features import features
 from pipeline.validate.generalisation import follows
@@ -49,6 +50,7 @@ def validate_circuit(
     tested.circuit.check_model(tested.model)
     tests = {
         "complement": SectionWork([lambda: complement(tested)]),
+        "decides": SectionWork([lambda: decides(tested)]),
         "necessity": SectionWork([lambda: necessity(tested)]),
         "mechanism": SectionWork([lambda: mechanism(tested)]),
         "generalisation": SectionWork([lambda: follows(tested, generalisation)]),

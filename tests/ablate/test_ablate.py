@@ -56,7 +56,7 @@ def resampled(model, batch):
     """A circuit of random nodes without some of their edges, all else held at values of three other prompts."""
     _, values = record(model, batch.tokens[:3])
     circuit = circuit_of(
-        model, batch, 0.5, ablated_to=AblationValues.resampled({key: value[:, 2] for key, value in values.items()})
+        model, batch, 0.5, ablations=(AblationValues.resampled({key: value[:, 2] for key, value in values.items()}),)
     )
     return replace(circuit, edges={key: pairs[::2] for key, pairs in circuit.edges.items()}, calibration=(2.0, 0.5))
 
@@ -127,13 +127,15 @@ def test_losses_are_means_over_draws_with_and_without_calibration(model, batch, 
     for name, calibration in (("circuit_loss_uncalibrated", (1.0, 0.0)), ("circuit_loss", (2.0, 0.5))):
         losses = [mean_loss(part, calibration) for part in drawn]
         assert row[name] == pytest.approx(sum(losses) / 3, rel=1e-3) and max(losses) - min(losses) > 1e-3
-    one = replace(resampled, ablated_to=AblationValues(resampled.ablated_to.kind, resampled.ablated_to.draws[:1]))
+    one = replace(
+        resampled, ablations=(AblationValues(resampled.ablation_values.kind, resampled.ablation_values.draws[:1]),)
+    )
     assert ablate_task(model=model, circuit=one, batch=batch, config=brief(params), seed=1) != row
 
 
 def test_a_circuit_held_at_zero_is_tested_at_zero(model, batch):
     circuit = circuit_of(model, batch, 0.4)
-    zero = replace(circuit, ablated_to=AblationValues.at_zero(circuit.means))
+    zero = replace(circuit, ablations=(AblationValues.at_zero(circuit.means),))
     by_hand = replace(circuit, means={key: torch.zeros_like(mean) for key, mean in circuit.means.items()})
     for condition in Condition:
         assert torch.equal(answers(model, zero, condition, batch), answers(model, by_hand, condition, batch))

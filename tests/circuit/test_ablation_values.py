@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.ablation import Ablation
 from pipeline.artifacts import ArtifactError, write_json
-from pipeline.circuit.ablation_values import ablation_values_for, node_samples
-from pipeline.config import Ablation, load_params
+from pipeline.circuit.ablation_values import node_samples
+from pipeline.circuit.make_ablations import ablations_for
+from pipeline.config import load_params
 from pipeline.data.batches import CorpusTooSmallError
 from pipeline.model.record import record
 
@@ -65,8 +67,8 @@ def packed(tmp_path):
 
 def ablated_to(model, kind, folder, tokenizer="h", seed=0):
     means = {key: torch.ones(width) for key, width in model.widths().items()}
-    config = load_params("params.yaml").prune.model_copy(update={"ablation": kind, "draws": 3})
-    return ablation_values_for(config, model, means, folder, tokenizer, seed)
+    config = load_params("params.yaml").prune.model_copy(update={"ablations": [kind], "draws": 3})
+    return ablations_for(config, model, means, None, folder, tokenizer, seed)[0]
 
 
 def test_nodes_are_held_at_means_zero_or_draws(case, packed):

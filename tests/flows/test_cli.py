@@ -51,7 +51,8 @@ def told(store) -> None:
             "bracket_counting",
             "true",
             "true",
-            {"n_nodes": 12, "n_edges": 1234, "circuit_loss": 0.1415, "nodes_only_loss": 0.2},
+            {"n_nodes": 12, "n_edges": 1234, "circuit_loss": 0.1415, "nodes_only_loss": 0.2}
+            | {"validation/n_supported": 4},
         ),
         ("bracket_counting", "false", "true", {"n_nodes": 99, "n_edges": 9999, "circuit_loss": 0.1}),
         ("with_as", "true", "false", {"unpruned_loss": 0.625}),
@@ -98,6 +99,7 @@ def test_circuits_are_the_newest_and_nothing_stands_for_nothing(store):
         "0.200",
         "–",
         "–",
+        "4",
     ]
     assert cells(text, "with_as")[4:7] == ["–", "–", "0.625"]
     assert text.index("circuit alone") < text.index("nodes alone") < text.index("without nodes")

@@ -11,9 +11,10 @@ import torch
 from closing import TASK, TOKENIZER, closing_pairs, run
 from safetensors.torch import load_file, save_file
 
+from pipeline.ablation import Ablation
 from pipeline.artifacts import read_json, write_json
 from pipeline.circuit import Circuit
-from pipeline.config import Ablation, load_params
+from pipeline.config import load_params
 from pipeline.data.pairs import answer_logits
 from pipeline.data.pairs_file import read_pairs
 from pipeline.data.tasks import find_task, generate
@@ -80,7 +81,7 @@ def test_the_folder_says_what_the_circuit_is_of_and_how_it_was_found(pruned, stu
     ]  # fmt: skip
     summary, model = read_json(study / "found" / "summary.json"), load_model(study / "models/tiny")
     assert (summary["task"], summary["model"], summary["model_hash"]) == ("closing", "tiny", model.checkpoint)
-    assert summary["n_edges"] == pruned.circuit.n_edges and summary["settings"]["ablation"] == "mean"
+    assert summary["n_edges"] == pruned.circuit.n_edges and summary["settings"]["ablations"] == ["mean"]
     test = read_pairs(study / TASK, TOKENIZER, n_ctx=32, seed=0).batch("closing", "test")
     assert summary["test_loss"] == pytest.approx(circuit_loss(pruned.circuit, model, test))
     assert summary["unpruned_loss"] == pytest.approx(mean_loss(score(model, test)))

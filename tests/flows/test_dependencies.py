@@ -12,6 +12,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages
 # Imported, but no dependency
 EVERYWHERE = {
     "pipeline/artifacts.py": "reads and writes files, whose contents are dependencies",
+    "pipeline/ablation.py": "names of kinds, which are in the stage's params and circuits",
     "pipeline/config.py": "checks settings, which are in the stage's params",
     "pipeline/refusal.py": "words of messages",
     "pipeline/rows.py": "types of rows, for mypy: nothing is computed by them",

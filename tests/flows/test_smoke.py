@@ -13,7 +13,9 @@ import pytest
 from rich.console import Console
 
 from flows import smoke
+from pipeline.ablation import Ablation
 from pipeline.artifacts import read_json
+from pipeline.circuit import Circuit
 from pipeline.config import load_params
 from pipeline.data.tasks import task_names
 
@@ -133,9 +135,27 @@ def test_every_circuit_was_tested_and_has_its_verdict(studied, summary):
             if task["n_edges"] is not None:
                 verdict = task["validation"]["verdict"]
                 assert verdict == found["tasks"][name]["verdict"]
-                assert (verdict["n_passed"] + verdict["n_failed"] > 10) == (task["n_nodes"] > 0)
+                assert (verdict["n_tested"] >= 4) == (task["n_nodes"] > 0)
+                said = (found["tasks"][name].get("deciding") or found["tasks"][name])["verdict"]["claims"]
+                assert task["claims"] == {claim: row["outcome"] for claim, row in said.items()}
     by_test = {row["name"]: row for row in summary["validation"]["by_test"]}
     assert by_test["sufficient_mean"]["sparse"]["n_tested"] > 0 and "values" in by_test
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_deciding_circuits_decide_and_are_where_the_summary_says(studied, summary):
+    found = 0
+    for model in summary["models"]:
+        for name, task in model["tasks"].items():
+            deciding = (task["circuits"]["deciding"] or {}) if task["n_edges"] is not None else {}
+            if deciding and deciding["n_nodes"]:
+                circuit = Circuit.load(studied.circuits(model["name"]) / name / "deciding")
+                assert (circuit.n_nodes, circuit.n_edges) == (deciding["n_nodes"], deciding["n_edges"])
+                assert [one.kind for one in circuit.ablations] == [Ablation.COUNTERFACTUAL, Ablation.MEAN]
+                assert deciding["counterfactual_accuracy"] > 0.9 and deciding["calibration_scale"] <= 1
+                found += 1
+    assert found > 5 and summary["frontier"]["deciding"]["0.15"]["n_pairs"] > 0
 
 
 @pytest.mark.slow
@@ -195,13 +215,13 @@ def test_every_model_and_circuit_is_in_the_workspaces_own_mlflow(studied, summar
     }
     verdicts = {
         (run.data.params["model"], run.data.params["task"]): (
-            run.data.tags["verdict"], run.data.metrics["validation/n_failed"]
+            run.data.tags["verdict"], run.data.tags["claim_decides"], run.data.metrics["validation/n_supported"]
         )
         for run in runs
         if "verdict" in run.data.tags
     }  # fmt: skip
     assert verdicts == {
-        (model["name"], name): (found["line"], found["n_failed"])
+        (model["name"], name): (found["line"], task["claims"]["decides"], found["n_supported"])
         for model in summary["models"]
         for name, task in model["tasks"].items()
         if task["n_edges"] is not None

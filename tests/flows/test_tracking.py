@@ -16,7 +16,7 @@ import torch
 from flows import tracking
 from flows.tracking import Sender, Tracker, log_study
 from flows.tracking_store import Store, as_metrics
-from flows.tracking_trials import PrunedTask, circuit_metrics, send_trials
+from flows.tracking_trials import PrunedTask, send_trials
 from pipeline.artifacts import write_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
@@ -165,6 +165,17 @@ def record_circuits(params: Params, tmp_path: Path, n_nodes: int = 3, model_hash
         tracker.log_circuits(tmp_path / "model", tmp_path / "circuits")
 
 
+def test_circuits_are_found_by_the_claims_that_they_support(store: Store, params: Params, tmp_path: Path) -> None:
+    record_circuits(params, tmp_path)
+    claims = {"alone": {"outcome": "supported"}, "decides": {"outcome": "not supported"}}
+    verdict = {"claims": claims, "n_supported": 1, "n_tested": 2, "line": "supports 1 of 6 claims"}
+    write_json(tmp_path / "v.json", {"tasks": {"quotes": {"verdict": verdict}}})
+    with Tracker(params, MODEL) as tracker:
+        tracker.log_validations(tmp_path / "model", tmp_path / "circuits", tmp_path / "v.json")
+    (run,) = store.find({"claim_alone": "supported", "claim_decides": "not supported", "latest": "true"})
+    assert (run.data.tags["verdict"], run.data.metrics["validation/n_supported"]) == (verdict["line"], 1)
+
+
 def test_the_trials_of_a_search_are_runs_under_the_circuits(store: Store, params: Params, tmp_path: Path) -> None:
     record_circuits(params, tmp_path)
     (circuit,) = store.find({"kind": "circuit", "task": "quotes"})
@@ -231,10 +242,6 @@ def test_no_trial_is_sent_once_tracking_has_stopped(store: Store) -> None:
     assert len(store.find({"kind": "trial"})) == 1
 
 
-def test_a_row_from_before_there_was_minimisation_has_its_metrics_too() -> None:
-    assert circuit_metrics({"n_edges": 7, "curve": []}) == {"n_edges": 7}
-
-
 def test_a_study_records_what_pruning_gained(store: Store, params: Params, tmp_path: Path) -> None:
     model = {
         "name": MODEL, "n_solved": 2, "geomean_edges": 10.0, "geomean_edges_discretised": 30.0, "val_loss_nats": 3.0,
@@ -244,6 +251,7 @@ def test_a_study_records_what_pruning_gained(store: Store, params: Params, tmp_p
         "frontier": {"ratio_dense_to_sparse_edges_at_matched_loss": None},
         "minimisation": {"ratio_discretised_to_minimised": 3.0},
         "baselines": {"overall": {"random": {"ratio": 12.0}, "attribution": {"ratio": None}}},
+        "validation": {"circuits": {"sparse": {"n_at_least": [9, 8, 7, 6, 5, 4, 1]}}},
         "provenance": {"git": None, "params_hash": "p"},
     }
     write_json(tmp_path / "results" / "summary.json", summary)
@@ -252,7 +260,7 @@ def test_a_study_records_what_pruning_gained(store: Store, params: Params, tmp_p
     assert run.data.metrics == {
         f"n_solved/{MODEL}": 2, f"geomean_edges/{MODEL}": 10, f"geomean_edges_discretised/{MODEL}": 30,
         f"val_loss_nats/{MODEL}": 3, "ratio_discretised_to_minimised_edges": 3,
-        "ratio_baseline_to_learned_edges/random": 12,
+        "ratio_baseline_to_learned_edges/random": 12, "n_circuits_of_five_claims/sparse": 4,
     }  # fmt: skip
 
 

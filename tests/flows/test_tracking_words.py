@@ -6,14 +6,16 @@ import json
 import re
 
 from flows import tracking_words as words
-from flows.tracking_trials import circuit_metrics
+from flows.tracking_trials import circuit_metrics, validation_metrics
 
-ROW = {"n_edges": 1234, "n_nodes": 7, "circuit_loss": 0.1234, "verdict": "passes 3 of 3", "unpruned_loss": 0.1}
+ROW = {"n_edges": 1234, "n_nodes": 7, "circuit_loss": 0.1234, "verdict": "supports 3 of 6 claims", "unpruned_loss": 0.1}
 
 
 def test_a_circuits_description_has_its_size_loss_and_verdict() -> None:
     said = words.of_circuit("m", "quotes", ROW)
-    assert all(part in said for part in ("`quotes`", "`m`", "7 nodes, 1,234 edges", "0.123 nats", "passes 3 of 3"))
+    assert all(
+        part in said for part in ("`quotes`", "`m`", "7 nodes, 1,234 edges", "0.123 nats", "supports 3 of 6 claims")
+    )
 
 
 def test_what_is_not_known_yet_is_not_said() -> None:
@@ -38,4 +40,9 @@ def test_every_view_that_is_linked_exists_and_charts_size_against_loss() -> None
 def test_the_columns_of_the_view_of_circuits_are_metrics_of_circuits() -> None:
     columns = json.loads(words.experiment_tags("1")[words.VIEW + "circuits"])["selectedColumns"]
     metrics = {column.split("`")[1] for column in columns if column.startswith("metrics.")}
-    assert metrics <= set(circuit_metrics(ROW)) | {"model_val_loss"}
+    validated = validation_metrics({"verdict": {"claims": {}, "n_supported": 3, "n_tested": 6, "line": ROW["verdict"]}})
+    assert metrics <= set(circuit_metrics(ROW | validated)) | {"model_val_loss"}
+
+
+def test_a_row_from_before_there_was_minimisation_has_its_metrics_too() -> None:
+    assert circuit_metrics({"n_edges": 7, "curve": []}) == {"n_edges": 7}

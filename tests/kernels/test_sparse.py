@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.kernels.sparse import Nonzeros, fits, multiply, outer
-from pipeline.model.linear import Linear, sparse_product
+from pipeline.kernels.sparse import Nonzeros, fits, multiply, outer, transposed
+from pipeline.model.linear import Linear, sparse_product, turned_product
 
 
 def sparse_matrix(n, m, density, seed):
@@ -121,3 +121,11 @@ def test_other_types_are_multiplied_in_float32_and_given_back(kind):
     y.sum().backward()
     assert y.dtype == x.grad.dtype == kind
     torch.testing.assert_close(y.float(), F.linear(x.float(), weight), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("n", "n_out", "n_in"), [(2048, 1536, 512), (2048, 512, 2048), (500, 512, 512)])
+def test_what_is_turned_before_it_is_multiplied_gives_the_same_bits(n, n_out, n_in):
+    generator = torch.Generator().manual_seed(8)
+    g, x = (torch.randn(n, width, generator=generator).bfloat16() for width in (n_out, n_in))
+    assert torch.equal(transposed(g), g.t())
+    assert torch.equal(turned_product(g, x), g.t() @ x)

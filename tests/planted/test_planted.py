@@ -257,7 +257,7 @@ def test_pruning_returns_exactly_what_was_planted(params, algorithm, d_model, se
     circuit = prune_task(
         model=it.model,
         means=it.means,
-        ablated_to=AblationValues.at_means(it.means),
+        ablations=(AblationValues.at_means(it.means),),
         batches={split: it.batch(split, n) for split, n in sizes.items()},
         config=config.model_copy(update={"baselines": [], "curve_losses": [TARGET], "target_loss": TARGET}),
         seed=seed,

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.ablation import Ablation
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.interventions import edge_weights
-from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
 from pipeline.model.record import record
 from pipeline.model.scoring import calibrated, score
@@ -150,13 +150,21 @@ def test_a_long_text_keeps_its_end_and_says_what_is_left_out(session, model):
 
 def test_a_resampled_circuit_plays_with_its_first_draw(session, circuit):
     draws = {key: torch.stack([mean + 1, mean]) for key, mean in circuit.means.items()}
-    resampled = replace(circuit, ablated_to=AblationValues.resampled(draws))
+    resampled = replace(circuit, ablations=(AblationValues.resampled(draws),))
     other = replace(session, circuits={"closing": resampled})
     assert other.describe("closing")["ablation"] == Ablation.RESAMPLE.words
     off = other.run(TEXT, "closing", circuit.node_names)
     assert off["nodes"]["now"] == pytest.approx(
         [x + 1 for x in session.describe("closing")["ablated_to"]], rel=1e-3, abs=1e-3
     )
+
+
+def test_a_deciding_circuit_plays_before_the_means_since_one_prompt_has_no_other(session, circuit):
+    both = (AblationValues.of(Ablation.COUNTERFACTUAL, circuit.means), AblationValues.at_means(circuit.means))
+    deciding = replace(session, circuits={"closing": replace(circuit, ablations=both)})
+    assert deciding.describe("closing")["ablation"] == Ablation.MEAN.words
+    names = circuit.node_names[:1]
+    assert deciding.run(TEXT, "closing", names)["circuit"] == session.run(TEXT, "closing", names)["circuit"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ def test_attributions_are_the_slopes_of_the_loss_that_has_to_meet_the_target(abl
     """Half the train pairs are extra pairs, so that the spread of the losses counts; by removals of cheap edges."""
     model, means = able
     config = params.prune.model_copy(update={"calibration_pairs": pairs.n_pairs // 2})
-    problem = make_problem(model, AblationValues.at_means(means), {"train": pairs, "validation": pairs}, config, 0)
+    problem = make_problem(model, [AblationValues.at_means(means)], {"train": pairs, "validation": pairs}, config, 0)
     scores = -problem.masking.slopes(torch.ones(1, problem.masking.layout.n_units), pairs)[1][0]
     circuit = problem.masking.layout.circuit((scores > scores.median()).float(), model)
     evaluation = problem.evaluator(circuit, target=10.0)

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from pipeline.circuit.ablation_values import AblationValues
-from pipeline.circuit.cut_linear import CutLinear, MaskedEdges, by_edges
+from pipeline.circuit.cut_linear import CutLinear, MaskedEdges, Sources, by_edges
 from pipeline.circuit.graph import Subgraph, dead_ends, induced_edges
 from pipeline.circuit.interventions import edge_cuts, mask_nodes
 from pipeline.data.pairs import prompt_losses
+from pipeline.model.transformer import Attended
 from pipeline.prune.edge_search import EdgeMasking
 from pipeline.prune.masks import EdgeLayout
 from pipeline.prune.problem import make_problem
@@ -32,9 +33,10 @@ def test_an_edge_carries_m_times_its_source_s_value_and_1_minus_m_times_its_abla
     for ours in (True, False):
         leaves = [v.clone().requires_grad_(True) for v in (x, start, *([on_real] if attention_mass else []))]
         if ours:
-            live = MaskedEdges(weight, bias, ablated_to, target, source, 4 if attention_mass else 1)
-            y = CutLinear(by_edges(live, leaves[1]))(
-                torch.nn.Linear(1, 1), leaves[0], leaves[2] if attention_mass else None
+            live = MaskedEdges(weight, bias, target, source, 4 if attention_mass else 1)
+            by_head = (weight * ablated_to).unflatten(1, (live.n_head, -1)).sum(-1).T
+            y = CutLinear(by_edges(live, leaves[1], Sources(ablated_to, by_head)))(
+                torch.nn.Linear(1, 1), leaves[0], Attended(leaves[2], lambda v: v) if attention_mass else None
             )
         else:
             grown = leaves[2].transpose(1, 2).repeat_interleave(n_in // 4, -1) if attention_mass else grown
@@ -53,7 +55,7 @@ def test_the_loss_of_masked_edges_is_that_of_the_model_with_these_edges(tiny_mod
     kept = {key: (torch.rand(len(value), generator=generator) < 0.7).float() for key, value in ablated_to.items()}
     edges = induced_edges(model, kept)
     nodes = {key: mask.nonzero().flatten() for key, mask in kept.items()}
-    masking = EdgeMasking(model, AblationValues.at_means(ablated_to), EdgeLayout(Subgraph(nodes, edges)))
+    masking = EdgeMasking(model, (AblationValues.at_means(ablated_to),), EdgeLayout(Subgraph(nodes, edges)))
     masks = (torch.rand(2, masking.layout.n_units, generator=generator) < 0.6).float()
     losses, slopes = masking.slopes(masks, pairs)
     for mask, loss, slope in zip(masks, losses, slopes, strict=True):
@@ -74,7 +76,7 @@ def test_the_loss_of_masked_edges_is_that_of_the_model_with_these_edges(tiny_mod
 def test_few_of_the_edges_between_all_nodes_do_the_task(able, pairs, params):
     model, means = able
     config = params.prune.model_copy(update={"batch_pairs": 8})
-    problem = make_problem(model, AblationValues.at_means(means), {"train": pairs, "validation": pairs}, config, 0)
+    problem = make_problem(model, [AblationValues.at_means(means)], {"train": pairs, "validation": pairs}, config, 0)
     masks = {key: torch.ones_like(mean) for key, mean in means.items()}
     nodes = {key: mask.nonzero().flatten() for key, mask in masks.items()}
     whole = Subgraph(nodes, induced_edges(model, masks))

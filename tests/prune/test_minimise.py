@@ -28,7 +28,7 @@ def task(able, pairs, params):
     """A model that does the task, and the ranking of its units by attribution."""
     model, means = able
     config = params.prune.model_copy(update={"batch_pairs": 8})
-    problem = make_problem(model, AblationValues.at_means(means), {"train": pairs, "validation": pairs}, config, 0)
+    problem = make_problem(model, [AblationValues.at_means(means)], {"train": pairs, "validation": pairs}, config, 0)
     scores = -problem.masking.slopes(torch.ones(1, problem.masking.layout.n_units), pairs)[1][0]
     return problem, Ranking(problem.evaluator, problem.masking.layout, scores)
 
@@ -67,7 +67,7 @@ def test_extra_pairs_are_run_where_the_others_meet_the_target_and_have_to_meet_i
     problem, ranking = task
     start = ranking.smallest(0.02)
     wrong = PairBatch(pairs.tokens, pairs.last, pairs.answers.flip(1))  # on which no circuit of the task does well
-    evaluator = Evaluator(problem.evaluator.frozen, pairs, pairs, steps=16, most_scale=3.0, extra=wrong)
+    evaluator = Evaluator(problem.masking.model, problem.masking.ablations, pairs, pairs, problem.config, extra=wrong)
     assert evaluator(start).extra_loss is None
     asked = evaluator(start, target=0.1)
     assert asked.validation_loss <= 0.1 < 1.0 < asked.extra_loss == asked.loss
@@ -79,21 +79,21 @@ def test_extra_pairs_are_run_where_the_others_meet_the_target_and_have_to_meet_i
 def test_what_few_pairs_make_up_is_not_trusted_to_stay_so_small_on_others():
     even, few = torch.full((1000,), 0.1), torch.zeros(1000)
     few[:50] = 2.0  # the same mean
-    assert float(upper_bound(even)) == pytest.approx(0.1)
-    assert float(upper_bound(few)) == pytest.approx(0.1 + 2.33 * few.std() * 0.002**0.5)
+    assert float(upper_bound(even[None])) == pytest.approx(0.1)
+    assert float(upper_bound(few[None])) == pytest.approx(0.1 + 2.33 * few.std() * 0.002**0.5)
     drawn = [few[torch.randint(1000, (1000,), generator=seeded(seed))] for seed in range(2000)]
     pairs = list(zip(drawn[::2], drawn[1::2], strict=True))  # the same distribution, seen and new
-    assert 1 <= sum(bool(new.mean() > upper_bound(seen)) for seen, new in pairs) <= 25
+    assert 1 <= sum(bool(new.mean() > upper_bound(seen[None])) for seen, new in pairs) <= 25
     assert sum(bool(new.mean() > seen.mean()) for seen, new in pairs) > 400  # a mean alone is no such promise
 
 
 def test_a_circuit_whose_loss_might_be_much_larger_on_new_pairs_has_to_be_better(task, pairs):
     problem, ranking = task
     start = ranking.smallest(0.02)
-    evaluator = Evaluator(problem.evaluator.frozen, pairs, pairs, steps=16, most_scale=3.0, extra=pairs)
+    evaluator = Evaluator(problem.masking.model, problem.masking.ablations, pairs, pairs, problem.config, extra=pairs)
     asked = evaluator(start, target=0.1)
-    losses = torch.cat([asked.losses, asked.losses[: pairs.n_pairs]])
-    extra = max(float(asked.losses[: pairs.n_pairs].mean()), float(upper_bound(losses)))
+    fit = asked.losses[:, : pairs.n_pairs]
+    extra = max(float(fit.mean()), float(upper_bound(torch.cat([asked.losses, fit], dim=1))))
     assert asked.extra_loss == pytest.approx(extra, abs=1e-5)
     changed, halves = start.without([start.list_nodes()[0]])
     again = evaluator.changed(asked, halves, changed, 10.0)  # from the traces of the run on the extra pairs
@@ -150,7 +150,7 @@ def test_slopes_are_the_gradients_of_the_losses_on_any_number_of_threads(task, p
     problem, _ = task
     masks = (torch.rand((n, problem.masking.layout.n_units), generator=torch.Generator().manual_seed(n)) < 0.7).float()
     leaf = masks.clone().requires_grad_(True)
-    losses = problem.masking.losses(leaf, pairs)
+    losses = problem.masking.losses(leaf, pairs, problem.masking.behind(problem.masking.draws[0], pairs))
     (slopes,) = torch.autograd.grad(losses.sum(), leaf)
     found, threads = [], torch.get_num_threads()
     try:

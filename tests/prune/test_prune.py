@@ -132,8 +132,8 @@ def test_everything_kept_gives_every_nonzero_weight_as_an_edge(problem):
 
 def test_the_loss_at_an_all_ones_mask_is_the_model_s(problem, pairs):
     model, means = problem
-    masking = NodeMasking.of(model, AblationValues.at_means(means), tie_qk=False)
-    (loss,) = masking.losses(torch.ones(1, masking.layout.n_units), pairs)
+    masking = NodeMasking.of(model, [AblationValues.at_means(means)], tie_qk=False)
+    (loss,) = masking.losses(torch.ones(1, masking.layout.n_units), pairs, masking.behind(masking.draws[0], pairs))
     assert float(loss) == pytest.approx(mean_loss(score(model, pairs)), rel=1e-5)
 
 
@@ -182,7 +182,7 @@ def test_a_circuit_is_smaller_than_the_model_meets_the_target_and_repeats_bit_fo
 def test_a_circuit_comes_back_from_its_folder_and_runs_the_same(able, pairs, params, tmp_path):
     model, _ = able
     circuit = pruned(
-        able, pairs, fast(params.prune, ablation="zero"), ablated_to=AblationValues.at_zero(able[1])
+        able, pairs, fast(params.prune, ablations=["zero"]), ablations=(AblationValues.at_zero(able[1]),)
     ).circuit
     circuit.save(tmp_path / "circuit")
     again = Circuit.load(tmp_path / "circuit")
@@ -215,7 +215,7 @@ def test_no_single_node_and_no_single_edge_of_a_circuit_can_go(able, pairs, para
 
 
 def circuit_of(circuit, nodes, edges):
-    return Circuit(nodes, edges, circuit.means, circuit.scores, circuit.ablated_to, circuit.calibration)
+    return Circuit(nodes, edges, circuit.means, circuit.scores, circuit.ablations, circuit.calibration)
 
 
 def without_node(edges, key, index):
@@ -243,7 +243,7 @@ def test_resampled_values_are_an_option(able, pairs, params):
     generator = torch.Generator().manual_seed(0)
     samples = {key: mean + 0.1 * torch.randn((3, len(mean)), generator=generator) for key, mean in means.items()}
     config = fast(params.prune, ablation="resample", draws=3)
-    found = pruned(able, pairs, config, ablated_to=AblationValues.resampled(samples))
+    found = pruned(able, pairs, config, ablations=(AblationValues.resampled(samples),))
     losses = [
         mean_loss(
             answer_logits(found.circuit(model, draw)(pairs.tokens, at=pairs.last), pairs), found.circuit.calibration
@@ -275,7 +275,7 @@ def test_optuna_s_trials_are_seeded_and_go_on_where_they_were_interrupted(able, 
 
 def test_every_baseline_ranks_every_unit(able, pairs, params):
     model, means = able
-    masking = NodeMasking.of(model, AblationValues.at_means(means), tie_qk=False)
+    masking = NodeMasking.of(model, [AblationValues.at_means(means)], tie_qk=False)
     for kind in params.prune.baselines:
         scores = baseline_scores(kind, masking, pairs, 0, 4)
         assert scores.shape == (masking.layout.n_units,) and bool(scores.isfinite().all())

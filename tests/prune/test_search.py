@@ -39,7 +39,7 @@ def test_trials_in_one_batch_have_the_logits_and_gradients_of_each_alone(tiny_mo
 
 def test_attribution_is_the_first_order_rise_of_the_loss_without_a_node(problem, pairs):
     model, means = problem
-    masking = NodeMasking.of(model, AblationValues.at_means(means), tie_qk=False)
+    masking = NodeMasking.of(model, [AblationValues.at_means(means)], tie_qk=False)
     ones = torch.ones(masking.layout.n_units)
     attributed = attribution(masking, ones, pairs, 64)
     node, step = int(attributed.abs().argmax()), 1e-2
@@ -52,7 +52,7 @@ def test_attribution_is_the_first_order_rise_of_the_loss_without_a_node(problem,
 def masked_loss(masking, mask, pairs):
     """The task loss under one mask, by the plain definition."""
     masks = masking.layout.by_site(mask)
-    logits = masking.model(pairs.tokens, at=pairs.last, intervene=mask_nodes(masks, masking.ablated_to.first))
+    logits = masking.model(pairs.tokens, at=pairs.last, intervene=mask_nodes(masks, masking.ablations[0].first))
     return float(prompt_losses(answer_logits(logits, pairs)).mean())
 
 
@@ -126,7 +126,7 @@ def test_nodes_at_the_clamps_are_told_apart_by_attribution():
 
 def test_the_search_keeps_tau_within_its_clamp(able, pairs, params):
     model, means = able
-    masking = NodeMasking.of(model, AblationValues.at_means(means), tie_qk=False)
+    masking = NodeMasking.of(model, [AblationValues.at_means(means)], tie_qk=False)
     config = params.prune.model_copy(update={"steps": 20, "batch_pairs": 4})
     scores = search(masking, pairs, config, [config.centres[0].model_copy(update={"lr": 0.5})], [0], 0)
     assert -2 <= scores[0].min() and scores[0].max() <= 2

@@ -70,7 +70,9 @@ def random_circuit(model: Transformer, share: float, seed: int) -> Circuit:
 
 def rows_of_task(kind: str, part: str, task: str = SOLVED) -> dict[str, Any]:
     """A task's row that a stage left, to be changed."""
-    return copy.deepcopy(FIXTURE[kind][part]["tasks"][task])
+    row = copy.deepcopy(FIXTURE[kind][part]["tasks"][task])
+    row.pop("deciding", None)  # the small study has the paper's circuits only
+    return row
 
 
 def before_minimisation(circuit: Circuit) -> dict[str, Any]:

@@ -16,13 +16,19 @@ def entry(name: str, kind: str, loss: float, edges: dict[str, int | None]) -> di
         task: {
             "solved": count is not None,
             "n_edges": count,
-            "curve": [{"target_loss": 0.15, "n_edges": count}, {"target_loss": 0.5, "n_edges": count and count // 2}],
+            "curve": [point(0.15, count), point(0.5, count and count // 2)],
+            "circuits": {"deciding": count and {"curve": [point(0.15, 10 * count)]}},
         }
         for task, count in edges.items()
     }
     solved = [count for count in edges.values() if count is not None]
     mean = math.exp(sum(math.log(max(count, 1)) for count in solved) / len(solved)) if solved else None
     return {"name": name, "kind": kind, "val_loss_nats": loss, "tasks": tasks, "geomean_edges": mean}
+
+
+def point(target: float, count: int | None) -> dict[str, Any]:
+    """A circuit of a target loss, which had three times the edges before minimisation."""
+    return {"target_loss": target, "n_edges": count, "discretised": {"n_edges": count and 3 * count}}
 
 
 def run(models: list[dict[str, Any]]) -> dict[str, Any]:
@@ -41,6 +47,27 @@ def test_dense_edges_are_interpolated_in_log_edges_halfway_between_two_losses() 
     assert match["matched"] == "interpolated" and match["loss_gap"] == 0
     assert match["dense_edges"] == pytest.approx(400)  # the geometric mean of 1600 and 100
     assert found["ratio_dense_to_sparse_edges_at_matched_loss"] == pytest.approx(20)
+
+
+def test_each_way_to_count_edges_has_its_ratio_at_each_target_and_its_pairs() -> None:
+    sparse = entry("s", "sparse", 3.2, {"quotes": 20, "lists": 40})
+    found = run([*DENSE, sparse])
+    assert set(found["paper_count"]) == set(found["minimised"]) == {"0.15", "0.5"} and set(found["deciding"]) == {
+        "0.15"
+    }
+    for way in ("paper_count", "minimised", "deciding"):
+        row = found[way]["0.15"]
+        assert row["ratio"] == pytest.approx(math.sqrt(20 * 10)) and (row["n_pairs"], row["n_bracketed"]) == (2, 1)
+    more = sparse["tasks"]["quotes"]
+    more["curve"][0]["discretised"]["n_edges"] = 6  # a tenth by the paper's count alone
+    found = run([*DENSE, sparse])
+    assert found["paper_count"]["0.15"]["ratio"] == pytest.approx(math.sqrt(200 * 10))
+    assert [found[way]["0.15"]["ratio"] for way in ("minimised", "deciding")] == [pytest.approx(math.sqrt(200))] * 2
+
+
+def test_a_circuit_that_was_not_found_is_in_no_pair() -> None:
+    found = run([*DENSE, entry("s", "sparse", 3.2, {"with_as": None})])
+    assert found["paper_count"] == found["deciding"] == {}
 
 
 def test_a_loss_that_is_not_bracketed_takes_the_nearest_dense_model_and_says_so() -> None:

@@ -238,6 +238,7 @@ def test_tables_hold_the_summarys_numbers(write: Write, models: dict[str, Place]
     expected = {"attribution": pytest.approx(2), "integrated_gradients": None, "random": pytest.approx(10)}
     assert metrics["ratio_baseline_to_learned_edges"] == expected
     assert (metrics["n_within_test_margin"], metrics["n_tested"]) == (4, 4)
+    assert metrics["n_circuits_of_five_claims"] == {"sparse": 1, "dense": 1}
     curves = list(csv.DictReader(io.StringIO((tmp_path / "results" / "curves.csv").read_text(encoding="utf-8"))))
     assert len(curves) == 2 * 2 * 4  # models, circuits, target losses
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Ablation
+from pipeline.ablation import Ablation
 from pipeline.report.inputs import ModelRecord
 from pipeline.report.summary import CircuitTarget, summarise
 from pipeline.rows import (

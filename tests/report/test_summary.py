@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.ablation import Ablation
 from pipeline.artifacts import ArtifactError, read_json, write_json
-from pipeline.config import Ablation
 from pipeline.report.inputs import read_record
 from pipeline.report.summary import CircuitTarget, check_test_loss, summarise
 from tests.report.conftest import FIXTURE, MakeModel, Place
@@ -29,6 +29,7 @@ TASK_CONTRACT: dict[str, Any] = {
     "random_edges_loss_median": NULLABLE, "circuit_loss_interval": INTERVAL, "validation_loss": NULLABLE, "curve": list,
     "discretised": (dict, type(None)), "calibration_scale": NULLABLE, "hyperparameters": (dict, type(None)),
     "n_trials": NULLABLE, "one_minimal": (bool, type(None)), "baselines": dict, "verdict": dict,
+    "claims": (dict, type(None)),
 }  # fmt: skip
 FRONTIER_CONTRACT: dict[str, Any] = {
     "ratio_dense_to_sparse_edges_at_matched_loss": NULLABLE, "tasks_compared": list, "method": str,

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.ablation import Ablation
 from pipeline.artifacts import Workspace
-from pipeline.config import Ablation
+from pipeline.report.claims import by_claim, claims_of, counts
 from pipeline.report.inputs import read_record
 from pipeline.report.summary import CircuitTarget, summarise
 from pipeline.report.templating import nats
-from pipeline.report.validation import at, brief, lines_of
+from pipeline.report.validation import at, brief, checks_of
 from pipeline.report.write import prediction_of, write_report
+from pipeline.rows import Claims
 from tests.report.conftest import FIXTURE, TEXTS
 from tests.report.make_fixture import SOLVED
 from tests.report.numbers_of import unpacked
@@ -46,10 +48,30 @@ def summary(models):
 def test_outcomes_are_counted_over_circuits_of_solved_tasks_by_kind(summary):
     by_test = {row.pop("name"): row for row in summary["validation"]["by_test"]}
     whole = {"n_tested": 2, "n_passed": 2, "n_measured": 0, "median": 0.5}
-    assert by_test["sufficient_mean"] == {"sparse": whole, "dense": whole}
+    assert by_test["sufficient_mean"] == {"claim": "alone", "essential": True, "sparse": whole, "dense": whole}
+    assert by_test["sufficient_zero"]["claim"] == "stress" and not by_test["sufficient_zero"]["essential"]
     assert by_test["sufficient_zero"]["dense"] == whole | {"n_passed": 1}  # quotes passes, lists does not
     assert by_test["stable"]["sparse"] == {"n_tested": 0, "n_passed": 0, "n_measured": 2, "median": 0.5}
-    assert summary["validation"]["circuits"]["dense"] == {"n_circuits": 2, "n_whole": 1, "median_failed": 1.5}
+
+
+def test_claims_are_counted_over_circuits_of_solved_tasks_by_kind(summary):
+    """Of quotes all six are supported; of lists a node is not needed, and other names are too much for it."""
+    of_claims = {row["name"]: row for row in summary["validation"]["by_claim"]}
+    assert tuple(of_claims) == tuple(Claims.__annotations__)
+    found = {name: (row["dense"]["n_supported"], row["dense"]["n_tested"]) for name, row in of_claims.items()}
+    assert found == dict.fromkeys(of_claims, (2, 2)) | {"needed": (1, 2), "elsewhere": (1, 2)}
+    counted = {"n_circuits": 2, "median_supported": 5, "n_at_least": [2, 2, 2, 2, 2, 1, 1]}
+    assert summary["validation"]["circuits"] == {"sparse": counted, "dense": counted}
+    refuted = {"needed": "not supported", "elsewhere": "not supported"}
+    tasks = summary["models"][0]["tasks"]
+    assert tasks["quotes"]["claims"] == dict.fromkeys(of_claims, "supported")
+    assert tasks["lists"]["claims"] == dict.fromkeys(of_claims, "supported") | refuted
+    assert tasks["for_while"]["claims"] is None  # there is no circuit
+
+
+def test_of_a_circuit_that_was_not_validated_no_claim_is_tested():
+    assert claims_of(None) == dict.fromkeys(Claims.__annotations__, "not tested")
+    assert by_claim([]) == [] and counts([], "dense")["n_at_least"] == [0] * 7
 
 
 def test_controls_are_listed_with_their_model_and_task(summary):
@@ -87,13 +109,13 @@ def test_an_empty_circuit_counts_for_nothing(models):
 def test_long_lists_stay_out_of_the_summary(summary):
     validation = summary["models"][0]["tasks"]["quotes"]["validation"]
     assert len(ROW["features"]["single"]["of_each"]) > 6 and "of_each" not in validation["features"]["single"]
-    tests = [section["tests"] for name, section in ROW.items() if "tests" in section]
-    assert len(lines_of(validation)) == sum(map(len, tests)) > 20
+    tests = [section["tests"] for section in ROW.values() if "tests" in section]
+    assert len(checks_of(validation)) == sum(map(len, tests)) > 20
     assert brief({"a": list(range(7)), "b": [{"c": [1, 2]}], "tests": 9 * [1]}) == {
         "b": [{"c": [1, 2]}],
         "tests": 9 * [1],
     }
-    assert brief({"verdict": {"passed": 9 * ["a"]}}) == {"verdict": {"passed": 9 * ["a"]}}
+    assert brief({"verdict": {"claims": 9 * ["a"]}}) == {"verdict": {"claims": 9 * ["a"]}}
     assert at({"a": {"b": 1.0}}, ("a", "b")) == 1 and at({"a": {}}, ("a", "b")) is None
 
 
@@ -109,9 +131,13 @@ def test_the_page_shows_outcomes_verdicts_and_controls(models, params, task_sour
         provenance={"seconds": {}}, folder=tmp_path / "results",
     )  # fmt: skip
     page = plain(tmp_path / "results" / "index.html")
-    taken = sum(test["passed"] is not None for test in lines_of(ROW))
     assert '<th scope="row">sufficient zero</th><td>1 of 2</td><td>0.500</td>' in page
-    assert f"<b>Verdict:</b> passes {taken - 3} of {taken}" in page
+    assert re.search('<th scope="row">elsewhere</th><td class="words">works on other .*?</td><td>1 of 2</td>', page)
+    assert "<b>Verdict:</b> supports 4 of 6 claims; not supported: needed, elsewhere." in page
+    assert 'title="not supported: generalises_names said &lt;so&gt;"' in page
+    assert '<th scope="row">necessary nodes</th><td>1 of 2</td><td>0.500</td>' in page
+    stress = page[page.index("<h3>Stress tests</h3>") :]
+    assert "sufficient zero" in stress and "necessary nodes" not in stress[: stress.index("</table>")]
     assert 'title="sufficient_zero said &lt;so&gt;"' in page
     assert "nonsense</td><td>no</td><td>40</td><td>–</td><td>0.600</td>" in page
     assert "bracket_counting predicts" not in page

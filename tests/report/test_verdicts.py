@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config import Ablation
+from pipeline.ablation import Ablation
 from pipeline.report.page import outcome
 from pipeline.report.verdicts import verdict
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.ablation import Ablation
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.conditions import Ablator, Condition
 from pipeline.circuit.interventions import edge_cuts, mask_nodes
 from pipeline.circuit.masked import Masked
-from pipeline.config import Ablation
 from pipeline.data.pairs import answer_logits
 from pipeline.model.norm import RMSNorm
 from pipeline.model.record import record
@@ -150,12 +150,12 @@ def test_draws_that_differ_make_the_interval_wider(claim_of, quote):
 
 def test_a_circuit_made_at_zero_is_asked_for_its_target_there(claim_of, circuit_of, quote):
     circuit = circuit_of(quote)
-    tested = claim_of(quote, replace(circuit, ablated_to=AblationValues.at_zero(circuit.means)))
+    tested = claim_of(quote, replace(circuit, ablations=(AblationValues.at_zero(circuit.means),)))
     limits = {test["name"]: test["limit"] for test in complement(tested)["tests"]}
     assert limits["sufficient_zero"] == tested.target + MARGIN and limits["sufficient_mean"] == half_way(tested.target)
     assert "sufficient_zero_frozen_norms" in limits
     drawn = AblationValues.resampled({key: value[:3] for key, value in tested.samples.items()})
-    resampled = claim_of(quote, replace(circuit, ablated_to=drawn))
+    resampled = claim_of(quote, replace(circuit, ablations=(drawn,)))
     assert kinds_of_ablation(resampled)["resample_places"] is drawn and drawn.kind is Ablation.RESAMPLE
 
 

@@ -150,7 +150,7 @@ def test_every_draw_of_held_values_counts(section, quote, claim_of, circuit_of):
     """Two draws of the same values are one; and what is random is the same again."""
     draws = {key: mean.expand(2, -1) for key, mean in quote.means.items()}
     once = section(claim_of(quote))
-    twice = section(claim_of(quote, replace(circuit_of(quote), ablated_to=AblationValues.resampled(draws))))
+    twice = section(claim_of(quote, replace(circuit_of(quote), ablations=(AblationValues.resampled(draws),))))
     assert numbers(twice) == pytest.approx(numbers(once), rel=1e-4, abs=1e-6)
 
 

@@ -197,7 +197,7 @@ def test_a_circuit_without_a_node_is_not_tested(quote, claim_of, circuit_of):
 
 def test_nodes_are_those_of_the_first_draw_and_the_verdict_leaves_out_the_embedding(quote, claim_of, circuit_of):
     ablated_to = AblationValues.resampled({key: torch.stack([mean, mean + 1]) for key, mean in quote.means.items()})
-    claims = claim_of(quote), claim_of(quote, replace(circuit_of(quote), ablated_to=ablated_to))
+    claims = claim_of(quote), claim_of(quote, replace(circuit_of(quote), ablations=(ablated_to,)))
     at_means, at_first = (nodes(PairedRuns(tested, tested.few)) for tested in claims)
     assert at_means == at_first
     n_read = len(quote.nodes.get("0.attn_in", ()))

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.ablation import Ablation
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.compact import Compact
 from pipeline.circuit.conditions import score_compact
 from pipeline.circuit.graph import Subgraph
-from pipeline.config import Ablation
 from pipeline.data.pairs import PairBatch
 from pipeline.model.means import node_means
 from pipeline.model.scoring import mean_loss
@@ -53,13 +53,16 @@ def test_seeds_find_the_planted_circuit_again(claim_of, quote, fast):
     found = stability(known(claim_of(quote), fast), fast)()
     assert found["n_seeds"] == found["n_met"] == 5
     assert found["recovered_nodes"]["least"] == found["recovered_edges"]["least"] == 1
+    again, stable = found["tests"]
+    assert (again["passed"], again["value"]) == (True, 1) and stable["passed"] is None
     assert 0 < found["jaccard_edges"]["least"] <= found["jaccard_edges"]["median"] <= 1
     assert all(row["test_loss"] < 0.3 for row in found["circuits"])
 
 
 def test_a_circuit_that_was_not_searched_for_has_no_stability(claim_of, quote, fast):
-    [test] = stability(claim_of(quote), fast)()["tests"]
-    assert test["passed"] is None and "does not say" in test["says"]
+    tests = stability(claim_of(quote), fast)()["tests"]
+    assert [test["name"] for test in tests] == ["found_again", "stable"]
+    assert all(test["passed"] is test["value"] is None and "does not say" in test["says"] for test in tests)
 
 
 def test_overlap_by_hand():
@@ -105,7 +108,7 @@ def test_the_first_seed_is_the_circuits_own_search_and_recovers_nothing_by_that(
 def test_seeds_without_a_circuit_are_not_compared(claim_of, quote, fast):
     tested = known(claim_of(quote), fast)
     found = stability(replace(tested, batches=shuffled_labels(tested.batches, 0)), fast)()
-    [test] = found["tests"]
+    test, _ = found["tests"]
     assert found["n_met"] == 0 and len(found["circuits"]) == 5 and "jaccard_edges" not in found
     assert (test["passed"], test["value"]) == (None, None) and test["says"].startswith("0 of 5")
 
@@ -175,9 +178,9 @@ def test_what_is_held_is_of_the_circuits_kind_with_the_models_own_values(claim_o
     tested, other = claim_of(quote), shuffled_weights(quote.model, 0)
     means, samples = tested.circuit.means, {key: values[:3] for key, values in tested.samples.items()}
     for own in (AblationValues.at_means(means), AblationValues.at_zero(means), AblationValues.resampled(samples)):
-        of_kind = replace(tested, circuit=replace(tested.circuit, ablated_to=own))
-        ablated_to = ablated_as(of_kind, other)
-        assert ablated_as(of_kind, tested.model) is own
+        of_kind = replace(tested, circuit=replace(tested.circuit, ablations=(own,)))
+        [ablated_to] = ablated_as(of_kind, other, tested.batches["train"])
+        assert ablated_as(of_kind, tested.model, tested.batches["train"])[0] is own
         assert (ablated_to.kind, len(ablated_to.draws)) == (own.kind, len(own.draws))
         same = all(torch.equal(value, own.first[key]) for key, value in ablated_to.first.items())
         assert ablated_to.first.keys() == own.first.keys() and same == (own.kind is Ablation.ZERO)
@@ -186,10 +189,10 @@ def test_what_is_held_is_of_the_circuits_kind_with_the_models_own_values(claim_o
 def test_a_loss_is_the_mean_over_all_draws_of_what_is_held(claim_of, quote, fast):
     tested = claim_of(quote)
     draws = AblationValues.resampled({key: values[:3] for key, values in tested.samples.items()})
-    tested = replace(tested, circuit=replace(tested.circuit, ablated_to=draws))
+    tested = replace(tested, circuit=replace(tested.circuit, ablations=(draws,)))
     problem = problem_of(tested, tested.model, tested.batches, fast, 0)
     found = one_trial(problem, fast.centres[0], "here")
-    parts = [Compact(frozen, found.candidate.nodes, found.candidate.edges) for frozen in problem.evaluator.frozen]
+    parts = [Compact(frozen, found.candidate.nodes, found.candidate.edges) for frozen in problem.evaluator.main.frozen]
     losses = [mean_loss(score_compact(part, tested.test), found.candidate.calibration) for part in parts]
     row = found.row(tested, problem, tested.batches["test"])
     assert len({round(loss, 6) for loss in losses}) == 3
