@@ -1,5 +1,6 @@
-"""Every setting of the study: one frozen class per section of params.yaml, no defaults, unknown keys refused.
+"""Every setting of the study: one frozen class per section of params.yaml, unknown keys refused.
 
+Nothing has a default, but for what came to section prune later: older settings, of a shared model, still load.
 ``params.yaml`` holds every number; these classes say what each means and which values are allowed. Derived numbers are
 properties. ``load_params`` refuses what it does not know by the full path of the key, with the nearest valid name.
 """

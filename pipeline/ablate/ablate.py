@@ -50,15 +50,17 @@ def ablate_task(
         losses = [float(prompt_losses(ablator.answers(drawn, condition, some)).mean()) for drawn in sets]
         name = f"random_{condition.value.removeprefix('ablated_')}"
         row |= {f"{name}_losses": losses, f"{name}_loss_median": median(losses)}
-    return cast(AblationRow, row | decides(model, circuit, batch, config, resampling))
+    return cast(AblationRow, row | decides(ablator, circuit, batch, config, resampling))
 
 
 def decides(
-    model: Transformer, circuit: Circuit, batch: PairBatch, config: AblateConfig, generator: torch.Generator
+    ablator: Ablator, circuit: Circuit, batch: PairBatch, config: AblateConfig, generator: torch.Generator
 ) -> dict[str, Any]:
-    """Loss and accuracy of the circuit alone with every other node at its value on the pair's other prompt."""
-    ablated_to = AblationValues.of(Ablation.COUNTERFACTUAL, circuit.means)
-    answers = Ablator(model, ablated_to).answers(circuit, Condition.CIRCUIT, batch)
+    """Loss and accuracy of the circuit alone with every other node at its value on the pair's other prompt; by the
+    ``ablator`` that it has, where that ablates so."""
+    if ablator.ablated_to.kind is not Ablation.COUNTERFACTUAL:
+        ablator = Ablator(ablator.model, AblationValues.of(Ablation.COUNTERFACTUAL, circuit.means))
+    answers = ablator.answers(circuit, Condition.CIRCUIT, batch)
     return scored("counterfactual", calibrated(answers, circuit.calibration), config, generator)
 
 

@@ -18,7 +18,7 @@ from pipeline.circuit.compact import Compact, Frozen, Trace
 from pipeline.circuit.compact_rows import FrozenRows
 from pipeline.circuit.cut_linear import sparse_cuts
 from pipeline.circuit.graph import Subgraph
-from pipeline.circuit.interventions import edge_cuts, mask_nodes, node_masks
+from pipeline.circuit.interventions import edge_cuts, mask_nodes, masks_in
 from pipeline.circuit.node_masks import NodeMasks
 from pipeline.data.pairs import PairBatch
 from pipeline.model.layout import PackedPrompts
@@ -116,8 +116,7 @@ def changes(circuit: Circuit | Subgraph, condition: Condition, behind: Backgroun
     if condition is Condition.ABLATED_EDGES:
         cuts = edge_cuts(behind.model, circuit.edges, behind.values, keep=False)
         return behind.run(None, sparse_cuts(behind.model, cuts))
-    widths = {key: torch.zeros(n, device=behind.model.device) for key, n in behind.model.widths().items()}
-    masks = node_masks(circuit.nodes, widths)
+    masks = masks_in(behind.model, circuit.nodes)
     if condition is Condition.NODES_ONLY:
         return NodeMasks(behind.model, behind)(masks)
     return behind.run(mask_nodes({key: 1 - mask for key, mask in masks.items()}, behind.values))

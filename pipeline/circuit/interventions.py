@@ -24,6 +24,11 @@ def node_masks(nodes: Mapping[str, Int[Tensor, " _n"]], values: Values) -> dict[
     return masks
 
 
+def masks_in(model: Transformer, nodes: Mapping[str, Int[Tensor, " _n"]]) -> dict[str, Float[Tensor, " _width"]]:
+    """The same for every site of a model, on its device."""
+    return node_masks(nodes, {key: torch.empty(n, device=model.device) for key, n in model.widths().items()})
+
+
 def in_matrix(key: str, pairs: Int[Tensor, "n 2"], n_rows: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """Rows and columns of edges in their matrix, which has ``n_rows``."""
     _, kind = split_edge_key(key)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.background import background
-from pipeline.circuit.interventions import edge_cuts, mask_nodes, node_masks
+from pipeline.circuit.interventions import edge_cuts, mask_nodes, masks_in
 from pipeline.data.pairs import PairBatch
 from pipeline.model.layout import pick
 from pipeline.model.transformer import Transformer, refuse_compiled
@@ -33,8 +33,7 @@ class Masked:
         refuse_compiled(model)
         self.model = model
         ablated_to = {key: value.to(model.device) for key, value in ablated_to.items()}
-        widths = {key: value.reshape(-1, value.shape[-1])[0] for key, value in ablated_to.items()}
-        self.intervene = mask_nodes(node_masks(nodes, widths), ablated_to)
+        self.intervene = mask_nodes(masks_in(model, nodes), ablated_to)
         self.cuts = edge_cuts(model, edges, ablated_to, keep=True)
 
     @torch.no_grad()

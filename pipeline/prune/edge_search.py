@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.circuit.background import Background
 from pipeline.circuit.cut_linear import CutLinear, MaskedEdges, by_edges
-from pipeline.circuit.interventions import SOURCES, in_matrix, node_masks
+from pipeline.circuit.interventions import SOURCES, in_matrix, masks_in
 from pipeline.circuit.node_masks import interpolating
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
 from pipeline.model.scoring import answers_of, calibrated
@@ -50,8 +50,7 @@ class EdgeMasking(Masking):
     @cached_property
     def kept(self) -> dict[str, Float[Tensor, " _width"]]:
         """Site key → 1 for the circuit's nodes, else 0."""
-        widths = {key: torch.empty(n, device=self.model.device) for key, n in self.model.widths().items()}
-        return node_masks(self.layout.whole.nodes, widths)
+        return masks_in(self.model, self.layout.whole.nodes)
 
     @cached_property
     def maps(self) -> dict[str, tuple[MaskedEdges, Int[Tensor, " n"]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.report.validation import brief
+from pipeline.report.validation import at, brief
 from pipeline.rows import AblationRow, PruneRow, ValidationRow
 
 SIZES = (
@@ -43,13 +43,6 @@ def circuit_facts(
         return None
     facts = {name: pruned.get(name) for name in SIZES} | {"loss": ablated.get("circuit_loss")}
     facts |= {name: ablated.get(name) for name in LOSSES}
-    facts["flip_accuracy"] = at(tested, "decides", "flip", "accuracy", "mean")
-    facts["median_fvu"] = at(tested, "mechanism", "nodes", "where_it_matters", "median_fvu")
+    facts["flip_accuracy"] = at(tested, ("decides", "flip", "accuracy", "mean"))
+    facts["median_fvu"] = at(tested, ("mechanism", "nodes", "where_it_matters", "median_fvu"))
     return facts | ({"validation": tested and brief(tested)} if whole else {})
-
-
-def at(value: Any, *path: str) -> Any:
-    """The value at a path of keys, None where it ends early."""
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
