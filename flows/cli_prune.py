@@ -32,7 +32,7 @@ def prune(
     tie_qk: Annotated[bool | None, typer.Option(help="One mask for channel i of query and key, or two.")] = None,
     ablation: Annotated[
         list[Ablation] | None,
-        typer.Option(help="What the complement is ablated to; several: each in turn. Default: prune.ablations."),
+        typer.Option(help="What the complement is ablated to; several: under each. Default: prune.ablations."),
     ] = None,
     most_scale: Annotated[
         float | None, typer.Option(help="That calibration may multiply answer logits by. Default: prune.most_scale.")
