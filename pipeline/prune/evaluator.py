@@ -8,9 +8,10 @@ upper 99 % bound on the mean loss over an equally large fresh sample.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
@@ -31,6 +32,7 @@ from pipeline.model.transformer import Transformer
 from pipeline.prune.limits import MIN_SCALE, Z_99
 from pipeline.rows import Sizes
 
+FIT, VALIDATION, EXTRA = range(3)  # the stages of an evaluation: pairs that a circuit is run on, one after the other
 Constant = Mapping[int, Sequence[Frozen]]
 Prepared = Mapping[Frozen | FrozenRows, Compact | CompactRows]
 
@@ -47,11 +49,11 @@ class Candidate(Subgraph):
 
 @dataclass(frozen=True)
 class Evaluation(Candidate):
-    """A circuit's losses in nats, and per draw of ablation values the state that its run left for a similar circuit."""
+    """A circuit's losses in nats, and the state that its runs left for a similar circuit: on the fit pairs and, where
+    they were run, on the validation pairs and on the extra ones."""
 
-    run: Run
+    runs: tuple[Run, ...]
     extra_loss: float | None = None  # ``Evaluator.extra_loss``; None where the extra pairs were not run
-    extra_run: Run | None = None
 
     @property
     def candidate(self) -> Candidate:
@@ -130,15 +132,14 @@ class Evaluator:
         """``config``: ``calibration_steps`` and ``most_scale`` of calibration."""
         self.model = model.on_cpu()
         self.ablations = tuple(ablated_to.to(torch.device("cpu")) for ablated_to in ablations)
-        self.fit, self.validation, self.config, self.n_fit_pairs = fit, validation, config, fit.n_pairs
+        self.fit, self.validation, self.config = fit, validation, config
         constant = {
             i: [Frozen(self.model, draw) for draw in ablated_to.draws]
             for i, ablated_to in enumerate(self.ablations)
             if not ablated_to.kind.varies
         }
-        self.pairs = stacked(fit.to(torch.device("cpu")), validation.to(torch.device("cpu")))
-        self.main = Executor.of(self.pairs, self.model, self.ablations, constant)
-        self.extra = None if extra is None else Executor.of(extra, self.model, self.ablations, constant)
+        stages = [pairs for pairs in (fit, validation, extra) if pairs is not None]
+        self.stages = [Executor.of(pairs, self.model, self.ablations, constant) for pairs in stages]
 
     def smaller(self, share: float) -> Evaluator:
         """An evaluator by the first pairs only, and no extra ones: faster, and less reliable."""
@@ -147,47 +148,50 @@ class Evaluator:
 
     def __call__(self, circuit: Subgraph, target: float = -math.inf) -> Evaluation:
         """The evaluation of a circuit; on the extra pairs only where it meets the target on the others."""
-        return self._evaluate(circuit, self.main.ready(circuit), None, (), target)
+        return self._evaluate(circuit, (), (), target, least=EXTRA)
 
     def changed(self, before: Evaluation, halves: set[int], circuit: Subgraph, target: float) -> Evaluation:
-        """The evaluation of a circuit that differs from an earlier one only in some half layers."""
-        return self._evaluate(circuit, self.main.ready(circuit, before.run, halves), before.extra_run, halves, target)
+        """The evaluation of a circuit that differs from an earlier one only in some half layers; it ends with the first
+        pairs on which the circuit misses the target, and its loss is that on them."""
+        return self._evaluate(circuit, before.runs, halves, target, least=FIT + 1)
 
     def _evaluate(
-        self, circuit: Subgraph, run: Run, before: Run | None, halves: Collection[int], target: float
+        self, circuit: Subgraph, before: Sequence[Run], halves: Collection[int], target: float, least: int
     ) -> Evaluation:
-        answers = self.main.answers(run, min(halves, default=0))
-        fit = answers[:, : 2 * self.n_fit_pairs].flatten(0, 1)
-        calibration = calibrate(fit, self.config.calibration_steps, self.config.most_scale)
-        losses = self.pair_losses(answers, calibration)
-        of_fit, of_validation = (part.mean(1).max() for part in losses.tensor_split([self.n_fit_pairs], dim=1))
-        loss, validation_loss = float(torch.maximum(of_fit, of_validation)), float(of_validation)
-        found = Evaluation(circuit.nodes, circuit.edges, loss, validation_loss, calibration, losses, run)
-        if loss > target or self.extra is None:
-            return found
-        extra_run = self.extra.ready(circuit, before, halves, dict(zip(self.main.frozen, run.compacts, strict=True)))
-        extra_loss = self.extra_loss(found, extra_run, min(halves, default=0) if before else 0)
-        return replace(found, loss=max(loss, extra_loss), extra_loss=extra_loss, extra_run=extra_run)
+        """``least``: the stages that are run in any case."""
+        runs, losses, found = list[Run](), list[Tensor](), list[float]()
+        calibration, made = (1.0, 0.0), dict[Frozen | FrozenRows, Compact | CompactRows]()
+        for stage, executor in enumerate(self.stages):
+            if stage >= least and max(found) > target:
+                break
+            known = before[stage] if stage < len(before) else None
+            runs.append(executor.ready(circuit, known, halves, made))
+            made |= zip(executor.frozen, runs[-1].compacts, strict=True)
+            answers = executor.answers(runs[-1], min(halves, default=0) if known else 0)
+            if stage == FIT:
+                calibration = calibrate(answers.flatten(0, 1), self.config.calibration_steps, self.config.most_scale)
+            losses.append(self.pair_losses(answers, calibration))
+            found.append(loss_of(losses) if stage == EXTRA else float(losses[-1].mean(1).max()))
+        return Evaluation(
+            circuit.nodes, circuit.edges, loss=max(found), validation_loss=found[min(VALIDATION, len(found) - 1)],
+            calibration=calibration, losses=torch.cat(losses[:EXTRA], dim=1), runs=tuple(runs),
+            extra_loss=found[EXTRA] if len(found) > EXTRA else None,
+        )  # fmt: skip
 
-    def extra_loss(self, candidate: Candidate, run: Run | None = None, first: int = 0) -> float:
-        """The loss in nats by the extra pairs, which has to meet a target as well; −∞ where there are no extra pairs.
-
-        It is the larger of their mean and of the upper bound (``upper_bound``) by all pairs. ``run``: the candidate's,
-        where it is known, with all that is before the ``first`` half layer.
-        """
-        if self.extra is None:
+    def extra_loss(self, candidate: Candidate) -> float:
+        """The loss in nats by the extra pairs, which has to meet a target as well; −∞ where there are no extra pairs."""
+        if len(self.stages) == EXTRA:
             return -math.inf
-        answers = self.extra.answers(run or self.extra.ready(candidate), first)
-        extra = self.pair_losses(answers, candidate.calibration)
-        return float(torch.maximum(extra.mean(1), upper_bound(torch.cat([candidate.losses, extra], dim=1))).max())
+        executor = self.stages[EXTRA]
+        answers = executor.answers(executor.ready(candidate))
+        return loss_of([candidate.losses, self.pair_losses(answers, candidate.calibration)])
 
     def all_pairs(self, candidate: Candidate) -> tuple[PairBatch, Float[Tensor, "ablation pair"]]:
         """All pairs, and ∂(the loss that has to meet a target) / ∂(the loss of each pair)."""
-        executors = [self.main] if self.extra is None else [self.main, self.extra]
-        answers = torch.cat([executor.answers(executor.ready(candidate)) for executor in executors], dim=1)
+        answers = torch.cat([executor.answers(executor.ready(candidate)) for executor in self.stages], dim=1)
         losses = self.pair_losses(answers, candidate.calibration).requires_grad_(True)
-        total = (losses.mean(1) if self.extra is None else upper_bound(losses)).max()
-        pairs = self.pairs if self.extra is None else stacked(self.pairs, self.extra.pairs)
+        total = (losses.mean(1) if len(self.stages) == EXTRA else upper_bound(losses)).max()
+        pairs = functools.reduce(stacked, (executor.pairs for executor in self.stages))
         return pairs, torch.autograd.grad(total, losses)[0]
 
     def pair_losses(
@@ -213,6 +217,11 @@ def calibrate(answers: Float[Tensor, "prompt 2"], steps: int, most_scale: float)
     margin = (answers[:, 0] - answers[:, 1]).double().cpu().numpy()
     scale, shift = newton(margin, steps, MIN_SCALE, most_scale)
     return (scale, shift) if margin_loss(margin, scale, shift) < margin_loss(margin, 1.0, 0.0) else (1.0, 0.0)
+
+
+def loss_of(losses: Sequence[Float[Tensor, "ablation pair"]]) -> float:
+    """The larger of the mean over the last pairs, the extra ones, and of the upper bound (``upper_bound``) by all."""
+    return float(torch.maximum(losses[-1].mean(1), upper_bound(torch.cat(list(losses), dim=1))).max())
 
 
 def upper_bound(losses: Float[Tensor, "ablation pair"]) -> Float[Tensor, " ablation"]:

@@ -12,7 +12,9 @@ RANK_PAIRS = 64  # Units that end at a clamp of τ are ranked by attribution on 
 N_CHECKS = 5  # Hopeless trials are looked for this many times in a search.
 N_RANDOM_TRIALS = 8  # Optuna's sampler begins with this many random proposals.
 MAX_LEARNABLE_EDGES = 8000  # Phase 4 makes circuits of up to this many edges small.
-MAX_GENTLER_TRIALS = 2  # Where no centre gives a learnable circuit, this many trials with a smaller k_coef follow.
+LOOSER, FAR_RATIO = 5 / 3, 4.0  # A trial failed that takes this many times the edges it takes at so much more loss,
+FEW_EDGES = 25  # or than this number of edges, if it takes fewer.
+MAX_GENTLER_TRIALS = 2  # Where no centre goes well, this many trials with a smaller k_coef follow.
 GENTLER_DIVISOR = 4.0  # Each of these trials divides k_coef by this.
 MAX_NODES_RATIO = 3.0  # A trial is given up above this many times the nodes of the smallest circuit found.
 # Optuna proposes hyperparameters in these ranges, around the paper's centres (Table 2) and the study's own.

@@ -72,24 +72,20 @@ class Minimiser:
 
     def try_remove(self, items: list[Item], limit: float = math.inf) -> bool:
         """Remove the items if the loss then meets the target and rises by at most ``limit`` nats an edge."""
-        after = self.without(items)
+        less, halves = self.circuit.without(other for item in items for other in together(item, self.tie_qk))
+        n_edges = max(1, self.circuit.n_edges - less.n_edges)
+        worst = min(self.target, self.circuit.loss + limit * n_edges)
+        # Without halves, other items took these with them.
+        after = self.evaluator.changed(self.circuit, halves, less, worst) if halves else self.circuit
         rise = after.loss - self.circuit.loss
-        n_edges = max(1, self.circuit.n_edges - after.n_edges)
         if len(items) == 1:
             item = items[0]
             self.losses[item], self.rises[item], self.per_edge[item] = after.loss, rise, rise / n_edges
             self.errors[item] = rise - self.estimates.get(item, rise)
-        if after.loss > self.target or rise > limit * n_edges:
+        if after.loss > worst:
             return False
         self.circuit = after
         return True
-
-    def without(self, items: list[Item]) -> Evaluation:
-        """The evaluation of the circuit without some items and the edges that end in them."""
-        less, halves = self.circuit.without(other for item in items for other in together(item, self.tie_qk))
-        if not halves:  # other items took these with them
-            return self.circuit
-        return self.evaluator.changed(self.circuit, halves, less, self.target)
 
 
 def an_edge(circuit: Subgraph, costs: Mapping[Item, float]) -> dict[Item, float]:

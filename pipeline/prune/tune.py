@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline.config import Hyperparameters
 from pipeline.prune import limits
 from pipeline.prune.discretise import Ranking
-from pipeline.prune.evaluator import sizes
+from pipeline.prune.evaluator import Candidate, sizes
 from pipeline.prune.problem import PruneProblem
 from pipeline.prune.search import search
 from pipeline.rows import TrialRow
@@ -79,17 +79,27 @@ class Tuner:
         return [self.study.ask(SPACE) for _ in range(n)]
 
     def planned(self) -> list[Hyperparameters]:
-        """The centres; where none of them gives a learnable circuit, gentler ones, with less weight on its size."""
-        values, planned = [trial.value for trial in self.finished()], list(self.config.centres)
+        """The centres; where none of them goes well, gentler ones, with less weight on the circuit's size."""
+        done, planned = self.finished(), list(self.config.centres)
         gentle = min(planned, key=lambda centre: centre.k_coef)
         for _ in range(limits.MAX_GENTLER_TRIALS):
-            known = values[: len(planned)]
-            if len(known) < len(planned) or any(n is not None and n <= limits.MAX_LEARNABLE_EDGES for n in known):
+            if len(done) < len(planned) or any(trial.user_attrs["went_well"] for trial in done[: len(planned)]):
                 break
             k_coef = max(gentle.k_coef / limits.GENTLER_DIVISOR, limits.RANGES["k_coef"][0])
             gentle = gentle.model_copy(update={"k_coef": k_coef})
             planned.append(gentle)
         return planned
+
+    def went_well(self, circuit: Candidate | None, ranking: Ranking) -> bool:
+        """Whether a trial's circuit at the target is one to go on from: not far larger than the one that the same
+        ranking has at a target a little looser, and, if it is to be minimised, not too large for that."""
+        if circuit is None:
+            return False
+        minimised = self.config.max_minimised_edges >= limits.MAX_LEARNABLE_EDGES
+        if minimised and circuit.n_edges > limits.MAX_LEARNABLE_EDGES:
+            return False
+        looser = ranking.smallest(limits.LOOSER * self.config.target_loss)
+        return looser is not None and circuit.n_edges <= limits.FAR_RATIO * max(looser.n_edges, limits.FEW_EDGES)
 
     def run_batch(self, trials: Sequence[optuna.Trial]) -> None:
         """Search for all trials at once, discretise, tell Optuna how many edges each has at the target."""
@@ -105,6 +115,7 @@ class Tuner:
             circuit = ranking.smallest(self.config.target_loss, self.max_units())
             for name, value in sizes(circuit).items():
                 trials[place].set_user_attr(name, value)
+            trials[place].set_user_attr("went_well", self.went_well(circuit, ranking))
             self.study.tell(trials[place], float(circuit.n_edges) if circuit else NO_CIRCUIT)
 
     def scores_file(self, number: int) -> Path:
