@@ -1,5 +1,5 @@
-"""``python -m flows.sweep [TRIAL ...]``: trains the trial models of flows/sweep.yaml on the study's tokens, says how well
-each does, and writes docs/training.md's table. No stage.
+"""``python -m flows.sweep [TRIAL ...]``: trains the trial models of flows/sweep.yaml on the study's tokens, says how
+well each does, and writes docs/training.md's table. No stage.
 
 A trial is a model's settings and changes to ``pretrain``, over those of its ``like``. One that results/sweep.json has
 already with the same settings is not made again; an interrupted one goes on. ``--table`` only writes the table anew.
@@ -25,12 +25,11 @@ from pipeline.report.training import filled
 
 TRIALS = Path(__file__).with_name("sweep.yaml")
 TABLE = Path("docs/training.md")
-SHOWN_EVERY = "pretrain.validate_every"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Make the trials that are asked for, by default all. Raises ConfigError for a trial that is none."""
-    parser = argparse.ArgumentParser(prog="python -m flows.sweep", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m flows.sweep", description=__doc__)
     parser.add_argument("trials", nargs="*", metavar="TRIAL", help="of flows/sweep.yaml; none: all of them")
     parser.add_argument("--table", action="store_true", help="train nothing, write the table of what is there")
     asked = parser.parse_args(arguments)
@@ -67,8 +66,8 @@ def changed(params: Params, name: str, settings: dict[str, dict[str, Any]]) -> P
 
 
 def made(workspace: Workspace, params: Params, name: str) -> dict[str, Any]:
-    """A trained trial's validation loss in nats, L0, tokens and seconds, and the tasks whose unpruned loss on validation
-    pairs meets the target."""
+    """A trained trial's validation loss in nats, L0, tokens and seconds, and the tasks whose unpruned loss on
+    validation pairs meets the target."""
     folder = workspace.scratch / "sweep" / name
     summary = pretrain(
         name=name,

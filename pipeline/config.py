@@ -200,6 +200,7 @@ class DecidingConfig(Settings):
     most_scale: Annotated[float, Field(ge=1)]
     max_minimised_edges: PositiveInt
     curve_losses: list[Annotated[float, Field(gt=0)]]
+    centres: Annotated[list[Hyperparameters], Field(min_length=1)]
     baselines: list[Baseline]
 
 
@@ -215,6 +216,8 @@ class PruneConfig(Settings):
     at_once: PositiveInt  # trials that are searched for together, at most
     grad_clip: Annotated[float, Field(gt=0)]
     calibration_steps: Annotated[int, Field(ge=0)]  # of Newton; 0 = no calibration
+    train_pairs: PositiveInt = 100_000  # at most, by which a circuit is found
+    validation_pairs: PositiveInt = 100_000  # at most, by which it is chosen
     calibration_pairs: PositiveInt  # of the train pairs
     most_scale: Annotated[float, Field(ge=1)]  # that calibration may multiply answer logits by
     tie_qk: bool  # one mask for channel i of attn_q and channel i of attn_k

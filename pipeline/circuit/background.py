@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -54,7 +53,7 @@ class Background:
         key = f"{layer}.{name}"
         if key not in self._outputs:
             part = self.model.transformer["h"][layer].get_submodule(name)
-            self._outputs[key] = F.linear(self.values[site_key(layer, SOURCES[name])], part.weight, part.bias)
+            self._outputs[key] = part(self.values[site_key(layer, SOURCES[name])])
         return self._outputs[key]
 
     def sources(self, name: str, n_head: int) -> Sources:

@@ -79,10 +79,15 @@ class Executor:
 
     @classmethod
     def of(
-        cls, pairs: PairBatch, model: Transformer, ablations: Sequence[AblationValues], constant: Constant
+        cls,
+        pairs: PairBatch,
+        model: Transformer,
+        ablations: Sequence[AblationValues],
+        constant: Constant | None = None,
     ) -> Executor:
-        """``constant``: the model with values that are the same everywhere, by the place of their ablation."""
-        pairs = pairs.to(torch.device("cpu"))
+        """``constant``: the model with values that are the same everywhere, by the place of their ablation, where other
+        executors have it already (``constants``)."""
+        pairs, constant = pairs.to(torch.device("cpu")), constants(model, ablations) if constant is None else constant
         frozen = [
             constant[i] if i in constant else [FrozenRows(background(model, ablated_to, pairs))]
             for i, ablated_to in enumerate(ablations)
@@ -112,6 +117,15 @@ class Executor:
         return torch.stack([one.answers(self.prompts, self.pairs.answers, trace, first) for one, trace in both])
 
 
+def constants(model: Transformer, ablations: Sequence[AblationValues]) -> Constant:
+    """The model with every draw of the ablations whose values are the same everywhere, by their place."""
+    return {
+        i: [Frozen(model, draw) for draw in ablated_to.draws]
+        for i, ablated_to in enumerate(ablations)
+        if not ablated_to.kind.varies
+    }
+
+
 def compacted(frozen: Frozen | FrozenRows, nodes: Nodes, edges: Edges) -> Compact | CompactRows:
     """A circuit ready to be run."""
     return Compact(frozen, nodes, edges) if isinstance(frozen, Frozen) else CompactRows(frozen, nodes, edges)
@@ -133,11 +147,7 @@ class Evaluator:
         self.model = model.on_cpu()
         self.ablations = tuple(ablated_to.to(torch.device("cpu")) for ablated_to in ablations)
         self.fit, self.validation, self.config = fit, validation, config
-        constant = {
-            i: [Frozen(self.model, draw) for draw in ablated_to.draws]
-            for i, ablated_to in enumerate(self.ablations)
-            if not ablated_to.kind.varies
-        }
+        constant = constants(self.model, self.ablations)
         stages = [pairs for pairs in (fit, validation, extra) if pairs is not None]
         self.stages = [Executor.of(pairs, self.model, self.ablations, constant) for pairs in stages]
 
@@ -179,7 +189,7 @@ class Evaluator:
         )  # fmt: skip
 
     def extra_loss(self, candidate: Candidate) -> float:
-        """The loss in nats by the extra pairs, which has to meet a target as well; −∞ where there are no extra pairs."""
+        """The loss in nats by the extra pairs, which has to meet a target as well; −∞ where there are none."""
         if len(self.stages) == EXTRA:
             return -math.inf
         executor = self.stages[EXTRA]

@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.circuit.graph import Item, Subgraph, dead_ends, ends, together
 from pipeline.prune import limits
 from pipeline.prune.discretise import smallest_that
-from pipeline.prune.evaluator import Candidate, Evaluation, Evaluator
+from pipeline.prune.evaluator import Candidate, Evaluator
 from pipeline.prune.problem import PruneProblem
 from pipeline.rows import Certificate
 

@@ -93,9 +93,10 @@ def make_problem(
 ) -> PruneProblem:
     """``batches`` has train and validation pairs; train pairs beyond ``calibration_pairs`` are the extra pairs. The
     target has to be met under each of the ablations."""
-    train = batches["train"]
+    train = batches["train"].first(config.train_pairs)
+    validation = batches["validation"].first(config.validation_pairs)
     fit, extra = torch.arange(train.n_pairs).tensor_split([config.calibration_pairs])
     more = train.take(extra) if len(extra) else None
-    evaluator = Evaluator(model, ablations, train.take(fit), batches["validation"], config, more)
+    evaluator = Evaluator(model, ablations, train.take(fit), validation, config, more)
     masking = NodeMasking.of(model, [ablated_to.to(model.device) for ablated_to in ablations], config.tie_qk)
     return PruneProblem(masking, evaluator, train, config, seed)

@@ -7,7 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 BLOCK = re.compile(r"(<!-- trials: python -m flows\.sweep -->\n).*?(<!-- /trials -->)", re.DOTALL)
-HEAD = ("trial", "width", "density", "of the embedding", "L0", "rate", "tokens", "`pretrain`", "loss, nats", "tasks", "min")
+HEAD = (
+    "trial",
+    "width",
+    "density",
+    "of the embedding",
+    "L0",
+    "rate",
+    "tokens",
+    "`pretrain`",
+    "loss, nats",
+    "tasks",
+    "min",
+)
 
 
 def filled(text: str, rows: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,9 +1,10 @@
 """Is every part of a circuit needed: Shi et al.'s test (arXiv 2410.13032, §3), of nodes as well as of edges.
 
-δ of a node or edge: the mean over pairs of how far the margin moves (|logits|, uncalibrated) when it is taken away. It
-is compared with δ of random additions: a random edge of the complement is added to the circuit, with a path through it
-from a read of the residual stream to a write, and taken away again. Null hypothesis for each node or edge: it matters
-more than an addition with probability at least ``QUANTILE``. Rejected, it is shown not to be needed.
+δ of a node or edge: the mean over pairs of how far the margin moves (|logits|, uncalibrated) when it is taken away; of
+several ablations that the circuit was made for, under that where it moves most. It is compared with δ of random
+additions: a random edge of the complement is added to the circuit, with a path through it from a read of the residual
+stream to a write, and taken away again. Null hypothesis for each node or edge: it matters more than an addition with
+probability at least ``QUANTILE``. Rejected, it is shown not to be needed.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import binom, false_discovery_control
 from torch import Tensor
 
-from pipeline.circuit.compact import Compact, Trace
 from pipeline.circuit.graph import Edge, Item, Node, Subgraph, by_key, ends, half_of, leads, reads, sites_of, together
 from pipeline.circuit.random_circuits import Complement, picked
-from pipeline.model.layout import PackedPrompts
+from pipeline.prune.evaluator import Executor, Run
 from pipeline.validate.circuit_under_test import CircuitUnderTest, margins
 from pipeline.validate.limits import QUANTILE
 
@@ -62,12 +62,11 @@ def correct(found: dict[str, Any], n: int, alpha: float) -> None:
 @dataclass(frozen=True)
 class Ran:
     """A circuit that has been run: its nodes and edges, all that the next run can take over, and the margins, mean over
-    draws."""
+    an ablation's draws."""
 
     parts: Subgraph
-    compacts: Sequence[Compact]
-    traces: Sequence[Trace]
-    margins: Float[Tensor, " pair"]
+    run: Run
+    margins: Float[Tensor, "ablation pair"]
 
 
 class Knockouts:
@@ -75,33 +74,30 @@ class Knockouts:
     computed again."""
 
     def __init__(self, tested: CircuitUnderTest) -> None:
-        self.tested, self.batch = tested, tested.few.to(torch.device("cpu"))
-        self.prompts = PackedPrompts.of(self.batch.tokens, self.batch.last)
+        self.tested, self.ablations = tested, tested.circuit.all_ablations
+        self.executor = Executor.of(tested.few, tested.model.on_cpu(), self.ablations)
         parts = Subgraph(tested.circuit.nodes, tested.circuit.edges)
         self.generator = tested.generator("minimality")
-        compacts = [Compact(frozen, parts.nodes, parts.edges) for frozen in tested.ablator.frozen]
-        self.whole = self.run(parts, compacts, [Trace() for _ in compacts], 0)
+        self.whole = self.ran(parts, self.executor.ready(parts), 0)
         self.additions = Additions(tested.complement, self.generator)
         large = parts.n_edges > LARGE_CIRCUIT
         self.max_tested, self.n_references = (MAX_OF_LARGE,) * 2 if large else (MAX_TESTED, N_REFERENCES)
 
-    def run(self, parts: Subgraph, compacts: Sequence[Compact], traces: Sequence[Trace], first: int) -> Ran:
-        """The circuit from the ``first`` half layer on, whose past is in ``traces``."""
-        every = zip(compacts, traces, strict=True)
-        answers = [compact.answers(self.prompts, self.batch.answers, trace, first) for compact, trace in every]
-        return Ran(parts, compacts, traces, margins(torch.stack(answers).mean(0)))
+    def ran(self, parts: Subgraph, run: Run, first: int) -> Ran:
+        """The circuit from the ``first`` half layer on; ``run`` has what is before it."""
+        draws = margins(self.executor.answers(run, first)).split([len(each.draws) for each in self.ablations])
+        return Ran(parts, run, torch.stack([of_ablation.mean(0) for of_ablation in draws]))
 
     def changed(self, before: Ran, parts: Subgraph, halves: set[int]) -> Ran:
         """A circuit that differs from an earlier one in some half layers."""
         if not halves:
             return before
-        compacts = [compact.with_halves(halves, parts.nodes, parts.edges) for compact in before.compacts]
-        return self.run(parts, compacts, [trace.prefix(min(halves)) for trace in before.traces], min(halves))
+        return self.ran(parts, self.executor.ready(parts, before.run, halves), min(halves))
 
     def delta(self, whole: Ran, item: Item) -> float:
         """How far a node or edge moves the margin of a pair, in logits; a node goes with its edges."""
         less, halves = whole.parts.without([item])
-        return float((self.changed(whole, less, halves).margins - whole.margins).abs().mean())
+        return float((self.changed(whole, less, halves).margins - whole.margins).abs().mean(1).max())
 
     def kind(self, items: Sequence[Any], addition: Callable[[Any], Addition | None]) -> dict[str, Any]:
         """The items tested and the references; ``addition``: for an item, one of the same site or kind to add."""
