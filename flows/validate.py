@@ -78,17 +78,22 @@ def validate_unit(task: str, inputs: dict[str, Any]) -> ValidationRow:
         seed=seed_of(inputs["seed"], "validate", inputs["model"], task),
         target=prune.target_loss,
     )
+    thorough, deciding = inputs["model"] in config.control_models, mapped.deciding_circuit(workspace, task, inputs)
     test = partial(
         validate_circuit,
         generalisation={
             family: generalisation.batch(task, family).to(model.device) for family in generalisation.families(task)
         },
         tokenizer=Tokenizer.load(workspace.tokens),
-        with_controls=inputs["model"] in config.control_models and task in config.control_tasks,
+        with_controls=thorough and task in config.control_tasks,
+        stress=thorough,
     )
-    row, deciding = test(paper, prune=prune), mapped.deciding_circuit(workspace, task, inputs)
-    if deciding is not None:
-        row["deciding"] = test(replace(paper, circuit=deciding), prune=prune.for_deciding())
+    if deciding is None:
+        return test(paper, prune=prune)
+    # The claims are the deciding circuit's: of the other, its search is not repeated but where all is asked for.
+    once = paper if thorough else replace(paper, config=config.model_copy(update={"seeds": 0}))
+    row = test(once, prune=prune)
+    row["deciding"] = test(replace(paper, circuit=deciding), prune=prune.for_deciding())
     return row
 
 

@@ -272,8 +272,8 @@ class ValidateConfig(Settings):
     permutations: Annotated[int, Field(ge=100)]
     alpha: Annotated[float, Field(gt=0, lt=1)]  # level of the hypothesis tests, after correction
     seeds: Annotated[int, Field(ge=0)]  # of the search, whose circuits are compared; 0: not tested
-    control_models: list[str]  # names in ``models``, whose circuits are compared with those of the method's controls
-    control_tasks: list[str]  # for these tasks
+    control_models: list[str]  # names in ``models``: their circuits also get the stress tests, and
+    control_tasks: list[str]  # those of these tasks are compared with circuits of the method's controls
 
 
 class ExplainConfig(Settings):

@@ -35,6 +35,7 @@ def validate_circuit(
     prune: PruneConfig,
     tokenizer: Tokenizer | None = None,
     with_controls: bool = True,
+    stress: bool = True,
     workers: int = 1,
     on_progress: OnProgress = lambda what: None,
 ) -> ValidationRow:
@@ -43,24 +44,26 @@ def validate_circuit(
 
     ``generalisation``: family → generalisation set. ``prune``: the settings by which stability's and the controls'
     circuits are searched for. ``tokenizer``: for the predictions about bracket_counting, None leaves them out.
-    ``with_controls``: the method's controls are as many searches as there are controls. ``workers``: processes that
-    share the work, if the model is on a CPU of a system that can fork; any number finds the same. Raises
-    WrongModelError where the model is not the circuit's.
+    ``with_controls``: the method's controls are as many searches as there are controls. ``stress``: also what decides
+    no claim and takes long, the complement's stress tests and ``features``. ``workers``: processes that share the work,
+    if the model is on a CPU of a system that can fork; any number finds the same. Raises WrongModelError where the
+    model is not the circuit's.
     """
     tested.circuit.check_model(tested.model)
     tests = {
-        "complement": SectionWork([lambda: complement(tested)]),
+        "complement": SectionWork([lambda: complement(tested, stress)]),
         "decides": SectionWork([lambda: decides(tested)]),
         "necessity": SectionWork([lambda: necessity(tested)]),
         "mechanism": SectionWork([lambda: mechanism(tested)]),
         "generalisation": SectionWork([lambda: follows(tested, generalisation)]),
         "hypotheses": SectionWork([lambda: hypotheses(tested)]),
         "faithfulness": SectionWork([lambda: faithfulness_curve(tested)]),
-        "features": SectionWork([lambda: features(tested)]),
         "stability": stability(tested, prune),
     }
     if tokenizer is not None:
         tests["prediction"] = SectionWork([lambda: prediction(tested, tokenizer)])
+    if stress:
+        tests["features"] = SectionWork([lambda: features(tested)])
     if with_controls:
         tests["controls"] = controls(tested, prune)
     forks = workers > 1 and tested.model.device.type == "cpu" and sys.platform == "linux"

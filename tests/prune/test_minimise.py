@@ -76,6 +76,21 @@ def test_extra_pairs_are_run_where_the_others_meet_the_target_and_have_to_meet_i
     assert Ranking(evaluator, ranking.layout, ranking.scores).smallest(0.1) is None
 
 
+def test_a_removal_is_refused_by_the_first_pairs_that_miss_the_target(task, pairs):
+    """The same as by all pairs, without a run on the others."""
+    problem, ranking = task
+    start = ranking.smallest(0.02)
+    evaluator = Evaluator(problem.masking.model, problem.masking.ablations, pairs, pairs, problem.config)
+    whole = evaluator(start)
+    for node in start.list_nodes()[:8]:
+        less, halves = start.without([node])
+        full = evaluator(less)
+        for target in (full.loss / 2, 2 * full.loss):
+            asked = evaluator.changed(whole, halves, less, target)
+            assert (asked.loss > target) == (full.loss > target)
+            assert len(asked.runs) == (1 if asked.loss > target else 2)
+
+
 def test_what_few_pairs_make_up_is_not_trusted_to_stay_so_small_on_others():
     even, few = torch.full((1000,), 0.1), torch.zeros(1000)
     few[:50] = 2.0  # the same mean

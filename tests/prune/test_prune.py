@@ -9,13 +9,14 @@ import torch
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
-from pipeline.circuit.graph import induced_edges
-from pipeline.data.pairs import answer_logits
+from pipeline.circuit.graph import Subgraph, induced_edges
+from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.scoring import calibrated, mean_loss, score
 from pipeline.prune import prune_task
 from pipeline.prune.discretise import smallest_that
 from pipeline.prune.evaluator import calibrate
 from pipeline.prune.masks import Heaviside, UnitLayout
+from pipeline.prune.problem import make_problem
 from pipeline.prune.prune import baseline_scores
 from pipeline.prune.search import NodeMasking
 
@@ -286,3 +287,37 @@ def test_where_no_centre_gives_few_edges_gentler_ones_are_tried(able, pairs, par
     monkeypatch.setattr("pipeline.prune.limits.MAX_LEARNABLE_EDGES", -1)
     trials = pruned(able, pairs, fast(params.prune, steps=20)).trials
     assert [trial["hyperparameters"]["k_coef"] for trial in trials] == pytest.approx([3e-3, 7.5e-4, 1.875e-4])
+
+
+def test_a_search_that_ends_far_from_what_a_looser_target_takes_is_made_again(able, pairs, params, monkeypatch):
+    """Every circuit counts as far here, so that gentler trials follow; a circuit as large at the looser target does
+    not."""
+    assert [trial["source"] for trial in pruned(able, pairs, fast(params.prune)).trials] == ["centre"]
+    monkeypatch.setattr("pipeline.prune.limits.FAR_RATIO", 0.0)
+    trials = pruned(able, pairs, fast(params.prune)).trials
+    assert [trial["source"] for trial in trials] == ["centre", "gentler", "gentler"]
+
+
+def test_circuits_too_large_to_be_minimised_are_not_searched_for_again(able, pairs, params, monkeypatch):
+    monkeypatch.setattr("pipeline.prune.limits.MAX_LEARNABLE_EDGES", 10)
+    found = pruned(able, pairs, fast(params.prune, max_minimised_edges=5))
+    assert len(found.trials) == 1 and found.row["n_edges"] == found.row["discretised"]["n_edges"] > 10
+
+
+def test_of_the_pairs_only_the_first_are_used(able, pairs, params):
+    """What comes behind them may be anything."""
+    few = fast(params.prune, train_pairs=10, validation_pairs=8, calibration_pairs=6)
+    wrong = pairs.answers.clone()
+    wrong[20:] = wrong[20:].flip(1)
+    other = PairBatch(pairs.tokens, pairs.last, wrong)
+    model, means = able
+    problems = [
+        make_problem(model, [AblationValues.at_means(means)], {"train": batch, "validation": batch}, few, 1)
+        for batch in (pairs, other)
+    ]
+    whole = Subgraph(
+        {key: torch.arange(width) for key, width in model.widths().items()},
+        induced_edges(model, {key: torch.ones(width) for key, width in model.widths().items()}),
+    )
+    losses = [problem.evaluator(whole, 10.0).loss for problem in problems]
+    assert losses[0] == losses[1] and [stage.pairs.n_pairs for stage in problems[0].evaluator.stages] == [6, 8, 4]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
+from pipeline.ablation import Ablation
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.graph import Subgraph, dead_ends, induced_edges
 from pipeline.circuit.interventions import edge_weights
@@ -233,6 +234,18 @@ def test_additions_are_new_and_lead_from_a_read_to_a_write(induction, circuit_of
         assert len(path) == len(set(path)) and not dead_ends(more)
         assert {*more.list_nodes(), *more.list_edges()} == additions.inside | set(path)
         assert all(edge_weights(induction.model, key)[t, s] != 0 for key, s, t in more.list_edges())
+
+
+def test_a_part_that_matters_under_one_of_the_ablations_only_is_needed(quote, claim_of, circuit_of):
+    """Each part moves the margin as far as it does under that ablation where it moves it most."""
+    both = [AblationValues.of(Ablation.COUNTERFACTUAL, quote.means), AblationValues.at_means(quote.means)]
+    alone = [[one] for one in both]
+    deltas = []
+    for ablations in (*alone, both):
+        found = minimality(claim_of(quote, replace(circuit_of(quote), ablations=tuple(ablations))))
+        deltas.append(torch.tensor([part["delta"] for kind in ("nodes", "edges") for part in found[kind]["parts"]]))
+    assert (deltas[0] - deltas[1]).abs().max() > 0.1  # they differ at all
+    torch.testing.assert_close(deltas[2], torch.maximum(deltas[0], deltas[1]), rtol=1e-5, atol=1e-6)
 
 
 def test_of_many_parts_some_are_tested(quote, claim_of, circuit_of, monkeypatch):
