@@ -57,6 +57,8 @@ def validate(
     show(table_of_checks(found, str(folder)))
     show(table_of_claims(found, str(folder)))
     print(found["verdict"]["line"])
+    if "published" in found:
+        print(f"the published mechanism: {found['published']['line']}")
 
 
 def table_of_claims(found: ValidationRow, title: str) -> Table:

@@ -115,6 +115,20 @@ VerdictRow = TypedDict("VerdictRow", {
     "claims": dict[str, ClaimRow], "n_supported": int, "n_tested": int, "line": str,
 })  # fmt: skip
 
+# A part of a published mechanism. ``at``: a node or a head (layer.head), the nearest to it where it is not found;
+# ``n_found``: how many are it. Of a head, its ``weight`` on the place in question, over uniform ``lift``, ``look_auc``
+# against other places; and the AUC by which its value there, and its output, tell the kinds of prompt apart
+PublishedPart = TypedDict("PublishedPart", {
+    "statement": str, "found": bool, "n_found": int, "at": str | None, "weight": float | None, "lift": float | None,
+    "look_auc": float | None, "auc": float | None, "output_auc": float | None, "value": str | None,
+    "output": str | None, "says": str,
+})  # fmt: skip
+
+# The published mechanism of a circuit's task, part by part; it bears on no claim
+PublishedRow = TypedDict("PublishedRow", {
+    "parts": dict[str, PublishedPart], "n_found": int, "n_parts": int, "line": str,
+})  # fmt: skip
+
 # A circuit in validations/<model>.json; an empty one has no section
 ValidationRow = TypedDict("ValidationRow", {
     "complement": NotRequired[SectionRow], "decides": NotRequired[SectionRow], "necessity": NotRequired[SectionRow],
@@ -122,6 +136,7 @@ ValidationRow = TypedDict("ValidationRow", {
     "generalisation": NotRequired[SectionRow], "hypotheses": NotRequired[SectionRow],
     "faithfulness": NotRequired[SectionRow], "features": NotRequired[SectionRow], "stability": NotRequired[SectionRow],
     "prediction": NotRequired[SectionRow], "controls": NotRequired[SectionRow],
+    "published": NotRequired[PublishedRow],
     "verdict": VerdictRow, "seconds": dict[str, float],
     "deciding": NotRequired[MaybeNone],  # the same of the task's deciding circuit
 })  # fmt: skip

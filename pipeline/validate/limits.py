@@ -46,6 +46,14 @@ that could depend on the circuit (ours)."""
 HARMLESS = 0.01
 """Nats that a node may add to the loss when it is binarised: a fifteenth of the paper's target. Counted only."""
 
+MIN_AUC = 0.95
+"""AUC from which a node counts as telling two places, or two kinds of prompt, apart: a part of a published mechanism
+(ours)."""
+
+MIN_LIFT = 2.0
+"""Weight of a head on the token that it looks at, over what each would have if it looked at all of them alike, the
+sink's weight aside. Twice, since heads of small models are soft: half of all weight is more than most have (ours)."""
+
 MIN_GAP = 1e-3
 """Logits between the margins of the model and of the empty circuit, below which faithfulness is undefined (ours)."""
 

@@ -21,6 +21,7 @@ from pipeline.validate.hypotheses import hypotheses
 from pipeline.validate.mechanism import mechanism
 from pipeline.validate.necessity import necessity
 from pipeline.validate.prediction import prediction
+from pipeline.validate.published import MECHANISMS, published
 from pipeline.validate.sections import SectionWork, Timed, side_by_side, timed
 from pipeline.validate.stability import stability
 from pipeline.validate.verdict import verdict
@@ -64,6 +65,8 @@ def validate_circuit(
         tests["prediction"] = SectionWork([lambda: prediction(tested, tokenizer)])
     if stress:
         tests["features"] = SectionWork([lambda: features(tested)])
+    if tested.circuit.about.get("task") in MECHANISMS:
+        tests["published"] = SectionWork([lambda: dict(published(tested))])
     if with_controls:
         tests["controls"] = controls(tested, prune)
     forks = workers > 1 and tested.model.device.type == "cpu" and sys.platform == "linux"

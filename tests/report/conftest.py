@@ -17,6 +17,7 @@ from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.model.checkpoint import model_hash, save_model
 from pipeline.model.transformer import Transformer
+from pipeline.rows import PublishedPart, PublishedRow
 from pipeline.sites import edge_keys, site_keys, split_edge_key
 from pipeline.validate.verdict import verdict
 from tests.report.make_fixture import FOLDER, MODELS, NOT_EXPRESSIBLE, SOLVED, UNSOLVED
@@ -128,6 +129,15 @@ def necessity_edits() -> dict[str, Any]:
     }
 
 
+def published_entry(found: bool) -> PublishedRow:
+    """One part of a published mechanism, a head that is found or not."""
+    part: PublishedPart = {
+        "statement": "a head copies it", "found": found, "n_found": int(found), "at": "1.3", "weight": 0.4, "lift": 12,
+        "look_auc": 0.99, "auc": 1.0, "output_auc": 0.5, "value": "1.attn_v.3", "output": None, "says": "said <so>",
+    }  # fmt: skip
+    return {"parts": {"copying_head": part}, "n_found": int(found), "n_parts": 1, "line": "of its parts"}
+
+
 def validation_entry(passed: bool) -> dict[str, Any]:
     """One task of validations/<name>.json: of a circuit that passes every check, or fails those in FAILED."""
     entry = rows_of_task("sparse", "validations")  # of the model that has controls
@@ -137,6 +147,7 @@ def validation_entry(passed: bool) -> dict[str, Any]:
         outcome = passed or test["name"] not in FAILED
         test |= {"value": 0.5, "limit": 0.4, "says": f"{test['name']} said <so>"}
         test |= {} if test["passed"] is None else {"passed": outcome}
+    entry["published"] = published_entry(found=passed)
     entry["complement"]["zero"]["loss"]["mean"] = 0.5 if passed else 1.5
     entry["necessity"] |= necessity_edits()
     names = entry["generalisation"]["families"]["names"]

@@ -140,6 +140,7 @@ def test_every_number_of_the_page_is_the_summarys(write: Write, models: dict[str
         for field in ("n_edges", "circuit_loss", "nodes_only_loss", "ablated_nodes_loss", "random_edges_loss_median"):
             assert f"{at}/tasks/quotes/{field}" in paths
         assert f"{at}/tasks/quotes/validation/complement/tests/sufficient_zero/value" in paths
+        assert f"{at}/tasks/quotes/validation/published/parts/copying_head/weight" in paths
 
 
 @pytest.mark.parametrize(("true", "false"), [('value="3.1">', 'value="3.2">'), (">3.100</data>", ">3.200</data>")])
