@@ -101,18 +101,22 @@ def by_target(
     summarise: Callable[[Sequence[Match]], dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
     """Target loss → ``ratio`` and its ``interval``, ``n_pairs`` (sparse model, task) and of these ``n_bracketed`` with
-    dense models on both sides in loss; for one way to count edges. Targets without a pair are absent."""
-    found = {}
-    for target in targets:
-        if matches := match_all(models, [edges(model, target) for model in models]):
-            overall = summarise(matches)
-            found[f"{target:g}"] = {
-                "ratio": overall["ratio"],
-                "interval": overall["interval"],
-                "n_pairs": len(matches),
-                "n_bracketed": sum(match.matched == "interpolated" for match in matches),
-            }
-    return found
+    dense models on both sides in loss, and the same of the ``widest`` sparse models alone; for one way to count edges.
+    Targets without a pair are absent."""
+    width = max((model["d_model"] for model in of_kind(models, "sparse")), default=0)
+    widest = {model["name"] for model in models if model["d_model"] == width}
+
+    def found(matches: Sequence[Match]) -> dict[str, Any]:
+        bracketed = sum(match.matched == "interpolated" for match in matches)
+        overall = {key: value for key, value in summarise(matches).items() if key != "tasks_compared"}
+        return overall | {"n_pairs": len(matches), "n_bracketed": bracketed}
+
+    every = {target: match_all(models, [edges(model, target) for model in models]) for target in targets}
+    return {
+        f"{target:g}": found(matches) | {"widest": found([match for match in matches if match.sparse.model in widest])}
+        for target, matches in every.items()
+        if matches
+    }
 
 
 def _per_model(

@@ -16,6 +16,11 @@ from pipeline.report.validation import validated
 from pipeline.rows import ModelSummary, Summary, TaskSummary
 
 BLOCK = re.compile(r"(<!-- (\w+): python -m flows\.readme -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+WAYS_TO_COUNT = (
+    ("paper_count", "the paper's count (edges between the nodes found)", "about 16"),
+    ("minimised", "minimised, 1-minimal", "not done"),
+    ("deciding", "of circuits that decide, the paper's count", "not done"),
+)
 MOST_SCALE = 0.999  # of the largest calibration scale, from which a circuit counts as leaning on it
 AT_MOST = 1e-9  # a share that rounding may add to a target
 
@@ -42,6 +47,8 @@ def figures(summary: Summary, most_scale: float) -> dict[str, Any]:
     return {
         "summary": summary,
         "headline": headline(summary),
+        "sizes": {kind: sizes(of_kind(models, kind)) for kind in KINDS},
+        "ratios": ratios(summary),
         "losses": {kind: ends(model["val_loss_nats"] for model in of_kind(models, kind)) for kind in KINDS},
         "before": {
             kind: ends(model["ratio_discretised_to_minimised"] for model in of_kind(models, kind)) for kind in KINDS
@@ -70,6 +77,36 @@ def ends(values: Iterable[float | None]) -> tuple[float, float] | None:
     """Smallest and largest of those that are known."""
     found = known(values)
     return (min(found), max(found)) if found else None
+
+
+def sizes(models: Sequence[ModelSummary]) -> dict[str, Any]:
+    """How many models, their widths, and their tokens in millions (``5 M to 10 M``)."""
+    least, most = (f"{pick(model['tokens'] for model in models) / 1e6:.0f} M" for pick in (min, max))
+    return {
+        "n": len(models),
+        "widths": sorted({model["d_model"] for model in models}),
+        "tokens": least if least == most else f"{least} to {most}",
+    }
+
+
+def ratios(summary: Summary) -> list[dict[str, Any]]:
+    """Dense over sparse edges at the target loss by every way to count that the summary has, the paper's first; of all
+    sparse models together and of the widest alone."""
+    frontier, target = summary["frontier"], f"{summary['target_loss']:g}"
+    found = []
+    for key, what, paper in WAYS_TO_COUNT:
+        if row := frontier.get(key, {}).get(target):
+            found.append(row | {"what": what, "paper": paper, "widest": row["widest"]["ratio"]})
+    return found or [
+        {
+            "what": "minimised",
+            "paper": "not done",
+            "ratio": frontier["ratio_dense_to_sparse_edges_at_matched_loss"],
+            "interval": frontier["interval"],
+            "n_pairs": frontier["n_interpolated"] + frontier["n_nearest"],
+            "widest": None,
+        }
+    ]
 
 
 def medians(models: Sequence[ModelSummary], key: str) -> tuple[float, float] | None:
@@ -141,10 +178,17 @@ def tested(summary: Summary) -> dict[str, Any]:
         "by_test": by_test,
         "by_claim": {row["name"]: row for row in summary["validation"]["by_claim"]},
         "five": {kind: found["n_at_least"][5] for kind, found in summary["validation"]["circuits"].items()},
+        "deciding": deciding_claims(summary),
         "n_without_needless": passed.get("minimality", 0),
         "n_controls": len(controls),
         "n_controls_met": sum(row["met"] for row in controls),
     }
+
+
+def deciding_claims(summary: Summary) -> dict[str, int]:
+    """How many deciding circuits of sparse models were tested, and how many of them support at least five claims."""
+    found = summary["validation"].get("deciding", {}).get("circuits", {}).get("sparse")
+    return {"n": found["n_circuits"], "five": found["n_at_least"][5]} if found else {"n": 0, "five": 0}
 
 
 def example(summary: Summary, task: str = "bracket_counting") -> Mapping[str, Any] | None:

@@ -49,9 +49,7 @@ def complement(tested: CircuitUnderTest, stress: bool = True) -> dict[str, Any]:
     frozen norms under that one ablation only. Without ``stress``: the mean and the ablation that it was made for alone.
     """
     if not stress:
-        found = {
-            name: ablated_at(tested, ablated_to, tested.test) for name, ablated_to in expected_of(tested).items()
-        }
+        found = {name: ablated_at(tested, ablated_to, tested.test) for name, ablated_to in expected_of(tested).items()}
         return found | {"tests": [check_sufficient(tested, name, row) for name, row in found.items()]}
     found = {}
     for name, ablated_to in kinds_of_ablation(tested).items():

@@ -10,7 +10,7 @@ import pytest
 from pipeline.report.frontier import CircuitPoint, compare, match_loss, pareto
 
 
-def entry(name: str, kind: str, loss: float, edges: dict[str, int | None]) -> dict[str, Any]:
+def entry(name: str, kind: str, loss: float, edges: dict[str, int | None], d_model: int = 64) -> dict[str, Any]:
     """A ``models`` entry: task → edges; None means not solved."""
     tasks = {
         task: {
@@ -23,7 +23,8 @@ def entry(name: str, kind: str, loss: float, edges: dict[str, int | None]) -> di
     }
     solved = [count for count in edges.values() if count is not None]
     mean = math.exp(sum(math.log(max(count, 1)) for count in solved) / len(solved)) if solved else None
-    return {"name": name, "kind": kind, "val_loss_nats": loss, "tasks": tasks, "geomean_edges": mean}
+    model = {"name": name, "kind": kind, "d_model": d_model, "val_loss_nats": loss}
+    return model | {"tasks": tasks, "geomean_edges": mean}
 
 
 def point(target: float, count: int | None) -> dict[str, Any]:
@@ -63,6 +64,13 @@ def test_each_way_to_count_edges_has_its_ratio_at_each_target_and_its_pairs() ->
     found = run([*DENSE, sparse])
     assert found["paper_count"]["0.15"]["ratio"] == pytest.approx(math.sqrt(200 * 10))
     assert [found[way]["0.15"]["ratio"] for way in ("minimised", "deciding")] == [pytest.approx(math.sqrt(200))] * 2
+
+
+def test_the_widest_sparse_models_have_a_ratio_of_their_own() -> None:
+    wide = entry("w", "sparse", 3.0, {"quotes": 16, "lists": 40}, d_model=256)
+    row = run([*DENSE, entry("s", "sparse", 3.2, {"quotes": 20}), wide])["minimised"]["0.15"]
+    assert row["n_pairs"] == 3 and row["widest"]["n_pairs"] == row["widest"]["n_bracketed"] == 2
+    assert row["widest"]["ratio"] == pytest.approx(math.sqrt(100 * 10))
 
 
 def test_a_circuit_that_was_not_found_is_in_no_pair() -> None:
