@@ -161,7 +161,8 @@ class Tracker:
         """The run of this training: that of an interrupted one with the same settings, else a new one."""
         if self._run is None:
             params = self.params
-            settings = digest(params.model(self.model), params.pretrain, params.compute, params.training_seed(self.model))
+            seed = params.training_seed(self.model)
+            settings = digest(params.model(self.model), params.pretrain, params.compute, seed)
             tags = {"kind": "model", "model": self.model, "settings": settings}
             unfinished = [run for run in self.store.find(tags) if "model_hash" not in run.data.tags]
             self._run = unfinished[0].info.run_id if unfinished else self.store.new_run(self.model, tags)
