@@ -21,7 +21,7 @@ BEGAN_VARIABLE = "SPARSE_CIRCUITS_STUDY_BEGAN"  # seconds since 1970; set by mak
 FIRST_WORDS = 3  # of a command: python -m dvc, or python and the script dvc
 
 
-class Made(TypedDict):
+class StageNote(TypedDict):
     """How a stage was last made."""
 
     run: str | None  # when the run began that made it; None for none that is known
@@ -54,7 +54,7 @@ def begin(workspace: Workspace, stage: str) -> None:
     """Note that this run makes a stage; one that was interrupted goes on from there, and stays of the run it was."""
     before = _note(workspace, stage)
     if before is None or before["finished"]:
-        write_json(_path(workspace, stage), Made(run=current_run(), finished=False, n_reused=0))
+        write_json(_path(workspace, stage), StageNote(run=current_run(), finished=False, n_reused=0))
 
 
 def reuse(workspace: Workspace, stage: str, n: int) -> None:
@@ -74,11 +74,11 @@ def seconds_in_one_go(workspace: Workspace, stages: Iterable[str]) -> float | No
     run = current_run()
     if run is None:
         return None
-    afresh = Made(run=run, finished=True, n_reused=0)
+    afresh = StageNote(run=run, finished=True, n_reused=0)
     return time.time() - float(run) if all(_note(workspace, stage) == afresh for stage in stages) else None
 
 
-def _note(workspace: Workspace, stage: str) -> Made | None:
+def _note(workspace: Workspace, stage: str) -> StageNote | None:
     path = _path(workspace, stage)
     return read_json(path) if path.is_file() else None
 
