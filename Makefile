@@ -37,6 +37,8 @@ setup: $(INSTALLED)
 	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
 	@$(BIN)/python -m flows.plots
 
+# The report says how long the whole took, from here on, where all of it was made in this one run.
+study: export SPARSE_CIRCUITS_STUDY_BEGAN := $(shell date +%s)
 study: setup
 	@$(BIN)/python -m flows.services up
 	$(BIN)/dvc repro

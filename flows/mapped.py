@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 import torch
 import yaml
-from prefect import Task
+from prefect import Task, runtime
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import INPUTS, TASK_SOURCE
 from tqdm import tqdm
 
 import pipeline
-from flows import environment
+from flows import environment, one_go
 from pipeline.artifacts import DECIDING, ArtifactError, Workspace, file_hash, read_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
@@ -31,6 +31,7 @@ from pipeline.model.checkpoint import load_model, model_hash
 from pipeline.model.device import pick_device, prepare_cpu
 from pipeline.model.transformer import Transformer
 
+CACHED = "Cached"  # Prefect's name for the state of a unit whose row was there from before
 UnitRow = TypeVar("UnitRow")  # what a unit found: one task in one model
 
 # How a unit is declared: @task(name="prune", **UNIT)
@@ -112,6 +113,8 @@ def run_units(
         update_progress_artifact(progress, 100 * n_done / len(futures))
     if not futures:
         update_progress_artifact(progress, 100.0)
+    stage = one_go.address(runtime.flow_run.flow_name, runtime.flow_run.parameters)
+    one_go.reuse(environment.workspace(), stage, sum(future.state.name == CACHED for future in futures.values()))
     return {task: future.result() for task, future in futures.items()}
 
 

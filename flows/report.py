@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -11,7 +12,9 @@ from typing import Any
 import torch
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from flows import one_go
 from flows.stage import load_study, main, stage_flow
+from flows.study import needed_for, stage_graph
 from flows.tracking import log_study
 from pipeline.artifacts import Workspace, file_hash, read_json
 from pipeline.config import Params
@@ -54,7 +57,7 @@ def provenance(workspace: Workspace, params: Params) -> dict[str, Any]:
         "profile": params.profile,
         "params_hash": file_hash(workspace.params),
         "machine": machine(),
-        "seconds": stage_seconds(workspace, params),
+        "seconds": seconds(workspace, params),
     }
 
 
@@ -90,14 +93,39 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def stage_seconds(workspace: Workspace, params: Params) -> dict[str, dict[str, float]]:
-    """Stage → model → seconds of work, as the stages' own summaries say: training, and all units of pruning."""
-    pretrain = {name: read_json(workspace.model(name) / "summary.json")["train_seconds"] for name in params.models}
-    prune = {}
-    for name in params.models:
-        rows = read_json(workspace.circuits(name) / "summary.json")["tasks"].values()
-        prune[name] = sum(row["seconds"] for row in rows if row["seconds"] is not None)
-    return {"pretrain": pretrain, "prune": prune}
+def seconds(workspace: Workspace, params: Params) -> dict[str, Any]:
+    """``total``: wall time from the beginning of the run that made all of this in one go, else None; and per stage, as
+    its own summaries say, model → seconds of work: of training, and of all units of pruning and validation."""
+    return {"total": total_seconds(workspace)} | {
+        "pretrain": {
+            name: read_json(workspace.model(name) / "summary.json")["train_seconds"] for name in params.models
+        },
+        "prune": {name: pruning_seconds(workspace, name) for name in params.models},
+        "validate": {name: validation_seconds(workspace, name) for name in params.models},
+    }
+
+
+def total_seconds(workspace: Workspace) -> float | None:
+    """Wall time until now of the run that made all that the report reads; None where it was not made in one go."""
+    if one_go.current_run() is None:
+        return None
+    return one_go.seconds_in_one_go(workspace, needed_for("report", stage_graph(workspace.root)))
+
+
+def pruning_seconds(workspace: Workspace, model: str) -> float:
+    """Seconds in which the circuits of a model were sought."""
+    rows = read_json(workspace.circuits(model) / "summary.json")["tasks"].values()
+    return sum(row["seconds"] for row in rows if row["seconds"] is not None)
+
+
+def validation_seconds(workspace: Workspace, model: str) -> float | None:
+    """Seconds in which the circuits of a model, the deciding ones among them, were tested; None where none was."""
+    path = workspace.validations(model)
+    if not path.is_file():
+        return None
+    rows = list(read_json(path)["tasks"].values())
+    rows += [row["deciding"] for row in rows if row.get("deciding")]
+    return math.fsum(value for row in rows for value in row["seconds"].values())
 
 
 def headline(summary: Summary) -> str:

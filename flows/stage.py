@@ -29,7 +29,7 @@ from prefect.flow_engine import run_flow
 from prefect.states import Crashed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner
 
-from flows import environment
+from flows import environment, one_go
 from flows.environment import DEBUG_VARIABLE, EXPECTED
 from pipeline.artifacts import Workspace
 from pipeline.config import Params, load_params
@@ -86,15 +86,18 @@ def guarded(action: Callable[[], int]) -> int:
 
 
 def _run_checked(stage: Flow[Any, Any], parameters: dict[str, Any], mapped: bool) -> int:
-    _, params = load_study()
+    workspace, params = load_study()
     if "model" in parameters:
         params.model(parameters["model"])
     environment.check_prefect()
     if mapped:
         pool: Any = ProcessPoolTaskRunner(max_workers=params.compute.workers)  # Any: TaskRunner's future is invariant
         stage = stage.with_options(task_runner=pool)
+    address = one_go.address(stage.name, parameters)
+    one_go.begin(workspace, address)
     state = run(stage, " ".join([stage.name, *map(str, parameters.values())]), parameters)
     if state.is_completed():
+        one_go.finish(workspace, address)
         return 0
     print(f"error: {state.message or state.name}", file=sys.stderr)
     return 1

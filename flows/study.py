@@ -11,9 +11,12 @@ import graphlib
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
@@ -23,6 +26,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import environment, services
+from flows.one_go import BEGAN_VARIABLE
 from flows.stage import PARENT_VARIABLE, TASK_VARIABLE, guarded, load_study, run
 
 SIDE_BY_SIDE = 2  # stages at once; each takes compute.threads threads
@@ -48,18 +52,25 @@ def stage_graph(root: Path) -> dict[str, list[str]]:
     return {name: needs[name] for name in graphlib.TopologicalSorter(needs).static_order()}
 
 
+def needed_for(stage: str, graph: Mapping[str, Sequence[str]]) -> set[str]:
+    """The stages that a stage needs, those that they need among them."""
+    return {found for needed in graph[stage] for found in (needed, *needed_for(needed, graph))}
+
+
 def _address(stage: Any) -> str:
     """The name of a stage for ``dvc repro`` in the workspace; its own ``addressing`` is for the current directory."""
     return stage.name if stage.path_in_repo == "dvc.yaml" else f"{stage.path_in_repo}:{stage.name}"
 
 
 @task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=RETRY_SECONDS, task_run_name="dvc repro {stage}")
-def repro(stage: str, root: Path, study_run: str | None) -> None:
+def repro(stage: str, root: Path, study_run: str | None, began: str) -> None:
     """Bring one stage up to date, its output on the terminal. Raises StudyError where DVC cannot."""
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
     parent = {PARENT_VARIABLE: study_run, TASK_VARIABLE: str(runtime.task_run.id)} if study_run else {}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # dvc.yaml says `python`
-    status = subprocess.run(command, cwd=root, env=os.environ | parent | {"PATH": path}).returncode
+    status = subprocess.run(
+        command, cwd=root, env=os.environ | parent | {"PATH": path, BEGAN_VARIABLE: began}
+    ).returncode
     if status:
         raise StudyError(f"stage {stage} failed (dvc repro ended with status {status}); its output says why")
 
@@ -71,11 +82,11 @@ _thread_pool: Any = ThreadPoolTaskRunner(max_workers=SIDE_BY_SIDE)  # Any: Prefe
 def study() -> State[None]:
     """Completed when every stage is up to date, else Failed, naming what failed and what could not run for it."""
     root = environment.find_root()
-    study_run = runtime.flow_run.id
+    study_run, began = runtime.flow_run.id, os.environ.get(BEGAN_VARIABLE) or f"{time.time():.2f}"
     futures: dict[str, PrefectFuture[None]] = {}
     for stage, needed in stage_graph(root).items():
         before = [futures[name] for name in needed]
-        futures[stage] = repro.submit(stage, root, study_run, return_state=False, wait_for=before)
+        futures[stage] = repro.submit(stage, root, study_run, began, return_state=False, wait_for=before)
     wait(list(futures.values()))
     return final_state({stage: future.state for stage, future in futures.items()})
 
@@ -95,6 +106,7 @@ def final_state(states: dict[str, State[None]]) -> State[None]:
 def main() -> int:
     """Exit status of the study as one flow run on the user's Prefect server, or a local one that stays up."""
     argparse.ArgumentParser(prog="python -m flows.study", description=__doc__).parse_args()
+    os.environ.setdefault(BEGAN_VARIABLE, f"{psutil.Process().create_time():.2f}")
     workspace, _ = load_study()
     stage_graph(workspace.root)
     url = services.start_prefect(workspace.root)

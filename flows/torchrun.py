@@ -42,7 +42,7 @@ def train(workspace: Workspace, params: Params, model: str, ranks: Ranks) -> Mod
         config=params.model(model),
         shared=params.pretrain,
         compute=params.compute,
-        seed=params.seed,
+        seed=params.training_seed(model),
         tokens=workspace.tokens,
         folder=workspace.model(model),
         scratch=workspace.scratch,

@@ -161,7 +161,8 @@ class Tracker:
         """The run of this training: that of an interrupted one with the same settings, else a new one."""
         if self._run is None:
             params = self.params
-            settings = digest(params.model(self.model), params.pretrain, params.compute, params.seed)
+            seed = params.training_seed(self.model)
+            settings = digest(params.model(self.model), params.pretrain, params.compute, seed)
             tags = {"kind": "model", "model": self.model, "settings": settings}
             unfinished = [run for run in self.store.find(tags) if "model_hash" not in run.data.tags]
             self._run = unfinished[0].info.run_id if unfinished else self.store.new_run(self.model, tags)
@@ -171,7 +172,7 @@ class Tracker:
     def _settings(self) -> dict[str, Any]:
         """The params of a model's run that are known before it is trained; ``tokens`` are counted at its end."""
         params, config = self.params, self.params.model(self.model)
-        study = {"seed": params.seed, "batch": params.pretrain.batch, "profile": params.profile}
+        study = {"seed": params.training_seed(self.model), "batch": params.pretrain.batch, "profile": params.profile}
         return {"model": self.model, "kind": config.kind} | config.model_dump(exclude={"tokens"}) | study
 
     def _end_training(self, status: str) -> None:

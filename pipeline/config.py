@@ -1,6 +1,7 @@
 """Every setting of the study: one frozen class per section of params.yaml, unknown keys refused.
 
-Nothing has a default, but for what came to section prune later: older settings, of a shared model, still load.
+Nothing has a default, but for a model's own seed, and for what came to section prune later: older settings, of a shared
+model, still load.
 ``params.yaml`` holds every number; these classes say what each means and which values are allowed. Derived numbers are
 properties. ``load_params`` refuses what it does not know by the full path of the key, with the nearest valid name.
 """
@@ -127,6 +128,9 @@ class ModelConfig(ModelShape):
     embed_density: PositiveFraction  # nonzero fraction of embedding, unembedding and biases
     lr: Annotated[float, Field(gt=0)]  # base learning rate
     tokens: PositiveInt  # training tokens
+    # This model's seed instead of the study's, for a second seed of one architecture: its initial weights and the order
+    # of its batches follow from it. Dumped only where it is set, so that a model without it keeps its identity.
+    seed: Annotated[int, Field(ge=0)] | None = Field(default=None, exclude_if=lambda seed: seed is None)
 
     @property
     def kind(self) -> Literal["sparse", "dense"]:
@@ -359,6 +363,18 @@ class Params(Settings):
         if name not in self.models:
             raise ConfigError(f"unknown model {name!r}; params.yaml has {', '.join(self.models)}")
         return self.models[name]
+
+    def training_seed(self, name: str) -> int:
+        """The seed of one model's training: its own, or the study's. Raises ConfigError for an unknown name."""
+        own = self.model(name).seed
+        return self.seed if own is None else own
+
+    def seeds_of_one_architecture(self) -> list[list[str]]:
+        """Names of the models that differ in nothing but name and seed, together; of two models or more each."""
+        groups: dict[str, list[str]] = {}
+        for name, model in self.models.items():
+            groups.setdefault(model.model_dump_json(exclude={"seed"}), []).append(name)
+        return [names for names in groups.values() if len(names) > 1]
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:

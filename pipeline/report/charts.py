@@ -15,7 +15,7 @@ from pipeline.rows import HistoryRow, ModelSummary, Summary
 Spec = dict[str, Any]
 Data = list[dict[str, Any]]  # rows of a chart
 
-HUES = {"sparse": 6, "dense": 4}  # CSS variables per kind of model
+HUES = {"sparse": 6, "dense": 5}  # CSS variables per kind of model
 LOG: Mapping[str, Any] = {"type": "log", "nice": False}
 SHORT: Mapping[str, Any] = {"format": "~s"}
 # On a logarithmic axis only 1, 2 and 5 of each decade are labelled.
@@ -97,11 +97,16 @@ def hues(models: Sequence[ModelSummary]) -> dict[str, str]:
 
 
 def frontier(summary: Summary) -> Spec:
-    """Validation loss against geometric-mean edges, one mark a model, its size the L0; lines are the Pareto fronts."""
+    """Validation loss against geometric-mean edges, one mark a model, its size the L0; lines are the Pareto fronts.
+
+    A thin dashed line joins the seeds of one architecture.
+    """
+    seeds = {name: found["models"][0] for found in summary["frontier"]["seed_spread"] for name in found["models"]}
     fronts = {name for front in summary["frontier"]["pareto"].values() for name in front}
     keys = ("name", "kind", "n_solved", "l0", "d_model", "val_loss_nats", "geomean_edges")
     rows: Data = [
-        {key: model.get(key) for key in keys} | {"front": model["name"] in fronts}
+        {key: model.get(key) for key in keys}
+        | {"front": model["name"] in fronts, "architecture": seeds.get(model["name"])}
         for model in summary["models"]
         if model["geomean_edges"] is not None
     ]
@@ -130,11 +135,42 @@ def frontier(summary: Summary) -> Spec:
                 "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.6},
                 "encoding": {"color": colour},
             },
+            *_joined_seeds(middle),
             {"mark": mark, "encoding": {"color": colour, "size": size, "shape": shape, "strokeWidth": pointed} | said},
             _names(f"datum.val_loss_nats <= {middle}", {"dx": 13, "dy": -9, "align": "left"}),
             _names(f"datum.val_loss_nats > {middle}", {"dx": -11, "dy": 11, "align": "right"}),
         ],
     }
+
+
+def _joined_seeds(middle: float) -> list[Spec]:
+    """A line through the marks of each architecture that has several, and half way along it how many seeds they are.
+
+    The text stands where names do not: to the left of the line up to the loss ``middle``, to the right beyond it.
+    """
+    several = {"filter": "datum.architecture"}
+    means = [{"op": "mean", "field": field, "as": field} for field in ("val_loss_nats", "log_edges")]
+    half_way = [
+        several,
+        {"calculate": "log(datum.geomean_edges)", "as": "log_edges"},
+        {"aggregate": [*means, {"op": "count", "as": "n"}], "groupby": ["architecture"]},
+        {"calculate": "exp(datum.log_edges)", "as": "geomean_edges"},
+        {"calculate": "datum.n + ' seeds'", "as": "said"},
+    ]
+    line = {"type": "line", "strokeWidth": 1.2, "strokeDash": [3, 2], "color": "--dim"}
+    text = {"type": "text", "fontSize": 10, "fontStyle": "italic", "fill": "--dim"}
+    sides = (("<=", {"dx": -7, "align": "right"}), (">", {"dx": 7, "align": "left"}))
+    return [
+        {"transform": [several], "mark": line, "encoding": {"detail": {"field": "architecture"}}},
+        *(
+            {
+                "transform": [*half_way, {"filter": f"datum.n > 1 && datum.val_loss_nats {side} {middle}"}],
+                "mark": text | beside,
+                "encoding": {"text": {"field": "said"}},
+            }
+            for side, beside in sides
+        ),
+    ]
 
 
 def _names(which: str, mark: Spec) -> Spec:

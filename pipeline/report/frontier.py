@@ -26,7 +26,8 @@ METHOD = (
     "loss: such a pair is compared at unequal losses; interpolated_only leaves those pairs out). The ratio is the "
     "geometric mean of dense edges / sparse edges over all (sparse model, task) pairs; a circuit without edges "
     "counts as one edge. Interval: 95 % percentile bootstrap over tasks (a task brings all its models along), "
-    "null for fewer than two tasks; it says nothing of other seeds or other models."
+    "null for fewer than two tasks; it says nothing of other seeds or other models. A second seed of an architecture "
+    "counts as a further model, sparse or dense; seed_spread has what lies between the seeds."
 )
 
 

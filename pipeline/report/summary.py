@@ -18,6 +18,7 @@ from pipeline.report.frontier import compare
 from pipeline.report.inputs import ModelRecord
 from pipeline.report.necessity import necessity_curves
 from pipeline.report.pruning import compare_baselines, curve_means, minimisation, minimised, minimised_logs
+from pipeline.report.seed_spread import seed_spread
 from pipeline.report.solved import all_solved, solved_tasks
 from pipeline.report.validation import brief, spreads_of_model, summarise_validation
 from pipeline.report.verdicts import verdict
@@ -55,15 +56,18 @@ def summarise(
     n_bootstrap: int,
     bigram_loss: float | None,
     provenance: Mapping[str, Any],
+    architectures: Sequence[Sequence[str]] = (),
 ) -> Summary:
     """The contents of results/summary.json: models, comparisons, provenance; numbers finite or null.
 
-    ``bigram_loss``: the validation loss in nats of the table of bigram counts alone.
+    ``bigram_loss``: the validation loss in nats of the table of bigram counts alone. ``architectures``: names of models
+    that differ in their seed alone, together.
     """
     models = [summarise_model(record, target) for record in records]
     return {
         "models": models,
-        "frontier": compare(models, curve_losses=curve_losses, seed=seed, n_bootstrap=n_bootstrap),
+        "frontier": compare(models, curve_losses=curve_losses, seed=seed, n_bootstrap=n_bootstrap)
+        | {"seed_spread": seed_spread(models, architectures, target.target_loss)},
         "minimisation": minimisation(models, seed=seed, n_bootstrap=n_bootstrap),
         "baselines": compare_baselines(models, seed=seed, n_bootstrap=n_bootstrap),
         "curve_means": curve_means(models, curve_losses),

@@ -45,6 +45,7 @@ def write_report(
     params hash, machine, seconds per stage) goes into the summary as it is. Equal inputs give equal bytes. Raises
     ArtifactError where an artifact is missing, damaged or made from another checkpoint.
     """
+    models = list(models)
     records = [read_record(workspace, name) for name in models]
     summary = summarise(
         records,
@@ -54,6 +55,7 @@ def write_report(
         n_bootstrap=params.report.n_bootstrap,
         bigram_loss=statistics.get("bigram_loss_nats"),
         provenance=provenance,
+        architectures=[group for group in params.seeds_of_one_architecture() if {*group} <= {*models}],
     )
     tasks = task_names(summary)
     predicts, prediction = prediction_of(records) or (None, {})
