@@ -26,7 +26,7 @@ from pipeline.validate.limits import QUANTILE
 
 N_REFERENCES = 100  # random additions of each kind, as in Shi et al.; p of a part that matters less than all: 1e-100
 MAX_TESTED = 200  # edges, and nodes, that are tested; of more, as many at random
-LARGE_CIRCUIT = 4000  # edges, from which a run takes as long as the model's
+LARGE_CIRCUIT = 1000  # edges, from which circuits are not minimised, and a run takes long
 MAX_OF_LARGE = 25  # nodes, edges, and additions of each kind, of a circuit so large
 
 Addition = tuple[Item, list[Item]]  # a node or edge, and all that is added with it
