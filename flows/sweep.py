@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
             rows[name] = {"settings": settings} | made(workspace, changed(params, name, settings), name)
             write_json(record, {name: rows[name] for name in trials if name in rows})
     page = workspace.root / TABLE
-    page.write_text(filled(page.read_text(encoding="utf-8"), rows), encoding="utf-8")
+    summary = read_json(workspace.results / "summary.json")
+    page.write_text(filled(page.read_text(encoding="utf-8"), rows, summary), encoding="utf-8")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""docs/training.md's table of trial models, from the rows that ``python -m flows.sweep`` keeps."""
+"""docs/training.md's table: trial models (``python -m flows.sweep``) and, below them, the study's own."""
 
 from __future__ import annotations
 
@@ -6,45 +6,43 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.rows import Summary
+
 BLOCK = re.compile(r"(<!-- trials: python -m flows\.sweep -->\n).*?(<!-- /trials -->)", re.DOTALL)
-HEAD = (
-    "trial",
-    "width",
-    "density",
-    "of the embedding",
-    "L0",
-    "rate",
-    "tokens",
-    "`pretrain`",
-    "loss, nats",
-    "tasks",
-    "min",
-)
+HEAD = "model|width|density|rate|`pretrain`|tokens|L0|loss, nats|tasks|min".split("|")
 
 
-def filled(text: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+def filled(text: str, trials: Mapping[str, Mapping[str, Any]], summary: Summary) -> str:
     """The page with its block made anew. Raises ValueError where it has none."""
     if not BLOCK.search(text):
         raise ValueError("docs/training.md has no block <!-- trials: python -m flows.sweep -->; restore it from git")
-    lines = [HEAD, ["---"] * len(HEAD), *(cells(name, row) for name, row in rows.items())]
+    of_study = [[model["name"], str(model["d_model"]), "", "", "", *found(model)] for model in summary["models"]]
+    lines = [HEAD, ["---"] * len(HEAD), *(cells(name, row) for name, row in trials.items()), *of_study]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return BLOCK.sub(lambda found: found[1] + table + found[2], text)
+    return BLOCK.sub(lambda match: match[1] + table + match[2], text)
 
 
 def cells(name: str, row: Mapping[str, Any]) -> list[str]:
     """A trial's line."""
     model, shared = row["settings"]["model"], row["settings"]["pretrain"]
+    densities = dict.fromkeys(one_in(model[key]) for key in ("block_density", "embed_density"))
     return [
         name,
         str(model["d_model"]),
-        one_in(model["block_density"]),
-        one_in(model["embed_density"]),
-        f"{row['l0'] / 1e3:.0f} k",
+        ", embedding ".join(densities),
         f"{model['lr']:g}",
+        ", ".join(f"{key} {value}" for key, value in shared.items()),
+        *found(dict(row) | {"n_solved": len(row["solved"])}),
+    ]
+
+
+def found(row: Mapping[str, Any]) -> list[str]:
+    """What was measured of a model."""
+    return [
         f"{row['tokens'] / 1e6:.1f} M",
-        ", ".join(f"{key} {value}" for key, value in shared.items()) or "–",
+        f"{row['l0'] / 1e3:.0f} k",
         f"{row['val_loss_nats']:.3f}",
-        str(len(row["solved"])),
+        str(row["n_solved"]),
         f"{row['train_seconds'] / 60:.0f}",
     ]
 

@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import binom, false_discovery_control
 from torch import Tensor
 
+from pipeline.circuit import Circuit
+from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.graph import Edge, Item, Node, Subgraph, by_key, ends, half_of, leads, reads, sites_of, together
 from pipeline.circuit.random_circuits import Complement, picked
 from pipeline.prune.evaluator import Executor, Run
@@ -74,7 +76,7 @@ class Knockouts:
     computed again."""
 
     def __init__(self, tested: CircuitUnderTest) -> None:
-        self.tested, self.ablations = tested, tested.circuit.all_ablations
+        self.tested, self.ablations = tested, made_for(tested.circuit)
         self.executor = Executor.of(tested.few, tested.model.on_cpu(), self.ablations)
         parts = Subgraph(tested.circuit.nodes, tested.circuit.edges)
         self.generator = tested.generator("minimality")
@@ -122,6 +124,13 @@ class Knockouts:
         name = ".".join(map(str, item)) if len(item) == 2 else f"{item[0]}:{item[1]}->{item[2]}"
         needed = (1 + n - under) / (1 + n)
         return {"name": name, "delta": delta, "p": float(binom.cdf(under, n, QUANTILE)), "p_needed": needed}
+
+
+def made_for(circuit: Circuit) -> tuple[AblationValues, ...]:
+    """A circuit's ablations; the mean as well where all of them take values from the pair's prompts, which show nothing
+    of a part that both prompts have in common."""
+    own = circuit.all_ablations
+    return own if any(not each.kind.varies for each in own) else (*own, AblationValues.at_means(circuit.means))
 
 
 class Additions:

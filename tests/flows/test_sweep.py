@@ -31,16 +31,18 @@ def test_every_trial_is_a_valid_study(params):
         assert changed.pretrain == params.pretrain.model_copy(update=settings["pretrain"])
 
 
-def test_the_page_s_table_is_made_of_the_rows():
+def test_the_page_s_table_is_made_of_trials_and_of_the_study_s_models():
     settings = {"model": {"d_model": 256, "block_density": 0.125, "embed_density": 1, "lr": 0.03}, "pretrain": {}}
-    row = {"settings": settings, "val_loss_nats": 3.0821, "l0": 262720, "tokens": 4999168, "train_seconds": 320.0}
-    page = filled(PAGE, {"mine": row | {"solved": ["if_equals", "quotes"]}})
-    assert "| mine | 256 | 1/8 | 1 | 263 k | 0.03 | 5.0 M | – | 3.082 | 2 | 5 |" in page
+    measured = {"val_loss_nats": 3.0821, "l0": 262720, "tokens": 4999168, "train_seconds": 320.0}
+    own = {"models": [measured | {"name": "ours", "d_model": 64, "n_solved": 16}]}
+    page = filled(PAGE, {"mine": measured | {"settings": settings, "solved": ["if_equals", "quotes"]}}, own)
+    assert "| mine | 256 | 1/8, embedding 1 | 0.03 |  | 5.0 M | 263 k | 3.082 | 2 | 5 |" in page
+    assert "| ours | 64 |  |  |  | 5.0 M | 263 k | 3.082 | 16 | 5 |" in page
     assert "old" not in page and page.startswith("before\n") and page.endswith("after\n")
     with pytest.raises(ValueError, match="no block"):
-        filled("nothing", {})
+        filled("nothing", {}, own)
 
 
 def test_an_unknown_trial_is_refused_with_the_known_ones(monkeypatch):
-    with pytest.raises(ConfigError, match=r"no trial 'wide'; flows/sweep\.yaml has width_256"):
+    with pytest.raises(ConfigError, match=r"no trial 'wide'; flows/sweep\.yaml has d256_8"):
         sweep.main(["wide"])

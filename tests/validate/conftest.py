@@ -34,7 +34,9 @@ def make_circuit(planted: Planted, nodes=None, edges=None) -> Circuit:
 @pytest.fixture
 def settings(params):
     """Settings of validation that take seconds on a planted model."""
-    return params.validate.model_copy(update={"n_bootstrap": 200, "few_pairs": 24, "permutations": 300})
+    fewer = {"n_bootstrap": 200, "few_pairs": 24, "permutations": 300}
+    whole = {"seeds": 5, "n_random": 20, "points": 8, "adversary_steps": 8}  # whatever the study's are
+    return params.validate.model_copy(update=fewer | whole)
 
 
 @pytest.fixture

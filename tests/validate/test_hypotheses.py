@@ -238,14 +238,15 @@ def test_additions_are_new_and_lead_from_a_read_to_a_write(induction, circuit_of
 
 def test_a_part_that_matters_under_one_of_the_ablations_only_is_needed(quote, claim_of, circuit_of):
     """Each part moves the margin as far as it does under that ablation where it moves it most."""
-    both = [AblationValues.of(Ablation.COUNTERFACTUAL, quote.means), AblationValues.at_means(quote.means)]
-    alone = [[one] for one in both]
+    kinds = Ablation.COUNTERFACTUAL, Ablation.ZERO, Ablation.MEAN
+    against, zero, mean = (AblationValues.of(kind, quote.means) for kind in kinds)
     deltas = []
-    for ablations in (*alone, both):
+    for ablations in ([zero], [mean], [zero, mean], [against, mean], [against]):
         found = minimality(claim_of(quote, replace(circuit_of(quote), ablations=tuple(ablations))))
         deltas.append(torch.tensor([part["delta"] for kind in ("nodes", "edges") for part in found[kind]["parts"]]))
     assert (deltas[0] - deltas[1]).abs().max() > 0.1  # they differ at all
     torch.testing.assert_close(deltas[2], torch.maximum(deltas[0], deltas[1]), rtol=1e-5, atol=1e-6)
+    assert bool((deltas[3] >= deltas[1] - 1e-6).all()) and deltas[4].equal(deltas[3])
 
 
 def test_of_many_parts_some_are_tested(quote, claim_of, circuit_of, monkeypatch):

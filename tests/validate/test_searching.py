@@ -192,7 +192,9 @@ def test_a_loss_is_the_mean_over_all_draws_of_what_is_held(claim_of, quote, fast
     tested = replace(tested, circuit=replace(tested.circuit, ablations=(draws,)))
     problem = problem_of(tested, tested.model, tested.batches, fast, 0)
     found = one_trial(problem, fast.centres[0], "here")
-    parts = [Compact(frozen, found.candidate.nodes, found.candidate.edges) for frozen in problem.evaluator.main.frozen]
+    parts = [
+        Compact(frozen, found.candidate.nodes, found.candidate.edges) for frozen in problem.evaluator.stages[0].frozen
+    ]
     losses = [mean_loss(score_compact(part, tested.test), found.candidate.calibration) for part in parts]
     row = found.row(tested, problem, tested.batches["test"])
     assert len({round(loss, 6) for loss in losses}) == 3
