@@ -47,9 +47,12 @@ study: setup
 	@echo "The report: $(CURDIR)/results/index.html"
 	@echo "make ui opens the UIs of Prefect (every stage) and MLflow (every model and circuit); make down stops them."
 
-# dvc.lock says what they are made of: where code, settings or tokens differ from that, make study trains them anyway.
-trained:
+# dvc.lock says what they are made of: where code, settings or tokens differ from that, DVC refuses them here, and make
+# study trains them.
+trained: setup
+	$(BIN)/dvc repro tokenise
 	tar -xJf results/trained.tar.xz
+	$(BIN)/dvc commit pretrain@sparse_d512 pretrain@sparse_d1024
 
 smoke: setup
 	$(BIN)/python -m flows.smoke
