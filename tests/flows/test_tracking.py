@@ -21,7 +21,7 @@ from pipeline.artifacts import write_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
 
-MODEL = "sparse_d128"
+MODEL = "sparse_d256"
 TASKS = ("quotes", "brackets", "swaps")  # a circuit, none, and not expressible
 
 
@@ -121,7 +121,7 @@ def test_a_training_is_one_run_with_curves_facts_and_small_files(store: Store, p
     assert curve(store, run.info.run_id, "train_loss") == [(1, 3.0), (2, 2.0)]
     assert run.data.tags["key"] == f"{MODEL}:abc" and run.data.tags["latest"] == "true"
     assert {key: run.data.params[key] for key in ("model", "kind", "l0", "tokens", "d_model")} == {
-        "model": MODEL, "kind": "sparse", "l0": "250", "tokens": "4096", "d_model": "128",
+        "model": MODEL, "kind": "sparse", "l0": "250", "tokens": "4096", "d_model": "256",
     }  # fmt: skip
     assert run.data.metrics["val_loss_nats"] == 2.5 and run.data.metrics["l0/wte.weight"] == 200
     files = {file.path for file in store.client.list_artifacts(run.info.run_id)}
