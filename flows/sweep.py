@@ -75,7 +75,7 @@ def made(workspace: Workspace, params: Params, name: str) -> dict[str, Any]:
         config=params.model(name),
         shared=params.pretrain,
         compute=params.compute,
-        seed=params.seed,
+        seed=params.training_seed(name),
         tokens=workspace.tokens,
         folder=folder,
         scratch=workspace.scratch,

@@ -208,9 +208,7 @@ class Evaluator:
         self, answers: Float[Tensor, "draw prompt 2"], calibration: tuple[float, float]
     ) -> Float[Tensor, "ablation pair"]:
         """The task loss in nats of every pair under each ablation, the mean over its draws."""
-        losses = prompt_losses(calibrated(answers, calibration))
-        draws = losses.split([len(ablated_to.draws) for ablated_to in self.ablations])
-        return of_pairs(torch.stack([of_ablation.mean(0) for of_ablation in draws]))
+        return of_pairs(over_draws(prompt_losses(calibrated(answers, calibration)), self.ablations))
 
 
 def calibrate(answers: Float[Tensor, "prompt 2"], steps: int, most_scale: float) -> tuple[float, float]:
@@ -227,6 +225,12 @@ def calibrate(answers: Float[Tensor, "prompt 2"], steps: int, most_scale: float)
     margin = (answers[:, 0] - answers[:, 1]).double().cpu().numpy()
     scale, shift = newton(margin, steps, MIN_SCALE, most_scale)
     return (scale, shift) if margin_loss(margin, scale, shift) < margin_loss(margin, 1.0, 0.0) else (1.0, 0.0)
+
+
+def over_draws(values: Float[Tensor, "draw n"], ablations: Sequence[AblationValues]) -> Float[Tensor, "ablation n"]:
+    """The mean over the draws of each ablation, whose draws follow each other."""
+    each = values.split([len(ablated_to.draws) for ablated_to in ablations])
+    return torch.stack([of_ablation.mean(0) for of_ablation in each])
 
 
 def loss_of(losses: Sequence[Float[Tensor, "ablation pair"]]) -> float:

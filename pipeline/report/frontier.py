@@ -88,9 +88,7 @@ def compare(
             {"target_loss": target} | summarise(match_all(models, [curve_edges(model, target) for model in models]))
             for target in curve_losses
         ],
-        "paper_count": by_target(models, curve_losses, discretised_edges, summarise),
-        "minimised": by_target(models, curve_losses, curve_edges, summarise),
-        "deciding": by_target(models, curve_losses, deciding_edges, summarise),
+        **{name: by_target(models, curve_losses, edges, summarise) for name, edges in COUNTS.items()},
         "pareto": {kind: [point.model for point in pareto(points_of(models, kind))] for kind in ("sparse", "dense")},
     }
 
@@ -148,6 +146,14 @@ def deciding_edges(model: ModelSummary, target: float) -> dict[str, int]:
     """Task → edges of the deciding circuit that meets ``target``, by the paper's count."""
     found = [(name, task["circuits"]["deciding"]) for name, task in solved_tasks(model["tasks"]).items()]
     return _discretised([(name, point) for name, one in found if one for point in one["curve"]], target)
+
+
+# Ways to count a circuit's edges: model and target loss → task → edges
+COUNTS: Mapping[str, Callable[[ModelSummary, float], dict[str, int]]] = {
+    "paper_count": discretised_edges,
+    "minimised": curve_edges,
+    "deciding": deciding_edges,
+}
 
 
 def _discretised(points: Iterable[tuple[str, CurvePoint]], target: float) -> dict[str, int]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, mode
 from typing import Any
 
+from pipeline.report import blocks
 from pipeline.report.averages import known, middle
 from pipeline.report.page import headline
 from pipeline.report.solved import KINDS, all_solved, of_kind
@@ -15,7 +15,7 @@ from pipeline.report.templating import render
 from pipeline.report.validation import validated
 from pipeline.rows import ModelSummary, Summary, TaskSummary
 
-BLOCK = re.compile(r"(<!-- (\w+): python -m flows\.readme -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+COMMAND = "python -m flows.readme"
 WAYS_TO_COUNT = (
     ("paper_count", "the paper's count (edges between the nodes found)", "about 16"),
     ("minimised", "minimised, 1-minimal", "not done"),
@@ -30,14 +30,8 @@ def filled(text: str, summary: Summary, most_scale: float) -> str:
 
     ``most_scale``: prune.most_scale, the largest calibration scale. Raises ValueError where the text has no such block.
     """
-    if not BLOCK.search(text):
-        raise ValueError(
-            "the page has no block <!-- name: python -m flows.readme --> … <!-- /name -->; restore it from git"
-        )
     values = figures(summary, most_scale)
-    return BLOCK.sub(
-        lambda found: found[1] + render(f"readme_{found[2]}.md.j2", **values).strip() + "\n" + found[3], text
-    )
+    return blocks.filled(text, COMMAND, lambda name: render(f"readme_{name}.md.j2", **values).strip() + "\n")
 
 
 def figures(summary: Summary, most_scale: float) -> dict[str, Any]:

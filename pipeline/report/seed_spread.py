@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report.averages import geometric_mean_edges, known
-from pipeline.report.frontier import curve_edges, deciding_edges, discretised_edges
+from pipeline.report.frontier import COUNTS
 from pipeline.rows import ModelSummary
-
-COUNTS: Mapping[str, Callable[[ModelSummary, float], dict[str, int]]] = {
-    "paper_count": discretised_edges,
-    "minimised": curve_edges,
-    "deciding": deciding_edges,
-}
 
 
 def seed_spread(

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.report import blocks
 from pipeline.rows import Summary
 
-BLOCK = re.compile(r"(<!-- trials: python -m flows\.sweep -->\n).*?(<!-- /trials -->)", re.DOTALL)
+COMMAND = "python -m flows.sweep"
 HEAD = "model|width|density|rate|`pretrain`|tokens|L0|loss, nats|tasks|min".split("|")
 
 
 def filled(text: str, trials: Mapping[str, Mapping[str, Any]], summary: Summary) -> str:
     """The page with its block made anew. Raises ValueError where it has none."""
-    if not BLOCK.search(text):
-        raise ValueError("docs/training.md has no block <!-- trials: python -m flows.sweep -->; restore it from git")
     of_study = [[model["name"], str(model["d_model"]), "", "", "", *found(model)] for model in summary["models"]]
     lines = [HEAD, ["---"] * len(HEAD), *(cells(name, row) for name, row in trials.items()), *of_study]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return BLOCK.sub(lambda match: match[1] + table + match[2], text)
+    return blocks.filled(text, COMMAND, lambda _: table)
 
 
 def cells(name: str, row: Mapping[str, Any]) -> list[str]:

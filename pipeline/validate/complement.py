@@ -48,17 +48,18 @@ def complement(tested: CircuitUnderTest, stress: bool = True) -> dict[str, Any]:
     each as another sequence has it, position by position. The rest are ``subsets``'. ``tests``: a check of each, but of
     frozen norms under that one ablation only. Without ``stress``: the mean and the ablation that it was made for alone.
     """
-    if not stress:
-        found = {name: ablated_at(tested, ablated_to, tested.test) for name, ablated_to in expected_of(tested).items()}
-        return found | {"tests": [check_sufficient(tested, name, row) for name, row in found.items()]}
     found = {}
-    for name, ablated_to in kinds_of_ablation(tested).items():
+    for name, ablated_to in (kinds_of_ablation if stress else expected_of)(tested).items():
         batch = tested.batches["test"] if name == made_for(tested) else tested.test
         found[name] = ablated_at(tested, ablated_to, batch)
-        if not ablated_to.kind.varies:  # its values are those of padded prompts, the norms' scales of their ends
+        if (
+            stress and not ablated_to.kind.varies
+        ):  # its values are those of padded prompts, the norms' scales of their ends
             found[f"{name}_{FROZEN}"] = with_frozen_norms(tested, ablated_to)
-    found["resample_examples"] = resample_examples(tested)
-    found |= {name: summary(tested, torch.stack(answers)) | more for name, (answers, more) in subsets(tested).items()}
+    if stress:
+        found["resample_examples"] = resample_examples(tested)
+        partly = subsets(tested).items()
+        found |= {name: summary(tested, torch.stack(answers)) | more for name, (answers, more) in partly}
     asked_for = [name for name in found if not name.endswith(FROZEN) or name == f"{made_for(tested)}_{FROZEN}"]
     return found | {"tests": [check_sufficient(tested, name, found[name]) for name in asked_for]}
 

@@ -22,7 +22,7 @@ from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.graph import Edge, Item, Node, Subgraph, by_key, ends, half_of, leads, reads, sites_of, together
 from pipeline.circuit.random_circuits import Complement, picked
-from pipeline.prune.evaluator import Executor, Run
+from pipeline.prune.evaluator import Executor, Run, over_draws
 from pipeline.validate.circuit_under_test import CircuitUnderTest, margins
 from pipeline.validate.limits import QUANTILE
 
@@ -76,7 +76,7 @@ class Knockouts:
     computed again."""
 
     def __init__(self, tested: CircuitUnderTest) -> None:
-        self.tested, self.ablations = tested, made_for(tested.circuit)
+        self.tested, self.ablations = tested, asked_under(tested.circuit)
         self.executor = Executor.of(tested.few, tested.model.on_cpu(), self.ablations)
         parts = Subgraph(tested.circuit.nodes, tested.circuit.edges)
         self.generator = tested.generator("minimality")
@@ -87,8 +87,7 @@ class Knockouts:
 
     def ran(self, parts: Subgraph, run: Run, first: int) -> Ran:
         """The circuit from the ``first`` half layer on; ``run`` has what is before it."""
-        draws = margins(self.executor.answers(run, first)).split([len(each.draws) for each in self.ablations])
-        return Ran(parts, run, torch.stack([of_ablation.mean(0) for of_ablation in draws]))
+        return Ran(parts, run, over_draws(margins(self.executor.answers(run, first)), self.ablations))
 
     def changed(self, before: Ran, parts: Subgraph, halves: set[int]) -> Ran:
         """A circuit that differs from an earlier one in some half layers."""
@@ -126,7 +125,7 @@ class Knockouts:
         return {"name": name, "delta": delta, "p": float(binom.cdf(under, n, QUANTILE)), "p_needed": needed}
 
 
-def made_for(circuit: Circuit) -> tuple[AblationValues, ...]:
+def asked_under(circuit: Circuit) -> tuple[AblationValues, ...]:
     """A circuit's ablations; the mean as well where all of them take values from the pair's prompts, which show nothing
     of a part that both prompts have in common."""
     own = circuit.all_ablations

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from flows import sweep
+from pipeline.artifacts import read_json
 from pipeline.config import ConfigError
 from pipeline.report.training import filled
 
+ROOT = Path(__file__).parents[2]
 PAGE = "before\n<!-- trials: python -m flows.sweep -->\nold\n<!-- /trials -->\nafter\n"
 
 
@@ -41,6 +45,13 @@ def test_the_page_s_table_is_made_of_trials_and_of_the_study_s_models():
     assert "old" not in page and page.startswith("before\n") and page.endswith("after\n")
     with pytest.raises(ValueError, match="no block"):
         filled("nothing", {}, own)
+
+
+def test_the_committed_page_shows_the_committed_trials_and_study():
+    """python -m flows.sweep --table writes it anew."""
+    page, results = ROOT / sweep.TABLE, ROOT / "results"
+    text = page.read_text(encoding="utf-8")
+    assert filled(text, read_json(results / "sweep.json"), read_json(results / "summary.json")) == text
 
 
 def test_an_unknown_trial_is_refused_with_the_known_ones(monkeypatch):
