@@ -185,7 +185,10 @@ def deciding_claims(summary: Summary) -> dict[str, int]:
     return {"n": found["n_circuits"], "five": found["n_at_least"][5]} if found else {"n": 0, "five": 0}
 
 
-def example(summary: Summary, task: str = "bracket_counting") -> Mapping[str, Any] | None:
-    """The row of a task's smallest circuit, which the report draws, and its ``model``; None where none does it."""
+def example(summary: Summary, task: str = "single_double_quote") -> Mapping[str, Any] | None:
+    """The row of a task's smallest circuit, which the report draws, and its ``model``; None where none does it.
+
+    The task is the post's first example.
+    """
     model = smallest_circuits(summary).get(task)
     return next((row["tasks"][task] | {"model": model} for row in summary["models"] if row["name"] == model), None)

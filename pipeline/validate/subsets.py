@@ -2,7 +2,7 @@
 
 Each node, or the source of each edge, is at m·x + (1 − m)·x_ablated, with m = g + (1 − g)·u and g = 1 in the circuit: u
 is how alive the rest is. Random: u is uniform. Adversarial: one u for all pairs, found by projected gradient ascent on
-train pairs and scored on test pairs. Values are ablated to the circuit's.
+train pairs and scored on test pairs. Values are ablated to the circuit's; to means, where those are another prompt's.
 """
 
 from __future__ import annotations
