@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.report import blocks
 from pipeline.report.averages import known, middle
+from pipeline.report.misses import misses
 from pipeline.report.page import headline
 from pipeline.report.solved import KINDS, all_solved, of_kind
 from pipeline.report.summary import smallest_circuits
@@ -47,9 +48,10 @@ def figures(summary: Summary, most_scale: float) -> dict[str, Any]:
         "before": {
             kind: ends(model["ratio_discretised_to_minimised"] for model in of_kind(models, kind)) for kind in KINDS
         },
-        "by_l0": by_l0(models),
-        "by_width": by_width(models),
-        "improved": improved(by_width(models)),
+        "by_l0": by_l0(first_seeds(summary)),
+        "by_width": by_width(first_seeds(summary)),
+        "improved": improved(by_width(first_seeds(summary))),
+        "misses": misses(summary, by_width(first_seeds(summary))) if "paper_count" in summary["frontier"] else [],
         "ablated_nodes": medians(models, "ablated_nodes_loss"),
         "ablated_edges": medians(models, "ablated_edges_loss"),
         "on_test": on_test([task for _, _, task in solved], summary, most_scale),
@@ -107,6 +109,12 @@ def medians(models: Sequence[ModelSummary], key: str) -> tuple[float, float] | N
     """Smallest and largest of the models' medians over the circuits of solved tasks."""
     circuits: list[list[Mapping[str, Any]]] = [[task for _, _, task in all_solved([model])] for model in models]
     return ends(middle(task[key] for task in tasks) for tasks in circuits)
+
+
+def first_seeds(summary: Summary) -> list[ModelSummary]:
+    """The models without those that repeat another one's architecture with another seed."""
+    again = {name for row in summary["frontier"].get("seed_spread", []) for name in row["models"][1:]}
+    return [model for model in summary["models"] if model["name"] not in again]
 
 
 def by_l0(models: Sequence[ModelSummary]) -> list[ModelSummary]:

@@ -1,0 +1,63 @@
+"""What the study does not show, or shows against the paper: sentences for the pages, each only where it is so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from pipeline.report.averages import known
+from pipeline.report.solved import KINDS, all_solved, of_kind
+from pipeline.rows import ModelSummary, Summary
+
+DECIDED = 0.95  # accuracy against all else, from which a deciding circuit is said to decide
+
+
+def misses(summary: Summary, by_width: Sequence[ModelSummary]) -> list[str]:
+    """``by_width``: sparse models of equal L0 in their blocks, the narrowest first."""
+    models = summary["models"]
+    return [*unsolved(of_kind(models, "sparse")), *widths(by_width), *targets(summary), *deciding(summary)]
+
+
+def unsolved(models: Sequence[ModelSummary]) -> Iterator[str]:
+    """The tasks that none of the models solves."""
+    tasks = dict.fromkeys(name for model in models for name in model["tasks"])
+    left = sorted(tasks.keys() - {name for _, name, _ in all_solved(models)})
+    if left:
+        yield f"No sparse model does {len(left)} of the {len(tasks)} tasks ({', '.join(f'`{name}`' for name in left)})."
+
+
+def widths(models: Sequence[ModelSummary]) -> Iterator[str]:
+    """Where more width at equal L0 makes the loss or the circuits worse."""
+    for narrow, wide in pairwise(models):
+        step = f"from width {narrow['d_model']} to {wide['d_model']} at equal L0"
+        if wide["val_loss_nats"] > narrow["val_loss_nats"]:
+            yield f"The loss rises {step}, from {narrow['val_loss_nats']:.3f} to {wide['val_loss_nats']:.3f} nats."
+        before, after = narrow["geomean_edges_discretised"], wide["geomean_edges_discretised"]
+        if before is not None and after is not None and after > before:
+            yield f"Circuits grow {step}, from {before:.0f} to {after:.0f} edges."
+
+
+def targets(summary: Summary) -> Iterator[str]:
+    """Stricter targets at which sparse circuits are not half as much smaller, by the paper's count."""
+    found, main = summary["frontier"]["paper_count"], summary["target_loss"]
+    ratios = {float(target): row["ratio"] for target, row in found.items() if row["ratio"] is not None}
+    less = {target: ratio for target, ratio in ratios.items() if target < main and ratio < ratios.get(main, 0) / 2}
+    if less:
+        rows = ", ".join(f"{ratio:.1f} at {target:g}" for target, ratio in sorted(less.items(), reverse=True))
+        yield f"Stricter targets take most of the advantage: {rows} nats, against {ratios[main]:.1f} at {main:g}."
+
+
+def deciding(summary: Summary) -> Iterator[str]:
+    """Deciding circuits that do not decide on test pairs, or are too large to be made 1-minimal."""
+    for kind in reversed(KINDS):
+        solved = all_solved(of_kind(summary["models"], kind))
+        rows = [row for _, _, task in solved if (row := task.get("circuits", {}).get("deciding"))]
+        weak = sum(accuracy < DECIDED for accuracy in known(row["counterfactual_accuracy"] for row in rows))
+        if weak:
+            yield (
+                f"{weak} of {len(rows)} deciding circuits of {kind} models are right on less than {DECIDED:.0%} of the "
+                "test prompts with all else as on the other prompt."
+            )
+        large = sum(not row["one_minimal"] for row in rows)
+        if large:
+            yield f"{large} of {len(rows)} deciding circuits of {kind} models are too large to be made 1-minimal."

@@ -1,0 +1,44 @@
+"""What does not hold is said, where it does not, and only there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.report.misses import misses
+
+
+def model(kind: str = "sparse", width: int = 8, loss: float = 3.0, edges: float = 9.0, **tasks: Any) -> dict[str, Any]:
+    sizes = {"d_model": width, "val_loss_nats": loss, "geomean_edges_discretised": edges}
+    return {"name": f"{kind}_d{width}", "kind": kind, "tasks": tasks, **sizes}
+
+
+def task(*, solved: bool = True, accuracy: float = 1.0, one_minimal: bool = True) -> dict[str, Any]:
+    deciding = {"counterfactual_accuracy": accuracy, "one_minimal": one_minimal}
+    return {"solved": solved, "circuits": {"deciding": deciding if solved else None}}
+
+
+def found(models: list[dict[str, Any]], **ratios: float) -> list[str]:
+    rows = {target.removeprefix("at_").replace("_", "."): {"ratio": ratio} for target, ratio in ratios.items()}
+    summary: Any = {"models": models, "frontier": {"paper_count": rows}, "target_loss": 0.15}
+    widths: Any = [row for row in models if row["kind"] == "sparse"]
+    return misses(summary, widths)
+
+
+def test_nothing_is_said_where_all_holds():
+    models = [model(width=8, quotes=task()), model(width=16, loss=2.9, edges=8, quotes=task())]
+    assert found([*models, model("dense", quotes=task())], at_0_15=16, at_0_015=8) == []
+
+
+def test_each_miss_is_a_sentence_with_its_numbers():
+    narrow = model(width=8, loss=2.9, edges=8, quotes=task(), lists=task(solved=False))
+    wide = model(width=16, loss=2.95, quotes=task(accuracy=0.94), lists=task(solved=False))
+    dense = model("dense", quotes=task(one_minimal=False), lists=task())
+    assert found([narrow, wide, dense], at_0_15=16, at_0_015=7.94, at_0_5=2) == [
+        "No sparse model does 1 of the 2 tasks (`lists`).",
+        "The loss rises from width 8 to 16 at equal L0, from 2.900 to 2.950 nats.",
+        "Circuits grow from width 8 to 16 at equal L0, from 8 to 9 edges.",
+        "Stricter targets take most of the advantage: 7.9 at 0.015 nats, against 16.0 at 0.15.",
+        "1 of 2 deciding circuits of dense models are too large to be made 1-minimal.",
+        "1 of 2 deciding circuits of sparse models are right on less than 95% of the test prompts with all else as on "
+        "the other prompt.",
+    ]
