@@ -18,8 +18,8 @@ from pipeline.model.record import record
 from pipeline.sites import split_edge_name, split_node_name
 
 ROOT = Path(__file__).parent.parent
-MODEL = ROOT / "example/models/sparse_d256_half_l0"
-CIRCUIT = ROOT / "example/circuits/sparse_d256_half_l0/bracket_counting"
+MODEL = ROOT / "example/models/sparse_d1024"
+CIRCUIT = ROOT / "example/circuits/sparse_d1024/bracket_counting"
 TEXT = "rows = [[1, 2"
 
 
@@ -44,9 +44,9 @@ def test_every_name_of_the_face_is_there():
 
 
 def test_what_is_loaded_is_shown_in_one_line(model, circuit):
-    assert repr(model) == "LoadedModel(sparse_d256_half_l0: 2 layers of width 256, 1024 tokens)"
-    assert repr(load_task(model, "var_if")).startswith("LoadedTask(sparse_d256_half_l0: ")
-    assert repr(circuit) == "Circuit(bracket_counting in sparse_d256_half_l0: 23 nodes, 26 edges)"
+    assert repr(model) == "LoadedModel(sparse_d1024: 2 layers of width 1024, 1024 tokens)"
+    assert repr(load_task(model, "var_if")).startswith("LoadedTask(sparse_d1024: ")
+    assert repr(circuit) == "Circuit(bracket_counting in sparse_d1024: 28 nodes, 29 edges)"
 
 
 def test_a_circuit_answers_a_loaded_model_as_the_model_in_it(model, circuit):
