@@ -12,7 +12,7 @@ export PATH := $(BIN):$(PATH)
 .PHONY: help install setup study trained smoke test ui down clean
 
 help:
-	@echo "make study   the whole study with real Python code, one to two hours on two cores; the report: results/index.html"
+	@echo "make study   the whole study with real Python code, hours on two cores; the report: results/index.html"
 	@echo "make trained  takes over the widest models as the committed study trained them, which spares make study an hour"
 	@echo "make smoke   the same pipeline on a tiny profile, in .smoke/, in under ten minutes"
 	@echo "make test    lint, types and every test that this machine can run, the small study among them"
