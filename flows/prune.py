@@ -81,12 +81,13 @@ def prune_unit(task: str, inputs: dict[str, Any]) -> PruneRow:
             config=config,
             seed=seed_of(inputs["seed"], purpose, inputs["model"], task),
             about={"task": task} | {key: inputs[key] for key in ("model", "model_hash", "task_hash")},
-            storage=unit.with_name(f"{unit.name}.{purpose}"),
+            storage=unit.with_name(f"{unit.name}.{purpose}") / f"{config.target_loss:g}",
         )
 
-    pruned = pruned_as(config, "prune")
-    solved = pruned.circuit is not None and config.deciding is not None
-    deciding = pruned_as(config.for_deciding(), DECIDING) if solved else None
+    pruned, deciding = pruned_as(config, "prune"), None
+    for strict in config.for_deciding() if pruned.circuit is not None else []:
+        if deciding is None or deciding.circuit is None:
+            deciding = pruned_as(strict, DECIDING)
     with whole_folder(unit) as partial:
         for found, folder in ((pruned, partial / "circuit"), (deciding, partial / "circuit" / DECIDING)):
             if found is not None and found.circuit is not None:

@@ -93,7 +93,7 @@ def validate_unit(task: str, inputs: dict[str, Any]) -> ValidationRow:
     # The claims are the deciding circuit's: of the other, its search is not repeated but where all is asked for.
     once = paper if thorough else replace(paper, config=config.model_copy(update={"seeds": 0}))
     row = test(once, prune=prune)
-    row["deciding"] = test(replace(paper, circuit=deciding), prune=prune.for_deciding())
+    row["deciding"] = test(replace(paper, circuit=deciding), prune=prune.for_deciding()[0])
     return row
 
 

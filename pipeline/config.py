@@ -203,6 +203,7 @@ class DecidingConfig(Settings):
     ablations: Annotated[list[Ablation], Field(min_length=1)]
     most_scale: Annotated[float, Field(ge=1)]
     max_minimised_edges: PositiveInt
+    target_losses: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]  # the first that is met counts
     curve_losses: list[Annotated[float, Field(gt=0)]]
     centres: Annotated[list[Hyperparameters], Field(min_length=1)]
     baselines: list[Baseline]
@@ -236,16 +237,17 @@ class PruneConfig(Settings):
     def _one_ablation(cls, values: Any) -> Any:
         """Settings from before there could be several say ``ablation``."""
         if isinstance(values, dict) and "ablation" in values and "ablations" not in values:
-            return {key: value for key, value in values.items() if key != "ablation"} | {
-                "ablations": [values["ablation"]]
-            }
+            others = {key: value for key, value in values.items() if key != "ablation"}
+            return others | {"ablations": [values["ablation"]]}
         return values
 
-    def for_deciding(self) -> PruneConfig:
-        """The same search for a deciding circuit. Raises ValueError where there is to be none."""
-        if self.deciding is None:
-            raise ValueError("prune.deciding: not set, so there are no deciding circuits")
-        return self.model_copy(update=dict(self.deciding) | {"deciding": None})
+    def for_deciding(self) -> list[PruneConfig]:
+        """The same search for a deciding circuit, at each of its targets, of which the first that is met counts: a
+        circuit is as strict as its model allows. None where there is to be no such circuit."""
+        own = {"target_losses": [], "curve_losses": []} | dict(self.deciding or {}) | {"deciding": None}
+        targets, curve = own.pop("target_losses"), own.pop("curve_losses")
+        at = [{"target_loss": target, "curve_losses": [x for x in curve if x >= target]} for target in targets]
+        return [self.model_copy(update=own | changed) for changed in at]
 
 
 class AblateConfig(Settings):

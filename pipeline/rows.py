@@ -54,6 +54,7 @@ PruneRow = TypedDict("PruneRow", {
     "n_trials": int | None, "one_minimal": bool | None, "solved": bool | None, "curve": list[CurvePoint],
     "baselines": dict[str, Sizes],
     "expressible": NotRequired[bool], "reason": NotRequired[str | None], "seconds": NotRequired[float | None],
+    "target_loss": NotRequired[float],  # that the circuit was made for, in nats
     "test_loss": NotRequired[float],  # the command's
     "deciding": NotRequired[MaybeNone],  # a PruneRow of the task's deciding circuit
 })  # fmt: skip

@@ -106,3 +106,11 @@ def test_controls_of_a_task_that_is_none_are_refused_with_the_nearest(params):
     wrong = params.validate.model_copy(update={"control_tasks": ["if_equals", "bracket_brase"]})
     with pytest.raises(ConfigError, match=r"validate\.control_tasks: unknown task 'bracket_brase'; did you mean 'br"):
         check_controls(wrong)
+
+
+def test_a_deciding_circuit_is_searched_for_at_each_of_its_targets_in_turn(raw):
+    raw = changed(raw, "prune.deciding.target_losses", [0.05, 0.2])
+    prune = parse_params(changed(raw, "prune.deciding.curve_losses", [0.2, 0.05, 0.5]), "params.yaml").prune
+    found = prune.for_deciding()
+    assert [(one.target_loss, one.curve_losses) for one in found] == [(0.05, [0.2, 0.05, 0.5]), (0.2, [0.2, 0.5])]
+    assert all(one.most_scale == 1 and one.for_deciding() == [] for one in found)

@@ -97,6 +97,7 @@ def prune_task(
         "n_edges": candidate.n_edges,
         "validation_loss": candidate.validation_loss,
         "solved": True,
+        "target_loss": config.target_loss,
         "discretised": sizes(discretised),
         "calibration_scale": candidate.calibration[0],
         "hyperparameters": trial.params,

@@ -9,6 +9,7 @@ from pipeline.report.validation import at, brief
 from pipeline.rows import AblationRow, PruneRow, ValidationRow
 
 SIZES = (
+    "target_loss",
     "n_nodes",
     "n_edges",
     "validation_loss",

@@ -72,7 +72,7 @@ def validate_checkpoint(
         windows=windows_of(_tokens_of(loaded, tokens), loaded.model, settings.seed),
         config=settings.validate,
         seed=seed_of(settings.seed, "validate", loaded.name, loaded.task),
-        target=float(found.about.get("target_loss", settings.prune.target_loss)),
+        target=max(settings.prune.target_loss, float(found.about.get("target_loss", 0))),
     )
     return validate_circuit(
         tested,

@@ -34,7 +34,8 @@ class CircuitUnderTest:
 
     ``batches``: the task's pairs by split, on the model's device. Everything is measured on the first ``pairs`` test
     pairs; a threshold or a control's circuit is fitted on the other splits. ``windows``: sequences of the pretraining
-    distribution. ``target``: the loss in nats that the circuit was made for.
+    distribution. ``target``: the loss in nats at which the task counts as done. The circuit may have been made for less
+    (``made_for``), so that it does the task on other pairs too.
     """
 
     model: Transformer
@@ -44,6 +45,11 @@ class CircuitUnderTest:
     config: ValidateConfig
     seed: int
     target: float
+
+    @property
+    def made_for(self) -> float:
+        """The loss in nats that the circuit was made for."""
+        return float(self.circuit.about.get("target_loss", self.target))
 
     @cached_property
     def test(self) -> PairBatch:

@@ -65,7 +65,7 @@ CLAIMS: Mapping[str, Claim] = {
     "elsewhere": Claim(
         "works on other inputs of the task as well, and in natural code",
         essential=("generalises_*",),
-        extra=("prediction",),
+        extra=("prediction", "decides_on_*"),
         number=None,
         measure="share of the other test sets",
     ),

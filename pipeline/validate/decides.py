@@ -19,6 +19,7 @@ from pipeline.ablation import Ablation
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.conditions import Ablator, Condition
 from pipeline.data.pairs import of_pairs
+from pipeline.model.scoring import calibrated
 from pipeline.rows import Check
 from pipeline.validate.circuit_under_test import UNCALIBRATED, CircuitUnderTest, PromptAnswers
 from pipeline.validate.limits import MARGIN, MIN_ACCURACY, half_way
@@ -31,7 +32,8 @@ NAMES = ("counterfactual_accuracy", "counterfactual_loss", "flip_accuracy", "fli
 def decides(tested: CircuitUnderTest) -> dict[str, Any]:
     """Both ways, with their checks; without a node, there is nothing that could decide.
 
-    ``counterfactual``: ``loss`` (calibrated, nats), ``loss_uncalibrated`` and ``accuracy``, estimates on test pairs.
+    ``counterfactual``: ``loss`` (calibrated, nats), ``loss_uncalibrated`` and ``accuracy`` (calibrated), estimates on
+    test pairs. Calibration shifts both prompts of a pair alike: it cannot decide between them.
     ``flip``: ``accuracy``, the share of the test pairs' prompts whose answer becomes that of the pair's other prompt;
     ``edges``: the share where only the circuit's edges carry the other prompt's values, so that what else reads its
     nodes does not follow them; ``random``: as ``accuracy``, on the few pairs, with as many random nodes instead.
@@ -43,10 +45,11 @@ def decides(tested: CircuitUnderTest) -> dict[str, Any]:
         others.answers(tested.circuit, condition, tested.test)[0]
         for condition in (Condition.CIRCUIT, Condition.ABLATED_NODES, Condition.ABLATED_EDGES)
     )
+    answers = calibrated(against, tested.circuit.calibration)
     found: dict[str, Any] = {
         "loss": tested.estimate(tested.losses(against)),
         "loss_uncalibrated": tested.estimate(tested.losses(against, UNCALIBRATED)),
-        "accuracy": tested.estimate(of_pairs((against[:, 0] > against[:, 1]).float())),
+        "accuracy": tested.estimate(of_pairs((answers[:, 0] > answers[:, 1]).float())),
     }
     shares = {"accuracy": tested.estimate(flipped(by_nodes)), "edges": tested.estimate(flipped(by_edges))}
     flip = shares | {"random": of_random(tested, others)}

@@ -55,8 +55,9 @@ class TrialCircuit:
 def problem_of(
     tested: CircuitUnderTest, model: Transformer, batches: PairsBySplit, prune: PruneConfig, seed: int
 ) -> PruneProblem:
-    """A search in a model for pairs: at the target of the circuit under test, by the same kind of ablation."""
-    config = prune.model_copy(update={"target_loss": tested.target})
+    """A search in a model for pairs: at the loss that the circuit under test was made for, by the same kind of
+    ablation."""
+    config = prune.model_copy(update={"target_loss": tested.made_for})
     return make_problem(model, ablated_as(tested, model, batches["train"]), batches, config, seed)
 
 

@@ -168,3 +168,11 @@ def test_what_else_reads_the_circuits_nodes_follows_them_and_not_its_edges(quote
 def test_a_circuit_without_a_node_is_not_tested(quote, claim_of, circuit_of):
     found = decides(claim_of(quote, circuit_of(quote, {}, {})))
     assert outcomes(found) == dict.fromkeys(NAMES)
+
+
+def test_the_share_of_right_answers_is_that_of_the_calibrated_circuit(claim_of, quote):
+    """A shift so large that the same side's answer is always chosen."""
+    tested = claim_of(quote)
+    one_sided = replace(tested, circuit=replace(tested.circuit, calibration=(1.0, 1e3)))
+    assert decides(tested)["counterfactual"]["accuracy"]["mean"] == 1
+    assert decides(one_sided)["counterfactual"]["accuracy"]["mean"] == 0.5

@@ -18,6 +18,7 @@ from pipeline.validate.generalisation import follows
 from pipeline.validate.hypotheses import hypotheses
 from pipeline.validate.mechanism import mechanism
 from pipeline.validate.necessity import necessity
+from pipeline.validate.searching import problem_of
 from pipeline.validate.stability import stability
 from pipeline.validate.verdict import verdict
 from tests.validate.test_decides import cancelling
@@ -145,6 +146,30 @@ def test_made_for_some_of_the_pairs_only_it_does_not_hold_elsewhere(claim_of, in
     halves = [replace(whole, circuit=whole.circuit.without(*ends), batches=first) for ends in copies]
     found = [{"complement": at_means(half), "generalisation": follows(half, second)} for half in halves]
     assert sorted(map(sorted, (refuted(**of_half) for of_half in found))) == [["alone"], ["elsewhere"]]
+
+
+def test_elsewhere_is_asked_with_all_else_at_its_mean_and_before_the_other_prompt_beside_it(claim_of, quote):
+    """The circuit by cancellation does its task alone on any pairs, and decides none of them."""
+    tested = claim_of(cancelling(quote))
+    made_for = tuple(AblationValues.of(kind, quote.means) for kind in (Ablation.COUNTERFACTUAL, Ablation.MEAN))
+    strict = replace(tested, circuit=replace(tested.circuit, ablations=made_for))
+    found = follows(strict, {"other": tested.test})
+    assert {test["name"]: test["passed"] for test in found["tests"]} == {
+        "generalises_other": True,
+        "decides_on_other": False,
+    }
+    assert outcomes(verdict({"generalisation": found}))["elsewhere"] == "supported"
+    assert set(follows(tested, {"other": tested.test})["families"]["other"]) == {"model", "circuit"}
+
+
+def test_the_task_is_done_at_the_studys_loss_and_other_seeds_search_at_the_circuits_own(
+    claim_of, circuit_of, quote, fast
+):
+    circuit = circuit_of(quote)
+    strict = claim_of(quote, replace(circuit, about=dict(circuit.about) | {"target_loss": 0.01}))
+    assert (strict.target, strict.made_for) == (0.15, 0.01)
+    assert problem_of(strict, quote.model, strict.batches, fast, 0).config.target_loss == 0.01
+    assert claim_of(quote).made_for == 0.15
 
 
 def test_that_no_other_seed_finds_it_may_be_an_artefact(claim_of, circuit_of, quote, fast):
