@@ -84,10 +84,9 @@ def prune_unit(task: str, inputs: dict[str, Any]) -> PruneRow:
             storage=unit.with_name(f"{unit.name}.{purpose}") / f"{config.target_loss:g}",
         )
 
-    pruned, deciding = pruned_as(config, "prune"), None
-    for strict in config.for_deciding() if pruned.circuit is not None else []:
-        if deciding is None or deciding.circuit is None:
-            deciding = pruned_as(strict, DECIDING)
+    pruned = pruned_as(config, "prune")
+    strict = config.for_deciding() if pruned.circuit is not None else []
+    deciding = first_met(pruned_as(config, DECIDING) for config in strict)
     with whole_folder(unit) as partial:
         for found, folder in ((pruned, partial / "circuit"), (deciding, partial / "circuit" / DECIDING)):
             if found is not None and found.circuit is not None:
@@ -97,6 +96,15 @@ def prune_unit(task: str, inputs: dict[str, Any]) -> PruneRow:
         shutil.rmtree(unit.with_name(f"{unit.name}.{purpose}"), ignore_errors=True)
     seconds = {"seconds": time.perf_counter() - began}
     return pruned.row | {"deciding": None if deciding is None else deciding.row} | seconds
+
+
+def first_met(found: Iterable[Pruned]) -> Pruned | None:
+    """The first search that found a circuit, after which none is made; else the last, None for none at all."""
+    last = None
+    for last in found:
+        if last.circuit is not None:
+            break
+    return last
 
 
 def unit_folder(workspace: Workspace, task: str, inputs: Mapping[str, Any]) -> Path:
