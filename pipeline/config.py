@@ -242,8 +242,7 @@ class PruneConfig(Settings):
         return values
 
     def for_deciding(self) -> list[PruneConfig]:
-        """The same search for a deciding circuit, at each of its targets, of which the first that is met counts: a
-        circuit is as strict as its model allows. None where there is to be no such circuit."""
+        """The same search for a deciding circuit, at each of its targets: the first that is met counts."""
         own = {"target_losses": [], "curve_losses": []} | dict(self.deciding or {}) | {"deciding": None}
         targets, curve = own.pop("target_losses"), own.pop("curve_losses")
         at = [{"target_loss": target, "curve_losses": [x for x in curve if x >= target]} for target in targets]
