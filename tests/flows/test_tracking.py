@@ -25,16 +25,6 @@ MODEL = "sparse_d256"
 TASKS = ("quotes", "brackets", "swaps")  # a circuit, none, and not expressible
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables but without experiments: making the tables takes seconds."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
-        Store("unused").connect()
-    return path
-
-
 @pytest.fixture
 def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch, params: Params) -> Iterator[Store]:
     """The store of a fresh workspace in ``tmp_path``, connected."""
