@@ -25,9 +25,9 @@ def claims_of(validation: ValidationRow | None) -> Claims:
     return cast(Claims, found)
 
 
-def chips(claims: Mapping[str, str]) -> dict[str, str]:
+def chips(claims: Mapping[str, object]) -> dict[str, str]:
     """Every claim in plain words → the sign of its outcome, in the order in which all surfaces show them."""
-    return {name.replace("_", " "): SIGNS[claims.get(name, NOT_TESTED)] for name in Claims.__annotations__}
+    return {name.replace("_", " "): SIGNS[str(claims.get(name, NOT_TESTED))] for name in Claims.__annotations__}
 
 
 def by_claim(circuits: Sequence[SolvedTask]) -> list[dict[str, Any]]:
