@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +23,22 @@ TokensDir = Annotated[
 ]
 ParamsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Default: params.yaml of the model's workspace.")]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the address, open nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: a list with an object a row, all columns.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV: all columns.")]
+Reverse = Annotated[bool, typer.Option("--reverse", help="The other way round; what has no value stays last.")]
 CIRCUIT_HELP = "The circuit's folder, or its circuit.json."
+
+
+def sort_option(names: Sequence[str]) -> Any:
+    """The option --sort of a listing whose rows have these names."""
+    return typer.Option(
+        metavar="COLUMN", help=f"One of {', '.join(names)}.", autocompletion=lambda incomplete: begun(names, incomplete)
+    )
+
+
+def begun(names: Iterable[str], incomplete: str) -> list[str]:
+    """What the shell offers for a word that is not typed to its end."""
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def folder_of(circuit: Path) -> Path:

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from flows.cli_options import CIRCUIT_HELP, MadeFor, ModelDir, ParamsFile, TokenizerDir, TokensDir, folder_of
 from flows.tables import show
-from pipeline.report.validation import checks_of
 from pipeline.rows import ValidationRow
 
 EXAMPLE = "Example: sparse-circuits validate --model models/sparse_d256 --circuit circuits/sparse_d256/bracket_brace"
@@ -72,6 +71,8 @@ def table_of_claims(found: ValidationRow, title: str) -> Table:
 
 def table_of_checks(found: ValidationRow, title: str) -> Table:
     """A table with one row per check, those of each claim together, stress tests last."""
+    from pipeline.report.validation import checks_of  # takes seconds to import
+
     table = Table("check", "of claim", "outcome", "what was found", title=escape(title), caption=CAPTION)
     order = [*found["verdict"]["claims"], "stress"]
     for test in sorted(checks_of(found), key=lambda test: (order.index(test["claim"]), not test["essential"])):

@@ -30,7 +30,10 @@ from pipeline.data.tasks import TaskSet
 from pipeline.model.checkpoint import load_model, model_hash
 from pipeline.model.device import pick_device, prepare_cpu
 from pipeline.model.transformer import Transformer
+from pipeline.report.claims import chips
 
+DIGITS = 4  # of a number in a table
+TITLES = {"solved": "circuit found"}  # prune's word is not the study's: a task may then miss the target on test pairs
 CACHED = "Cached"  # Prefect's name for the state of a unit whose row was there from before
 UnitRow = TypeVar("UnitRow")  # what a unit found: one task in one model
 
@@ -141,15 +144,35 @@ def circuit_hash(folder: Path) -> str:
 
 def show_table(stage: str, model: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
     """Put a table into Prefect's UI."""
-    create_table_artifact([dict(row) for row in rows], key=artifact_key(stage, model), description=description)
+    table = [{name: rounded(value) for name, value in row.items()} for row in rows]
+    create_table_artifact(table, key=artifact_key(stage, model), description=description)
 
 
 def show_tasks(
     stage: str, model: str, rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str], description: str
 ) -> None:
     """Put some columns of a row for each task into Prefect's UI."""
-    table = [{"task": name} | {column: row[column] for column in columns} for name, row in rows.items()]
-    show_table(stage, model, table, description)
+    show_table(stage, model, task_table(rows, columns), description)
+
+
+def task_table(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Some columns of a row for each task, and the claims of rows that have them, as signs."""
+    return [
+        {"task": name} | claim_signs(row) | {TITLES.get(column, column): row[column] for column in columns}
+        for name, row in rows.items()
+    ]
+
+
+def claim_signs(verdict: Mapping[str, Any]) -> dict[str, str]:
+    """Claim → the sign of its outcome, from a verdict; nothing for any other row."""
+    if "claims" not in verdict:
+        return {}
+    return chips({name: row["outcome"] for name, row in verdict["claims"].items()})
+
+
+def rounded(value: Any) -> Any:
+    """A number as it is read at a glance; whole numbers and words as they are."""
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def artifact_key(*names: str) -> str:

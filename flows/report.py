@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from flows import one_go
+from flows import mapped, one_go
 from flows.stage import load_study, main, stage_flow
 from flows.study import needed_for, stage_graph
 from flows.tracking import log_study
@@ -21,9 +21,13 @@ from pipeline.config import Params
 from pipeline.data.tasks import TaskSet
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.report.bundle import token_texts
+from pipeline.report.claims import SIGNS, chips
+from pipeline.report.solved import all_solved
 from pipeline.report.write import write_report
 from pipeline.rows import Summary
 from pipeline.validate.limits import MARGIN
+
+SIGNED = ", ".join(f"{sign} {outcome}" for outcome, sign in SIGNS.items())
 
 
 @stage_flow
@@ -43,6 +47,9 @@ def report() -> None:
     )
     said = headline(summary)
     create_markdown_artifact(f"{said}\n\n{table(summary)}", key="study", description=f"Study, profile {params.profile}")
+    mapped.show_table(
+        "claims", "", claims_table(summary), "The six claims about every task's deciding circuit: " + SIGNED
+    )
     page = workspace.results / "index.html"  # browsers may not follow a link from Prefect's UI, so its path is said too
     create_link_artifact(page.as_uri(), "results/index.html", key="report", description=f"The report: {page}")
     log_study(params, summary, workspace.results)
@@ -151,6 +158,17 @@ def table(summary: Summary) -> str:
         solved = f"{model['val_loss_nats']:.3f} | {model['n_solved']}"
         lines.append(f"| {model['name']} | {model['kind']} | {model['l0']:,} | {solved} | {after} | {before} |")
     return "\n".join(lines)
+
+
+def claims_table(summary: Summary) -> list[dict[str, Any]]:
+    """A row for every circuit of a solved task: its size, its deciding circuit's, the claims about the latter as signs;
+    about the paper's circuit where there is no deciding one."""
+    return [
+        {"task": name, "model": model["name"], "edges": task["n_edges"]}
+        | {"edges of the deciding circuit": (task["circuits"]["deciding"] or {}).get("n_edges")}
+        | chips(task["claims"] or {})
+        for model, name, task in all_solved(summary["models"])
+    ]
 
 
 if __name__ == "__main__":

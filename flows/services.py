@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+import webbrowser
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ from filelock import FileLock
 
 from flows import environment
 from flows.environment import ServiceError
+from flows.tracking_words import VIEWS, view_path
 from pipeline.artifacts import write_json
+from pipeline.config import ConfigError, load_params
 
 START_SECONDS = 300  # a busy machine; alone it takes ten
 
@@ -133,7 +136,7 @@ def end(process: psutil.Process, signals: Mapping[int, float]) -> None:
 
 
 def main() -> int:
-    """Exit status of ``up`` (Prefect server), ``ui`` (both, addresses printed) or ``down`` (stop both)."""
+    """Exit status of ``up`` (Prefect server), ``ui`` (both, their pages printed and opened) or ``down`` (stop both)."""
     parser = argparse.ArgumentParser(prog="python -m flows.services", description=__doc__)
     parser.add_argument("action", choices=["up", "ui", "down"])
     action = parser.parse_args().action
@@ -145,10 +148,40 @@ def main() -> int:
     api = start_prefect(root)
     print(f"Prefect server: {api}")
     if action == "ui":
-        print(f"Prefect UI:     {api.removesuffix('/api')}")
-        print(f"MLflow UI:      {start_mlflow(root)}")
+        pages = useful_pages(api.removesuffix("/api"), start_mlflow(root))
+        for title, url in pages.items():
+            print(f"{title + ':':<28}{url}")
         print("make down stops them.")
+        open_pages(pages.values())
     return 0
+
+
+def useful_pages(prefect: str, mlflow: str) -> dict[str, str]:
+    """Title → address of the pages worth opening: Prefect's runs and artifacts, MLflow's views, where it has any."""
+    pages = {"Prefect, runs": f"{prefect}/runs", "Prefect, tables": f"{prefect}/artifacts"}
+    found = experiment_id()
+    views = {f"MLflow, {name}": f"{mlflow}/{view_path(found, name)}" for name in VIEWS} if found else {}
+    return pages | (views or {"MLflow": mlflow})
+
+
+def experiment_id() -> str | None:
+    """MLflow's number of the study's experiment; None where no stage has told it anything yet."""
+    from flows.tracking import FAILURES  # takes seconds to import
+    from flows.tracking_store import Store
+
+    try:
+        store = Store(load_params(environment.workspace().params).tracking.experiment)
+        return store.experiment_id if store.look() else None
+    except (ConfigError, *FAILURES):
+        return None  # the addresses of the servers are still worth saying
+
+
+def open_pages(urls: Iterable[str]) -> None:
+    """Open pages in the browser of whoever sits at this terminal, if somebody can see one."""
+    visible = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.stdout.isatty() and visible:
+        for url in urls:
+            webbrowser.open(url)
 
 
 if __name__ == "__main__":

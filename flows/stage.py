@@ -111,9 +111,9 @@ def run(stage: Flow[Any, Any], title: str, parameters: dict[str, Any]) -> State[
             stage,
             name=title,
             parameters=parameters,
-            tags=[process_tag()],
             parent_task_run_id=_place_under_study(client, title),
         )
+        client.update_flow_run(flow_run.id, infrastructure_pid=process_name())
         state: Any = run_flow(stage, flow_run=flow_run, parameters=parameters, return_type="state")
         return state
 
@@ -131,9 +131,9 @@ def _place_under_study(client: SyncPrefectClient, title: str) -> uuid.UUID | Non
     ).id
 
 
-def process_tag() -> str:
+def process_name() -> str:
     """Machine, process number and start time of this process: how a later run sees that this one died."""
-    return f"process:{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
 def _crash_dead_runs(client: SyncPrefectClient, flow_name: str) -> None:
@@ -146,15 +146,14 @@ def _crash_dead_runs(client: SyncPrefectClient, flow_name: str) -> None:
 
 
 def _is_dead(flow_run: FlowRun) -> bool:
-    """Whether the process that a run is tagged with was on this machine and is gone."""
-    for tag in flow_run.tags:
-        kind, host, pid, created = (tag.split(":") + [""] * 3)[:4]
-        if kind == "process" and host == socket.gethostname():
-            try:
-                return abs(psutil.Process(int(pid)).create_time() - float(created)) > 1
-            except (psutil.NoSuchProcess, ValueError):
-                return True
-    return False
+    """Whether the process of a run was on this machine and is gone."""
+    host, pid, created = ((flow_run.infrastructure_pid or "").rsplit(":", 2) + [""] * 2)[:3]
+    if host != socket.gethostname():
+        return False
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(created)) > 1
+    except (psutil.NoSuchProcess, ValueError):
+        return True
 
 
 def _leave_soon_after_interrupt() -> None:

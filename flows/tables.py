@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-PIPED_WIDTH = 160  # columns, where the output is no terminal
+PIPED_WIDTH = 160  # columns, where the output is no terminal and COLUMNS does not say how many
 
 
 def count(value: Any) -> str:
@@ -21,6 +22,11 @@ def nats(value: Any) -> str:
     return "–" if value is None else f"{float(value):.3f}"
 
 
+def console() -> Console:
+    """Standard output, as wide as the terminal, or wide enough for a pipe."""
+    return Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else PIPED_WIDTH)
+
+
 def show(table: Table) -> None:
-    """Print a table as wide as the terminal, or wide enough for a pipe."""
-    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
+    """Print a table as wide as the output."""
+    console().print(table)

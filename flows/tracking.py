@@ -31,9 +31,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flows import tracking_words as words
 from flows.tracking_store import Store, TrackingError, as_metrics, digest
-from flows.tracking_trials import PrunedTask, circuit_metrics, read_trials, send_trials, validation_metrics
+from flows.tracking_trials import (
+    PrunedTask,
+    circuit_metrics,
+    claim_tags,
+    log10_edges,
+    read_trials,
+    send_trials,
+    validation_metrics,
+)
 from pipeline.artifacts import file_hash, read_json
 from pipeline.config import Params
+from pipeline.report.solved import is_solved
 from pipeline.rows import ModelRow, Summary
 
 # Errors of a server that is absent, broken or another program; ValueError: an answer that is not JSON.
@@ -185,9 +194,10 @@ class Tracker:
         params = {key: summary[key] for key in ("n_params", "l0", "tokens")}
         metrics = {key: summary[key] for key in ("val_loss_nats", "train_seconds")}
         metrics |= {f"l0/{name}": count for name, count in summary["l0_by_matrix"].items()}
+        last = max((point.step for point in _history(folder / "history.jsonl")), default=0)  # where the curves end
         key = {"key": f"{self.model}:{summary['model_hash']}", "model_hash": summary["model_hash"]}
-        key |= {words.NOTE: words.of_model(summary)}
-        self.store.write(run, params=params, metrics=as_metrics(metrics, summary["tokens"]), tags=key)
+        key |= {words.NOTE: words.of_model(summary), words.COLOUR: words.COLOURS[summary["kind"]]}
+        self.store.write(run, params=params, metrics=as_metrics(metrics, last), tags=key)
         self.store.supersede(self.store.find({"kind": "model", "model": self.model}), run)
         for name in ("config.json", "summary.json", "history.jsonl"):
             self.store.add_file(run, folder / name)
@@ -224,10 +234,12 @@ class Tracker:
         same = [run.info.run_id for run in recorded if run.data.tags.get("identity") == identity]
         run = same[0] if same else self._new_circuit(summary, identity, task)
         metrics = circuit_metrics(row) | {"model_val_loss": summary["val_loss_nats"]}
-        tags = {"solved": str(bool(row["solved"])).lower(), "mlflow.parentRunId": parent}
+        solved = is_solved(row, self.params.prune.target_loss)
+        tags = {"solved": str(solved).lower(), "mlflow.parentRunId": parent}
         tags |= {"verdict": row["verdict"]} if "verdict" in row else {}
-        tags |= {f"claim_{name}": outcome for name, outcome in row.get("claims", {}).items()}
+        tags |= claim_tags(row["claims"]) if "claims" in row else {}
         tags |= {words.NOTE: words.of_circuit(self.model, task.name, row)}
+        tags |= {words.COLOUR: words.COLOURS[summary["kind"]]}
         self.store.write(run, metrics=as_metrics(metrics, 0), tags=tags)
         self.store.supersede(recorded, run)
         self.store.end(run, "FINISHED")
@@ -279,7 +291,9 @@ def _send_study(store: Store, params: Params, summary: Summary, results: Path) -
 def _complete_models(store: Store, summary: Summary, results: Path) -> None:
     """Add the study's counts to the runs of models, and the drawings in ``results`` to those of circuits."""
     for model in summary["models"]:
-        counted = {key: model[key] for key in ("n_solved", "geomean_edges")}
+        mean = model["geomean_edges"]
+        counted = {"n_solved": model["n_solved"], "geomean_edges": mean}
+        counted |= {} if mean is None else {"log10_geomean_edges": log10_edges(mean)}
         for run in store.find({"kind": "model", "model": model["name"], "latest": "true"}):
             store.write(run.info.run_id, metrics=as_metrics(counted, 0))
         for drawing in sorted((results / "circuits" / model["name"]).glob("*.svg")):

@@ -5,6 +5,7 @@ Trials have no tag ``latest``, so no query for the newest circuits or models ret
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 
 from flows.tracking_store import Store, as_metrics, digest
 from pipeline.artifacts import DECIDING, read_json
-from pipeline.report.claims import claims_of
+from pipeline.report.averages import log_edges
+from pipeline.report.claims import chips, claims_of
 from pipeline.report.validation import checks_of
 from pipeline.rows import TrialRow, ValidationRow
 
@@ -73,24 +75,37 @@ def _complete(store: Store, run: str, task: str, trial: TrialRow) -> None:
 
 def circuit_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
     """A task's row of summary.json without its nesting: ``discretised_n_edges``, ``baseline_random_n_edges``,
-    ``n_edges_at_0.5`` and their like beside what is a number already."""
+    ``n_edges_at_0.5`` and their like beside what is a number already; and ``log10_n_edges``, of 1 for none."""
     flat = {key: value for key, value in row.items() if key not in ("discretised", "baselines", "curve", DECIDING)}
     flat |= {f"discretised_{key}": value for key, value in (row.get("discretised") or {}).items()}
     for name, found in (row.get("baselines") or {}).items():
         flat |= {f"baseline_{name}_{key}": value for key, value in found.items()}
     flat |= {f"n_edges_at_{point['target_loss']:g}": point["n_edges"] for point in row.get("curve") or []}
+    flat |= {"log10_n_edges": log10_edges(row["n_edges"])} if row.get("n_edges") is not None else {}
     deciding = circuit_metrics(row[DECIDING]) if row.get(DECIDING) else {}
     return flat | {f"{DECIDING}/{key}": value for key, value in deciding.items()}
 
 
+def log10_edges(count: float) -> float:
+    """A number of edges as a power of ten, 0 for none."""
+    return log_edges(count) / math.log(10)
+
+
 def validation_metrics(row: ValidationRow) -> dict[str, Any]:
     """A circuit's part of validations/<model>.json as metrics: the value of every check, how many claims were tested
-    and are supported, the same of the deciding circuit; its ``verdict``, a line of text; and ``claims``, the outcome of
-    each, of the deciding circuit where there is one."""
+    and are supported, the same of the deciding circuit; its ``verdict``, a line of text; ``claims``, the outcome of
+    each, and ``n_claims_supported``, of the deciding circuit where there is one."""
     deciding = row.get("deciding")
     of_deciding = {f"{DECIDING}/{key}": value for key, value in check_values(deciding).items()} if deciding else {}
-    said = {"verdict": row["verdict"]["line"], "claims": claims_of(deciding or row)}
-    return check_values(row) | of_deciding | said
+    claims = claims_of(deciding or row)
+    said = {"verdict": row["verdict"]["line"], "claims": claims}
+    n_supported = list(claims.values()).count("supported")
+    return check_values(row) | of_deciding | said | {"n_claims_supported": n_supported}
+
+
+def claim_tags(claims: Mapping[str, str]) -> dict[str, str]:
+    """Tags of a circuit's run: the outcome of each claim in words, to filter by, and all as signs, to look at."""
+    return {f"claim_{name}": outcome for name, outcome in claims.items()} | {"claims": "".join(chips(claims).values())}
 
 
 def check_values(row: ValidationRow) -> dict[str, Any]:

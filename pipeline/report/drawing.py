@@ -1,12 +1,13 @@
 """A circuit as a small SVG, in the spirit of the paper's figures (Gao et al. 2025, Figs 3 to 5).
 
 Rows are sites, the forward pass goes upwards; vertical lines are residual channels; edges are coloured by the sign of
-their weight and drawn thicker the larger it is. Edges of one sign and strength share one <path>, so that a circuit of
-thousands of edges stays small.
+their weight and drawn thicker the larger it is. Edges of one sign and strength share few <path>s, so that a circuit of
+thousands of edges stays small; the two signs take turns, so that neither lies over the other.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline.report.templating import render, visible
 from pipeline.sites import Site, split_site_key
 
 LEVELS = 4  # strengths that are told apart
+TURNS = 12  # of each strength: how often the two signs take turns in lying above
 SHORT = {Site.ATTN_Q: "q", Site.ATTN_K: "k", Site.ATTN_V: "v", Site.MLP_NEURON: "mlp"}
 LABEL_PITCH = 20  # pixels between nodes, from which their labels have room
 TOKEN_PITCH = 9  # and those of the tokens at the ends, which stand upright
@@ -24,7 +26,7 @@ ANSWER_Y = 22
 
 
 def draw_circuit(picture: Picture, *, title: str) -> str:
-    """An SVG file's text of a picture: a <circle> per node, and a curve per edge in at most 2 · LEVELS paths."""
+    """An SVG file's text of a picture: a <circle> per node, a curve per edge in at most 2 · LEVELS · TURNS paths."""
     labelled, roomy = picture["pitch"] >= LABEL_PITCH, picture["pitch"] >= TOKEN_PITCH
     return render(
         "circuit.svg.j2",
@@ -57,18 +59,31 @@ def _nodes(picture: Picture, labelled: bool) -> Iterator[dict[str, Any]]:
 
 
 def _edge_paths(picture: Picture) -> list[dict[str, Any]]:
-    """One path per sign and strength; strength is the weight's share of the largest in its kind of edge."""
+    """Paths of edges of one sign and strength, the strongest last, so that they lie above; strength is the weight's
+    share of the largest in its kind of edge."""
     nodes, edges = picture["nodes"], picture["edges"]
     kinds = [nodes["site"][target] for target in edges["target"]]
     names = [key.partition(".")[2] for key in picture["sites"]]
     largest: dict[str, float] = {}
     for kind, weight in zip(kinds, edges["weight"], strict=True):
         largest[names[kind]] = max(largest.get(names[kind], 0), abs(weight))
-    buckets: dict[tuple[str, int], list[str]] = {}
+    strokes: dict[int, list[tuple[float, str, str]]] = {}
     for kind, source, target, weight in zip(kinds, edges["source"], edges["target"], edges["weight"], strict=True):
         curve = _curve(nodes["x"][source], nodes["y"][source], nodes["x"][target], nodes["y"][target])
-        buckets.setdefault((_sign(weight), _level(weight, largest[names[kind]])), []).append(curve)
-    return [{"sign": sign, "level": level, "d": "".join(buckets[sign, level])} for sign, level in sorted(buckets)]
+        top = largest[names[kind]]
+        strokes.setdefault(_level(weight, top), []).append((abs(weight) / top if top else 0, _sign(weight), curve))
+    return [path for level in sorted(strokes) for path in _by_turns(level, sorted(strokes[level]))]
+
+
+def _by_turns(level: int, strokes: Sequence[tuple[float, str, str]]) -> Iterator[dict[str, Any]]:
+    """Paths of (weight, sign, curve) of one strength: a TURNS-th of the edges after the other, first its edges of one
+    sign, then of the other, in the next one the other way round."""
+    size = math.ceil(len(strokes) / TURNS)
+    for turn, start in enumerate(range(0, len(strokes), size)):
+        for sign in ("n", "p") if turn % 2 else ("p", "n"):
+            curves = [curve for _, own, curve in strokes[start : start + size] if own == sign]
+            if curves:
+                yield {"sign": sign, "level": level, "d": "".join(curves)}
 
 
 def _sign(weight: float) -> str:

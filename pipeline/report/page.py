@@ -14,8 +14,10 @@ from typing import Any
 from pipeline.data.tasks import Pair
 from pipeline.report.averages import log_edges
 from pipeline.report.charts import charts
+from pipeline.report.claims import SIGNS, chips
 from pipeline.report.marked_numbers import Numbers
 from pipeline.report.packed import chart_library, pack, pack_json, within_budget
+from pipeline.report.provenance import origin
 from pipeline.report.solved import KINDS, all_solved, of_kind
 from pipeline.report.templating import render
 from pipeline.report.validation import checks_of, places_of
@@ -25,7 +27,6 @@ WEB = Path(__file__).parent / "web"
 FIRST, LAST = ("elements.js", "packed.js", "scene.js"), "app.js"  # the others use the first ones; the last starts all
 MOST_BYTES = 8_000_000  # of the page; results/ is committed, and a browser has to open it
 TITLE = "Sparse circuits"
-SIGNS = {"supported": "✓", "not supported": "✗", "not tested": "–"}  # of a claim's outcome
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,13 @@ def build_page(summary: Summary, parts: PageParts) -> str:
     """HTML text of the report."""
     specs = charts(summary, parts.histories, parts.prediction)
     common = {"numbers": Numbers(summary), "validation": summary["validation"], "charts": specs}
-    common |= {"checks_of": checks_of, "places_of": places_of, "outcome": outcome, "sign_of": SIGNS.get}
+    common |= {
+        "checks_of": checks_of,
+        "places_of": places_of,
+        "outcome": outcome,
+        "sign_of": SIGNS.get,
+        "chips_of": chips,
+    }
     pages = {f"/{route}": pack(text) for route, text in further_pages(summary, parts, common)}
     rest: dict[str, Any] = {"charts": specs, "pages": pages, "explained": parts.explained}
     whole = partial(shell, study(summary, parts, common), title=TITLE, first="frontier", **rest)
@@ -100,7 +107,7 @@ def study(summary: Summary, parts: PageParts, common: Mapping[str, Any]) -> str:
             {"task": task, "cells": [_cell(model["tasks"].get(task), *ends) for model in models]} for task in tasks
         ],
         curve_tasks=[task for task in tasks if task in with_curve],
-        statistics=parts.statistics,
+        origin=origin(summary["provenance"], parts.statistics),
         predicts=parts.predicts,
         **common,
     )

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from pipeline.rows import CurvePoint, ModelSummary, TaskSummary
 
 KINDS = ("sparse", "dense")
 SolvedTask = tuple[ModelSummary, str, TaskSummary]  # model, task, its entry
+
+
+def is_solved(task: Mapping[str, Any], target_loss: float) -> bool:
+    """Whether a model solves a task, from the task's row in circuits/<model>/summary.json: its test loss is at most the
+    target, in nats, and a circuit was found. (``solved`` in that row says only the latter.)"""
+    loss = task["unpruned_loss"]
+    return bool(task["expressible"]) and loss is not None and loss <= target_loss and task["n_edges"] is not None
 
 
 def solved_tasks(tasks: Mapping[str, TaskSummary]) -> dict[str, TaskSummary]:

@@ -19,7 +19,7 @@ from pipeline.report.inputs import ModelRecord
 from pipeline.report.necessity import necessity_curves
 from pipeline.report.pruning import compare_baselines, curve_means, minimisation, minimised, minimised_logs
 from pipeline.report.seed_spread import seed_spread
-from pipeline.report.solved import all_solved, solved_tasks
+from pipeline.report.solved import all_solved, is_solved, solved_tasks
 from pipeline.report.validation import brief, spreads_of_model, summarise_validation
 from pipeline.report.verdicts import verdict
 from pipeline.rows import ModelSummary, PruneRow, Summary, TaskSummary, ValidationRow
@@ -113,15 +113,11 @@ def check_test_loss(tasks: Mapping[str, TaskSummary]) -> dict[str, Any]:
 def summarise_task(
     pruned: PruneRow, ablated: Mapping[str, Any], tested: ValidationRow | None, target: CircuitTarget
 ) -> TaskSummary:
-    """One task of one model: ``solved`` = expressible, unpruned test loss at most the target, and a circuit exists.
-
-    ``claims`` are those of the deciding circuit, where there is one; ``validation`` and ``verdict`` the paper's.
-    """
+    """One task of one model. ``claims`` are those of the deciding circuit, where there is one; ``validation`` and
+    ``verdict`` the paper's."""
     facts: dict[str, Any] = {"expressible": bool(pruned["expressible"])}
     facts |= {field: pruned.get(field) for field in PRUNE_FIELDS}
-    loss = facts["unpruned_loss"]
-    fits = loss is not None and loss <= target.target_loss
-    facts["solved"] = facts["expressible"] and fits and facts["n_edges"] is not None
+    facts["solved"] = is_solved(facts, target.target_loss)
     facts |= {field: ablated.get(field) for field in (*ABLATE_LOSSES, *UNCALIBRATED, *ABLATE_ACCURACIES)}
     for field in ("unpruned_loss", *ABLATE_LOSSES):
         facts[f"{field}_interval"] = ablated.get(f"{field}_interval")

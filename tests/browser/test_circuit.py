@@ -222,6 +222,20 @@ def test_attention_cells_are_read_by_pointer_and_by_keys(circuit):
     assert "(token 2) looks at def (token 0) with 0.25" in text(circuit, ".ca-told")
 
 
+def test_the_row_that_gives_the_answer_is_outlined_and_no_row_is_cut_off(circuit):
+    labels = each(circuit, ".ca-map text.answer", "e.textContent")
+    assert len(labels) == 2 and all(label.endswith(" → answer") for label in labels)
+    ends = "[e.getBoundingClientRect().top, e.getBoundingClientRect().bottom]"
+    for [top, bottom], [above, below] in zip(
+        each(circuit, ".ca-map rect[data-q='2'][data-k='0']", ends), each(circuit, ".ca-answer", ends), strict=True
+    ):
+        assert above < top < bottom < below
+    assert (
+        each(circuit, ".ca-scroll", "[e.scrollHeight > e.clientHeight, getComputedStyle(e).maxHeight]")
+        == [[False, "none"]] * 2
+    )
+
+
 def test_stepping_through_a_pair_goes_from_the_prompts_over_the_rows_to_the_logits(circuit, bundle):
     rows = bundle["drawing"]["rows"]
     circuit.click(".cs-bar button.main")

@@ -83,7 +83,7 @@ def test_mlflows_chart_of_size_against_loss_is_drawn(ui, studied, addresses):
     view = "viewStateShareKey=circuits&compareRunsMode=CHART"
     ui.goto(f"{addresses['mlflow']}/#/experiments/{experiment}/runs?{view}", PATIENCE)
     ui.wait_for("document.querySelectorAll('.scatterlayer .point').length > 0", PATIENCE)
-    says(ui, "Edges against the model's validation loss (nats)")
+    says(ui, "Edges (powers of ten) against the model's validation loss (nats)", "log10_n_edges")
 
 
 def test_mlflow_describes_a_circuits_run(ui, studied, addresses):

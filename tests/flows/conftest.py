@@ -13,6 +13,18 @@ from pipeline.prune import Pruned
 from pipeline.prune.checkpoint import prune_checkpoint
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables but without experiments: making the tables takes seconds."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    from flows.tracking_store import Store  # takes seconds to import
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+        Store("unused").connect()
+    return path
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """As the command has it; tensors here are too small to share out."""

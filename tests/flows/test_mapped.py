@@ -94,6 +94,25 @@ def test_artifact_keys_are_what_prefect_takes() -> None:
     assert mapped.artifact_key("circuits", "sparse_d256.Half") == "circuits-sparse-d256-half"
 
 
+def test_tables_have_four_digits_and_leave_counts_and_words_alone() -> None:
+    assert [mapped.rounded(value) for value in (0.123456, 1234567.0, 12345, True, "a", None)] == [
+        0.1235, 1235000.0, 12345, True, "a", None,
+    ]  # fmt: skip
+
+
+def test_a_table_of_verdicts_has_a_column_a_claim_and_prunes_solved_is_a_circuit_found() -> None:
+    claims = {"alone": {"outcome": "supported"}, "decides": {"outcome": "not supported"}}
+    rows = {"quotes": {"claims": claims, "line": "supports 1"}, "empty": {"claims": {}, "line": "nothing to test"}}
+    quotes, empty = mapped.task_table(rows, ["line"])
+    assert list(quotes) == list(empty) == [
+        "task", "alone", "decides", "needed", "mechanism", "elsewhere", "not artefact", "line",
+    ]  # fmt: skip
+    assert "".join(list(quotes.values())[1:7]) == "✓✗––––" and quotes["line"] == "supports 1"
+    assert mapped.task_table({"t": {"solved": True, "n_edges": 3}}, ["solved"]) == [
+        {"task": "t", "circuit found": True}
+    ]
+
+
 def test_a_damaged_checkpoint_is_refused_before_any_unit_starts(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, params: Params
 ) -> None:

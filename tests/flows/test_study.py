@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -133,6 +134,12 @@ def test_a_failed_stage_is_tried_again_and_stops_only_what_needs_it(tmp_path, gr
     assert "study: failed: broken; not run, for want of what those make: after" in done.stderr
     runs = (tmp_path / "log.txt").read_text(encoding="utf-8").split()
     assert {name: runs.count(name) for name in set(runs)} == {"first": 2, "broken": 2, "other": 1}
+
+    # What happened is in the UI's logs, not on the terminal; nothing stands in the way of the runs' names.
+    assert {log["level"] for log in recorded(tmp_path, "logs")} >= {logging.INFO, logging.ERROR}
+    assert "| INFO" not in done.stdout + done.stderr
+    found = recorded(tmp_path, "flow_runs")
+    assert all(flow["tags"] == [] and flow["infrastructure_pid"] for flow in found)
 
     # The flow run of a stage hangs on a task run of the study's flow run.
     flows = {flow["name"]: flow for flow in recorded(tmp_path, "flow_runs")}

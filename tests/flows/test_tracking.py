@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import time
@@ -11,28 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from written import HYPERPARAMETERS, MODEL, TRIALS, record_circuits, write_checkpoint, write_circuits
 
 from flows import tracking
 from flows.tracking import Sender, Tracker, log_study
 from flows.tracking_store import Store, as_metrics
 from flows.tracking_trials import PrunedTask, send_trials
-from pipeline.artifacts import write_json
-from pipeline.circuit import Circuit
+from flows.tracking_words import VIEWS
+from pipeline.artifacts import read_json, write_json
 from pipeline.config import Params
-
-MODEL = "sparse_d256"
-TASKS = ("quotes", "brackets", "swaps")  # a circuit, none, and not expressible
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables but without experiments: making the tables takes seconds."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
-        Store("unused").connect()
-    return path
 
 
 @pytest.fixture
@@ -45,61 +31,6 @@ def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch,
     store = Store(params.tracking.experiment)
     store.connect()
     yield store
-
-
-def write_checkpoint(folder: Path, model_hash: str) -> dict[str, Any]:
-    """models/<name> without the tensors; returns its summary."""
-    folder.mkdir(parents=True, exist_ok=True)
-    summary = {
-        "name": MODEL, "kind": "sparse", "n_layer": 2, "d_model": 128, "n_params": 1000, "l0": 250, "tokens": 4096,
-        "l0_by_matrix": {"wte.weight": 200, "lm_head.weight": 50}, "val_loss_nats": 2.5, "train_seconds": 9.0,
-        "model_hash": model_hash,
-    }  # fmt: skip
-    write_json(folder / "summary.json", summary)
-    write_json(folder / "config.json", {})
-    history = [{"step": step, "train_loss": 4.0 - step, "val_loss": 4.5 - step} for step in (1, 2)]
-    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
-    return summary
-
-
-HYPERPARAMETERS = {
-    "k_coef": 2e-3, "init_noise_scale": 0.01, "init_noise_bias": 0.1, "weight_decay": 0.001, "lr": 0.02, "beta2": 0.95,
-    "warmup": 0.05, "heaviside_temp": 1.0,
-}  # fmt: skip
-NESTED = {
-    "discretised": {"n_nodes": 9, "n_edges": 21, "validation_loss": 0.149},
-    "calibration_scale": 1.5,
-    "hyperparameters": HYPERPARAMETERS,
-    "n_trials": 2,
-    "curve": [{"target_loss": 0.5, "n_nodes": 2, "n_edges": 1, "loss": 0.4},
-              {"target_loss": 0.015, "n_nodes": None, "n_edges": None, "loss": None}],
-    "baselines": {"attribution": {"n_nodes": 12, "n_edges": 44, "validation_loss": 0.148},
-                  "random": {"n_nodes": None, "n_edges": None, "validation_loss": None}},
-}  # fmt: skip
-EMPTY = dict.fromkeys(NESTED) | {"curve": [], "baselines": {}}
-TRIALS = [
-    {"number": 0, "source": "centre", "state": "complete", "hyperparameters": HYPERPARAMETERS, "n_nodes": 9,
-     "n_edges": 21, "validation_loss": 0.149},
-    {"number": 1, "source": "optuna", "state": "pruned", "hyperparameters": HYPERPARAMETERS | {"lr": 0.3},
-     "n_nodes": None, "n_edges": None, "validation_loss": None},
-]  # fmt: skip
-
-
-def write_circuits(folder: Path, model_hash: str, n_nodes: int) -> None:
-    """circuits/<name> of the three tasks; the search of the first left two trials."""
-    circuit = Circuit(
-        nodes={"0.mlp_neuron": torch.arange(n_nodes)},
-        edges={},
-        means={"0.mlp_neuron": torch.zeros(8)},
-        scores={"0.mlp_neuron": torch.zeros(8)},
-        about={"model_hash": model_hash},
-    )
-    circuit.save(folder / "quotes")
-    write_json(folder / "quotes" / "trials.json", TRIALS)
-    row = {"expressible": True, "unpruned_loss": 0.1, "solved": True, "n_nodes": n_nodes, "n_edges": 7} | NESTED
-    unsolved = row | {"unpruned_loss": 0.6, "solved": False, "n_nodes": None, "n_edges": None} | EMPTY
-    rows = dict(zip(TASKS, (row, unsolved, unsolved | {"expressible": False, "unpruned_loss": None}), strict=True))
-    write_json(folder / "summary.json", {"model_hash": model_hash, "tasks": rows})
 
 
 def train(params: Params, folder: Path, model_hash: str) -> None:
@@ -123,10 +54,19 @@ def test_a_training_is_one_run_with_curves_facts_and_small_files(store: Store, p
     assert {key: run.data.params[key] for key in ("model", "kind", "l0", "tokens", "d_model")} == {
         "model": MODEL, "kind": "sparse", "l0": "250", "tokens": "4096", "d_model": "256",
     }  # fmt: skip
-    assert run.data.metrics["val_loss_nats"] == 2.5 and run.data.metrics["l0/wte.weight"] == 200
+    assert run.data.metrics["val_loss_nats"] == 2.5
+    assert run.data.tags["mlflow.runColor"] == "#0a7ea4"  # of sparse models
     files = {file.path for file in store.client.list_artifacts(run.info.run_id)}
     assert files == {"config.json", "summary.json", "history.jsonl"}
     assert (tmp_path / ".mlflow" / "artifacts" / run.info.run_id).is_dir()
+
+
+def test_no_curve_goes_on_after_the_last_step_of_the_training(store: Store, params: Params, tmp_path: Path) -> None:
+    """A point at the number of tokens would squeeze the curve into the chart's first pixels."""
+    train(params, tmp_path / "model", "abc")
+    (run,) = store.find({"kind": "model", "model_hash": "abc"})
+    assert curve(store, run.info.run_id, "l0/wte.weight") == [(2, 200.0)]
+    assert {step for metric in run.data.metrics for step, _ in curve(store, run.info.run_id, metric)} == {1, 2}
 
 
 def test_prune_and_ablate_fill_the_same_run_of_a_task(store: Store, params: Params, tmp_path: Path) -> None:
@@ -143,7 +83,8 @@ def test_prune_and_ablate_fill_the_same_run_of_a_task(store: Store, params: Para
     assert set(runs) == {"quotes", "brackets"}  # a task that is not expressible has no run
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {model.info.run_id}
     assert runs["quotes"].data.metrics == {
-        "unpruned_loss": 0.1, "n_nodes": 3, "n_edges": 7, "circuit_loss": 0.14, "ablated_nodes_loss": 2.0,
+        "unpruned_loss": 0.1, "n_nodes": 3, "n_edges": 7, "log10_n_edges": pytest.approx(0.845, abs=1e-3),
+        "circuit_loss": 0.14, "ablated_nodes_loss": 2.0,
         "model_val_loss": 2.5, "calibration_scale": 1.5, "n_trials": 2, "n_edges_at_0.5": 1,
         "discretised_n_nodes": 9, "discretised_n_edges": 21, "discretised_validation_loss": 0.149,
         "baseline_attribution_n_nodes": 12, "baseline_attribution_n_edges": 44,
@@ -157,14 +98,6 @@ def test_prune_and_ablate_fill_the_same_run_of_a_task(store: Store, params: Para
     assert files == {"circuit/circuit.json", "circuit/circuit.safetensors", "circuit/trials.json"}
 
 
-def record_circuits(params: Params, tmp_path: Path, n_nodes: int = 3, model_hash: str = "abc") -> None:
-    """What flows.prune tells of a checkpoint and its circuits."""
-    write_checkpoint(tmp_path / "model", model_hash)
-    write_circuits(tmp_path / "circuits", model_hash, n_nodes)
-    with Tracker(params, MODEL) as tracker:
-        tracker.log_circuits(tmp_path / "model", tmp_path / "circuits")
-
-
 def test_circuits_are_found_by_the_claims_that_they_support(store: Store, params: Params, tmp_path: Path) -> None:
     record_circuits(params, tmp_path)
     claims = {"alone": {"outcome": "supported"}, "decides": {"outcome": "not supported"}}
@@ -174,6 +107,24 @@ def test_circuits_are_found_by_the_claims_that_they_support(store: Store, params
         tracker.log_validations(tmp_path / "model", tmp_path / "circuits", tmp_path / "v.json")
     (run,) = store.find({"claim_alone": "supported", "claim_decides": "not supported", "latest": "true"})
     assert (run.data.tags["verdict"], run.data.metrics["validation/n_supported"]) == (verdict["line"], 1)
+    assert (run.data.tags["claims"], run.data.metrics["n_claims_supported"]) == ("✓✗––––", 1)
+    of_run = {"params": run.data.params, "metrics": run.data.metrics, "tags": run.data.tags}
+    columns = [column.replace("`", "").split(".", 1) for column in VIEWS["circuits"][1]]
+    assert [name for kind, name in columns if name not in of_run[kind]] == ["deciding/n_edges", "circuit_loss"]
+
+
+def test_a_circuit_of_a_model_that_misses_the_target_on_test_pairs_is_not_solved(
+    store: Store, params: Params, tmp_path: Path
+) -> None:
+    record_circuits(params, tmp_path)
+    path = tmp_path / "circuits/summary.json"
+    pruned = read_json(path)
+    pruned["tasks"]["quotes"] |= {"unpruned_loss": 0.151, "unpruned_validation_loss": 0.149}
+    write_json(path, pruned)
+    with Tracker(params, MODEL) as tracker:
+        tracker.log_circuits(tmp_path / "model", tmp_path / "circuits")
+    assert pruned["tasks"]["quotes"]["solved"]
+    assert {run.data.tags["solved"] for run in store.find({"kind": "circuit", "latest": "true"})} == {"false"}
 
 
 def test_the_trials_of_a_search_are_runs_under_the_circuits(store: Store, params: Params, tmp_path: Path) -> None:
@@ -255,7 +206,10 @@ def test_a_study_records_what_pruning_gained(store: Store, params: Params, tmp_p
         "provenance": {"git": None, "params_hash": "p"},
     }
     write_json(tmp_path / "results" / "summary.json", summary)
+    record_circuits(params, tmp_path)
     log_study(params, summary, tmp_path / "results")
+    (of_model,) = store.find({"kind": "model", "latest": "true"})
+    assert (of_model.data.metrics["n_solved"], of_model.data.metrics["log10_geomean_edges"]) == (2, 1)
     (run,) = store.find({"kind": "study", "latest": "true"})
     assert run.data.metrics == {
         f"n_solved/{MODEL}": 2, f"geomean_edges/{MODEL}": 10, f"geomean_edges_discretised/{MODEL}": 30,

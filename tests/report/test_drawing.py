@@ -12,7 +12,7 @@ import torch
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.model.transformer import Transformer
-from pipeline.report.drawing import draw_circuit
+from pipeline.report.drawing import TURNS, draw_circuit
 from pipeline.report.picture import Picture, picture_of, readout_weights, weights_of
 
 TEXTS = [f"t{token}" for token in range(24)]
@@ -109,6 +109,26 @@ def test_larger_weights_of_a_kind_are_drawn_thicker(picture: Picture) -> None:
     }
     assert n_edges == 6
     assert re.findall(r'class="e p (w\d)"', draw_circuit(picture, title="t")) == ["w0", "w3"]
+
+
+def test_neither_sign_lies_over_the_other_where_there_are_many_edges(picture: Picture) -> None:
+    """Of edges of like weight, each sign is the upper one about as often; no path more than there are turns."""
+    n = 2000
+    target = [picture["edges"]["target"][0]] * n
+    weights = [(1 - 0.0001 * i) * (1 if i % 2 else -1) for i in range(n)]
+    picture["edges"] = {"source": [0] * n, "target": target, "weight": weights}
+    svg = draw_circuit(picture, title="t")
+    assert edge_segments(svg, "p") == edge_segments(svg, "n") == n // 2
+    order = re.findall(r'<path class="e ([np]) w3"', svg)
+    assert len(order) == 2 * TURNS
+    above = ["".join(order[i : i + 2]) for i in range(0, len(order), 2)]
+    assert above.count("pn") == above.count("np") == TURNS // 2
+
+
+def test_strong_edges_lie_above_weak_ones(picture: Picture) -> None:
+    target = [picture["edges"]["target"][0]] * 3
+    picture["edges"] = {"source": [0, 0, 0], "target": target, "weight": [1.0, -0.1, 0.5]}
+    assert re.findall(r'<path class="e ([np] w\d)"', draw_circuit(picture, title="t")) == ["n w0", "p w2", "p w3"]
 
 
 def test_heads_are_boxes_with_a_name_and_an_arc_from_each_query_to_the_key_it_meets(picture: Picture) -> None:
