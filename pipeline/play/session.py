@@ -226,7 +226,7 @@ class Session(LoadedModel):
         found = dict[str, str]()
         for node in self.circuit(name).node_names:
             both = [of_task.get(node, {}).get("task_label"), self.explanation["nodes"].get(node, {}).get("label")]
-            texts = [("weak: " if label["weak"] else "") + label["text"] for label in both if label]
+            texts = [("weak: " if label.get("weak") else "") + label["text"] for label in both if label]
             if texts:
                 found[node] = " · in code at large: ".join(texts)
         return found
