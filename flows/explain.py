@@ -15,6 +15,7 @@ from pipeline.config import ExplainConfig
 from pipeline.data.shards import TokenStream
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.explain import assembled, explain_circuit, explain_nodes
+from pipeline.rows import Label, TaskLabel
 
 
 @stage_flow
@@ -35,9 +36,10 @@ def explain(model: str) -> None:
     write_json(path, found, compact=True)
     with Tracker(params, model) as tracker:
         tracker.log_explanations(workspace.model(model), path)
-    show_labels(model, found["nodes"])
-    n_labelled = sum(node["label"] is not None for node in found["nodes"].values())
-    print(f"{model}: {len(circuits)} circuits explained, {n_labelled} of their {len(names)} nodes have a label")
+    show_labels(model, found["nodes"], found["circuits"])
+    uses = [node["task_label"] for circuit in found["circuits"].values() for node in circuit["nodes"].values()]
+    n_weak = sum(label["weak"] for label in uses)
+    print(f"{model}: {len(circuits)} circuits explained; {n_weak} of their {len(uses)} labels in tasks are weak")
 
 
 @task(name="explain", **mapped.UNIT)
@@ -67,13 +69,33 @@ def watch_unit(task: str, inputs: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def show_labels(model: str, nodes: Mapping[str, Any]) -> None:
-    """Put the labels into Prefect's UI, those of the best score first."""
-    labels = {name: node["label"] for name, node in nodes.items() if node["label"] is not None}
-    ordered = sorted(labels.items(), key=lambda item: -item[1]["score"])
-    table = [{"node": name, "hypothesis": label["text"], "R²": label["score"]} for name, label in ordered]
-    description = f"What nodes of {model} seem to respond to: hypotheses, with R² on documents they were not chosen on"
+def show_labels(model: str, nodes: Mapping[str, Any], circuits: Mapping[str, Any]) -> None:
+    """Put the labels into Prefect's UI: of each node in its task, and beside it in code at large."""
+    table = [
+        label_row(task, name, node["task_label"], nodes[name]["label"])
+        for task, found in circuits.items()
+        for name, node in found["nodes"].items()
+    ]
+    description = f"What nodes of {model} do in their tasks, by rule: scores are of pairs and documents not chosen on"
     mapped.show_table("explanations", model, table, description)
+
+
+def label_row(task: str, node: str, in_task: TaskLabel, in_code: Label | None) -> dict[str, Any]:
+    """One line of the table; a score that is low is called weak beside the number."""
+    return {
+        "task": task,
+        "node": node,
+        "in the task": in_task["text"],
+        "AUC": score_of(in_task),
+        "role": in_task["role"],
+        "in code at large": in_code["text"] if in_code else None,
+        "R²": score_of(in_code) if in_code else None,
+    }
+
+
+def score_of(label: TaskLabel | Label) -> str | None:
+    """``0.98``, ``0.62, weak``; None for a node that has one value only."""
+    return None if label["score"] is None else f"{label['score']:.2f}" + (", weak" if label["weak"] else "")
 
 
 if __name__ == "__main__":

@@ -142,8 +142,14 @@ ValidationRow = TypedDict("ValidationRow", {
     "deciding": NotRequired[MaybeNone],  # the same of the task's deciding circuit
 })  # fmt: skip
 
-# What a node seems to respond to, and the next best statements
-Label = TypedDict("Label", {"text": str, "score": float, "measure": str, "others": list[dict[str, Any]]})
+# What a node seems to respond to in code, and the next best statements; ``weak``: it explains little
+Label = TypedDict("Label", {
+    "text": str, "score": float, "measure": str, "weak": bool, "others": list[dict[str, Any]],
+})  # fmt: skip
+
+# What a node of a circuit does in its task: where it differs and by how much, its role in the flow, the AUC; no score
+# where it has one value everywhere
+TaskLabel = TypedDict("TaskLabel", {"text": str, "role": str, "score": float | None, "measure": str, "weak": bool})
 
 # explanations/<model>.json; tokens are indices into the texts in ``tokens``
 Explanation = TypedDict("Explanation", {

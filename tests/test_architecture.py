@@ -18,7 +18,7 @@ PAGES = sorted(path for kind in ("js", "css", "j2") for path in (ROOT / "pipelin
 LIBRARY = [path for path in SOURCES if path.is_relative_to(ROOT / "pipeline")]
 
 STAGES = {"pretrain", "prune", "ablate", "validate", "explain", "report"}
-BASE = {"ablation", "config", "refusal", "rows", "shape", "sites", "artifacts", "seeds", "stats"}
+BASE = {"ablation", "config", "refusal", "rows", "shape", "sites", "artifacts", "seeds", "stats", "whitespace"}
 MODEL = BASE | {"kernels", "data", "model"}
 CIRCUIT = MODEL | {"circuit"}
 # part → the parts of pipeline that it may import besides itself

@@ -89,6 +89,11 @@ class Counts:
         sums = torch.zeros(n_tokens, y.shape[1]).index_add_(0, tokens[there], y[there])
         return cls(n, sums.double())
 
+    def deviations(self, of: Moments, least: int) -> Float[Tensor, "token node"]:
+        """Each node's mean at a token, less its mean; 0 for a token that is seen fewer than ``least`` times."""
+        away = self.y / self.n.clamp(min=1)[:, None] - of.y / of.n
+        return torch.where((self.n >= least)[:, None], away, 0)
+
     def moments(self, chosen: Bool[Tensor, "token node"], of: Moments) -> Moments:
         """Moments of one column a node: whether the token is among the chosen."""
         n = chosen.double().T @ self.n

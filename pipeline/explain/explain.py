@@ -27,6 +27,7 @@ from pipeline.explain.labels import Labeller
 from pipeline.explain.places import Places
 from pipeline.explain.prompts import PromptRuns, node_runs, prompts
 from pipeline.explain.rounding import rounded
+from pipeline.explain.task_nodes import task_labels
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
 from pipeline.rows import Explanation
@@ -44,20 +45,24 @@ def explain_circuit(
     ``model_loss``: of the whole model, with nothing ablated, on the pairs of ``ablated_loss``. ``nodes``: name →
     ``model`` and ``circuit`` (values token by token, a list a prompt), ``removed_loss`` (of the circuit without the
     node, on the certificate's pairs; None without a certificate) and ``ablated_loss`` (of the whole model with only
-    this node ablated, on the first ``ablated_pairs``), in nats; of the ``most_nodes`` of largest effect only. Raises
-    WrongModelError, CompiledModelError.
+    this node ablated, on the first ``ablated_pairs``), in nats; ``task_label``, from all pairs
+    (``pipeline.explain.task_nodes``); of the ``most_nodes`` of largest effect only. Raises WrongModelError,
+    CompiledModelError.
     """
     runs = PromptRuns.of(model, circuit, batch.first(config.pairs))
     few = batch.first(config.ablated_pairs)
     removed, ablated = circuit.removal_losses, ablated_losses(model, circuit, few)
     effects = removed or ablated  # of a circuit without a certificate, on the model
+    shown = sorted(circuit.node_names, key=lambda name: -effects[name])[: config.most_nodes]
+    labels = task_labels(model, circuit, batch, tokenizer, shown) if shown else {}
     nodes = {
         name: node_runs(runs, *split_node_name(name))
         | {
+            "task_label": labels[name],
             "removed_loss": rounded(removed[name]) if name in removed else None,
             "ablated_loss": rounded(ablated[name]),
         }
-        for name in sorted(circuit.node_names, key=lambda name: -effects[name])[: config.most_nodes]
+        for name in shown
     }
     answers = {token: tokenizer.decode([token]) for token in runs.batch.answers.flatten().tolist()}
     return {

@@ -23,8 +23,11 @@ from pipeline.explain.rounding import rounded
 from pipeline.explain.syntax import SYNTAX
 from pipeline.rows import Label
 from pipeline.seeds import seed_of
+from pipeline.whitespace import all_visible
 
 MEASURE = "R² on documents that it was not chosen on"
+WEAK_R2 = 0.3  # below which a label explains little, and has to look so
+STANDS_OUT = 1.5  # times the next token's deviation, from which a token is named alone
 AT_ONCE = 64  # nodes
 LAGS = {0: "at", 1: "after", 2: "two tokens after"}
 LEAST_SEEN = 8  # times that a token is in the half of the choice, for a set to name it
@@ -90,8 +93,8 @@ class Labeller:
         self.plain = [i for i, name in enumerate(facts.mark_names) if name not in SYNTAX]
 
     def __call__(self, values: Float[Tensor, "place node"]) -> list[Label | None]:
-        """A label for each node: ``text``, ``score``, ``measure``, ``others`` (the next best); None where there is
-        none to give."""
+        """A label for each node: ``text``, ``score``, ``measure``, ``weak``, ``others`` (the next best); None
+        where there is none to give."""
         return [label for some in values.split(AT_ONCE, dim=1) for label in self._labels(some)]
 
     def _labels(self, values: Float[Tensor, "place node"]) -> Iterator[Label | None]:
@@ -141,33 +144,38 @@ class Labeller:
         of = [Moments.of(half.marks[:, :0], half.values) for half in halves]
         for lag in LAGS:
             counts = [Counts.of(half.tokens[lag], half.values, n_tokens) for half in halves]
-            pull = counts[0].y - counts[0].n[:, None] * of[0].y / of[0].n  # how each token moves a node in sum
+            away = counts[0].deviations(of[0], LEAST_SEEN)
             for tokens in best_sets(counts[0], of[0], least=LEAST_SEEN, most=MOST_TOKENS):
                 fit = Fit.of(*(count.moments(tokens, m) for count, m in zip(counts, of, strict=True))).own
-                names = [self._set_name(lag, tokens[:, node], pull[:, node]) for node in range(pull.shape[1])]
+                names = [self._set_name(lag, tokens[:, node], away[:, node]) for node in range(away.shape[1])]
                 sets.append(TokenSets(lag, tokens, fit, names))
             table = Table.of(counts[0], of[0], LEAST_SEEN)
             chosen, score = (table.explained(*one, of[0].y / of[0].n) for one in zip(counts, of, strict=True))
-            adjusted = zip(table.adjusted(chosen, of[0].n).tolist(), score.tolist(), pull.T, strict=True)
-            tables.append([Statement(self._table_text(lag, p), fitted, tested, 3) for fitted, tested, p in adjusted])
+            adjusted = zip(table.adjusted(chosen, of[0].n).tolist(), score.tolist(), away.T, strict=True)
+            tables.append([Statement(self._table_text(lag, d), fitted, tested, 3) for fitted, tested, d in adjusted])
         return sets, tables
 
-    def _set_name(self, lag: int, tokens: Bool[Tensor, " token"], pull: Float[Tensor, " token"]) -> str:
-        """``at '(' or '['``, the tokens that move the node most first; "" for no tokens."""
+    def _set_name(self, lag: int, tokens: Bool[Tensor, " token"], away: Float[Tensor, " token"]) -> str:
+        """``at `(` or `[```, the tokens at which the node is farthest from its mean first; "" for no tokens."""
         members = tokens.nonzero().flatten()
-        ordered = members[pull[members].abs().argsort(descending=True)].tolist()
+        ordered = members[away[members].abs().argsort(descending=True)].tolist()
         shown, n_more = self._names(ordered[:NAMED]), len(ordered) - NAMED
         if n_more > 0:
             shown.append(f"{n_more} other token{'s' if n_more > 1 else ''}")
         return f"{LAGS[lag]} {' or '.join([', '.join(shown[:-1]), shown[-1]] if shown[1:] else shown)}" if shown else ""
 
-    def _table_text(self, lag: int, pull: Float[Tensor, " token"]) -> str:
-        order = pull.argsort(descending=True).tolist()
+    def _table_text(self, lag: int, away: Float[Tensor, " token"]) -> str:
+        """The tokens at which a node is farthest above and below its mean; one that stands out alone says so."""
+        order = away.abs().argsort(descending=True).tolist()
+        if float(away[order[0]].abs()) >= STANDS_OUT * float(away[order[1]].abs()):
+            (first,) = self._names(order[:1])
+            return f"by {WHICH[lag]} token: {direction(away[order[0]])} for {first} far more than for any other"
+        order = away.argsort(descending=True).tolist()
         high, low = (", ".join(self._names(some)) for some in (order[:NAMED], order[: -NAMED - 1 : -1]))
         return f"by {WHICH[lag]} token: high for {high}; low for {low}"
 
     def _names(self, tokens: Sequence[int]) -> list[str]:
-        return [repr(self.places.tokenizer.decode([token])) for token in tokens]
+        return [f"`{all_visible(self.places.tokenizer.decode([token]))}`" for token in tokens]
 
     def _pair(self, halves: Halves, node: int, marks: Sequence[str], sets: Sequence[TokenSets]) -> Statement:
         """The best two marks together, a set of tokens counting as one."""
@@ -205,6 +213,7 @@ class Labeller:
             "text": best.text,
             "score": rounded(best.score),
             "measure": MEASURE,
+            "weak": best.score < WEAK_R2,
             "others": [{"text": s.text, "score": rounded(s.score)} for s in others[: self.config.others]],
         }
 

@@ -204,8 +204,6 @@ class Session(LoadedModel):
         circuit = self.circuit(name)
         task = self.tasks.get(name)
         batch = task.batch("test") if isinstance(task, LoadedTask) else None
-        explained = {} if self.explanation is None else self.explanation["nodes"]
-        labels = {node: explained[node]["label"] for node in circuit.node_names if node in explained}
         return {
             "name": name,
             "about": f"{circuit.n_nodes:,} nodes, {circuit.n_edges:,} edges",
@@ -213,12 +211,25 @@ class Session(LoadedModel):
             "calibration": [rounded(x) for x in circuit.calibration],
             "nodes": circuit.node_names,
             "ablated_to": [rounded(x) for x in by_node(circuit, circuit.constant_ablation.first).tolist()],
-            "labels": {node: label["text"] for node, label in labels.items() if label},
+            "labels": self._labels(name),
             "edges": circuit.edge_names,
             "weights": [rounded(x) for x in weights_of(circuit, self.model)],
             "drawing": None if batch is None else picture_of(circuit, self.model, batch, token_texts(self.tokenizer)),
             **self._examples(task),
         }
+
+    def _labels(self, name: str) -> dict[str, str]:
+        """Node of a circuit → what it does in the task, then in code at large; where the stage explain found either."""
+        if self.explanation is None:
+            return {}
+        of_task = self.explanation["circuits"].get(name, {"nodes": {}})["nodes"]
+        found = dict[str, str]()
+        for node in self.circuit(name).node_names:
+            both = [of_task.get(node, {}).get("task_label"), self.explanation["nodes"].get(node, {}).get("label")]
+            texts = [("weak: " if label.get("weak") else "") + label["text"] for label in both if label]
+            if texts:
+                found[node] = " · in code at large: ".join(texts)
+        return found
 
     def _examples(self, task: LoadedTask | TaskError | None) -> dict[str, Any]:
         """The first ``pairs`` of prompts and answer tokens (side a's first); the task's own two ``answers`` where all

@@ -13,8 +13,9 @@ from typing import Any
 
 from pipeline.report.bundle import node_names
 from pipeline.report.picture import Picture
-from pipeline.report.templating import render, visible
+from pipeline.report.templating import render
 from pipeline.sites import Site, split_site_key
+from pipeline.whitespace import all_visible
 
 LEVELS = 4  # strengths that are told apart
 TURNS = 12  # of each strength: how often the two signs take turns in lying above
@@ -109,7 +110,7 @@ def _links(picture: Picture) -> Iterator[str]:
 
 def _written(picture: Picture, tokens: Sequence[Sequence[Any]]) -> str:
     """As many of the tokens as have room, at least one."""
-    texts = [visible(picture["tokens"][token]).replace(" ", "␣") for token, _ in tokens]
+    texts = [all_visible(picture["tokens"][token]) for token, _ in tokens]
     while len(texts) > 1 and len(" · ".join(texts)) > END_CHARS:
         texts.pop()
     return " · ".join(texts)
@@ -136,7 +137,7 @@ def _outputs(picture: Picture, roomy: bool) -> dict[str, Any] | None:
         line = {"sign": "", "level": 0, "d": "".join(f"M{x} {y}V{top + 6}" for _, x, y, _ in outputs["ends"])}
         return {"answers": None, "lines": [line], "texts": texts if roomy else []}
     middle = picture["width"] // 2
-    answers = [visible(picture["tokens"][token]) for token in outputs["answers"]]
+    answers = [all_visible(picture["tokens"][token]) for token in outputs["answers"]]
     lines = list(_readout_lines(outputs["ends"], top, middle))
     return {"answers": answers, "x": middle, "y": ANSWER_Y, "lines": lines, "texts": []}
 

@@ -10,6 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from pipeline.whitespace import all_visible
+
 
 def nats(value: float | None) -> str:
     """``0.087``; an en dash where there is nothing."""
@@ -38,11 +40,6 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def visible(text: str) -> str:
-    """Code with its line ends and other control characters written out."""
-    return text.replace("\r", "␍").replace("\t", "⇥").replace("\n", "⏎")
-
-
 def breakable(name: str) -> Markup:
     """HTML of a name that may be broken after its underscores."""
     return Markup("_<wbr>").join(name.split("_"))
@@ -65,7 +62,7 @@ def _environment(package: str) -> Environment:
     environment = Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    filters = (nats, count, ratio, percent, words, visible, code, breakable, script_json)
+    filters = (nats, count, ratio, percent, words, all_visible, code, breakable, script_json)
     environment.filters |= {each.__name__: each for each in filters}
     return environment
 

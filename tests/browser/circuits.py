@@ -53,7 +53,7 @@ def explanation() -> dict[str, Any]:
     ]  # fmt: skip
     values = {
         name: {"model": [[n, 0, 0], [n, 0, 0]], "circuit": [[n, 0, 0], [-n, 0, 0]], "removed_loss": 0.5,
-               "ablated_loss": 0.75}
+               "ablated_loss": 0.75, "task_label": in_task(name)}
         for n, name in enumerate(NAMES, start=1)
     }  # fmt: skip
     pattern = [[0.75], [0.5, 0.25], [0.25, 0.25, 0.125]]
@@ -68,10 +68,23 @@ def explanation() -> dict[str, Any]:
     }
 
 
+def in_task(name: str) -> dict[str, Any]:
+    """What a node does in the task; weak for every other one."""
+    weak = NAMES.index(name) % 2 == 1
+    text = f"{NAMES.index(name)} at `␣<i>`, 0 at `⏎`"
+    return {"text": text, "role": "embeds", "score": 0.625 if weak else 1, "measure": "AUC", "weak": weak}
+
+
 def over_code(name: str) -> dict[str, Any]:
     """A node's entry: label, histogram, contexts."""
     top, bottom = ({"tokens": [0, 1, 2], "values": [0.0, value, 1.0], "at": 1} for value in (8.5, -4.5))
-    label = {"text": f"high at <{name}>", "score": 0.875, "measure": "R²", "others": [{"text": "depth", "score": 0.5}]}
+    label = {
+        "text": f"high at <{name}>",
+        "score": 0.875,
+        "measure": "R²",
+        "weak": False,
+        "others": [{"text": "depth", "score": 0.5}],
+    }
     return {
         "mean": 0.125, "std": 1.0, "density": 0.25, "least": -4.5, "most": 8.5, "label": label,
         "histogram": {"low": -4.5, "high": 8.5, "counts": [5, 0, 40]}, "top": [top], "bottom": [bottom], "random": [],

@@ -12,7 +12,7 @@ import pytest
 from pipeline.model.transformer import Transformer
 from pipeline.report.page import build_circuit_page
 from tests.browser.chromium import Page, wait_until
-from tests.browser.circuits import NAMES, invented
+from tests.browser.circuits import NAMES, in_task, invented
 
 SOON = "new Promise(go => requestAnimationFrame(() => requestAnimationFrame(go)))"
 TOLD = "document.querySelector('.cd-tip:not([hidden])')?.textContent ?? ''"
@@ -96,10 +96,23 @@ def test_a_click_on_a_node_fills_the_panel_with_what_the_bundle_says(circuit):
     circuit.click(node("0.attn_k.6"))
     panel = text(circuit, ".cp-panel")
     assert "Layer 0, head 1, key channel 2" in panel and "0.attn_k.6" in panel
-    assert "high at <0.attn_k.6>" in panel and "hypothesis" in panel and "0.875" in panel
+    assert panel.index(in_task("0.attn_k.6")["text"]) < panel.index("high at <0.attn_k.6>") and "0.875" in panel
     losses = [line.split()[-2:] for line in each(circuit, ".cn-effect tbody tr")]
     assert losses == [["0.25", "0.6"], ["0.0625", "0.75"]]
     assert circuit.evaluate("document.querySelector('.cd-node.pinned').dataset.name") == "0.attn_k.6"
+
+
+def test_the_label_in_the_task_is_first_everywhere_and_a_weak_one_looks_and_says_so(circuit):
+    for name in NAMES[:2]:
+        label = in_task(name)
+        circuit.click(node(name))
+        first = text(circuit, ".cn-label")
+        assert label["text"] in first and label["role"] in first
+        assert ("weak" in first) == label["weak"]
+        assert circuit.evaluate("document.querySelector('.cn-label').matches('.weak')") == label["weak"]
+        circuit.click(".cp-close")
+    listed = each(circuit, ".cp-nodes .cs-label", "e.innerText")
+    assert sorted(line.startswith("weak: ") for line in listed) == sorted(in_task(name)["weak"] for name in NAMES)
 
 
 def test_values_over_prompts_are_the_circuits_then_the_models_and_blue_above_orange_below(circuit):

@@ -31,6 +31,16 @@ def snippet(rng: random.Random) -> str:
     return "\n".join([f"def {a}({b}, {c}):", *rng.choices(lines, k=4), f"    return {c}", ""])
 
 
+class Letters(Tokenizer):
+    """A tokenizer of the planted models' tokens, which have no texts."""
+
+    def __init__(self):
+        pass
+
+    def decode(self, ids):
+        return "".join(f"<{token}>" for token in ids)
+
+
 @pytest.fixture(scope="session")
 def documents() -> list[str]:
     rng = random.Random(0)

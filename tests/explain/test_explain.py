@@ -11,7 +11,6 @@ from pipeline.circuit import Circuit
 from pipeline.circuit.heads import attention_patterns, kept_heads
 from pipeline.circuit.masked import Masked
 from pipeline.data.pairs import answer_logits
-from pipeline.data.tokenizer import Tokenizer
 from pipeline.explain import assembled, explain_circuit, explain_nodes
 from pipeline.explain.distribution import extremes, node_values, of_node
 from pipeline.explain.effects import ablated_losses
@@ -21,6 +20,7 @@ from pipeline.model.initial import new_model
 from pipeline.model.record import record
 from pipeline.model.scoring import mean_loss, score
 from pipeline.planted import Algorithm, plant
+from tests.explain.conftest import Letters
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +40,6 @@ def circuit(planted):
 @pytest.fixture(scope="module")
 def batch(planted):
     return planted.batch("test", 6)
-
-
-class Letters(Tokenizer):
-    """A tokenizer of the planted models' tokens, which have no texts."""
-
-    def __init__(self):
-        pass
-
-    def decode(self, ids):
-        return "".join(f"<{token}>" for token in ids)
 
 
 @pytest.fixture(scope="module")

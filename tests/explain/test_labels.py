@@ -70,13 +70,21 @@ def test_two_marks_together_are_said_only_where_both_are_needed(labeller, mark, 
 def test_a_token_before_is_named(labeller, places, tokenizer):
     (token,) = tokenizer.encode(" return")
     after = (places.previous(1) == token).flatten().float()
-    assert label_of(labeller, after + 0.1 * noise(places))["text"] == "high after ' return'"
+    assert label_of(labeller, after + 0.1 * noise(places))["text"] == "high after `␣return`"
 
 
 def test_a_node_that_is_a_table_of_tokens_is_said_to_be_one(labeller, places):
     table = torch.randn(places.tokenizer.vocab_size, generator=torch.Generator().manual_seed(1))
     found = label_of(labeller, table[places.tokens.flatten()])
     assert found["text"].startswith("by the token: high for ") and found["score"] > 0.9
+
+
+def test_a_node_that_embeds_one_token_names_that_token_however_rare_it_is(labeller, places, tokenizer):
+    table = 0.3 * torch.randn(places.tokenizer.vocab_size, generator=torch.Generator().manual_seed(1))
+    (rare,) = tokenizer.encode(" #")
+    table[rare] = 3
+    found = label_of(labeller, table[places.tokens.flatten()])
+    assert "high for `␣#` far more than for any other" in found["text"] or found["text"] == "high at `␣#`"
 
 
 def test_no_document_is_in_both_halves(labeller, places):

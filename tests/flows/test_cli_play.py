@@ -85,8 +85,11 @@ def test_labels_of_the_stage_explain_are_shown_where_they_are_of_this_checkpoint
     described = json.loads((study / "found/circuit.json").read_text(encoding="utf-8"))
     key, indices = next(iter(described["nodes"].items()))
     node, path = f"{key}.{indices[0]}", study / "explanations/tiny.json"
-    for model_hash, labels in ((described["about"]["model_hash"], {node: "quotes"}), ("another", {})):
-        write_json(path, {"model_hash": model_hash, "nodes": {node: {"label": {"text": "quotes"}}}})
+    in_code = {node: {"label": {"text": "quotes", "weak": True}}}
+    in_task = {"closing": {"nodes": {node: {"task_label": {"text": "2 at `'`, 0 at `␣`", "weak": False}}}}}
+    said = {node: "2 at `'`, 0 at `␣` · in code at large: weak: quotes"}
+    for model_hash, labels in ((described["about"]["model_hash"], said), ("another", {})):
+        write_json(path, {"model_hash": model_hash, "nodes": in_code, "circuits": in_task})
         try:
             _, _, _, _, [(_, client)] = played("models/tiny", "--circuit", "found", "--port", 0)
         finally:

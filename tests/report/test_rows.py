@@ -23,6 +23,7 @@ from pipeline.rows import (
     OfModel,
     PruneRow,
     Summary,
+    TaskLabel,
     TrialRow,
     ValidationRow,
 )
@@ -56,6 +57,9 @@ def test_a_section_of_validation_has_checks_and_a_node_a_label(kind: str) -> Non
     assert len(checks) > 20 and wrong(checks, list[Check]) == []
     labels = [node["label"] for node in FIXTURE[kind]["explanation"]["nodes"].values()]
     assert labels and wrong(labels, list[Label | None]) == []
+    circuits = FIXTURE[kind]["explanation"]["circuits"].values()
+    in_task = [node["task_label"] for circuit in circuits for node in circuit["nodes"].values()]
+    assert in_task and wrong(in_task, list[TaskLabel]) == []
 
 
 def summary_of(fixture: dict[str, Any]) -> Summary:

@@ -189,7 +189,7 @@
 
   function label(name) {
     const text = state.circuit.labels[name];
-    return text ? [make("span", { className: "label", title: "a hypothesis, made by rule" }, `hypothesis: ${text}`)] : [];
+    return text ? [make("span", { className: "label", title: "found by rule" }, text)] : [];
   }
 
   // Rows are made anew after each answer: what had the focus has it again.

@@ -24,8 +24,11 @@ const CircuitPage = (() => {
     mounted.set(element, { page, show });
     show(node);
 
+    // The label in the task, before explanations had one that in code at large; a weak one says so.
     function labelOf(n) {
-      return bundle.explanation?.nodes[n]?.label?.text ?? "";
+      const found = bundle.explanation?.nodes[n], label = found?.task_label ?? found?.label;
+      if (!label) return "";
+      return (label.weak ? "weak: " : "") + label.text + (label.role ? ` · ${label.role}` : "");
     }
 
     // A node was chosen on this page: it is drawn, described, and written into the address.
@@ -68,10 +71,10 @@ const CircuitPage = (() => {
     return make("div", { class: "cn" }, make("h3", {}, "Its nodes", losses ? ", the most needed first" : ""),
       make("p", { class: "dim" }, "Choose one here or in the drawing. ",
         losses ? `Without any one of them the circuit’s loss of ${number(whole)} grows to what stands at its right. ` : "",
-        bundle.explanation ? "What they respond to is a hypothesis, made by rule." : "There is no explanation of this model’s nodes: the stage explain has not run."),
+        bundle.explanation ? "What each does in the task is found by rule, from all test pairs." : "There is no explanation of this model’s nodes: the stage explain has not run."),
       make("div", { class: "cn-scroll" }, make("table", { class: "cp-nodes" }, make("tbody", {}, order.map(n => make("tr", {},
         make("td", {}, make("button", { type: "button", class: "cc-link", title: nodes[n].spoken, onclick: () => page.select(nodes[n].name) }, nodes[n].name),
-          make("span", { class: "dim cs-label" }, page.labelOf(n))),
+          make("span", { class: `dim cs-label${page.labelOf(n).startsWith("weak") ? " weak" : ""}` }, page.labelOf(n))),
         losses ? make("td", { class: "num" }, number(losses[n])) : null))))));
   }
 

@@ -10,15 +10,25 @@ const CircuitNode = (() => {
     const found = bundle.explanation?.nodes[n] ?? null;
     return make("div", { class: "cn", "data-node": node.name },
       make("h3", {}, node.spoken.charAt(0).toUpperCase() + node.spoken.slice(1), " ", make("code", {}, node.name)),
-      found ? label(found.label) : null, facts(page, n, found), effect(page, n, found),
+      found?.task_label ? taskLabel(found.task_label) : null, found ? label(found.label) : null, facts(page, n, found), effect(page, n, found),
       found ? overPrompts(page, n, found) : null, found ? overCode(page, n, found) : null, edges(page, n));
   }
 
+  // What it does in the task, the line that counts; a weak one is grey and says so.
+  function taskLabel(found) {
+    const score = found.score === null ? found.measure : `${number(found.score)} ${found.measure}`;
+    return make("div", { class: found.weak ? "cn-label cn-task weak" : "cn-label cn-task" },
+      make("p", {}, tag("in this task", found.weak), " ", make("b", {}, found.text), make("span", { class: "dim" }, ` ${score}`)),
+      make("p", { class: "cn-role" }, tag("its role", false), " ", found.role));
+  }
+
+  const tag = (text, weak) => make("span", { class: "cc-tag" }, weak ? `${text}, weak` : text);
+
   function label(found) {
-    if (!found) return make("p", { class: "dim" }, "No rule describes what it responds to.");
+    if (!found) return make("p", { class: "dim" }, "In code at large: no rule describes what it responds to.");
     const others = found.others ?? [];
-    return make("div", { class: "cn-label" },
-      make("p", {}, make("span", { class: "cc-tag" }, "hypothesis"), " ", make("b", {}, found.text),
+    return make("div", { class: found.weak ? "cn-label cn-large weak" : "cn-label cn-large" },
+      make("p", {}, tag("in code at large, a hypothesis", found.weak), " ", found.text,
         make("span", { class: "dim" }, ` ${number(found.score)} ${found.measure ?? ""}`)),
       others.length ? make("details", { class: "cn-others" }, make("summary", {}, "other descriptions that fit"),
         make("ul", {}, others.map(other => make("li", {}, other.text, make("span", { class: "dim" }, ` ${number(other.score)}`))))) : null);

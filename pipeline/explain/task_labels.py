@@ -1,0 +1,121 @@
+"""What each node of a circuit does in its task, by rule: where the sides of a pair differ at it, or where it is high.
+
+A statement is chosen on one half of the pairs and scored on the other, by the area under the curve (AUC). *Of sides*:
+the share of pairs of one prompt of side a and one of side b that the node's value at a place tells apart. *Of a place*:
+the share of pairs of one position there and one elsewhere. Among the places that tell clearly, that one is named at
+which the difference moves the answer most; the sides come first, where that does not lose much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.explain.task_places import END, TaskPlace, TaskPlaces
+from pipeline.explain.task_scores import Contrast, Half
+from pipeline.explain.task_values import TaskValues
+
+CLEAR = 0.9  # AUC from which a statement says what a node does
+STEADY = 0.1  # of a node's mean: a standard deviation below which it has one value, unless it tells the sides apart
+LEAST_PROMPTS = 8  # of each side of each half, that have a place for it to be tried
+LEAST_SEEN = 8  # positions of the half of the choice that have a token for a statement to name it
+MOST_TOKENS = 3  # of a set
+# How much more a statement counts than one of a place: the sides are the task; the end is where the answer is given
+PREFER_SIDES, PREFER_END, LESS_EACH_TOKEN = 2.0, 1.5, 0.8
+
+
+@dataclass(frozen=True)
+class TaskStatement:
+    """A description of a node: AUC on the half of its choice, AUC and the means of both groups on the other.
+
+    ``of_sides``: the groups are sides a and b at the place; else they are the place and all other positions.
+    """
+
+    place: TaskPlace
+    of_sides: bool
+    chosen: float
+    moves: float
+    score: float
+    means: tuple[float, float]
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """The larger, the rather it is the label."""
+        clear = self.chosen >= CLEAR
+        return clear, self._preference * self.moves * (2 * self.chosen - 1) if clear else self.chosen
+
+    @property
+    def _preference(self) -> float:
+        if self.of_sides:
+            return PREFER_SIDES * (PREFER_END if self.place.name == END else 1.0)
+        return LESS_EACH_TOKEN ** len(self.place.tokens)
+
+
+class TaskStatements:
+    """Describes the nodes of one circuit by their values on pairs: ``statements(name)``, the best of all or None for a
+    node that has one value only."""
+
+    def __init__(self, values: TaskValues, text: Callable[[int], str]) -> None:
+        self.values, self.places = values, TaskPlaces(values.batch, text)
+        pair = torch.arange(len(values.batch.last)) // 2
+        self.choice, self.test = (Half(self.places, (pair % 2 == half).nonzero().flatten()) for half in (0, 1))
+        self.n_tokens = int(values.batch.tokens.max()) + 1
+
+    def __call__(self, name: str) -> TaskStatement | None:
+        values, slopes = self.values.nodes[name], self.values.slopes[name]
+        found = (*self._of_sides(values, slopes), *self._of_places(values, slopes))
+        best = max(found, key=lambda each: each.rank)
+        real = values[self.places.there]
+        steady = float(real.std()) <= STEADY * abs(float(real.mean()))
+        return None if steady and not (best.of_sides and best.chosen >= CLEAR) else best
+
+    def _of_sides(self, values: Tensor, slopes: Tensor) -> Iterator[TaskStatement]:
+        choice, test = (half.of_sides(values, slopes, LEAST_PROMPTS) for half in (self.choice, self.test))
+        return statements(self.places.named, True, choice, test)
+
+    def _of_places(self, values: Tensor, slopes: Tensor) -> Iterator[TaskStatement]:
+        halves = self.choice, self.test
+        columns = [half.columns(values, slopes) for half in halves]
+        whole = [column.sum(0) for column in columns]
+        fixed = [half.against_elsewhere(half.members @ c, w) for half, c, w in zip(halves, columns, whole, strict=True)]
+        yield from statements(self.choice.fixed, False, *fixed)
+        for follows in (False, True):
+            sums = [half.by_token(c, follows, self.n_tokens) for half, c in zip(halves, columns, strict=True)]
+            sets = list(extreme_tokens(sums[0]))
+            if not sets:  # no token is seen often enough
+                continue
+            of_sets = [torch.stack([part[list(tokens)].sum(0) for tokens in sets]) for part in sums]
+            found = [half.against_elsewhere(s, w) for half, s, w in zip(halves, of_sets, whole, strict=True)]
+            places = [self.places.of_tokens(tokens, follows) for tokens in sets]
+            yield from statements(places, False, *found)
+
+
+def statements(
+    places: Sequence[TaskPlace], of_sides: bool, choice: Contrast, test: Contrast
+) -> Iterator[TaskStatement]:
+    """A statement for each place, its score in the direction of the half of the choice."""
+    columns = (choice.auc, choice.moves, test.auc, test.mean, test.other)
+    for place, row in zip(places, torch.stack([column.double() for column in columns], dim=1).tolist(), strict=True):
+        chosen, moves, score, mean, other = row
+        up = chosen >= 0.5
+        yield TaskStatement(
+            place, of_sides, chosen if up else 1 - chosen, moves, score if up else 1 - score, (mean, other)
+        )
+
+
+def extreme_tokens(sums: Float[Tensor, "token column"]) -> Iterator[tuple[int, ...]]:
+    """Sets of the one to ``MOST_TOKENS`` tokens at which a node moves the answer most by being high, or by being low.
+
+    ``sums``: those of ``Half.columns`` by token.
+    """
+    n, _, values, steep = sums.T
+    mean = values.sum() / n.sum()
+    pull = torch.where(n >= LEAST_SEEN, (values / n.clamp(min=1) - mean) * steep, 0)
+    for way in (pull, -pull):
+        order = way.argsort(descending=True)[:MOST_TOKENS]
+        best = [token for token in order.tolist() if way[token] > 0]
+        yield from (tuple(best[:size]) for size in range(1, len(best) + 1))
