@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.circuit import Circuit
+from pipeline.circuit.heads import attention_patterns
 from pipeline.circuit.masked import Masked
 from pipeline.config import load_params
 from pipeline.data.tokenizer import Tokenizer
@@ -21,6 +22,7 @@ from pipeline.model.transformer import Transformer
 from pipeline.play.changes import Act, PartChange
 from pipeline.play.load import load_session
 from pipeline.play.session import Session
+from pipeline.play.switches import Switches
 from pipeline.report.packed_model import pack_model
 from pipeline.report.page import WEB, engine
 from tests.browser.chromium import Page
@@ -162,6 +164,21 @@ def test_the_engine_answers_what_the_server_answers(engined: Page, session: Sess
     off = body | {"off_nodes": ["1.mlp_out.7"], "off_edges": ["0.attn_in.4->0.attn_v.5"], "at": 3, "effects": True}
     same(asked_of(engined, **off), session.run(**off))
     same(asked_of(engined, text="f(<q"), session.run("f(<q"))
+
+
+def test_a_text_that_grows_or_is_edited_is_answered_as_one_typed_at_once(engined: Page, session: Session) -> None:
+    """What an earlier text began with is not computed again."""
+    for text in ("f", "f(", "f(<", "f(<q", "f[<q", "f[", "f[<q)", "f[<q)"):
+        body = {"text": text, "circuit": "closing", "answers": [62, 125], "node": "1.mlp_out.7"}
+        same(asked_of(engined, **body), session.run(**body))
+    rows = f"session.patterns(circuit, {json.dumps(body)})[0]"
+    found = engined.evaluate(f"[0, 1, 2, 3, 4, 5].map(query => {rows}.weight(1, query, 1))")
+    with torch.no_grad():
+        changes = Switches.of(session.circuit("closing")).changes(session.model, alone=True)
+        values = record(session.model, torch.tensor([session.encode("f[<q)")[0]]), **changes)[1]
+    sink = session.model.transformer["h"][0].attn.sink_logit
+    patterns = attention_patterns(values["0.attn_q"], values["0.attn_k"], sink, session.model.config.n_head)
+    assert found == pytest.approx(patterns[0, 1, :, 1 + (sink is not None)].tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("inside", ["circuit", "model"])

@@ -9,11 +9,18 @@ from typing import Any
 
 import pytest
 
+from pipeline.artifacts import Workspace
+from pipeline.circuit import Circuit
+from pipeline.config import Params
+from pipeline.model.checkpoint import save_means
 from pipeline.play.alone import page_alone
 from pipeline.play.changes import Act, PartChange
 from pipeline.play.session import Session
+from pipeline.report.bundle import token_texts
+from pipeline.report.write import write_report
 from tests.browser.chromium import Page
-from tests.play.playing import make_circuit, make_model, make_session
+from tests.play.playing import TOKENIZER, make_circuit, make_model, make_session
+from tests.report.conftest import FakeTasks, write_model
 
 NODE, EDGE = "1.mlp_out.7", "0.attn_v.5->0.attn_out.7"
 READY = "document.querySelectorAll('.ct-row').length > 8"
@@ -133,3 +140,31 @@ def test_an_empty_prompt_is_said_and_a_phone_needs_no_scrolling_sideways(trying)
     trying.wait_for("document.querySelector('.ct [role=status]').textContent.includes('the text is empty')")
     trying.viewport(360, 800, mobile=True)
     assert trying.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@pytest.fixture(scope="module")
+def index(session: Session, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A study of one model under two names: only of the sparse one has the page the weights."""
+    study = Workspace(tmp_path_factory.mktemp("index"))
+    for name, kind in (("sparse_t", "sparse"), ("dense_t", "dense")):
+        write_model(study.root, session.model, name, kind, 3.0, {"quotes": (0.05, 0.4)})
+        save_means(dict(session.means), study.model(name))
+    write_report(
+        study, ["sparse_t", "dense_t"],
+        task_set=FakeTasks(), texts=token_texts(TOKENIZER), tokenizer=TOKENIZER, statistics={"bigram_loss_nats": 3.75},
+        params=params, margin=0.03, provenance={"git": None}, folder=study.results,
+    )  # fmt: skip
+    return study
+
+
+def test_the_studys_page_runs_its_sparse_models_on_the_page_of_any_of_their_circuits(page, index, session):
+    circuit = Circuit.load(index.circuits("sparse_t") / "quotes")
+    alone = make_session(session.model, circuit)
+    page.goto(f"{(index.results / 'index.html').as_uri()}#/circuit/sparse_t/quotes?text=f%28%3Cq&in=model&at=2")
+    page.wait_for(READY, 60)
+    reply = alone.run("f(<q", "closing", at=2, answers=[1, 2])
+    assert bars(page, 0) == expected(reply, "model") and bars(page, 1) == expected(reply, "circuit")
+    assert page.evaluate("location.hash") == "#/circuit/sparse_t/quotes?text=f%28%3Cq&in=model&at=2"
+    page.goto(f"{(index.results / 'index.html').as_uri()}#/circuit/dense_t/quotes")
+    page.wait_for("document.querySelector('.cp')?.textContent.includes('sparse-circuits play models/dense_t')", 60)
+    assert page.errors == [] and page.requests == []

@@ -49,7 +49,7 @@ const App = (() => {
     const host = page.querySelector("[data-bundle]");
     if (!host) return;
     if (!Packed.has(host.dataset.bundle)) return void (host.textContent = host.dataset.missing);
-    if (host.dataset.mounted !== undefined && CircuitPage.select) return CircuitPage.select(host, node);
+    if (host.dataset.mounted !== undefined && CircuitPage.select) return CircuitPage.select(host, node, query);
     host.setAttribute("aria-busy", "true");
     try {
       const bundle = await bundleOf(host.dataset.bundle);

@@ -2,8 +2,8 @@
 // The page of one circuit, from its bundle alone: the drawing, the panel of the node that is chosen, a walk through one
 // pair of prompts, the attention of its heads, and prompts of one's own where the model is in the page.
 //
-// CircuitPage.mount(element, bundle, { node, query }), CircuitPage.select(element, node name or null),
-// CircuitPage.unmount(element); `query`: the part of the address behind the node, "?text=…"
+// CircuitPage.mount(element, bundle, { node, query }), CircuitPage.select(element, node name or null, query),
+// CircuitPage.unmount(element); `query`: the part of the address behind the node, "text=…"
 const CircuitPage = (() => {
   const { make, number, describe } = CircuitElements;
   const mounted = new WeakMap();
@@ -23,7 +23,7 @@ const CircuitPage = (() => {
     const attempt = tryOut(page, left, element.dataset.model);
     const attention = bundle.explanation && CircuitAttention.section(bundle);
     if (attention) element.append(attention);
-    mounted.set(element, { page, show });
+    mounted.set(element, { page, show, restore: query => attempt?.restore(query) });
     show(node);
     attempt?.restore(query);
 
@@ -96,8 +96,10 @@ const CircuitPage = (() => {
         losses ? make("td", { class: "num" }, number(losses[n])) : null))))));
   }
 
-  function select(element, node) {
-    mounted.get(element)?.show(node);
+  function select(element, node, query = "") {
+    const found = mounted.get(element);
+    found?.show(node);
+    if (found && query && `?${query}` !== found.page.query) found.restore(query);
   }
 
   function unmount(element) {

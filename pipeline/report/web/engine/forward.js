@@ -2,19 +2,21 @@
 // The forward pass of a packed model on one text (pipeline/model/transformer.py), in float64. Values are flat arrays, a
 // row of `width` numbers a token.
 //
-// EngineForward.run(model, tokens, changes or null) → { n, values: site key → [token · width], attention: a layer each,
-//   logits(token place) → [vocab] }
+// EngineForward.run(model, tokens, changes or null, past or null) → { n, values: site key → [token · width],
+//   attention: a layer each, stream: the residual stream at its end, logits(token place) → [vocab] }
 // `changes` (changes.js): site(key, values) changes what the rest of the model sees of a site; map(name, map, x,
 // attended) gives a linear map's output, or null for its own.
+// `past`: { run, n }, a run with the same first n tokens and changes that are the same at all tokens: only later tokens
+// are computed, and `attention` is of these alone.
 const EngineForward = (() => {
-  function run(model, tokens, changes = null) {
-    const n = tokens.length, { afrac, n_head: nHead, d_model: width } = model.shape;
-    const x = embedded(model, tokens), values = new Map(), attention = [];
+  function run(model, tokens, changes = null, past = null) {
+    const before = past?.n ?? 0, n = tokens.length - before, { afrac, n_head: nHead, d_model: width } = model.shape;
+    const x = embedded(model, tokens.slice(before), before), values = new Map(), attention = [];
     const site = (key, rows) => {
       const size = rows.length / n;
       for (let p = 0; p < n; p++) absTopK(rows, p * size, size, Math.floor(afrac * size));
       changes?.site(key, rows);
-      values.set(key, rows);
+      values.set(key, past ? joined(past.run.values.get(key), rows, before, tokens.length) : rows);
       return rows;
     };
     const mapped = (l, name, rows, attended) => {
@@ -26,20 +28,32 @@ const EngineForward = (() => {
       const [q, k, v] = thirds(mapped(l, "attn.c_attn", read, null), n);
       site(`${l}.attn_q`, q);
       site(`${l}.attn_k`, k);
-      const attended = EngineAttention.attend(q, k, site(`${l}.attn_v`, v), layer.sink, nHead, n);
+      site(`${l}.attn_v`, v);
+      const [keys, averaged] = ["attn_k", "attn_v"].map(name => values.get(`${l}.${name}`));
+      const attended = EngineAttention.attend(q, keys, averaged, layer.sink, nHead, n);
       attention.push(attended);
       add(x, site(`${l}.attn_out`, mapped(l, "attn.c_proj", attended.mixed, attended)));
       const neurons = mapped(l, "mlp.c_fc", site(`${l}.mlp_in`, normed(x, layer.norm2, model.eps)), null);
       for (let i = 0; i < neurons.length; i++) neurons[i] = engineGelu(neurons[i]);
       add(x, site(`${l}.mlp_out`, mapped(l, "mlp.c_proj", site(`${l}.mlp_neuron`, neurons), null)));
     });
-    const row = place => x.subarray(place * width, (place + 1) * width);
-    return { n, values, attention, logits: place => logits(model, tokens[place], row(place)) };
+    const stream = past ? joined(past.run.stream, x, before, tokens.length) : x;
+    const row = place => stream.subarray(place * width, (place + 1) * width);
+    return { n: tokens.length, values, attention, stream, logits: place => logits(model, tokens[place], row(place)) };
   }
 
-  function embedded({ embedding: { start, other, value }, positions, shape: { d_model: width } }, tokens) {
+  // The first rows of an earlier run, then later ones.
+  function joined(first, later, before, n) {
+    const rows = new Float64Array(later.length / (n - before) * n), from = rows.length - later.length;
+    rows.set(first.subarray(0, from));
+    rows.set(later, from);
+    return rows;
+  }
+
+  // `before`: the place of the first token.
+  function embedded({ embedding: { start, other, value }, positions, shape: { d_model: width } }, tokens, before) {
     const x = new Float64Array(tokens.length * width);
-    if (positions) x.set(positions.subarray(0, x.length));
+    if (positions) x.set(positions.subarray(before * width, before * width + x.length));
     tokens.forEach((token, p) => {
       for (let i = start[token]; i < start[token + 1]; i++) x[p * width + other[i]] += value[i];
     });

@@ -11,6 +11,7 @@ const EngineSession = (() => {
   function of(model) {
     const { tokenizer, shape } = model;
     const runs = new Map(); // what was run lately, the oldest first
+    const latest = new Map(); // circuit, or "" for the model → its last run without changes, and of which tokens
 
     function encode(text) {
       if (!text) throw new Error("the text is empty: type some code, or take one of the examples");
@@ -28,12 +29,26 @@ const EngineSession = (() => {
 
     // A run of the whole model, or of a circuit alone, with parts of it changed.
     function ran(tokens, circuit, alone, acts = [], otherText = null) {
-      if (!alone && !acts.length) return remembered(JSON.stringify(tokens), () => EngineForward.run(model, tokens));
+      if (!acts.length) return unchanged(tokens, alone ? circuit : null);
       const key = JSON.stringify([tokens, circuit.name, alone, acts, acts.length ? otherText : null]);
       return remembered(key, () => {
         const other = acts.some(({ kind }) => kind === "swap") ? onOther(tokens, circuit, alone, otherText) : null;
         const changes = { circuit: alone ? circuit : null, ablatedTo: circuit.ablatedTo, acts, other };
         return EngineForward.run(model, tokens, EngineChanges.of(model, tokens.length, changes));
+      });
+    }
+
+    // A run without changes; tokens that its last run began with are not computed again.
+    function unchanged(tokens, circuit) {
+      const name = circuit?.name ?? "";
+      return remembered(JSON.stringify([tokens, name]), () => {
+        const last = latest.get(name), n = last ? Math.min(shared(last.tokens, tokens), tokens.length - 1) : 0;
+        const only = circuit && { circuit, ablatedTo: circuit.ablatedTo };
+        const changes = only && EngineChanges.of(model, tokens.length - n, only);
+        const run = EngineForward.run(model, tokens, changes, n ? { run: last.run, n } : null);
+        for (const other of latest.keys()) if (other && name) latest.delete(other); // one circuit's is enough
+        latest.set(name, { tokens, run });
+        return run;
       });
     }
 
@@ -72,7 +87,11 @@ const EngineSession = (() => {
     // The weights of all heads in the run that `asked` looks at.
     function patterns(circuit, asked) {
       const { tokens } = encode(asked.text), alone = circuit !== null && (asked.inside ?? "circuit") === "circuit";
-      return ran(tokens, circuit, alone, actsOf(circuit, asked), asked.other).attention;
+      const acts = actsOf(circuit, asked);
+      if (acts.length) return ran(tokens, circuit, alone, acts, asked.other).attention;
+      const changes = alone ? { circuit, ablatedTo: circuit.ablatedTo } : null;
+      return remembered(JSON.stringify([tokens, alone && circuit.name, "whole"]), () =>
+        EngineForward.run(model, tokens, changes && EngineChanges.of(model, tokens.length, changes))).attention;
     }
 
     // By how much what is answered changes when one more node goes off, of every node in turn.
@@ -136,13 +155,18 @@ const EngineSession = (() => {
   // Of every token its place in the other text (pipeline/data/pairs.py): the same up to where the two part; after that,
   // counted backwards from the end; −1: none.
   function counterparts(tokens, there) {
-    const shortest = Math.min(tokens.length, there.length) - 1;
-    let parted = 0;
-    while (parted < shortest && tokens[parted] === there[parted]) parted++;
+    const parted = Math.min(shared(tokens, there), tokens.length - 1, there.length - 1);
     return tokens.map((_, p) => {
       const aligned = there.length - tokens.length + p;
       return p < parted ? p : aligned >= parted ? aligned : -1;
     });
+  }
+
+  // How many tokens two texts begin with alike.
+  function shared(one, other) {
+    let n = 0;
+    while (n < one.length && one[n] === other[n]) n++;
+    return n;
   }
 
   function softmax(logits) {
