@@ -34,11 +34,13 @@ SIGNED = ", ".join(f"{sign} {outcome}" for outcome, sign in SIGNS.items())
 def report() -> None:
     """Write results/."""
     workspace, params = load_study()
+    tokenizer = Tokenizer.load(workspace.tokens)
     summary = write_report(
         workspace,
         params.models,
         task_set=TaskSet.load(workspace.tasks),
-        texts=token_texts(Tokenizer.load(workspace.tokens)),
+        texts=token_texts(tokenizer),
+        tokenizer=tokenizer,
         statistics=read_json(workspace.tokens / "stats.json"),
         params=params,
         margin=MARGIN,

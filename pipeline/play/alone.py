@@ -18,7 +18,9 @@ from pipeline.play.session import Session
 from pipeline.play.switches import PlayError
 from pipeline.prune.checkpoint import circuit_loss
 from pipeline.report.bundle import circuit_bundle, token_texts
-from pipeline.report.page import build_circuit_page
+from pipeline.report.packed_model import pack_model
+from pipeline.report.page import MOST_BYTES, build_circuit_page
+from pipeline.report.runnable import run_part
 from pipeline.rows import Explanation, OfModel, ValidationRow
 from pipeline.sites import split_node_name
 
@@ -49,9 +51,12 @@ def page_alone(
         texts=token_texts(session.tokenizer),
         explanation=explanation,
     )
+    bundle["run"] = run_part(circuit, session.means, batch)
     line = verdict_of(session, name)
     body = "" if line is None else Markup("<p><b>Verdict:</b> {}.</p>").format(line)
-    return build_circuit_page(bundle, title=f"{name} in {session.name}", body=body), said
+    packed = pack_model(session.model, session.means, session.tokenizer)
+    packed = packed if len(packed) <= MOST_BYTES else ""
+    return build_circuit_page(bundle, title=f"{name} in {session.name}", body=body, packed_model=packed), said
 
 
 def verdict_of(session: Session, name: str) -> str | None:

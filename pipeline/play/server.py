@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pipeline.play.changes import Act, PartChange
 from pipeline.play.page import play_page
 from pipeline.play.session import Inside, Session
 from pipeline.play.switches import PlayError
@@ -34,6 +35,7 @@ HEADERS = {
 }
 
 ShortText = Annotated[str, Field(max_length=200)]
+AskedChange = Annotated[tuple[ShortText, Annotated[Act, Field(strict=False)], float | None], Field(strict=False)]
 
 
 class RunRequest(BaseModel):
@@ -50,6 +52,10 @@ class RunRequest(BaseModel):
     node: ShortText | None = None
     effects: bool = False
     answers: list[int] = []
+    changes: list[
+        Annotated[tuple[ShortText, Annotated[Act, Field(strict=False)], float | None], Field(strict=False)]
+    ] = []
+    other: Annotated[str, Field(max_length=TEXT_LENGTH)] | None = None
 
 
 def application(session: Session, port: int) -> ASGIApp:
@@ -62,8 +68,9 @@ def application(session: Session, port: int) -> ASGIApp:
         return JSONResponse(session.describe(request.path_params["name"]), headers=HEADERS)
 
     async def answer(request: Request) -> Response:  # one at a time: the model has one processor
-        asked = await read(request)
-        return JSONResponse(session.run(**dict(asked)), headers=HEADERS)
+        asked = dict(await read(request))
+        asked["changes"] = [PartChange(name, act, value or 0.0) for name, act, value in asked["changes"]]
+        return JSONResponse(session.run(**asked), headers=HEADERS)
 
     routes = [
         Route("/", page),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from pipeline.data.tasks import TaskError
 from pipeline.data.tokenizer import END_OF_TEXT
 from pipeline.model.record import record
 from pipeline.model.scoring import calibrated
+from pipeline.play.changes import Act, OtherText, PartChange, counterparts_of
 from pipeline.play.switches import PlayError, Switches, by_node
 from pipeline.report.bundle import token_texts
 from pipeline.report.picture import picture_of, weights_of
@@ -61,6 +62,8 @@ class Session(LoadedModel):
         node: str | None = None,
         answers: Sequence[int] = (),
         effects: bool = False,
+        changes: Sequence[PartChange] = (),
+        other: str | None = None,
     ) -> dict[str, Any]:
         """The next token by the model and by one of its circuits, and the nodes' values on the text, ready for JSON.
 
@@ -69,8 +72,9 @@ class Session(LoadedModel):
         ``circuit``: their choices (``choice``), the one ``inside`` which parts are off also without these. ``nodes``:
         values of the circuit's nodes at that token, in the order of ``describe``; ``series``: values of one ``node`` at
         all tokens; both are those ``inside``, ``before`` with all on and ``now`` with parts off. ``effects``, if asked
-        for: the change by each node's switch (``effects_of``). Raises PlayError for what cannot be done, in
-        words for the person who asked.
+        for: the change by each node's switch (``effects_of``). ``changes``: what else is done to parts of the circuit,
+        with values on the ``other`` text for those to be swapped. Raises PlayError for what cannot be done, in words
+        for the person who asked.
         """
         tokens, n_left_out = self.encode(text)
         place = self._place(at, len(tokens))
@@ -84,13 +88,24 @@ class Session(LoadedModel):
             "circuit": None,
         }
         if circuit is not None:
-            switches = Switches.of(self.circuit(circuit), off_nodes, off_edges)
             alone = Inside(inside) is Inside.CIRCUIT
+            switches = Switches.of(self.circuit(circuit), off_nodes, off_edges, changes)
+            if any(change.act is Act.SWAP for change in changes):
+                switches = replace(switches, other=self.on_other(switches.circuit, alone, tokens, other))
             reply |= self._with_circuit(switches, alone, whole, ids, place, node, answers)
             return reply | ({"effects": self.effects_of(switches, alone, ids, place, answers)} if effects else {})
-        if off_nodes or off_edges or node or effects:
+        if off_nodes or off_edges or node or effects or changes:
             raise PlayError("choose a circuit first: its nodes and edges are what can be looked at and switched off")
         return reply
+
+    def on_other(self, circuit: Circuit, alone: bool, tokens: Sequence[int], text: str | None) -> OtherText:
+        """The values on another text, of the circuit alone or of the whole model, without changes."""
+        if not text:
+            raise PlayError("to swap a value, write the other prompt")
+        there, _ = self.encode(text)
+        changes = Switches.of(circuit).changes(self.model, alone=True) if alone else None
+        values = self._run(torch.tensor(there, device=self.model.device), changes)[1]
+        return OtherText(values, counterparts_of(tokens, there).to(self.model.device))
 
     def _run(self, ids: Tensor, changes: Mapping[str, Any] | None = None) -> tuple[Tensor, TextValues]:
         """Logits [pos, vocab] of one text [pos], and the values at all sites."""

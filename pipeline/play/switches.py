@@ -1,4 +1,4 @@
-"""Parts of a circuit that are switched off, by name, and the forward passes without them.
+"""Parts of a circuit that are switched off or changed, by name, and the forward passes with these changes.
 
 A node that is off is ablated to the value that the circuit's complement is ablated to; an edge that is off carries that
 value of its source, for its target alone.
@@ -6,7 +6,7 @@ value of its source, for its target alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline.circuit import Circuit
 from pipeline.circuit.interventions import edge_cuts, mask_nodes, node_masks
 from pipeline.circuit.masked import Masked
 from pipeline.model.transformer import Intervene, Transformer
+from pipeline.play.changes import Act, OtherText, PartChange, PartChanges
 from pipeline.sites import split_node_name
 
 TOKENS = 4096  # of one forward pass over copies of a text
@@ -29,32 +30,45 @@ class PlayError(ValueError):
 
 @dataclass(frozen=True)
 class Switches:
-    """A circuit with its nodes and edges that are on, and those that are off."""
+    """A circuit with its nodes and edges that are on, those that are off, and what else is done to some of them."""
 
     circuit: Circuit
     on: Circuit
     off: Circuit
+    changed: Sequence[PartChange] = ()
+    other: OtherText | None = None  # for values that are swapped
 
     @classmethod
-    def of(cls, circuit: Circuit, nodes: Collection[str] = (), edges: Collection[str] = ()) -> Switches:
+    def of(
+        cls,
+        circuit: Circuit,
+        nodes: Collection[str] = (),
+        edges: Collection[str] = (),
+        changed: Sequence[PartChange] = (),
+    ) -> Switches:
         """Those nodes and edges are off. Raises PlayError for names that are no parts of the circuit."""
         kept: list[list[str]] = []
         for kind, off, names in (("node", set(nodes), circuit.node_names), ("edge", set(edges), circuit.edge_names)):
-            if unknown := sorted(off - set(names)):
+            named = off | {change.name for change in changed if ("->" in change.name) == (kind == "edge")}
+            if unknown := sorted(named - set(names)):
                 raise PlayError(f"the circuit has no {kind} {', '.join(unknown[:N_LISTED])}")
             kept.append([name for name in names if name not in off])
         on = circuit.of_names(*kept) if nodes or edges else circuit
-        return cls(circuit, on, circuit.of_names(nodes, edges))
+        return cls(circuit, on, circuit.of_names(nodes, edges), changed)
 
     def __bool__(self) -> bool:
-        """Whether anything is off."""
-        return bool(self.off.n_nodes or self.off.n_edges)
+        """Whether anything is off or changed."""
+        return bool(self.off.n_nodes or self.off.n_edges or self.changed)
 
     def changes(self, model: Transformer, *, alone: bool) -> dict[str, Any]:
-        """``intervene`` and ``cuts`` of a forward pass without the parts that are off.
+        """``intervene`` and ``cuts`` of a forward pass without the parts that are off, and with the changes.
 
         It is a pass of the circuit ``alone``, or of the whole model.
         """
+        run = self._without(model, alone)
+        return PartChanges(self.changed, self._ablated_to(model), self.other).on(run) if self.changed else run
+
+    def _without(self, model: Transformer, alone: bool) -> dict[str, Any]:
         ablated_to = self._ablated_to(model)
         if alone:
             masked = Masked(model, self.on.nodes, self.on.edges, ablated_to)
@@ -66,7 +80,10 @@ class Switches:
     @torch.no_grad()
     def effects(self, model: Transformer, tokens: Tensor, at: int, *, alone: bool) -> Iterator[Tensor]:
         """Logits [node, vocab] after the token ``at`` of a text [pos] with one more node off, each of the circuit's in
-        turn, a part of them at a time; of the circuit ``alone`` or of the whole model. What is off stays off."""
+        turn, a part of them at a time; of the circuit ``alone`` or of the whole model. What is off stays off. Raises
+        PlayError where a value is swapped."""
+        if any(change.act is Act.SWAP for change in self.changed):
+            raise PlayError("effects are not computed while a value is swapped: undo that, or choose another order")
         names, ablated_to = self.circuit.node_names, self._ablated_to(model)
         changes = self.changes(model, alone=alone)
         n_copies = max(1, TOKENS // (at + 1))

@@ -16,7 +16,12 @@ AROUND = 200  # bytes at most of the element that holds a packed thing
 
 def pack(text: str) -> str:
     """Base64 of the gzipped text; equal texts give equal bytes."""
-    return base64.b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode()
+    return pack_bytes(text.encode())
+
+
+def pack_bytes(content: bytes) -> str:
+    """Base64 of the gzipped content; equal contents give equal text."""
+    return base64.b64encode(gzip.compress(content, compresslevel=9, mtime=0)).decode()
 
 
 def unpack(packed: str) -> str:
@@ -37,6 +42,16 @@ def within_budget(packed: Mapping[tuple[str, str], str], budget: int) -> dict[tu
         if budget < 0:
             break
         kept[key] = text
+    return kept
+
+
+def those_that_fit(packed: Mapping[str, str], budget: int) -> dict[str, str]:
+    """The packed things that fit into ``budget`` bytes, those that come first before others."""
+    kept: dict[str, str] = {}
+    for key, text in packed.items():
+        if len(text) + AROUND <= budget:
+            budget -= len(text) + AROUND
+            kept[key] = text
     return kept
 
 

@@ -16,7 +16,7 @@ from pipeline.report.averages import log_edges
 from pipeline.report.charts import charts
 from pipeline.report.claims import SIGNS, chips
 from pipeline.report.marked_numbers import Numbers
-from pipeline.report.packed import chart_library, pack, pack_json, within_budget
+from pipeline.report.packed import chart_library, pack, pack_json, those_that_fit, within_budget
 from pipeline.report.provenance import origin
 from pipeline.report.solved import KINDS, all_solved, of_kind
 from pipeline.report.templating import render
@@ -25,7 +25,8 @@ from pipeline.rows import HistoryRow, Summary, TaskSummary
 
 WEB = Path(__file__).parent / "web"
 FIRST, LAST = ("elements.js", "packed.js", "scene.js"), "app.js"  # the others use the first ones; the last starts all
-MOST_BYTES = 8_000_000  # of the page; results/ is committed, and a browser has to open it
+ENGINE = ("tokenizer", "gelu", "weights", "attention", "forward", "changes", "session")  # of web/engine
+MOST_BYTES = 12_000_000  # of the page; results/ is committed, and a browser has to open it
 TITLE = "Sparse circuits"
 
 
@@ -37,6 +38,7 @@ class PageParts:
     histories: Mapping[str, Sequence[HistoryRow]]  # model → lines of its training history
     bundles: Mapping[tuple[str, str], str]  # (model, task) → packed bundle, of every circuit
     explained: Mapping[str, str]  # model → packed common part of the explanations of its circuits
+    engines: Mapping[str, str]  # model → the packed model, to be run by the page; those that matter most first
     examples: Mapping[str, Sequence[Pair]]  # task → pairs as text
     decides: Mapping[str, str]  # task → the sentence that says how its answer is decided
     statistics: Mapping[str, Any]  # the tokenise stage's stats.json
@@ -58,23 +60,26 @@ def build_page(summary: Summary, parts: PageParts) -> str:
     rest: dict[str, Any] = {"charts": specs, "pages": pages, "explained": parts.explained}
     whole = partial(shell, study(summary, parts, common), title=TITLE, first="frontier", **rest)
     bundles = within_budget(parts.bundles, MOST_BYTES - len(whole(bundles={}, left_out=list(parts.bundles)).encode()))
-    return whole(bundles=bundles, left_out=[key for key in parts.bundles if key not in bundles])
+    whole = partial(whole, bundles=bundles, left_out=[key for key in parts.bundles if key not in bundles])
+    return whole(engines=those_that_fit(parts.engines, MOST_BYTES - len(whole().encode())))
 
 
-def build_circuit_page(bundle: Mapping[str, Any], *, title: str, body: str = "") -> str:
-    """HTML text of one circuit's page alone, in the same shell; ``body``: HTML to stand above the drawing."""
+def build_circuit_page(bundle: Mapping[str, Any], *, title: str, body: str = "", packed_model: str = "") -> str:
+    """HTML text of one circuit's page alone, in the same shell; ``body``: HTML to stand above the drawing;
+    ``packed_model``: the circuit's model, empty where the page shall not run it."""
     model, task = bundle["model"], bundle["task"]
     article = render("alone.html.j2", model=model, task=task, title=title, body=body, row=bundle["row"])
-    return shell(article, title=title, first="drawing", bundles={(model, task): pack_json(bundle)})
+    engines = {model: packed_model} if packed_model else {}
+    return shell(article, title=title, first="drawing", bundles={(model, task): pack_json(bundle)}, engines=engines)
 
 
 def shell(body: str, *, title: str, first: str, **packed: Any) -> str:
     """A whole document around its first article: style, scripts, charts, and all that is packed.
 
     ``packed``, empty where not given: ``charts``; ``pages``, route → packed text of an article; ``explained`` and
-    ``bundles``, as in PageParts; ``left_out``, circuits whose bundle had no room.
+    ``bundles`` and ``engines``, as in PageParts; ``left_out``, circuits whose bundle had no room.
     """
-    found = dict.fromkeys(("charts", "pages", "explained", "bundles", "left_out"), {}) | packed
+    found = dict.fromkeys(("charts", "pages", "explained", "engines", "bundles", "left_out"), {}) | packed
     found |= {"library": chart_library() if found["charts"] else "", "most_bytes": MOST_BYTES}
     found |= {"style": style(), "scripts": list(scripts())}
     return render("index.html.j2", body=body, title=title, first=first, **found)
@@ -89,8 +94,15 @@ def style() -> str:
 def scripts() -> Iterator[str]:
     """The scripts, in the order in which they run."""
     between = sorted(path.name for path in WEB.glob("*.js") if path.name not in (*FIRST, LAST))
+    yield from engine()
     for name in (*FIRST, *between, LAST):
         yield (WEB / name).read_text(encoding="utf-8")
+
+
+def engine() -> Iterator[str]:
+    """The scripts that run a packed model, which need no others."""
+    for name in ENGINE:
+        yield (WEB / "engine" / f"{name}.js").read_text(encoding="utf-8")
 
 
 def study(summary: Summary, parts: PageParts, common: Mapping[str, Any]) -> str:

@@ -13,14 +13,17 @@ from pipeline.circuit import Circuit
 from pipeline.config import Params
 from pipeline.data.tasks import TaskSet, find_task
 from pipeline.data.tasks import task_names as registered_tasks
-from pipeline.model.checkpoint import load_model
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.model.checkpoint import load_means, load_model
 from pipeline.report.bundle import circuit_bundle, common_part, own_part
 from pipeline.report.drawing import draw_circuit
 from pipeline.report.figures import figures
 from pipeline.report.inputs import ModelRecord, read_explanation, read_record
 from pipeline.report.packed import pack_json
+from pipeline.report.packed_model import pack_model
 from pipeline.report.page import PageParts, build_page, task_names
 from pipeline.report.picture import Picture
+from pipeline.report.runnable import run_part
 from pipeline.report.summary import CircuitTarget, smallest_circuits, summarise
 from pipeline.report.tables import curves_csv, frontier_csv, metrics
 from pipeline.rows import Explanation, Summary
@@ -32,6 +35,7 @@ def write_report(
     *,
     task_set: TaskSet,
     texts: Sequence[str],
+    tokenizer: Tokenizer | None,
     statistics: Mapping[str, Any],
     params: Params,
     margin: float,
@@ -40,8 +44,9 @@ def write_report(
 ) -> Summary:
     """The summary, after writing ``folder`` whole: summary.json, index.html, figures, tables, the smallest circuits.
 
-    ``models``: names; ``texts``: of every token (``token_texts``); ``statistics``: the tokenise stage's stats.json;
-    ``margin``: nats that a circuit's loss on test pairs may be above its target; ``provenance`` (git commit or null,
+    ``models``: names; ``texts``: of every token (``token_texts``); ``tokenizer``: with which the page runs models
+    (None: it runs none); ``statistics``: the tokenise stage's stats.json; ``margin``: nats that a circuit's loss on
+    test pairs may be above its target; ``provenance`` (git commit or null,
     params hash, machine, seconds per stage) goes into the summary as it is. Equal inputs give equal bytes. Raises
     ArtifactError where an artifact is missing, damaged or made from another checkpoint.
     """
@@ -65,7 +70,10 @@ def write_report(
             prediction=prediction,
             predicts=predicts,
             histories={record.name: record.history for record in records},
-            bundles=dict(_pack_and_draw(summary, workspace, explanations, task_set, texts, partial / "circuits")),
+            bundles=dict(
+                _pack_and_draw(summary, workspace, explanations, task_set, texts, tokenizer, partial / "circuits")
+            ),
+            engines=dict(_packed_models(summary, workspace, tokenizer)) if tokenizer else {},
             explained={name: pack_json(common_part(found)) for name, found in explanations.items() if found},
             examples={name: task_set.examples(name, params.report.example_pairs) for name in tasks},
             decides={name: find_task(name).decides for name in tasks if name in registered_tasks()},
@@ -101,6 +109,7 @@ def _pack_and_draw(
     explanations: Mapping[str, Explanation | None],
     task_set: TaskSet,
     texts: Sequence[str],
+    tokenizer: Tokenizer | None,
     folder: Path,
 ) -> Iterator[tuple[tuple[str, str], str]]:
     """((model, task), packed bundle) of every circuit with a node; draws each task's smallest into ``folder``."""
@@ -119,7 +128,18 @@ def _pack_and_draw(
                 svg = drawn(circuit, bundle["drawing"], f"{task} in {name}")
                 (folder / name / f"{task}.svg").write_text(svg, encoding="utf-8")
             if found["n_nodes"]:
+                if tokenizer:
+                    bundle["run"] = run_part(circuit, load_means(workspace.model(name)), batch)
                 yield (name, task), pack_json(own_part(bundle, explanations[name]))
+
+
+def _packed_models(summary: Summary, workspace: Workspace, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
+    """(name, packed model) of every sparse model with a circuit that has a node, the widest first."""
+    rows = [row for row in summary["models"] if row["kind"] == "sparse"]
+    for row in sorted(rows, key=lambda row: (-row["d_model"], row["l0"])):
+        if any(task["n_nodes"] for task in row["tasks"].values()):
+            folder = workspace.model(row["name"])
+            yield row["name"], pack_model(load_model(folder), load_means(folder), tokenizer)
 
 
 def drawn(circuit: Circuit, picture: Picture, name: str) -> str:

@@ -36,6 +36,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., T
         models,
         task_set=FakeTasks(),
         texts=TEXTS,
+        tokenizer=None,
         statistics={"bigram_loss_nats": 3.75},
         params=params,
         margin=0.03,

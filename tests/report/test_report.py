@@ -34,6 +34,7 @@ def write(params: Params, task_source: Any, tmp_path: Path) -> Write:
             models,
             task_set=task_source,
             texts=TEXTS,
+            tokenizer=None,
             statistics={"bigram_loss_nats": 3.75},
             params=params,
             margin=0.03,

@@ -127,8 +127,8 @@ def plain(path: Path) -> str:
 def test_the_page_shows_outcomes_verdicts_and_controls(models, params, task_source, tmp_path: Path):
     write_report(
         Workspace(tmp_path), models,
-        task_set=task_source, texts=TEXTS, statistics={"bigram_loss_nats": 3.75}, params=params, margin=0.03,
-        provenance={"seconds": {}}, folder=tmp_path / "results",
+        task_set=task_source, texts=TEXTS, tokenizer=None, statistics={"bigram_loss_nats": 3.75}, params=params,
+        margin=0.03, provenance={"seconds": {}}, folder=tmp_path / "results",
     )  # fmt: skip
     page = plain(tmp_path / "results" / "index.html")
     assert '<th scope="row">sufficient zero</th><td>1 of 2</td><td>0.500</td>' in page
@@ -146,8 +146,8 @@ def test_the_page_shows_outcomes_verdicts_and_controls(models, params, task_sour
 def test_the_pages_tables_hold_the_summarys_numbers(models, params, task_source, tmp_path: Path):
     summary = write_report(
         Workspace(tmp_path), models,
-        task_set=task_source, texts=TEXTS, statistics={"bigram_loss_nats": 3.75}, params=params, margin=0.03,
-        provenance={"seconds": {}}, folder=tmp_path / "results",
+        task_set=task_source, texts=TEXTS, tokenizer=None, statistics={"bigram_loss_nats": 3.75}, params=params,
+        margin=0.03, provenance={"seconds": {}}, folder=tmp_path / "results",
     )  # fmt: skip
     page = plain(tmp_path / "results" / "index.html")
 

@@ -1,5 +1,6 @@
 "use strict";
-// Routes: #/ is the study, #/model/NAME a model, #/circuit/MODEL/TASK[/NODE] a circuit, #SECTION a place in the study.
+// Routes: #/ is the study, #/model/NAME a model, #/circuit/MODEL/TASK[/NODE][?text=…] a circuit, #SECTION a place in the
+// study.
 // Without scripts the style sheet does the same by :target; this adds the drawings, titles, focus and scroll places.
 const App = (() => {
   const title = document.title;
@@ -8,16 +9,16 @@ const App = (() => {
   let fresh = true; // by a link, not by going back
 
   function parse(hash) {
-    const path = decodeURIComponent(hash.replace(/^#/, ""));
+    const [place, query = ""] = hash.replace(/^#/, "").split("?"), path = decodeURIComponent(place);
     const [, kind, ...rest] = path.split("/");
     if (path.startsWith("/") && (kind === "model" || kind === "circuit")) {
       const length = kind === "model" ? 1 : 2;
       const page = document.getElementById(`/${kind}/${rest.slice(0, length).join("/")}`);
-      if (page) return { page, node: rest.slice(length).join("/") || null, section: null };
+      if (page) return { page, node: rest.slice(length).join("/") || null, query, section: null };
     }
     const page = document.querySelector("article.page"); // the study, or the only circuit
     const section = path.startsWith("/") ? null : document.getElementById(path);
-    return { page, node: null, section };
+    return { page, node: null, query: "", section };
   }
 
   // Puts what a page says into it, the first time it is shown.
@@ -44,17 +45,17 @@ const App = (() => {
   }
 
   // The drawing of the page's circuit, at a node if one is asked for.
-  async function draw(page, node) {
+  async function draw(page, node, query) {
     const host = page.querySelector("[data-bundle]");
     if (!host) return;
     if (!Packed.has(host.dataset.bundle)) return void (host.textContent = host.dataset.missing);
-    if (host.dataset.mounted !== undefined && CircuitPage.select) return CircuitPage.select(host, node);
+    if (host.dataset.mounted !== undefined && CircuitPage.select) return CircuitPage.select(host, node, query);
     host.setAttribute("aria-busy", "true");
     try {
       const bundle = await bundleOf(host.dataset.bundle);
       if (shown !== page) return; // left while it was unpacked
       host.replaceChildren();
-      CircuitPage.mount(host, bundle, { node });
+      CircuitPage.mount(host, bundle, { node, query });
       host.dataset.mounted = "";
     } catch (error) {
       host.textContent = `The circuit could not be drawn: ${error.message}`;
@@ -82,7 +83,7 @@ const App = (() => {
 
   async function go() {
     const hash = location.hash;
-    const { page, node, section } = parse(hash);
+    const { page, node, query, section } = parse(hash);
     await fill(page);
     if (hash !== location.hash) return; // gone on meanwhile
     const other = page !== shown, first = shown === null;
@@ -93,7 +94,7 @@ const App = (() => {
     }
     if (other || section) arrive(page, section, first);
     fresh = false;
-    await draw(page, node);
+    await draw(page, node, query);
   }
 
   // Unfolds all that is folded on the shown page; returns the folds that it opened.

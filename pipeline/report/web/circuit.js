@@ -1,16 +1,17 @@
 "use strict";
 // The page of one circuit, from its bundle alone: the drawing, the panel of the node that is chosen, a walk through one
-// pair of prompts, the attention of its heads.
+// pair of prompts, the attention of its heads, and prompts of one's own where the model is in the page.
 //
-// CircuitPage.mount(element, bundle, { node }), CircuitPage.select(element, node name or null), CircuitPage.unmount(element)
+// CircuitPage.mount(element, bundle, { node, query }), CircuitPage.select(element, node name or null, query),
+// CircuitPage.unmount(element); `query`: the part of the address behind the node, "text=…"
 const CircuitPage = (() => {
   const { make, number, describe } = CircuitElements;
   const mounted = new WeakMap();
 
-  function mount(element, bundle, { node = null } = {}) {
+  function mount(element, bundle, { node = null, query = "" } = {}) {
     const nodes = describe(bundle.drawing);
     const stage = make("div", { class: "cp-stage", style: `aspect-ratio:${bundle.drawing.width}/${bundle.drawing.height}` }), panel = make("aside", { class: "cp-panel", "aria-label": "The chosen node" });
-    const page = { bundle, nodes, select, labelOf, source: "circuit", centre: null };
+    const page = { bundle, nodes, select, labelOf, source: "circuit", centre: null, node: null, query: "", written };
     const left = make("div", { class: "cp-left" }, stage, key(bundle));
     element.replaceChildren(make("div", { class: "cp" }, left, panel));
     page.drawing = CircuitDrawing.mount(stage, bundle.drawing, { onselect: chosen, describe: labelOf });
@@ -19,10 +20,12 @@ const CircuitPage = (() => {
       left.prepend(steps.bar);
       left.append(steps.body);
     }
+    const attempt = tryOut(page, left, element.dataset.model);
     const attention = bundle.explanation && CircuitAttention.section(bundle);
     if (attention) element.append(attention);
-    mounted.set(element, { page, show });
+    mounted.set(element, { page, show, restore: query => attempt?.restore(query) });
     show(node);
+    attempt?.restore(query);
 
     // The label in the task, before explanations had one that in code at large; a weak one says so.
     function labelOf(n) {
@@ -39,19 +42,37 @@ const CircuitPage = (() => {
     }
     function chosen(name) {
       describePanel(name);
+      written();
+    }
+    function written() {
       const [, kind] = location.hash.split("/");
-      if (kind === "circuit") history.replaceState(null, "", `#/circuit/${bundle.model}/${bundle.task}${name ? `/${name}` : ""}`);
+      const place = `#/circuit/${bundle.model}/${bundle.task}${page.node ? `/${page.node}` : ""}${page.query}`;
+      if (kind === "circuit" || page.query) history.replaceState(null, "", place);
     }
     function show(name) {
       page.drawing.select(name);
       describePanel(name);
     }
     function describePanel(name) {
+      page.node = name;
+      attempt?.chosen(name);
       const n = nodes.findIndex(each => each.name === name);
       const close = make("button", { type: "button", class: "cc-link cp-close", onclick: () => select(null) }, "all nodes");
       panel.replaceChildren(...(n < 0 ? [overview(page)] : [close, CircuitNode.panel(page, n)]));
       panel.scrollTop = 0;
     }
+  }
+
+  // Prompts of one's own, above the drawing; a sentence where the model is not in this page.
+  function tryOut(page, left, id) {
+    if (page.bundle.run && Packed.has(id)) {
+      const attempt = CircuitTry.section(page, id);
+      left.prepend(attempt.element);
+      return attempt;
+    }
+    const elsewhere = `This page has no room for the model. To type a prompt: sparse-circuits play models/${page.bundle.model}`;
+    if (page.bundle.run) left.append(make("p", { class: "dim" }, elsewhere));
+    return null;
   }
 
   function key(bundle) {
@@ -78,8 +99,10 @@ const CircuitPage = (() => {
         losses ? make("td", { class: "num" }, number(losses[n])) : null))))));
   }
 
-  function select(element, node) {
-    mounted.get(element)?.show(node);
+  function select(element, node, query = "") {
+    const found = mounted.get(element);
+    found?.show(node);
+    if (found && query && `?${query}` !== found.page.query) found.restore(query);
   }
 
   function unmount(element) {

@@ -1,12 +1,15 @@
 "use strict";
 // Parts of the page that lie packed in it (gzip in base64, one script element each) until they are needed.
 const Packed = (() => {
-  async function text(id) {
+  function unpacked(id) {
     const element = document.getElementById(id);
     if (!element) return null;
-    const bytes = Uint8Array.from(atob(element.textContent.trim()), c => c.charCodeAt(0));
-    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+    const packed = Uint8Array.from(atob(element.textContent.trim()), c => c.charCodeAt(0));
+    return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip")));
   }
+
+  const text = async id => unpacked(id)?.text() ?? null;
+  const bytes = async id => new Uint8Array(await unpacked(id).arrayBuffer());
 
   // Runs a packed script; `once` remembers it.
   const running = new Map();
@@ -22,5 +25,5 @@ const Packed = (() => {
   }
 
   const json = async id => JSON.parse(await text(id));
-  return { text, json, script, has: id => document.getElementById(id) !== null };
+  return { text, bytes, json, script, has: id => document.getElementById(id) !== null };
 })();
