@@ -52,7 +52,7 @@ study: setup
 trained: setup
 	$(BIN)/dvc repro tokenise
 	tar -xJf results/trained.tar.xz
-	$(BIN)/dvc commit pretrain@sparse_d512 pretrain@sparse_d1024
+	$(BIN)/dvc commit $$(tar -tJf results/trained.tar.xz | sed -n 's|^models/\([^/]*\)/$$|pretrain@\1|p')
 
 smoke: setup
 	$(BIN)/python -m flows.smoke
