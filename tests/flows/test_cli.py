@@ -167,7 +167,7 @@ def test_the_version_is_that_of_the_package():
     ("typed", "offered"),
     [
         ("circ", ["circuits"]),
-        ("circuits --model dense_d64", ["dense_d64", "dense_d64_again"]),
+        ("circuits --model dense_d64", ["dense_d64", "dense_d64_again", "dense_d64_long"]),
         ("circuits --task with", ["with_as", "with_open"]),
         ("circuits --sort n_", ["n_nodes", "n_edges", "n_claims_supported"]),
     ],
