@@ -15,6 +15,7 @@ from flows.environment import ServiceError
 from flows.listing import Column, Form, Row, show_rows
 from flows.tables import count, nats
 from pipeline.config import ConfigError, Params, load_params
+from pipeline.report.chips import NAMES_SAID, SIGNS_SAID, chips
 from pipeline.report.solved import is_solved
 from pipeline.rows import Claims
 
@@ -26,8 +27,7 @@ STYLES = {"✓": "green", "✗": "red", "–": "dim"}
 LEGEND = (
     "Losses in nats on test pairs (chance is 0.693): of the circuit alone; of the model with its nodes off. "
     "Edges to decide: of the deciding circuit. "
-    f"Claims, in this order: {', '.join(name.replace('_', ' ') for name in CLAIMS)}; "
-    "✓ supported, ✗ not supported, – not tested."
+    f"Claims, in this order: {NAMES_SAID}; {SIGNS_SAID}."
 )
 MODEL_COLUMNS = (
     "model", "kind", "n_layer", "d_model", "n_params", "l0", "tokens", "val_loss_nats", "n_solved", "n_tasks",
@@ -138,8 +138,6 @@ def whole(value: Any) -> int | None:
 
 def claim_signs(row: Row) -> Text:
     """The six claims of a circuit's row as signs."""
-    from pipeline.report.claims import chips  # takes seconds to import
-
     signs = chips({name: row[f"claim_{name}"] for name in CLAIMS if row[f"claim_{name}"] is not None})
     return Text.assemble(*((sign, STYLES[sign]) for sign in signs.values()))
 

@@ -30,7 +30,8 @@ from pipeline.data.tasks import TaskSet
 from pipeline.model.checkpoint import load_model, model_hash
 from pipeline.model.device import pick_device, prepare_cpu
 from pipeline.model.transformer import Transformer
-from pipeline.report.claims import chips
+from pipeline.report.chips import chips
+from pipeline.report.picture import rounded as rounded_to
 
 DIGITS = 4  # of a number in a table
 TITLES = {"solved": "circuit found"}  # prune's word is not the study's: a task may then miss the target on test pairs
@@ -172,7 +173,7 @@ def claim_signs(verdict: Mapping[str, Any]) -> dict[str, str]:
 
 def rounded(value: Any) -> Any:
     """A number as it is read at a glance; whole numbers and words as they are."""
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+    return rounded_to(value, DIGITS) if isinstance(value, float) else value
 
 
 def artifact_key(*names: str) -> str:

@@ -21,13 +21,11 @@ from pipeline.config import Params
 from pipeline.data.tasks import TaskSet
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.report.bundle import token_texts
-from pipeline.report.claims import SIGNS, chips
+from pipeline.report.chips import SIGNS_SAID, chips
 from pipeline.report.solved import all_solved
 from pipeline.report.write import write_report
 from pipeline.rows import Summary
 from pipeline.validate.limits import MARGIN
-
-SIGNED = ", ".join(f"{sign} {outcome}" for outcome, sign in SIGNS.items())
 
 
 @stage_flow
@@ -50,7 +48,7 @@ def report() -> None:
     said = headline(summary)
     create_markdown_artifact(f"{said}\n\n{table(summary)}", key="study", description=f"Study, profile {params.profile}")
     mapped.show_table(
-        "claims", "", claims_table(summary), "The six claims about every task's deciding circuit: " + SIGNED
+        "claims", "", claims_table(summary), "The six claims about every task's deciding circuit: " + SIGNS_SAID
     )
     page = workspace.results / "index.html"  # browsers may not follow a link from Prefect's UI, so its path is said too
     create_link_artifact(page.as_uri(), "results/index.html", key="report", description=f"The report: {page}")

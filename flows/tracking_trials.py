@@ -14,7 +14,8 @@ from typing import Any
 from flows.tracking_store import Store, as_metrics, digest
 from pipeline.artifacts import DECIDING, read_json
 from pipeline.report.averages import log_edges
-from pipeline.report.claims import chips, claims_of
+from pipeline.report.chips import chips
+from pipeline.report.claims import claims_of
 from pipeline.report.validation import checks_of
 from pipeline.rows import TrialRow, ValidationRow
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.report.chips import NAMES_SAID, SIGNS_SAID
 from pipeline.rows import Claims, ModelRow
 
 NOTE = "mlflow.note.content"  # the tag that the UI shows as the description; in tables of runs as plain text
@@ -36,10 +37,7 @@ VIEWS: dict[str, tuple[str, tuple[str, ...], str, str, str]] = {
 }  # fmt: skip
 
 
-LEGEND = (
-    f"claims: {', '.join(name.replace('_', ' ') for name in Claims.__annotations__)}, in this order; "
-    "✓ supported, ✗ not supported, – not tested."
-)
+LEGEND = f"claims: {NAMES_SAID}, in this order; {SIGNS_SAID}."
 
 
 def of_model(summary: ModelRow) -> str:

@@ -1,11 +1,14 @@
-"""Confidence intervals of means: one percentile bootstrap, over pairs, over draws and pairs, over groups."""
+"""Confidence intervals of means: one percentile bootstrap, over pairs, over draws and pairs, over groups.
+
+And the area under the curve (AUC), by ranks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -44,3 +47,18 @@ def group_interval(groups: Sequence[Sequence[float]], times: int, generator: tor
     sums, counts = torch.tensor([[sum(group), len(group)] for group in groups], dtype=torch.float64).T
     picked = weights(len(groups), times, generator)
     return central((picked @ sums) / (picked @ counts))
+
+
+def ranks(numbers: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """From 1; equal numbers have their mean rank."""
+    _, place, counts = numbers.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - (counts - 1) / 2).double()[place]
+
+
+def auc(numbers: Float[Tensor, " n"], group: Bool[Tensor, " n"]) -> float:
+    """Probability that a number of the group is above one of the others, a tie counts half; ½ where either is
+    missing."""
+    n, others = int(group.sum()), int((~group).sum())
+    if not n or not others:
+        return 0.5
+    return float((ranks(numbers)[group].sum() - n * (n + 1) / 2) / (n * others))

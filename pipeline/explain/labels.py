@@ -21,9 +21,9 @@ from pipeline.explain.candidates import Counts, Fit, Moments, Table, best_sets, 
 from pipeline.explain.places import Facts, Places
 from pipeline.explain.rounding import rounded
 from pipeline.explain.syntax import SYNTAX
+from pipeline.explain.words import either, quoted
 from pipeline.rows import Label
 from pipeline.seeds import seed_of
-from pipeline.whitespace import all_visible
 
 MEASURE = "R² on documents that it was not chosen on"
 WEAK_R2 = 0.3  # below which a label explains little, and has to look so
@@ -162,7 +162,7 @@ class Labeller:
         shown, n_more = self._names(ordered[:NAMED]), len(ordered) - NAMED
         if n_more > 0:
             shown.append(f"{n_more} other token{'s' if n_more > 1 else ''}")
-        return f"{LAGS[lag]} {' or '.join([', '.join(shown[:-1]), shown[-1]] if shown[1:] else shown)}" if shown else ""
+        return f"{LAGS[lag]} {either(shown)}" if shown else ""
 
     def _table_text(self, lag: int, away: Float[Tensor, " token"]) -> str:
         """The tokens at which a node is farthest above and below its mean; one that stands out alone says so."""
@@ -175,7 +175,7 @@ class Labeller:
         return f"by {WHICH[lag]} token: high for {high}; low for {low}"
 
     def _names(self, tokens: Sequence[int]) -> list[str]:
-        return [f"`{all_visible(self.places.tokenizer.decode([token]))}`" for token in tokens]
+        return [quoted(self.places.tokenizer.decode([token])) for token in tokens]
 
     def _pair(self, halves: Halves, node: int, marks: Sequence[str], sets: Sequence[TokenSets]) -> Statement:
         """The best two marks together, a set of tokens counting as one."""

@@ -62,7 +62,7 @@ class Roles:
         if site in (Site.ATTN_Q, Site.ATTN_K):
             return f"detects, as {'query' if site is Site.ATTN_Q else 'key'} of head {spoken(self.head(node))}"
         if site is Site.ATTN_V:
-            return f"{self.flow(self.head(node))}"
+            return self.flow(self.head(node))
         if site is Site.MLP_NEURON:
             return self._of_neuron(node, statement)
         return ", ".join(part for part in (self._brought(node), self._of_write(node)) if part)

@@ -95,15 +95,12 @@ class TaskPlaces:
         """Places by the kind of token there."""
         tokens = self.batch.tokens.unique().tolist()
         members = [(name, [token for token in tokens if holds(self.text(token))]) for name, holds in KINDS]
-        return [TaskPlace(name, self.at_tokens(some)) for name, some in members if some]
+        return [TaskPlace(name, self.of_tokens(tuple(some), follows=False).mask) for name, some in members if some]
 
     @cached_property
     def previous(self) -> Int[Tensor, "prompt pos"]:
         """The token before each position; −1 before the first."""
         return torch.roll(self.batch.tokens, 1, dims=1).masked_fill(self.position == 0, -1)
-
-    def at_tokens(self, tokens: list[int]) -> Bool[Tensor, "prompt pos"]:
-        return torch.isin(self.batch.tokens, torch.tensor(tokens)) & self.there
 
     def of_tokens(self, tokens: tuple[int, ...], follows: bool) -> TaskPlace:
         """The positions at some tokens, or right after them."""

@@ -13,26 +13,24 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.explain.task_places import TaskPlace, TaskPlaces
+from pipeline.stats import auc, ranks
 
 ROUNDING = 1e-4  # of the largest magnitude: differences that count as none
 
 
+def in_steps(numbers: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Numbers in whole steps, so that those that differ by rounding only are equal."""
+    return (numbers / (ROUNDING * numbers.abs().max().clamp(min=1e-30))).round() if len(numbers) else numbers
+
+
 def ranks_of(numbers: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """From 1, the mean rank of numbers that are equal but for rounding."""
-    if not len(numbers):
-        return numbers.double()
-    most = numbers.abs().max().clamp(min=1e-30)
-    _, place, counts = (numbers / (ROUNDING * most)).round().unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts - 1) / 2).double()[place]
+    return ranks(in_steps(numbers))
 
 
 def auc_of(numbers: Float[Tensor, " n"], group: Bool[Tensor, " n"]) -> float:
-    """Probability that a number of the group is above one of the others; ½ for equal ones, or where either is
-    missing."""
-    n, others = int(group.sum()), int((~group).sum())
-    if not n or not others:
-        return 0.5
-    return float((ranks_of(numbers)[group].sum() - n * (n + 1) / 2) / (n * others))
+    """``stats.auc``, numbers that are equal but for rounding being equal."""
+    return auc(in_steps(numbers), group)
 
 
 @dataclass(frozen=True)
@@ -81,13 +79,13 @@ class Half:
 
     def against_elsewhere(self, sums: Tensor, whole: Tensor) -> Contrast:
         """Groups of positions, by the sums of their columns [group, column], against all other positions."""
-        n, ranks, values, steep = sums.T
+        n, of_ranks, values, steep = sums.T
         others = whole[0] - n
-        auc = (ranks - n * (n + 1) / 2) / (n * others).clamp(min=1)
+        found = (of_ranks - n * (n + 1) / 2) / (n * others).clamp(min=1)
         mean, other = values / n.clamp(min=1), (whole[2] - values) / others.clamp(min=1)
         known = (n > 0) & (others > 0)
         moves = (mean - other).abs() * steep / len(self.rows)
-        return Contrast(torch.where(known, auc, 0.5), mean, other, torch.where(known, moves, 0))
+        return Contrast(torch.where(known, found, 0.5), mean, other, torch.where(known, moves, 0))
 
     def of_sides(self, values: Tensor, slopes: Tensor, least: int) -> Contrast:
         """Side a against side b at each named place; nothing is told where a side has fewer than ``least`` prompts."""
@@ -98,6 +96,6 @@ class Half:
         sides = [(n > 0) & side for side in (self.side_a, ~self.side_a)]
         a, b = ((means * side).sum(-1) / side.sum(-1).clamp(min=1) for side in sides)
         known = torch.stack([side.sum(-1) >= least for side in sides]).all(0)
-        auc = [auc_of(row[n_row > 0], self.side_a[n_row > 0]) for row, n_row in zip(means, n, strict=True)]
+        aucs = [auc_of(row[n_row > 0], self.side_a[n_row > 0]) for row, n_row in zip(means, n, strict=True)]
         moves = torch.where(known, (a - b).abs() * steep, 0)
-        return Contrast(torch.where(known, torch.tensor(auc), 0.5), a, b, moves)
+        return Contrast(torch.where(known, torch.tensor(aucs), 0.5), a, b, moves)

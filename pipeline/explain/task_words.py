@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.explain.task_labels import TaskStatement
 from pipeline.explain.task_places import AFTER, PARTING, TaskPlace, TaskPlaces
-from pipeline.whitespace import all_visible
+from pipeline.explain.words import either, quoted
 
 NAMED = 3  # tokens of a place that are named
 OTHERS = "other tokens"
@@ -92,8 +92,7 @@ class TaskWords:
 
     def listed(self, tokens: Sequence[int]) -> str:
         """```[`, `(` or `{```."""
-        quoted = [self.quoted(token) for token in tokens]
-        return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if quoted[1:] else quoted)
+        return either([self.quoted(token) for token in tokens])
 
     @staticmethod
     def number(mean: float) -> str:
@@ -101,7 +100,7 @@ class TaskWords:
         return numbers((mean, 0.0))[0]
 
     def quoted(self, token: int) -> str:
-        return f"`{all_visible(self.places.text(token))}`"
+        return quoted(self.places.text(token))
 
 
 def numbers(means: tuple[float, float]) -> tuple[str, str]:

@@ -21,11 +21,11 @@ from pipeline.play.switches import PlayError, Switches, by_node
 from pipeline.report.bundle import token_texts
 from pipeline.report.picture import picture_of, weights_of
 from pipeline.report.picture import rounded as rounded_to
+from pipeline.report.runnable import N_PAIRS
 from pipeline.rows import Explanation
 from pipeline.sites import split_node_name
 from pipeline.workspace import LoadedModel, LoadedTask
 
-N_PAIRS = 4  # of a circuit's task, to begin with
 N_TOP = 8  # tokens of a choice that are listed
 DIGITS = 4  # significant ones of a number that is shown
 

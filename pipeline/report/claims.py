@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pipeline.report.averages import middle
+from pipeline.report.chips import NOT_TESTED
 from pipeline.report.solved import KINDS, SolvedTask
 from pipeline.rows import ClaimRow, Claims, ValidationRow
-
-NOT_TESTED = "not tested"
-SIGNS = {"supported": "✓", "not supported": "✗", NOT_TESTED: "–"}  # of a claim's outcome, on every surface
 
 
 def claim_rows(validation: ValidationRow | None) -> Mapping[str, ClaimRow]:
@@ -23,11 +21,6 @@ def claims_of(validation: ValidationRow | None) -> Claims:
     rows = claim_rows(validation)
     found = {name: rows[name]["outcome"] if name in rows else NOT_TESTED for name in Claims.__annotations__}
     return cast(Claims, found)
-
-
-def chips(claims: Mapping[str, object]) -> dict[str, str]:
-    """Every claim in plain words → the sign of its outcome, in the order in which all surfaces show them."""
-    return {name.replace("_", " "): SIGNS[str(claims.get(name, NOT_TESTED))] for name in Claims.__annotations__}
 
 
 def by_claim(circuits: Sequence[SolvedTask]) -> list[dict[str, Any]]:

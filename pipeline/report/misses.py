@@ -9,7 +9,7 @@ from pipeline.report.averages import known
 from pipeline.report.solved import KINDS, all_solved, of_kind
 from pipeline.rows import ModelSummary, Summary
 
-DECIDED = 0.95  # accuracy against all else, from which a deciding circuit is said to decide
+DECIDED = 0.95  # accuracy against all else, from which a deciding circuit is said to decide (validate's limit, too)
 
 
 def misses(summary: Summary, by_width: Sequence[ModelSummary]) -> list[str]:
@@ -55,8 +55,8 @@ def deciding(summary: Summary) -> Iterator[str]:
         weak = sum(accuracy < DECIDED for accuracy in known(row["counterfactual_accuracy"] for row in rows))
         if weak:
             yield (
-                f"{weak} of {len(rows)} deciding circuits of {kind} models are right on less than {DECIDED:.0%} of the "
-                "test prompts with all else as on the other prompt."
+                f"{weak} of {len(rows)} deciding circuits of {kind} models are right on less than {DECIDED:.0%} "
+                "of the test prompts with all else as on the other prompt."
             )
         large = sum(not row["one_minimal"] for row in rows)
         if large:

@@ -7,9 +7,11 @@ import gzip
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import vl_convert
+
+Key = TypeVar("Key")
 
 AROUND = 200  # bytes at most of the element that holds a packed thing
 
@@ -36,18 +38,12 @@ def pack_json(value: Any) -> str:
 
 def within_budget(packed: Mapping[tuple[str, str], str], budget: int) -> dict[tuple[str, str], str]:
     """As many of the packed things as fit into ``budget`` bytes, the smallest first."""
-    kept: dict[tuple[str, str], str] = {}
-    for key, text in sorted(packed.items(), key=lambda item: (len(item[1]), item[0])):
-        budget -= len(text) + AROUND
-        if budget < 0:
-            break
-        kept[key] = text
-    return kept
+    return those_that_fit(dict(sorted(packed.items(), key=lambda item: (len(item[1]), item[0]))), budget)
 
 
-def those_that_fit(packed: Mapping[str, str], budget: int) -> dict[str, str]:
+def those_that_fit(packed: Mapping[Key, str], budget: int) -> dict[Key, str]:
     """The packed things that fit into ``budget`` bytes, those that come first before others."""
-    kept: dict[str, str] = {}
+    kept: dict[Key, str] = {}
     for key, text in packed.items():
         if len(text) + AROUND <= budget:
             budget -= len(text) + AROUND

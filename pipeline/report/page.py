@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.data.tasks import Pair
 from pipeline.report.averages import log_edges
 from pipeline.report.charts import charts
-from pipeline.report.claims import SIGNS, chips
+from pipeline.report.chips import SIGNS, chips
 from pipeline.report.marked_numbers import Numbers
 from pipeline.report.packed import chart_library, pack, pack_json, those_that_fit, within_budget
 from pipeline.report.provenance import origin

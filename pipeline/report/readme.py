@@ -37,8 +37,8 @@ def filled(text: str, summary: Summary, most_scale: float) -> str:
 
 def figures(summary: Summary, most_scale: float) -> dict[str, Any]:
     """Name → value of all that the README's templates say."""
-    models = summary["models"]
-    solved = all_solved(models)
+    models, firsts = summary["models"], first_seeds(summary)
+    solved, wider = all_solved(models), by_width(firsts)
     return {
         "summary": summary,
         "headline": headline(summary),
@@ -48,10 +48,10 @@ def figures(summary: Summary, most_scale: float) -> dict[str, Any]:
         "before": {
             kind: ends(model["ratio_discretised_to_minimised"] for model in of_kind(models, kind)) for kind in KINDS
         },
-        "by_l0": by_l0(first_seeds(summary)),
-        "by_width": by_width(first_seeds(summary)),
-        "improved": improved(by_width(first_seeds(summary))),
-        "misses": misses(summary, by_width(first_seeds(summary))) if "paper_count" in summary["frontier"] else [],
+        "by_l0": by_l0(firsts),
+        "by_width": wider,
+        "improved": improved(wider),
+        "misses": misses(summary, wider) if "paper_count" in summary["frontier"] else [],
         "ablated_nodes": medians(models, "ablated_nodes_loss"),
         "ablated_edges": medians(models, "ablated_edges_loss"),
         "on_test": on_test([task for _, _, task in solved], summary, most_scale),

@@ -116,7 +116,7 @@ def _pack_and_draw(
     smallest = smallest_circuits(summary)
     for row in tqdm(summary["models"], desc="pages of circuits"):
         name = row["name"]
-        model = load_model(workspace.model(name))
+        model, means = load_model(workspace.model(name)), load_means(workspace.model(name)) if tokenizer else None
         for task, found in row["tasks"].items():
             if not found["n_nodes"] and smallest.get(task) != name:
                 continue
@@ -128,8 +128,8 @@ def _pack_and_draw(
                 svg = drawn(circuit, bundle["drawing"], f"{task} in {name}")
                 (folder / name / f"{task}.svg").write_text(svg, encoding="utf-8")
             if found["n_nodes"]:
-                if tokenizer:
-                    bundle["run"] = run_part(circuit, load_means(workspace.model(name)), batch)
+                if means:
+                    bundle["run"] = run_part(circuit, means, batch)
                 yield (name, task), pack_json(own_part(bundle, explanations[name]))
 
 

@@ -52,9 +52,8 @@ def complement(tested: CircuitUnderTest, stress: bool = True) -> dict[str, Any]:
     for name, ablated_to in (kinds_of_ablation if stress else expected_of)(tested).items():
         batch = tested.batches["test"] if name == made_for(tested) else tested.test
         found[name] = ablated_at(tested, ablated_to, batch)
-        if (
-            stress and not ablated_to.kind.varies
-        ):  # its values are those of padded prompts, the norms' scales of their ends
+        # Values that vary are those of padded prompts, the norms' scales those of their ends.
+        if stress and not ablated_to.kind.varies:
             found[f"{name}_{FROZEN}"] = with_frozen_norms(tested, ablated_to)
     if stress:
         found["resample_examples"] = resample_examples(tested)

@@ -16,6 +16,7 @@ from pipeline.model.record import record
 from pipeline.model.scoring import CHUNK
 from pipeline.model.transformer import Transformer
 from pipeline.sites import Site, split_site_key
+from pipeline.stats import auc
 
 # Keys and values are left out: they are what the answering position offers to later ones, of which there are none.
 ANSWERING = (Site.ATTN_IN, Site.ATTN_Q, Site.ATTN_OUT, Site.MLP_IN, Site.MLP_NEURON, Site.MLP_OUT)
@@ -100,12 +101,6 @@ def fit(key: str, index: int, values: PromptValues, nested: Nested) -> Reading:
     means = (float(values[~nested].mean()), float(values[nested].mean()))
     threshold = best_threshold(values if up > 0 else -values, nested)
     return Reading(key, index, auc(values, nested), up, threshold if up > 0 else -threshold, means)
-
-
-def auc(values: PromptValues, nested: Nested) -> float:
-    """Probability that a nested list's value is above a flat one's; a tie counts half."""
-    difference = values[nested][:, None] - values[~nested]
-    return float(2 * (difference > 0).sum() + (difference == 0).sum()) / (2 * difference.numel())
 
 
 def correlation(one: PromptValues, other: PromptValues) -> float:

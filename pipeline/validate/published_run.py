@@ -16,10 +16,10 @@ from pipeline.circuit.graph import Node, Subgraph, ends, half_of
 from pipeline.circuit.heads import attention_patterns, kept_heads
 from pipeline.data.pairs import PairBatch, parting
 from pipeline.sites import Site, site_key, split_site_key
+from pipeline.stats import auc
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 from pipeline.validate.mechanism import MIN_DEVIATION
 from pipeline.validate.paired_runs import PairedRuns
-from pipeline.validate.prediction_node import auc
 
 Head = tuple[int, int]  # layer, head
 PlaceMask = Bool[Tensor, "prompt pos"]

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.play.session import Session
 from tests.browser.chromium import Page, chromium, executable
+from tests.play.playing import make_circuit, make_model, make_session
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,10 @@ def page(browser: str) -> Iterator[Page]:
     opened = Page(browser)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    """A tiny model with one circuit, to be played with."""
+    model = make_model()
+    return make_session(model, make_circuit(model))

@@ -12,15 +12,8 @@ from flows.cli_play import listening
 from pipeline.play.server import application
 from pipeline.play.session import Session
 from tests.browser.chromium import Page, wait_until
-from tests.play.playing import make_circuit, make_model, make_session
 
 LAST = "[...document.querySelectorAll('#tokens .tok')].pop()"
-
-
-@pytest.fixture(scope="module")
-def session() -> Session:
-    model = make_model()
-    return make_session(model, make_circuit(model))
 
 
 @pytest.fixture(scope="module")

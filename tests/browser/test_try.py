@@ -19,17 +19,11 @@ from pipeline.play.session import Session
 from pipeline.report.bundle import token_texts
 from pipeline.report.write import write_report
 from tests.browser.chromium import Page
-from tests.play.playing import TOKENIZER, make_circuit, make_model, make_session
+from tests.play.playing import TOKENIZER, make_session
 from tests.report.conftest import FakeTasks, write_model
 
 NODE, EDGE = "1.mlp_out.7", "0.attn_v.5->0.attn_out.7"
 READY = "document.querySelectorAll('.ct-row').length > 8"
-
-
-@pytest.fixture(scope="module")
-def session() -> Session:
-    model = make_model()
-    return make_session(model, make_circuit(model))
 
 
 @pytest.fixture(scope="module")
