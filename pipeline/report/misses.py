@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from pipeline.report.averages import known
+from pipeline.report.averages import known, log_edges, mean_ratio
+from pipeline.report.frontier import discretised_edges
 from pipeline.report.solved import KINDS, all_solved, of_kind
 from pipeline.rows import ModelSummary, Summary
 
@@ -15,7 +16,13 @@ DECIDED = 0.95  # accuracy against all else, from which a deciding circuit is sa
 def misses(summary: Summary, by_width: Sequence[ModelSummary]) -> list[str]:
     """``by_width``: sparse models of equal L0 in their blocks, the narrowest first."""
     models = summary["models"]
-    return [*unsolved(of_kind(models, "sparse")), *widths(by_width), *targets(summary), *deciding(summary)]
+    return [
+        *unsolved(of_kind(models, "sparse")),
+        *equal_tokens(summary),
+        *widths(by_width),
+        *targets(summary),
+        *deciding(summary),
+    ]
 
 
 def unsolved(models: Sequence[ModelSummary]) -> Iterator[str]:
@@ -24,6 +31,34 @@ def unsolved(models: Sequence[ModelSummary]) -> Iterator[str]:
     left = sorted(tasks.keys() - {name for _, name, _ in all_solved(models)})
     if left:
         yield f"No sparse model does {len(left)} of the {len(tasks)} tasks ({', '.join(f'`{name}`' for name in left)})."
+
+
+def equal_tokens(summary: Summary) -> Iterator[str]:
+    """A dense model of no more tokens that has less loss than any sparse one, the narrowest; sizes beside the widest
+    sparse model's, whatever their losses."""
+    sparse, dense = (of_kind(summary["models"], kind) for kind in KINDS)
+    best = min(sparse, key=lambda model: model["val_loss_nats"], default=None)
+    better = [
+        row
+        for row in dense
+        if best and row["tokens"] <= best["tokens"] and row["val_loss_nats"] < best["val_loss_nats"]
+    ]
+    if best is None or not better:
+        return
+    narrow, wide = min(better, key=width_of), max(sparse, key=width_of)
+    yield (
+        f"Sparsity costs capability: a dense model of width {narrow['d_model']} and {narrow['tokens'] / 1e6:.3g} "
+        f"million tokens has {narrow['val_loss_nats']:.3f} nats, the best sparse one {best['val_loss_nats']:.3f} (width "
+        f"{best['d_model']}, {best['tokens'] / 1e6:.3g} million)."
+    )
+    few, many = (discretised_edges(row, summary["target_loss"]) for row in (wide, narrow))
+    ratio = mean_ratio([log_edges(many[task]) - log_edges(few[task]) for task in sorted(few.keys() & many.keys())])
+    if ratio is not None:
+        yield f"The circuits of that dense model have {ratio:.1f} times the edges of those of width {wide['d_model']}."
+
+
+def width_of(model: ModelSummary) -> int:
+    return model["d_model"]
 
 
 def widths(models: Sequence[ModelSummary]) -> Iterator[str]:

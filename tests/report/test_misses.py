@@ -8,13 +8,14 @@ from pipeline.report.misses import misses
 
 
 def model(kind: str = "sparse", width: int = 8, loss: float = 3.0, edges: float = 9.0, **tasks: Any) -> dict[str, Any]:
-    sizes = {"d_model": width, "val_loss_nats": loss, "geomean_edges_discretised": edges}
+    sizes = {"d_model": width, "val_loss_nats": loss, "geomean_edges_discretised": edges, "tokens": 1_500_000}
     return {"name": f"{kind}_d{width}", "kind": kind, "tasks": tasks, **sizes}
 
 
-def task(*, solved: bool = True, accuracy: float = 1.0, one_minimal: bool = True) -> dict[str, Any]:
+def task(*, solved: bool = True, accuracy: float = 1.0, one_minimal: bool = True, edges: int = 4) -> dict[str, Any]:
     deciding = {"counterfactual_accuracy": accuracy, "one_minimal": one_minimal}
-    return {"solved": solved, "circuits": {"deciding": deciding if solved else None}}
+    point = {"target_loss": 0.15, "n_edges": 2, "discretised": {"n_edges": edges}}
+    return {"solved": solved, "circuits": {"deciding": deciding if solved else None}, "curve": [point]}
 
 
 def found(models: list[dict[str, Any]], **ratios: float) -> list[str]:
@@ -42,3 +43,17 @@ def test_each_miss_is_a_sentence_with_its_numbers():
         "1 of 2 deciding circuits of sparse models are right on less than 95% of the test prompts with all else as on "
         "the other prompt.",
     ]
+
+
+def test_a_dense_model_that_is_better_and_narrower_is_said_with_its_circuits():
+    sparse = model(width=16, loss=2.9, quotes=task(edges=4), lists=task(edges=8))
+    dense = [
+        model("dense", width, loss, quotes=task(edges=40), lists=task(edges=20)) for width, loss in ((4, 2.8), (8, 2.7))
+    ]
+    assert found([sparse, *dense]) == [
+        "Sparsity costs capability: a dense model of width 4 and 1.5 million tokens has 2.800 nats, the best sparse "
+        "one 2.900 (width 16, 1.5 million).",
+        "The circuits of that dense model have 5.0 times the edges of those of width 16.",
+    ]
+    sparse["tokens"] = 1_400_000
+    assert found([sparse, *dense]) == []
