@@ -48,8 +48,8 @@ def equal_tokens(summary: Summary) -> Iterator[str]:
     narrow, wide = min(better, key=width_of), max(sparse, key=width_of)
     yield (
         f"Sparsity costs capability: a dense model of width {narrow['d_model']} and {narrow['tokens'] / 1e6:.3g} "
-        f"million tokens has {narrow['val_loss_nats']:.3f} nats, the best sparse one {best['val_loss_nats']:.3f} (width "
-        f"{best['d_model']}, {best['tokens'] / 1e6:.3g} million)."
+        f"million tokens has {narrow['val_loss_nats']:.3f} nats, the best sparse one {best['val_loss_nats']:.3f} "
+        f"(width {best['d_model']}, {best['tokens'] / 1e6:.3g} million)."
     )
     few, many = (discretised_edges(row, summary["target_loss"]) for row in (wide, narrow))
     ratio = mean_ratio([log_edges(many[task]) - log_edges(few[task]) for task in sorted(few.keys() & many.keys())])
