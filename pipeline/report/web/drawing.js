@@ -2,10 +2,10 @@
 // The picture of a circuit, to pan and zoom. Edges are on a canvas (thousands of them move at a usable speed), all
 // else is SVG: nodes can be focused, pointed at and read out.
 //
-// CircuitDrawing.mount(element, drawing, options) → { select, show, fit, move, destroy }
+// CircuitDrawing.mount(element, drawing, options) → { select, show, light, fit, move, destroy }
 //   options.onselect(name or null, number or null): a node was pinned; options.describe(number) → more for its tip
 //   select(name, number or null): pins a node. show(values or null, { scale, row }): colours nodes by values (−scale …
-//   scale) and marks a row. fit(true): all of it. move(dx, dy): by pixels of the screen.
+//   scale) and marks a row. light(names or null): lights nodes and the edges among them, the others are faint. fit(true): all of it. move(dx, dy): by pixels of the screen.
 const CircuitDrawing = (() => {
   const { make, number, tint, describe } = CircuitElements;
   const { scene, LEVELS, WIDTHS, ALPHAS } = CircuitScene;
@@ -18,7 +18,7 @@ const CircuitDrawing = (() => {
     const nodes = describe(drawing);
     const { x: xs, y: ys } = drawing.nodes;
     const view = { x: 0, y: 0, k: 1 };
-    const state = { hovered: null, pinned: null, edge: null, values: null, scale: 1, row: null };
+    const state = { hovered: null, pinned: null, edge: null, lit: null, values: null, scale: 1, row: null };
     const edges = strengths(drawing, nodes);
     const all = together(edges);
     const touching = nodes.map(() => []);
@@ -85,10 +85,12 @@ const CircuitDrawing = (() => {
       }
     }
 
-    // The edges to stand out: of the node under the pointer, else of the pinned one, else those into the marked row.
+    // The edges to stand out: of the node under the pointer, else of the pinned one, else those among lit ones, else
+    // those into the marked row.
     function askedFor() {
       const node = state.hovered ?? state.pinned;
       if (node !== null) return new Set(touching[node]);
+      if (state.lit) return new Set(edges.filter(({ e }) => state.lit.has(drawing.edges.source[e]) && state.lit.has(drawing.edges.target[e])).map(({ e }) => e));
       if (state.row === null) return null;
       const y = drawing.rows[state.row]?.[2];
       return new Set(edges.filter(edge => edge.ty === y).map(edge => edge.e));
@@ -98,7 +100,9 @@ const CircuitDrawing = (() => {
       const node = state.hovered ?? state.pinned;
       const beside = new Set(node === null ? [] : touching[node].flatMap(e => [drawing.edges.source[e], drawing.edges.target[e]]));
       parts.nodes.forEach((group, n) => {
-        group.classList.toggle("faint", node !== null && n !== node && !beside.has(n));
+        const lit = state.lit?.has(n) ?? false;
+        group.classList.toggle("faint", node !== null ? n !== node && !beside.has(n) : state.lit !== null && !lit);
+        group.classList.toggle("lit", lit);
         group.classList.toggle("pinned", n === state.pinned);
         group.setAttribute("aria-pressed", String(n === state.pinned));
         group.classList.toggle("now", state.row !== null && ys[n] === drawing.rows[state.row]?.[2]);
@@ -274,6 +278,11 @@ const CircuitDrawing = (() => {
       Object.assign(state, { values, scale, row });
       mark();
     }
+    // Nodes of these names, and the edges among them, stand out; null: none do.
+    function light(names) {
+      state.lit = names && new Set(names.map(numberOf).filter(n => n >= 0));
+      mark();
+    }
     function destroy() {
       resized.disconnect();
       dark.removeEventListener("change", again);
@@ -282,7 +291,7 @@ const CircuitDrawing = (() => {
     }
     fit(false);
     mark();
-    return { select, show, fit, move, destroy };
+    return { select, show, light, fit, move, destroy };
   }
 
   // Edges with their places, sign and strength: the share of the largest weight of their kind, whatever the layer.
