@@ -5,21 +5,26 @@ const CircuitScene = (() => {
   const LEVELS = 4, WIDTHS = [0.7, 1.1, 1.7, 2.5], ALPHAS = [0.4, 0.55, 0.75, 0.95]; // of an edge's strength
   const LABEL_PITCH = 19, TOKEN_PITCH = 8; // pixels on the screen from which labels have room
   const END_CHARS = 18;
+  const GROUPS = ["--dense-2", "--sparse-1", "--dense-1", "--sparse-3", "--sparse-4", "--dense-0"]; // colours
+  const HALO = 9; // radius of a group's ring
 
-  // All that is SVG; `place(view)` moves it. Labels of rows stay at the left edge and keep their size.
-  function scene(drawing, nodes) {
+  // All that is SVG; `place(view, live)` moves it, `fresh()` has it laid out again then. Labels of rows stay at the left
+  // edge; they and the words beside nodes (words.js) keep their size. `group([{ name, members }])` rings nodes.
+  function scene(drawing, nodes, words) {
     const radius = Math.min(4.2, drawing.pitch * 0.36);
     const rows = drawing.rows.map(([layer, label], i) => {
       const first = i === 0 || drawing.rows[i - 1][0] !== layer;
       return draw("g", { class: "cd-row" }, draw("text", { x: 8, y: -5 }, label), first ? draw("text", { x: 8, y: 15, class: "layer" }, `layer ${layer}`) : null);
     });
     const dots = nodes.map((node, n) => dot(drawing, node, n, radius));
-    const scaled = draw("g", {}, background(drawing), ends(drawing), draw("g", { class: "cd-nodes" }, dots));
-    const svg = draw("svg", { class: "cd-svg" }, scaled), labels = draw("svg", { class: "cd-rows", "aria-hidden": "true" }, rows);
+    const rings = draw("g", { class: "cd-groups" });
+    const scaled = draw("g", {}, background(drawing), ends(drawing), rings, draw("g", { class: "cd-nodes" }, dots));
+    const svg = draw("svg", { class: "cd-svg" }, scaled, words.element), labels = draw("svg", { class: "cd-rows", "aria-hidden": "true" }, rows);
     let zoomed = null;
     // A new zoom is painted; a new place only moves the layer that was painted, which is much faster.
-    function place({ x, y, k }) {
+    function place({ x, y, k }, live) {
       if (k !== zoomed) {
+        words.place(k, live);
         svg.setAttribute("width", drawing.width * k);
         svg.setAttribute("height", drawing.height * k);
         scaled.setAttribute("transform", `scale(${k})`);
@@ -30,7 +35,16 @@ const CircuitScene = (() => {
       svg.style.transform = `translate(${x}px, ${y}px)`;
       rows.forEach((row, i) => row.setAttribute("transform", `translate(0 ${y + k * drawing.rows[i][2]})`));
     }
-    return { svg, labels, nodes: dots, rows, place };
+    const group = groups => rings.replaceChildren(...groups.flatMap(({ name, members }, i) => ringed(drawing, name, members, GROUPS[i % GROUPS.length])));
+    return { svg, labels, nodes: dots, rows, words: words.element, place, group, fresh: () => { zoomed = null; } };
+  }
+
+  // A coloured ring around each member, and the group's name above the first of the upmost.
+  function ringed({ nodes: { x, y } }, name, members, colour) {
+    if (!members.length) return [];
+    const top = members.reduce((a, b) => (y[b] < y[a] || (y[b] === y[a] && x[b] < x[a]) ? b : a));
+    return [members.map(n => draw("circle", { class: "cd-group", cx: x[n], cy: y[n], r: HALO, style: `stroke:var(${colour})` })),
+      draw("text", { class: "cd-groupname", x: x[top] - HALO, y: y[top] - HALO - 3, style: `fill:var(${colour})` }, name)].flat();
   }
 
   function dot(drawing, node, n, radius) {
@@ -52,7 +66,7 @@ const CircuitScene = (() => {
     const arcs = drawing.links.map(([q, k]) => `M${x[q]} ${y[q]}q${(x[k] - x[q]) / 2} ${Math.min(12 + Math.abs(x[k] - x[q]) / 4, 24)} ${x[k] - x[q]} 0`);
     const boxes = drawing.heads.flatMap(([, head, left, right, at, sink]) => [
       draw("rect", { class: "cd-head", x: left, y: at - 17, width: right - left, height: 36, rx: 8 }),
-      draw("text", { class: "cd-headname", x: (left + right) / 2, y: at - 21 }, right - left < 40 ? `h${head}` : `head ${head}`,
+      draw("text", { class: "cd-headname", x: (left + right) / 2, y: at + 29 }, right - left < 40 ? `h${head}` : `head ${head}`,
         draw("title", {}, `head ${head}, ${sink === null ? "no attention sink" : `attention sink: logit ${number(sink)}`}`)),
     ]);
     return draw("g", { "aria-hidden": "true" }, draw("path", { class: "cd-line", d: lines }), boxes,
