@@ -20,8 +20,8 @@ class Shorts:
     """Short forms of the labels of one circuit's nodes: ``shorts(node, statement)``, of 18 characters at most.
 
     A read says at what it is high; a query *asks*, a key *finds*; a value *copies* or *averages*; a neuron that
-    thresholds its only source says where; a write that leads to the answer alone says to which one, any other what it
-    brings.
+    thresholds its only source says where; a write that leads to the answer alone says to which one it pushes, any other
+    what it brings.
     """
 
     roles: Roles
@@ -92,11 +92,20 @@ class Shorts:
         into = self.roles.sources.get(node, [])
         if not into:
             return STEADY
-        answer = self.roles.written_answer(node)
+        answer = self._pushed(node, statement)
         if answer is not None:
             return f"→ {self.roles.words.quoted(answer)}"
         source = into[0][0]
         return self.brings(source) if split_site_key(source[0])[1] is Site.ATTN_V else self.what(statement)
+
+    def _pushed(self, node: Node, statement: TaskStatement | None) -> int | None:
+        """The answer that a write speaks for where it is far from 0: where it is negative, not the one that it is high
+        for. None where something in the circuit reads it later."""
+        high_for = self.roles.written_answer(node)
+        if high_for is None or statement is None or max(statement.means, key=abs) >= 0:
+            return high_for
+        first, second = self.roles.words.answers
+        return second if high_for == first else first
 
 
 def first_of(listed: str) -> str:

@@ -40,6 +40,7 @@ def draw_circuit(picture: Picture, *, title: str, explanation: Mapping[str, Any]
         paths=_edge_paths(picture, explanation.get("carried"), decisive_edges(picture, explanation)),
         streams="".join(f"M{x} {top}V{bottom}" for _, x, top, bottom in picture["streams"] if bottom > top),
         links="".join(_links(picture)),
+        ways="".join(_ways(picture, explanation)),
         nodes=list(_nodes(picture, labelled, _words(picture, explanation))),
         tight=not labelled,
         inputs=_inputs(picture) if roomy else [],
@@ -137,6 +138,15 @@ def _level(weight: float, largest: float) -> int:
 def _curve(x: int, y: int, to_x: int, to_y: int) -> str:
     dx, dy = to_x - x, to_y - y
     return f"M{x} {y}c0 {dy // 2} {dx} {dy - dy // 2} {dx} {dy}".replace(" -", "-")
+
+
+def _ways(picture: Picture, explanation: Mapping[str, Any]) -> list[str]:
+    """The steps of paths that decide which are no edges: along a residual channel, or from a query or key to a
+    write."""
+    edges = set(zip(picture["edges"]["source"], picture["edges"]["target"], strict=True))
+    steps = {step for path in explanation.get("paths", ()) for step in zip(path, path[1:], strict=False)} - edges
+    x, y = picture["nodes"]["x"], picture["nodes"]["y"]
+    return [_curve(x[a], y[a], x[b], y[b]) for a, b in sorted(steps)]
 
 
 def _links(picture: Picture) -> Iterator[str]:

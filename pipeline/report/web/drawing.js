@@ -25,7 +25,7 @@ const CircuitDrawing = (() => {
     let look = {}, edges = [], live = null, kept = null, all = [];
 
     const canvas = make("canvas", { class: "cd-edges", "aria-hidden": "true" });
-    const parts = scene(drawing, nodes, CircuitWords.layer(drawing, nodes, said));
+    const parts = scene(drawing, nodes, CircuitWords.layer(drawing, nodes, said), paths);
     const tip = make("div", { class: "cd-tip", role: "status", hidden: true });
     const buttons = make("div", { class: "cd-buttons", role: "group", "aria-label": "Zoom" },
       button("+", "zoom in", () => zoom(1.4)), button("−", "zoom out", () => zoom(1 / 1.4)), button("⤢", "fit", () => fit(true)));

@@ -10,7 +10,7 @@ const CircuitScene = (() => {
 
   // All that is SVG; `place(view, live)` moves it, `fresh()` has it laid out again then. Labels of rows stay at the left
   // edge; they and the words beside nodes (words.js) keep their size. `group([{ name, members }])` rings nodes.
-  function scene(drawing, nodes, words) {
+  function scene(drawing, nodes, words, paths) {
     const radius = Math.min(4.2, drawing.pitch * 0.36);
     const rows = drawing.rows.map(([layer, label], i) => {
       const first = i === 0 || drawing.rows[i - 1][0] !== layer;
@@ -18,7 +18,7 @@ const CircuitScene = (() => {
     });
     const dots = nodes.map((node, n) => dot(drawing, node, n, radius));
     const rings = draw("g", { class: "cd-groups" });
-    const scaled = draw("g", {}, background(drawing), ends(drawing), rings, draw("g", { class: "cd-nodes" }, dots));
+    const scaled = draw("g", {}, background(drawing), ways(drawing, paths), ends(drawing), rings, draw("g", { class: "cd-nodes" }, dots));
     const svg = draw("svg", { class: "cd-svg" }, scaled, words.element), labels = draw("svg", { class: "cd-rows", "aria-hidden": "true" }, rows);
     let zoomed = null;
     // A new zoom is painted; a new place only moves the layer that was painted, which is much faster.
@@ -71,6 +71,14 @@ const CircuitScene = (() => {
     ]);
     return draw("g", { "aria-hidden": "true" }, draw("path", { class: "cd-line", d: lines }), boxes,
       draw("path", { class: "cd-stream", d: streams }), draw("path", { class: "cd-link", d: arcs.join("") }));
+  }
+
+  // The steps of paths that decide which are no edges: along a residual channel, or from a query or key to a write.
+  function ways({ nodes: { x, y }, edges: { source, target } }, paths) {
+    const edges = new Set(source.map((s, e) => `${s} ${target[e]}`));
+    const steps = paths.flatMap(path => path.slice(1).map((to, i) => [path[i], to])).filter(([a, b]) => !edges.has(`${a} ${b}`));
+    const line = ([a, b]) => (x[a] === x[b] ? `M${x[a]} ${y[a]}V${y[b]}` : `M${x[a]} ${y[a]}C${x[a]} ${(y[a] + y[b]) / 2} ${x[b]} ${(y[a] + y[b]) / 2} ${x[b]} ${y[b]}`);
+    return draw("path", { class: "cd-way", "aria-hidden": "true", d: [...new Set(steps.map(line))].join("") });
   }
 
   // Tokens at the embedding end below and the unembedding end above.

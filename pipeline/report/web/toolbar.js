@@ -111,8 +111,8 @@ const CircuitToolbar = (() => {
     const say = i => `${all[i][0]} edges: ${number(all[i][1])} nats`;
     const [input, said] = slider("Size of the circuit", at, last, say, i => see({ size: i === last ? null : all[i][0] }));
     const kept = curve.filter(point => point.n_edges !== null).map(point => `${point.target_loss} nats: ${point.n_edges}`).join("; ");
-    const title = "The edges that are needed most (without each of which the loss is largest), and the task loss of the circuit of these edges alone, measured." +
-      (kept ? ` The smallest circuits that pruning found have these numbers of edges, but which they are is not kept: ${kept}.` : "");
+    const title = "Edges were taken away one after the other, each time one that cost little; the task loss of the circuit that is left is measured." +
+      (kept ? ` Pruning found circuits of these sizes, but keeps only its main one: ${kept}.` : "");
     return make("label", { class: "ck-size", title }, "size ", input, said);
   }
 

@@ -6,9 +6,10 @@
 // `first`: before others where there is room for some only. CircuitWords.of(bundle) → what a drawing says of a circuit.
 const CircuitWords = (() => {
   const { draw } = CircuitElements;
-  const CHAR = 5.75, LINE = 13, BESIDE = 8; // pixels on the screen: a character, a line, from a node to its words
+  const CHAR = 6.35, LINE = 14, BESIDE = 8; // pixels on the screen: a character, a line, from a node to its words
+  const LABELLED = 2, NAMED = 3; // zooms from which the whole label has room, and the node's name
   const SLANT = 35, RISE = Math.sin(SLANT * Math.PI / 180), LEAST = 4; // degrees; characters that are worth showing
-  const FILLED = 0.92; // of the way to the row above that slanted words may take
+  const FILLED = 0.8; // of the way to the row above that slanted words may take
   const ROW = 68; // height of the only row
 
   function layer(drawing, nodes, said) {
@@ -32,7 +33,7 @@ const CircuitWords = (() => {
         const made = text(n), x = drawing.nodes.x[n] * k, y = drawing.nodes.y[n] * k;
         made.style.display = "";
         if (made.textContent !== words) made.textContent = words;
-        made.setAttribute("transform", slanted ? `translate(${x + 5} ${y - 6})rotate(${-SLANT})` : `translate(${x + BESIDE} ${y + 3})`);
+        made.setAttribute("transform", slanted ? `translate(${x + 5} ${y - 6})rotate(${-SLANT})` : `translate(${x + BESIDE} ${y - 4})`);
       }
     }
 
@@ -52,7 +53,8 @@ const CircuitWords = (() => {
       const own = said(n);
       if (!own) return;
       const room = Math.floor(((x[row[i + 1]] ?? drawing.width) - x[n]) * k / CHAR - 2 * BESIDE / CHAR);
-      const words = [own.text && `${nodes[n].name}  ${own.text}`, own.text, own.short].find(each => each && each.length <= room);
+      const all = [k >= NAMED && own.text && `${nodes[n].name}  ${own.text}`, k >= LABELLED && own.text, own.short];
+      const words = all.find(each => each && each.length <= room);
       if (words) found.push({ n, words, slanted: false });
       else if (own.short) close.push(n);
     });
