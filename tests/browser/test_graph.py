@@ -168,6 +168,7 @@ def test_only_paths_through_pins_leaves_what_leads_there_and_what_follows(graph)
     wanted = ["0.attn_in.2", "0.attn_v.7", "0.attn_out.5", "0.mlp_in.5", "0.mlp_neuron.9", "0.mlp_out.3"]
     assert graph.evaluate(SHOWN) == wanted
     assert query(graph) == "only=1&pin=0.attn_v.7"
+    assert each(graph, ".cd-link, .cd-way", "e.classList.contains('gone')") == [True]
     graph.click(".ck-remove")
     assert graph.evaluate(SHOWN) == NAMES
 

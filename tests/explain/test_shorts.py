@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -37,7 +39,8 @@ def test_the_short_form_says_what_the_role_says(labels):
             assert short.startswith("copies ") == role.startswith("copies ")
         if "writes the answer: high for" in role:
             assert short.startswith("→ `")
-            negative = max(label["text"].split(": ")[-1].split(", "), key=size_of).startswith("−")
+            means = re.findall(r"(−?[\d.]+) (?:at|after|before|otherwise|where|elsewhere)", label["text"])
+            negative = max(means, key=lambda mean: float(mean.strip("−"))).startswith("−")
             assert (short == f"→ {role.rpartition('high for ')[2]}") == (not negative)
 
 
@@ -48,10 +51,6 @@ def test_a_planted_neuron_that_thresholds_its_only_source_says_where(labels):
         assert [label["role"].startswith("thresholds") for label in neurons] == [True]
         assert neurons[0]["short"][:2] in ("> ", "< ")
         assert float(neurons[0]["short"][2:].replace("−", "-"))
-
-
-def size_of(part: str) -> float:
-    return abs(float(part.split()[0].replace("−", "-")))
 
 
 @pytest.mark.parametrize(

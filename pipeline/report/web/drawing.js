@@ -105,7 +105,7 @@ const CircuitDrawing = (() => {
         group.querySelector(".dot").style.fill = share === null ? "" : tint(share, "var(--paper)");
       });
       parts.rows.forEach((row, i) => row.classList.toggle("now", i === state.row));
-      parts.words.classList.toggle("quiet", node !== null || state.lit !== null);
+      parts.words.mark(node !== null ? new Set([node, ...beside]) : state.lit);
       again();
     }
 
@@ -117,6 +117,7 @@ const CircuitDrawing = (() => {
       live = graph.shown({ ...look, order, pins, shares: edges.map(({ share }) => share) });
       kept = edges.filter(({ e }) => live.edges[e]);
       all = CircuitEdges.together(kept, paths.length > 0);
+      parts.keep(live.nodes);
       parts.group(look.groups.map(({ name, nodes: members }) => ({ name, members: members.map(numberOf).filter(n => n >= 0 && live.nodes[n]) })));
       parts.fresh();
       mark();

@@ -2,13 +2,14 @@
 // Words beside the nodes of a drawing, as many as have room: the nearer the picture, the more. Two or three words first,
 // slanted where nodes stand close; then the label with its values; then the node's name too.
 //
-// CircuitWords.layer(drawing, nodes, said) → { element, place(k, live) }; `said(n)`: { short, text, weak, first } or null,
+// CircuitWords.layer(drawing, nodes, said) → { element, place(k, live), mark(nodes that are asked for, or null) }; `said(n)`: { short, text, weak, first } or null,
 // `first`: before others where there is room for some only. CircuitWords.of(bundle) → what a drawing says of a circuit.
 const CircuitWords = (() => {
   const { draw } = CircuitElements;
   const CHAR = 6.35, LINE = 14, BESIDE = 8; // pixels on the screen: a character, a line, from a node to its words
   const LABELLED = 2, NAMED = 3; // zooms from which the whole label has room, and the node's name
-  const SLANT = 35, RISE = Math.sin(SLANT * Math.PI / 180), LEAST = 4; // degrees; characters that are worth showing
+  const SLANT = 35, RISE = Math.sin(SLANT * Math.PI / 180), LEAST = 4, ENOUGH = 9; // degrees; characters that
+  // are worth showing of what comes first, and of all else
   const FILLED = 0.8; // of the way to the row above that slanted words may take
   const ROW = 68; // height of the only row
 
@@ -17,9 +18,16 @@ const CircuitWords = (() => {
     const rows = rowsOf(drawing), heights = drawing.rows.map(([, , y]) => y);
     const high = Math.min(ROW, ...heights.slice(1).map((y, i) => Math.abs(y - heights[i])));
 
+    let asked = null;
+    function mark(wanted) {
+      asked = wanted;
+      for (const [n, made] of texts) made.classList.toggle("quiet", asked !== null && !asked.has(n));
+    }
+
     function text(n) {
       if (!texts.has(n)) {
         const made = draw("text", { class: `cd-word${said(n).weak ? " weak" : ""}${said(n).first ? " first" : ""}`, "data-n": n });
+        made.classList.toggle("quiet", asked !== null && !asked.has(n));
         texts.set(n, made);
         element.append(made);
       }
@@ -37,7 +45,7 @@ const CircuitWords = (() => {
       }
     }
 
-    return { element, place };
+    return { element, place, mark };
   }
 
   function rowsOf({ nodes: { x, y } }) {
@@ -48,7 +56,7 @@ const CircuitWords = (() => {
 
   // [{ n, words, slanted }] of one row (numbers from left to right) at the zoom k; `high`: from row to row.
   function placed(row, drawing, nodes, said, k, high) {
-    const { x } = drawing.nodes, found = [], close = [];
+    const { x } = drawing.nodes, found = [], close = [], most = Math.floor(FILLED * high * k / (CHAR * RISE));
     row.forEach((n, i) => {
       const own = said(n);
       if (!own) return;
@@ -56,9 +64,9 @@ const CircuitWords = (() => {
       const all = [k >= NAMED && own.text && `${nodes[n].name}  ${own.text}`, k >= LABELLED && own.text, own.short];
       const words = all.find(each => each && each.length <= room);
       if (words) found.push({ n, words, slanted: false });
-      else if (own.short) close.push(n);
+      else if (own.short && (own.first || most >= ENOUGH)) close.push(n);
     });
-    const most = Math.floor(FILLED * high * k / (CHAR * RISE)), taken = [];
+    const taken = [];
     if (most < LEAST) return found;
     for (const n of close.sort((a, b) => (said(b).first ? 1 : 0) - (said(a).first ? 1 : 0) || a - b)) {
       if (taken.some(other => Math.abs(x[other] - x[n]) * k < LINE)) continue;
