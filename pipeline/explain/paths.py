@@ -20,7 +20,7 @@ MOST_PATHS = 6
 LEAST_SHARE = 0.25  # of the widest path's width, for another one to be told
 ANSWER: Node = ("answer", 0)  # where all paths end
 
-Step = tuple[Node, Node]
+PathStep = tuple[Node, Node]
 
 
 def deciding_paths(circuit: Circuit, found: Carried, d_head: int) -> list[list[str]]:
@@ -52,11 +52,11 @@ def writes(node: Node) -> bool:
     return split_site_key(node[0])[1].writes_residual
 
 
-def steps(circuit: Circuit, found: Carried, d_head: int) -> dict[Step, float]:
+def steps(circuit: Circuit, found: Carried, d_head: int) -> dict[PathStep, float]:
     """Step → width, of all that are wider than 0."""
     parts = Subgraph(circuit.nodes, circuit.edges)
     effect = of_nodes(circuit, found.nodes)
-    width = dict[Step, float]()
+    width = dict[PathStep, float]()
     numbers = (number for key in circuit.edges for number in found.effects[key].tolist())
     for edge, number in zip(parts.list_edges(), numbers, strict=True):
         width[ends(edge)] = number
@@ -76,7 +76,7 @@ def of_nodes(circuit: Circuit, numbers: ByKey) -> dict[Node, float]:
     }
 
 
-def in_heads(parts: Subgraph, d_head: int) -> Iterator[Step]:
+def in_heads(parts: Subgraph, d_head: int) -> Iterator[PathStep]:
     """From each query and key channel to what its head's values write."""
     written: dict[tuple[int, int], set[Node]] = {}
     for source, target in map(ends, parts.list_edges()):
@@ -89,7 +89,7 @@ def in_heads(parts: Subgraph, d_head: int) -> Iterator[Step]:
             yield from ((node, target) for target in sorted(written.get((layer, node[1] // d_head), ())))
 
 
-def along_channels(parts: Subgraph) -> Iterator[Step]:
+def along_channels(parts: Subgraph) -> Iterator[PathStep]:
     """From each write to all later reads of its residual channel."""
     nodes = parts.list_nodes()
     by_channel: dict[int, list[Node]] = {}
@@ -101,7 +101,7 @@ def along_channels(parts: Subgraph) -> Iterator[Step]:
             yield from ((node, read) for read in by_channel.get(node[1], ()) if half_of(read[0]) > half_of(node[0]))
 
 
-def widest(width: dict[Step, float], starts: set[Node]) -> tuple[list[Node], float]:
+def widest(width: dict[PathStep, float], starts: set[Node]) -> tuple[list[Node], float]:
     """The path from a start to the answer whose narrowest step is widest, and that width; 0 where there is none."""
     best: dict[Node, tuple[float, Node | None]] = {node: (float("inf"), None) for node in starts}
     for (source, target), wide in sorted(width.items(), key=lambda step: _rank(step[0][0])):
