@@ -68,7 +68,8 @@ const CircuitScene = (() => {
   function background(drawing) {
     const { x, y } = drawing.nodes;
     const lines = drawing.rows.map(([, , at]) => `M0 ${at}H${drawing.width}`).join("");
-    const streams = drawing.streams.filter(([, , top, bottom]) => bottom > top).map(([, at, top, bottom]) => `M${at} ${top}V${bottom}`).join("");
+    const streams = drawing.streams.filter(([, , top, bottom]) => bottom > top).map(([channel, at, top, bottom]) =>
+      draw("path", { class: "cd-stream", "data-any": onChannel(drawing, channel, "_in", "_out"), d: `M${at} ${top}V${bottom}` }));
     const arcs = drawing.links.map(([q, k]) => draw("path", {
       class: "cd-link", "data-all": `${q} ${k}`, d: `M${x[q]} ${y[q]}q${(x[k] - x[q]) / 2} ${Math.min(12 + Math.abs(x[k] - x[q]) / 4, 24)} ${x[k] - x[q]} 0`,
     }));
@@ -78,7 +79,7 @@ const CircuitScene = (() => {
       draw("text", { class: "cd-headname", x: (left + right) / 2, y: at + 29 }, right - left < 40 ? `h${head}` : `head ${head}`,
         draw("title", {}, `head ${head}, ${sink === null ? "no attention sink" : `attention sink: logit ${number(sink)}`}`))));
     return draw("g", { "aria-hidden": "true" }, draw("path", { class: "cd-line", d: lines }), boxes,
-      draw("path", { class: "cd-stream", d: streams }), arcs);
+      streams, arcs);
   }
 
   // The steps of paths that decide which are no edges: along a residual channel, or from a query or key to a write.
@@ -114,8 +115,8 @@ const CircuitScene = (() => {
   }
 
   // Numbers of the nodes that read ("_in") or write ("_out") a residual channel.
-  const onChannel = ({ sites, nodes: { site, index } }, channel, ending) =>
-    site.flatMap((key, n) => (index[n] === channel && sites[key].endsWith(ending) ? [n] : [])).join(" ");
+  const onChannel = ({ sites, nodes: { site, index } }, channel, ...endings) =>
+    site.flatMap((key, n) => (index[n] === channel && endings.some(ending => sites[key].endsWith(ending)) ? [n] : [])).join(" ");
 
   function answers(drawing, top) {
     const middle = drawing.width / 2, largest = Math.max(...drawing.outputs.ends.map(end => Math.abs(end[3])), 1e-12);
