@@ -310,5 +310,5 @@ def test_two_thousand_edges_are_zoomed_and_moved_at_a_usable_speed(page, tmp_pat
     page.evaluate(FRAMES)
     before = spent()
     page.evaluate(FRAMES)
-    assert (spent() - before) / 40 < 0.05
+    assert (spent() - before) / 40 < 0.02
     assert page.errors == [] and page.requests == []

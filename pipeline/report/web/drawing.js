@@ -15,6 +15,7 @@ const CircuitDrawing = (() => {
   const FAINT = 0.13; // of edges that are not asked for
   const NEAR = 6; // pixels from an edge that count as on it
   const MARGIN = 200; // pixels of edges around what is seen
+  const HEAVY = 600, SETTLED = 140; // edges from which a zoom first enlarges what is painted; ms until it is painted anew
   const NOTHING = { said: () => null, paths: [], carried: null, order: null };
 
   function mount(element, drawing, options = {}) {
@@ -48,12 +49,23 @@ const CircuitDrawing = (() => {
     const { view, fitting, fit, zoom: zoomBy, move, reveal } = CircuitView.of(host, drawing, later);
     const zoom = (...how) => { tell(""); zoomBy(...how); };
 
+    let settling = 0;
     function frame() {
-      parts.place(view, live.nodes);
       host.style.touchAction = view.k > fitting() * 1.05 ? "none" : "pan-y";
+      if (painted && painted.k !== view.k && kept.length > HEAVY) return enlarge();
+      parts.place(view, live.nodes);
       const moved = painted && [view.x - painted.x, view.y - painted.y];
       if (!moved || painted.k !== view.k || Math.max(...moved.map(Math.abs)) > MARGIN) return paintEdges();
       canvas.style.transform = `translate(${moved[0]}px, ${moved[1]}px)`;
+    }
+
+    // What is painted already, larger or smaller, until the zoom has come to rest.
+    function enlarge() {
+      const more = view.k / painted.k;
+      parts.place(view, live.nodes, true);
+      canvas.style.transform = `translate(${view.x - more * painted.x}px, ${view.y - more * painted.y}px) scale(${more})`;
+      clearTimeout(settling);
+      settling = setTimeout(again, SETTLED);
     }
 
     // The canvas is larger than what is seen by a margin on every side, so that moving seldom paints.
@@ -62,7 +74,7 @@ const CircuitDrawing = (() => {
       if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
         canvas.width = Math.round(width * ratio);
         canvas.height = Math.round(height * ratio);
-        Object.assign(canvas.style, { width: `${width}px`, height: `${height}px`, left: `${-MARGIN}px`, top: `${-MARGIN}px` });
+        Object.assign(canvas.style, { width: `${width}px`, height: `${height}px`, left: `${-MARGIN}px`, top: `${-MARGIN}px`, transformOrigin: `${MARGIN}px ${MARGIN}px` });
       }
       const pen = canvas.getContext("2d"), colours = CircuitEdges.colours(getComputedStyle(host));
       const { paint, together } = CircuitEdges, anyBold = paths.length > 0;
@@ -223,6 +235,7 @@ const CircuitDrawing = (() => {
       resized.disconnect();
       dark.removeEventListener("change", again);
       cancelAnimationFrame(waiting);
+      clearTimeout(settling);
       element.replaceChildren();
     }
     see();

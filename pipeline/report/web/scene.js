@@ -9,7 +9,7 @@ const CircuitScene = (() => {
   const GROUPS = ["--dense-2", "--sparse-1", "--dense-1", "--sparse-3", "--sparse-4", "--dense-0"]; // colours
   const HALO = 9; // radius of a group's ring
 
-  // All that is SVG; `place(view, live)` moves it, `fresh()` has it laid out again then. Labels of rows stay at the left
+  // All that is SVG; `place(view, live, sketch)` moves it (`sketch`: enlarged as it is), `fresh()` has it laid out again then. Labels of rows stay at the left
   // edge; they and the words beside nodes (words.js) keep their size. `group([{ name, members }])` rings nodes; `keep(live)` hides
   // what belongs to nodes that are not shown.
   function scene(drawing, nodes, words, paths) {
@@ -24,8 +24,8 @@ const CircuitScene = (() => {
     const svg = draw("svg", { class: "cd-svg" }, scaled, words.element), labels = draw("svg", { class: "cd-rows", "aria-hidden": "true" }, rows);
     let zoomed = null;
     // A new zoom is painted; a new place only moves the layer that was painted, which is much faster.
-    function place({ x, y, k }, live) {
-      if (k !== zoomed) {
+    function place({ x, y, k }, live, sketch = false) {
+      if (k !== zoomed && !sketch) {
         words.place(k, live);
         svg.setAttribute("width", drawing.width * k);
         svg.setAttribute("height", drawing.height * k);
@@ -33,8 +33,8 @@ const CircuitScene = (() => {
         svg.classList.toggle("unlabelled", drawing.pitch * k < LABEL_PITCH);
         svg.classList.toggle("untokened", drawing.pitch * k < TOKEN_PITCH || k < TOKEN_ZOOM);
       }
-      zoomed = k;
-      svg.style.transform = `translate(${x}px, ${y}px)`;
+      if (!sketch) zoomed = k;
+      svg.style.transform = `translate(${x}px, ${y}px)${sketch ? ` scale(${k / zoomed})` : ""}`;
       rows.forEach((row, i) => row.setAttribute("transform", `translate(0 ${y + k * drawing.rows[i][2]})`));
     }
     // Heads and ends stand with any of their nodes, arcs and steps with both.
