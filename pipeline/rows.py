@@ -149,7 +149,10 @@ Label = TypedDict("Label", {
 
 # What a node of a circuit does in its task: where it differs and by how much, its role in the flow, the AUC; no score
 # where it has one value everywhere
-TaskLabel = TypedDict("TaskLabel", {"text": str, "role": str, "score": float | None, "measure": str, "weak": bool})
+# ``short``: two or three words for the drawing; explanations made before there were drawings with words have none
+TaskLabel = TypedDict("TaskLabel", {
+    "text": str, "role": str, "score": float | None, "measure": str, "weak": bool, "short": NotRequired[str],
+})  # fmt: skip
 
 # explanations/<model>.json; tokens are indices into the texts in ``tokens``
 Explanation = TypedDict("Explanation", {

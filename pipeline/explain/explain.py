@@ -22,6 +22,7 @@ from pipeline.data.shards import TokenStream
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.explain.distribution import node_values, of_node
 from pipeline.explain.effects import ablated_losses
+from pipeline.explain.flow import flow
 from pipeline.explain.heads import heads
 from pipeline.explain.labels import Labeller
 from pipeline.explain.places import Places
@@ -40,7 +41,8 @@ Explained = dict[str, Any]  # of a node or a circuit
 def explain_circuit(
     model: Transformer, circuit: Circuit, batch: PairBatch, tokenizer: Tokenizer, config: ExplainConfig
 ) -> Explained:
-    """One circuit on test pairs: ``model_loss``, ``prompts``, ``nodes``, ``heads``.
+    """One circuit on test pairs: ``model_loss``, ``prompts``, ``nodes``, ``heads``, and of ``pipeline.explain.flow``
+    ``carried``, ``paths``, ``order``, ``sizes``.
 
     ``model_loss``: of the whole model, with nothing ablated, on the pairs of ``ablated_loss``. ``nodes``: name →
     ``model`` and ``circuit`` (values token by token, a list a prompt), ``removed_loss`` (of the circuit without the
@@ -70,6 +72,7 @@ def explain_circuit(
         "prompts": prompts(runs, circuit, answers),
         "nodes": nodes,
         "heads": heads(model, circuit, runs, 2 * config.pattern_pairs),
+        **flow(model, circuit, batch, few),
     }
 
 

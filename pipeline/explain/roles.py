@@ -72,13 +72,20 @@ class Roles:
 
     def flow(self, head: Head) -> str:
         """``copies from `("` to the end (head 0.8)``."""
+        look, found = self.values.looks[head], self.looked_at(head)
+        if found is None:
+            return f"averages{self._whereto(look, 'at')} over the prompt (head {spoken(head)})"
+        return f"{self._from(*found, look)} (head {spoken(head)})"
+
+    def looked_at(self, head: Head) -> tuple[TaskPlace, int | None] | None:
+        """The place that most of a head's look is on, and the side whose prompts it is so for (None: both); None where
+        it is on no one place."""
         look = self.values.looks[head]
         shares = [[self._share(look, place, side) for side in (0, 1)] for place in self.places]
         n = max(range(len(shares)), key=lambda i: max(shares[i]))
         if max(shares[n]) < ONE_PLACE:
-            return f"averages{self._whereto(look, 'at')} over the prompt (head {spoken(head)})"
-        side = None if min(shares[n]) >= ONE_PLACE else shares[n].index(max(shares[n]))
-        return f"{self._from(self.places[n], side, look)} (head {spoken(head)})"
+            return None
+        return self.places[n], None if min(shares[n]) >= ONE_PLACE else shares[n].index(max(shares[n]))
 
     def _from(self, place: TaskPlace, side: int | None, look: Look) -> str:
         """The way from one place, where prompts of this side have it (None: of both)."""
@@ -122,13 +129,17 @@ class Roles:
 
     def _of_write(self, node: Node) -> str:
         """Whether a write leads to the answer alone, and which answer it speaks for where it is high."""
+        answer = self.written_answer(node)
+        return "" if answer is None else f"writes the answer: high for {self.words.quoted(answer)}"
+
+    def written_answer(self, node: Node) -> int | None:
+        """The answer that a write speaks for where it is high; None where something in the circuit reads it later."""
         if any(half_of(reader[0]) > half_of(node[0]) for reader in self._on_channel(node)):
-            return ""
+            return None
         slopes = self.values.slopes[node_name(*node)]
         at_end = slopes[torch.arange(len(slopes)), self.values.batch.last]
         towards_a = float(at_end[self.words.sides[0]].mean()) > 0
-        answer = self.words.answers[0 if towards_a else 1]
-        return f"writes the answer: high for {self.words.quoted(answer)}"
+        return self.words.answers[0 if towards_a else 1]
 
     def _of_neuron(self, node: Node, statement: TaskStatement | None) -> str:
         into = self.sources.get(node, [])

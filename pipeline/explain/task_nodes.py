@@ -9,6 +9,7 @@ from pipeline.data.pairs import PairBatch
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.explain.roles import Roles
 from pipeline.explain.rounding import rounded
+from pipeline.explain.shorts import Shorts
 from pipeline.explain.task_labels import TaskStatement, TaskStatements
 from pipeline.explain.task_values import TaskValues
 from pipeline.explain.task_words import TaskWords
@@ -30,11 +31,13 @@ def task_labels(
     statements = TaskStatements(values, lambda token: tokenizer.decode([token]))
     words = TaskWords(statements.places)
     roles = Roles(circuit, model, values, words)
+    shorts = Shorts(roles)
     found = dict[str, TaskLabel]()
     for name in names:
         statement = statements(name)
         found[name] = label_of(statement, words, float(values.nodes[name][statements.places.there].mean()))
         found[name]["role"] = roles(split_node_name(name), statement)
+        found[name]["short"] = shorts(split_node_name(name), statement)
     return found
 
 

@@ -15,11 +15,12 @@ from pipeline.circuit.cut_linear import sparse_cuts
 from pipeline.circuit.graph import sites_of
 from pipeline.circuit.heads import CHANNELS, attention_patterns, kept_heads
 from pipeline.data.pairs import PairBatch
-from pipeline.model.transformer import Transformer, refuse_compiled
+from pipeline.model.transformer import Transformer, refuse_compiled, sees_residual
 from pipeline.sites import EDGE_KINDS, Site, edge_key, site_key, split_node_name
 
 PAIRS_AT_ONCE = 16  # of one pass forward and backward
 FROM_VALUES = next(kind for kind in EDGE_KINDS if kind.source is Site.ATTN_V)
+FINAL = "final_resid"  # the residual stream of which the logits are made
 LATER_FIRST = 1e-9  # logits a position, so that the last of equals is the largest
 
 Head = tuple[int, int]  # layer, number in the layer
@@ -77,7 +78,7 @@ def _joined_looks(looks: list[Look], batch: PairBatch) -> Look:
 
 def _part(model: Transformer, circuit: Circuit, batch: PairBatch, names: Collection[str]) -> TaskValues:
     """A few pairs, in one pass forward and backward."""
-    values, slopes = _values_and_slopes(model, circuit, batch)
+    values, slopes = values_and_slopes(model, circuit, batch)
     there = torch.arange(batch.tokens.shape[1], device=model.device) <= batch.last[:, None]
     looks = _looks(model, circuit, batch, values, slopes)
     return TaskValues(batch, _named(values, names, there), _named(slopes, names, there), looks)
@@ -89,20 +90,21 @@ def _named(at_sites: AtSites, names: Collection[str], there: Bool[Tensor, "promp
     return {name: (at_sites[key][..., index].float() * there).cpu() for name, (key, index) in nodes.items()}
 
 
-def _values_and_slopes(model: Transformer, circuit: Circuit, batch: PairBatch) -> tuple[AtSites, AtSites]:
-    """The value at every site, and the derivative of the answer by it at sites with a node of the circuit."""
+def values_and_slopes(model: Transformer, circuit: Circuit, batch: PairBatch) -> tuple[AtSites, AtSites]:
+    """The value at every site, and the derivative of the answer (right less wrong) by it at sites with a node of the
+    circuit and at the end of the residual stream."""
     masked, values, probes = circuit.on(model, batch), dict[str, Tensor](), dict[str, Tensor]()
 
     def watch(key: str, x: Tensor) -> Tensor:
         x = masked.intervene(key, x)
-        if key in circuit.nodes:
+        if key in circuit.nodes or key == FINAL:
             probes[key] = torch.zeros_like(x, requires_grad=True)
             x = x + probes[key]
         values[key] = x
         return x
 
     with torch.enable_grad():
-        logits = model(batch.tokens, intervene=watch, cuts=sparse_cuts(model, masked.cuts, few=True))
+        logits = model(batch.tokens, intervene=sees_residual(watch), cuts=sparse_cuts(model, masked.cuts, few=True))
         answers = logits[torch.arange(len(batch.last)), batch.last].gather(-1, batch.answers)
         (answers[:, 0] - answers[:, 1]).sum().backward()
     slopes = {key: torch.zeros_like(x) if x.grad is None else x.grad for key, x in probes.items()}

@@ -10,9 +10,14 @@ from pipeline.play.session import Session
 from pipeline.report.templating import render
 
 REPORT, PLAY = "pipeline.report", "pipeline.play"
-STYLES = ((REPORT, "templates/page.css"), (REPORT, "web/circuit.css"), (PLAY, "web/play.css"))  # the first: the palette
+STYLES = (
+    (REPORT, "templates/page.css"),
+    (REPORT, "web/circuit.css"),
+    (REPORT, "web/graph.css"),
+    (PLAY, "web/play.css"),
+)  # the first: the palette
 SCRIPTS = (
-    *((REPORT, f"web/{name}.js") for name in ("elements", "scene", "drawing")),
+    *((REPORT, f"web/{name}.js") for name in ("elements", "scene", "edges", "graph", "view", "words", "drawing")),
     *((PLAY, f"web/{name}.js") for name in ("pieces", "play")),
 )
 

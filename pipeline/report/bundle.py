@@ -17,8 +17,18 @@ from pipeline.report.picture import TokenTable, picture_of, rounded
 from pipeline.rows import Explanation
 
 MODEL_FIELDS = ("name", "kind", "n_layer", "d_model", "l0", "val_loss_nats")
-ROW_FIELDS = ("n_nodes", "n_edges", "solved", "unpruned_loss", "validation_loss", "circuit_loss", "ablated_nodes_loss")
+ROW_FIELDS = (
+    "n_nodes",
+    "n_edges",
+    "solved",
+    "unpruned_loss",
+    "validation_loss",
+    "circuit_loss",
+    "ablated_nodes_loss",
+    "curve",
+)
 CONTEXTS = ("top", "bottom", "random")
+FLOW = ("carried", "order", "sizes")  # of the edges, where the explanation has them; its paths are renumbered
 
 
 def circuit_bundle(
@@ -96,8 +106,16 @@ def explained(picture: Mapping[str, Any], explanation: Explanation | None, task:
         "prompts": [_renumbered(prompt, table) for prompt in found["prompts"]],
         "heads": found["heads"],
         "model_loss": found.get("model_loss"),
+        **flow_part(picture, found),
         "tokens": table.used,
     }
+
+
+def flow_part(picture: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What an explanation says of a circuit's edges, in the picture's order of edges; ``paths``: numbers of nodes."""
+    number = {name: n for n, name in enumerate(node_names(picture))}
+    paths = [[number[name] for name in path] for path in found.get("paths", ())]
+    return {"paths": paths} | {key: found[key] for key in FLOW if key in found}
 
 
 def _node(entry: Mapping[str, Any], table: TokenTable) -> dict[str, Any]:
@@ -123,6 +141,5 @@ def own_part(bundle: Mapping[str, Any], explanation: Explanation | None) -> dict
     if found is None:
         return dict(bundle)
     nodes = [found["nodes"].get(name) for name in node_names(bundle["drawing"])]
-    return dict(bundle) | {
-        "explanation": {"nodes": nodes, **{key: found.get(key) for key in ("prompts", "heads", "model_loss")}}
-    }
+    facts = {key: found.get(key) for key in ("prompts", "heads", "model_loss")}
+    return dict(bundle) | {"explanation": {"nodes": nodes, **facts, **flow_part(bundle["drawing"], found)}}

@@ -1,8 +1,9 @@
 """A circuit as a small SVG, in the spirit of the paper's figures (Gao et al. 2025, Figs 3 to 5).
 
 Rows are sites, the forward pass goes upwards; vertical lines are residual channels; edges are coloured by the sign of
-their weight and drawn thicker the larger it is. Edges of one sign and strength share few <path>s, so that a circuit of
-thousands of edges stays small; the two signs take turns, so that neither lies over the other.
+their weight and drawn thicker the larger it is. With an explanation, what an edge carries on a pair is in place of its
+weight, the paths that decide are bold, and nodes have words. Edges of one sign and strength share few <path>s, so that
+a circuit of thousands of edges stays small; the two signs take turns, so that neither lies over the other.
 """
 
 from __future__ import annotations
@@ -24,19 +25,23 @@ LABEL_PITCH = 20  # pixels between nodes, from which their labels have room
 TOKEN_PITCH = 9  # and those of the tokens at the ends, which stand upright
 END_CHARS = 18  # of the tokens at an end together
 ANSWER_Y = 22
+WORD_PITCH = 13  # pixels between two slanted words of a row
 
 
-def draw_circuit(picture: Picture, *, title: str) -> str:
-    """An SVG file's text of a picture: a <circle> per node, a curve per edge in at most 2 · LEVELS · TURNS paths."""
+def draw_circuit(picture: Picture, *, title: str, explanation: Mapping[str, Any] | None = None) -> str:
+    """An SVG file's text of a picture: a <circle> per node, a curve per edge in at most 2 · LEVELS · TURNS paths, and
+    one for each that is on a path that decides. ``explanation``: of the circuit's bundle, where there is one."""
+    explanation = explanation or {}
     labelled, roomy = picture["pitch"] >= LABEL_PITCH, picture["pitch"] >= TOKEN_PITCH
     return render(
         "circuit.svg.j2",
         picture=picture,
         title=title,
-        paths=_edge_paths(picture),
+        paths=_edge_paths(picture, explanation.get("carried"), decisive_edges(picture, explanation)),
         streams="".join(f"M{x} {top}V{bottom}" for _, x, top, bottom in picture["streams"] if bottom > top),
         links="".join(_links(picture)),
-        nodes=list(_nodes(picture, labelled)),
+        ways="".join(_ways(picture, explanation)),
+        nodes=list(_nodes(picture, labelled, _words(picture, explanation))),
         tight=not labelled,
         inputs=_inputs(picture) if roomy else [],
         outputs=_outputs(picture, roomy),
@@ -50,30 +55,65 @@ def _kinds(picture: Picture) -> list[str]:
     return [kinds[site] for site in picture["nodes"]["site"]]
 
 
-def _nodes(picture: Picture, labelled: bool) -> Iterator[dict[str, Any]]:
+def _nodes(picture: Picture, labelled: bool, words: Mapping[int, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     nodes = picture["nodes"]
     columns = (nodes[column] for column in ("index", "x", "y", "bias"))
-    for name, kind, index, x, y, bias in zip(node_names(picture), _kinds(picture), *columns, strict=True):
+    for n, (name, kind, index, x, y, bias) in enumerate(
+        zip(node_names(picture), _kinds(picture), *columns, strict=True)
+    ):
         label = f"{kind if kind in 'qkv' else ''}{index}" if labelled else ""
         sign = "" if not bias else "n" if bias < 0 else "p"
-        yield {"name": name, "kind": kind, "x": x, "y": y, "label": label, "bias": bias, "sign": sign}
+        found = {"name": name, "kind": kind, "x": x, "y": y, "label": label, "bias": bias, "sign": sign}
+        yield found | {"word": words.get(n, {}).get("short", ""), "weak": words.get(n, {}).get("weak", False)}
 
 
-def _edge_paths(picture: Picture) -> list[dict[str, Any]]:
-    """Paths of edges of one sign and strength, the strongest last, so that they lie above; strength is the weight's
-    share of the largest in its kind of edge."""
+def _words(picture: Picture, explanation: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
+    """Number of a node → its label in the task, of those whose short form has room: of a path that decides first."""
+    labels = {
+        n: node["task_label"]
+        for n, node in enumerate(explanation.get("nodes", ()))
+        if node and node.get("task_label", {}).get("short")
+    }
+    decisive = {n for path in explanation.get("paths", ()) for n in path}
+    xs, ys = picture["nodes"]["x"], picture["nodes"]["y"]
+    taken: dict[int, list[int]] = {}
+    for n in sorted(labels, key=lambda n: (n not in decisive, n)):
+        row = taken.setdefault(ys[n], [])
+        if all(abs(xs[n] - xs[other]) >= WORD_PITCH for other in row):
+            row.append(n)
+    return {n: labels[n] for row in taken.values() for n in row}
+
+
+def decisive_edges(picture: Picture, explanation: Mapping[str, Any]) -> set[int]:
+    """Numbers of the edges that are steps of a path that decides."""
+    steps = {step for path in explanation.get("paths", ()) for step in zip(path, path[1:], strict=False)}
+    ends = zip(picture["edges"]["source"], picture["edges"]["target"], strict=True)
+    return {e for e, step in enumerate(ends) if step in steps}
+
+
+def _edge_paths(picture: Picture, carried: Sequence[float] | None, decisive: set[int]) -> list[dict[str, Any]]:
+    """Paths of edges of one sign and strength, the strongest last, so that they lie above; strength is the share of the
+    largest in its kind of edge, of what the edge carries or else of its weight. Those on a path that decides come last,
+    each by itself."""
     nodes, edges = picture["nodes"], picture["edges"]
+    numbers = carried or edges["weight"]
     kinds = [nodes["site"][target] for target in edges["target"]]
     names = [key.partition(".")[2] for key in picture["sites"]]
     largest: dict[str, float] = {}
-    for kind, weight in zip(kinds, edges["weight"], strict=True):
+    for kind, weight in zip(kinds, numbers, strict=True):
         largest[names[kind]] = max(largest.get(names[kind], 0), abs(weight))
     strokes: dict[int, list[tuple[float, str, str]]] = {}
-    for kind, source, target, weight in zip(kinds, edges["source"], edges["target"], edges["weight"], strict=True):
+    bold: list[dict[str, Any]] = []
+    columns = zip(kinds, edges["source"], edges["target"], numbers, strict=True)
+    for e, (kind, source, target, number) in enumerate(columns):
         curve = _curve(nodes["x"][source], nodes["y"][source], nodes["x"][target], nodes["y"][target])
         top = largest[names[kind]]
-        strokes.setdefault(_level(weight, top), []).append((abs(weight) / top if top else 0, _sign(weight), curve))
-    return [path for level in sorted(strokes) for path in _by_turns(level, sorted(strokes[level]))]
+        if e in decisive:
+            bold.append({"sign": _sign(number), "level": _level(number, top), "d": curve, "bold": True})
+        else:
+            strokes.setdefault(_level(number, top), []).append((abs(number) / top if top else 0, _sign(number), curve))
+    faint = [path for level in sorted(strokes) for path in _by_turns(level, sorted(strokes[level]))]
+    return [*faint, *bold]
 
 
 def _by_turns(level: int, strokes: Sequence[tuple[float, str, str]]) -> Iterator[dict[str, Any]]:
@@ -84,7 +124,7 @@ def _by_turns(level: int, strokes: Sequence[tuple[float, str, str]]) -> Iterator
         for sign in ("n", "p") if turn % 2 else ("p", "n"):
             curves = [curve for _, own, curve in strokes[start : start + size] if own == sign]
             if curves:
-                yield {"sign": sign, "level": level, "d": "".join(curves)}
+                yield {"sign": sign, "level": level, "d": "".join(curves), "bold": False}
 
 
 def _sign(weight: float) -> str:
@@ -98,6 +138,15 @@ def _level(weight: float, largest: float) -> int:
 def _curve(x: int, y: int, to_x: int, to_y: int) -> str:
     dx, dy = to_x - x, to_y - y
     return f"M{x} {y}c0 {dy // 2} {dx} {dy - dy // 2} {dx} {dy}".replace(" -", "-")
+
+
+def _ways(picture: Picture, explanation: Mapping[str, Any]) -> list[str]:
+    """The steps of paths that decide which are no edges: along a residual channel, or from a query or key to a
+    write."""
+    edges = set(zip(picture["edges"]["source"], picture["edges"]["target"], strict=True))
+    steps = {step for path in explanation.get("paths", ()) for step in zip(path, path[1:], strict=False)} - edges
+    x, y = picture["nodes"]["x"], picture["nodes"]["y"]
+    return [_curve(x[a], y[a], x[b], y[b]) for a, b in sorted(steps)]
 
 
 def _links(picture: Picture) -> Iterator[str]:

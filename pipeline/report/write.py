@@ -122,15 +122,15 @@ def _pack_and_draw(
                 continue
             circuit, batch = Circuit.load(workspace.circuits(name) / task), task_set.batch(task, "test")
             facts: dict[str, Any] = {"task": task, "model_row": row, "row": found, "batch": batch, "texts": texts}
-            bundle = circuit_bundle(circuit, model, explanation=None, **facts)
+            bundle = own_part(circuit_bundle(circuit, model, explanation=None, **facts), explanations[name])
             if smallest.get(task) == name:
                 (folder / name).mkdir(parents=True, exist_ok=True)
-                svg = drawn(circuit, bundle["drawing"], f"{task} in {name}")
+                svg = drawn(circuit, bundle["drawing"], f"{task} in {name}", bundle["explanation"])
                 (folder / name / f"{task}.svg").write_text(svg, encoding="utf-8")
             if found["n_nodes"]:
                 if means:
                     bundle["run"] = run_part(circuit, means, batch)
-                yield (name, task), pack_json(own_part(bundle, explanations[name]))
+                yield (name, task), pack_json(bundle)
 
 
 def _packed_models(summary: Summary, workspace: Workspace, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
@@ -142,6 +142,8 @@ def _packed_models(summary: Summary, workspace: Workspace, tokenizer: Tokenizer)
             yield row["name"], pack_model(load_model(folder), load_means(folder), tokenizer)
 
 
-def drawn(circuit: Circuit, picture: Picture, name: str) -> str:
-    """A circuit's picture as an SVG file's text, with the circuit's size in the title."""
-    return draw_circuit(picture, title=f"{name}: {circuit.n_nodes} nodes, {circuit.n_edges} edges")
+def drawn(circuit: Circuit, picture: Picture, name: str, explanation: Mapping[str, Any] | None = None) -> str:
+    """A circuit's picture as an SVG file's text, with the circuit's size in the title; ``explanation``: of its bundle,
+    for words and the paths that decide."""
+    title = f"{name}: {circuit.n_nodes} nodes, {circuit.n_edges} edges"
+    return draw_circuit(picture, title=title, explanation=explanation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import torch
@@ -19,6 +20,13 @@ EDGES = {"0.attn_in->attn_q": [[5, 5]], "0.attn_in->attn_k": [[2, 5], [5, 6]], "
 NAMES = [f"{key}.{index}" for key, indices in NODES.items() for index in indices]
 TEXTS = [f"t{token}" for token in range(24)]
 TEXTS[1:3] = ["]\n", "<b>\n"]
+# the edges in order: two into the query's head's keys, …; the value's way is the one that decides
+FLOW = {
+    "carried": [0, 0.5, -0.25, 2.0, 4.0, -1.5, 0.125],
+    "paths": [["0.attn_in.2", "0.attn_v.7", "0.attn_out.5"]],
+    "order": [3, 4, 5, 6, 1, 2, 0],
+    "sizes": [[7, 0.25], [4, 0.375], [2, 0.625]],
+}
 BATCH = PairBatch(torch.tensor([[5, 6, 7], [5, 8, 7]]), torch.tensor([2, 2]), torch.tensor([[1, 2], [2, 1]]))
 PROMPTS = [["def", " f", "(\n"], ["def", " <i>g</i>", "(\n"]]  # code that would be HTML, were it not text
 
@@ -59,7 +67,7 @@ def explanation() -> dict[str, Any]:
     pattern = [[0.75], [0.5, 0.25], [0.25, 0.25, 0.125]]
     head = {"layer": 0, "head": 1, "q": [5], "k": [5, 6], "v": [7]}
     head |= {"patterns": {"model": [pattern, pattern], "circuit": [pattern, pattern]}}
-    circuit = {"prompts": prompts, "nodes": values, "heads": [head]}
+    circuit = {"prompts": prompts, "nodes": values, "heads": [head], **FLOW}
     return {
         "model": "tiny",
         "tokens": texts,
@@ -72,7 +80,8 @@ def in_task(name: str) -> dict[str, Any]:
     """What a node does in the task; weak for every other one."""
     weak = NAMES.index(name) % 2 == 1
     text = f"{NAMES.index(name)} at `␣<i>`, 0 at `⏎`"
-    return {"text": text, "role": "embeds", "score": 0.625 if weak else 1, "measure": "AUC", "weak": weak}
+    label = {"text": text, "role": "embeds", "score": 0.625 if weak else 1, "measure": "AUC", "weak": weak}
+    return label | {"short": f"word {NAMES.index(name)}"}
 
 
 def over_code(name: str) -> dict[str, Any]:
@@ -89,3 +98,34 @@ def over_code(name: str) -> dict[str, Any]:
         "mean": 0.125, "std": 1.0, "density": 0.25, "least": -4.5, "most": 8.5, "label": label,
         "histogram": {"low": -4.5, "high": 8.5, "counts": [5, 0, 40]}, "top": [top], "bottom": [bottom], "random": [],
     }  # fmt: skip
+
+
+def large(n_edges: int, seed: int = 0) -> dict[str, Any]:
+    """A bundle of that many edges in one layer, each kind of the same number, at random; every node has words, and what
+    edges carry is random too."""
+    draw, sites, size = (
+        random.Random(seed),
+        [key for key in NODES if key not in ("0.attn_q", "0.attn_k")],
+        n_edges // 20,
+    )
+    spots = [(site, i) for site in range(len(sites)) for i in range(size)]
+    kinds = [kind * size for kind in (0, 1, 3, 4) for _ in range(n_edges // 4)]
+    numbers = [round(draw.gauss(0, 1), 3) for _ in kinds]
+    rows, nothing = [[0, key, 536 - 68 * i] for i, key in enumerate(sites)], [0] * len(spots)
+    drawing = {
+        "d_head": 16, "width": 1800, "height": 680, "pitch": 1600 / size, "rows": rows, "sites": sites,
+        "heads": [], "links": [], "streams": [], "inputs": [], "tokens": [], "outputs": {"answers": None, "ends": []},
+        "nodes": {
+            "site": [site for site, _ in spots], "index": [i for _, i in spots], "bias": nothing, "ablated_to": nothing,
+            "x": [round(120 + i * 1600 / size) for _, i in spots], "y": [536 - 68 * site for site, _ in spots],
+        },
+        "edges": {
+            "source": [first + draw.randrange(size) for first in kinds], "weight": numbers,
+            "target": [first + size + draw.randrange(size) for first in kinds],
+        },
+    }  # fmt: skip
+    explained: dict[str, Any] = {"nodes": [{"task_label": in_task(NAMES[0])}] * len(spots), "carried": numbers[::-1]}
+    explained |= {"prompts": [], "heads": [], "tokens": [], "paths": [], "order": list(range(len(kinds))), "sizes": []}
+    row = {"n_nodes": len(spots), "n_edges": len(kinds)}
+    facts = {"model": "tiny", "task": "lists", "row": row, "certificate": None}
+    return facts | {"drawing": drawing, "explanation": explained}

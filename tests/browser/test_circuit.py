@@ -156,7 +156,8 @@ def test_pointing_at_a_node_or_an_edge_names_it(circuit, bundle):
     circuit.hover(node("0.mlp_neuron.9"))
     assert "layer 0, neuron 9" in circuit.evaluate(TOLD)
     assert circuit.evaluate("document.querySelectorAll('.cd-node:not(.faint)').length") == 3  # it, and two neighbours
-    (x, y), (to_x, to_y) = circuit.centre(node("0.mlp_in.5")), circuit.centre(node("0.mlp_neuron.9"))
+    middle = "(r => [r.x + r.width / 2, r.y + r.height / 2])(e.getBoundingClientRect())"
+    (x, y), (to_x, to_y) = (each(circuit, node(name), middle)[0] for name in ("0.mlp_in.5", "0.mlp_neuron.9"))
     circuit.mouse("mouseMoved", (x + to_x) / 2, (y + to_y) / 2)
     e = bundle["drawing"]["edges"]["source"].index(NAMES.index("0.mlp_in.5"))
     told = circuit.evaluate(TOLD)

@@ -138,3 +138,13 @@ def test_a_node_that_explain_leaves_out_has_no_entry_alone_and_in_the_study(
         ]
         assert missing == ["0.attn_in.2"]
         assert bundle["explanation"]["model_loss"] == 0.125
+
+
+def test_what_edges_carry_stands_in_the_pictures_order_and_paths_are_numbers_of_nodes(
+    bundle_of: Callable[..., dict[str, Any]], explanation: dict[str, Any]
+) -> None:
+    found = {"carried": [0.5, -2], "paths": [["0.attn_in.5", "0.attn_v.3"]], "order": [1, 0], "sizes": [[2, 0.1]]}
+    assert bundle_of(explanation)["explanation"]["paths"] == []  # made before there were any
+    explanation["circuits"]["t"] |= found
+    for bundle in (bundle_of(explanation), own_part(bundle_of(None), explanation)):
+        assert {key: bundle["explanation"][key] for key in found} == found | {"paths": [[1, 2]]}

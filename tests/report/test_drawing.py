@@ -209,3 +209,52 @@ def test_a_circuit_of_four_thousand_edges_stays_small(
     svg = draw_circuit(picture_of(circuit, model, BATCH, TEXTS), title="t")
     assert edge_segments(svg, "p") + edge_segments(svg, "n") == circuit.n_edges
     assert len(svg) < 50 * circuit.n_edges
+
+
+def explained(picture: Picture, shorts: dict[int, str], **more: object) -> dict[str, object]:
+    """The part of a bundle's explanation that a drawing needs: words for some nodes, by number."""
+    labels = [{"task_label": {"short": shorts[n], "weak": n % 2 == 1}} if n in shorts else None for n in range(8)]
+    return {"nodes": labels, "paths": [], **more}
+
+
+def words_of(svg: str) -> list[tuple[str, str]]:
+    """(class, text) of the words beside nodes."""
+    return re.findall(r'<text class="(word[^"]*)"[^>]*>([^<]*)</text>', svg)
+
+
+def test_nodes_have_their_words_weak_ones_dim_and_old_explanations_have_none(picture: Picture) -> None:
+    svg = draw_circuit(picture, title="t", explanation=explained(picture, {0: "`␣[[`", 1: "finds <b>"}))
+    assert words_of(svg) == [("word", "`␣[[`"), ("word weak", "finds &lt;b&gt;")]
+    ElementTree.fromstring(svg)
+    old = {"nodes": [{"task_label": {"text": "t", "weak": False}}, None, {}], "paths": []}
+    assert words_of(draw_circuit(picture, title="t", explanation=old)) == []
+    assert words_of(draw_circuit(picture, title="t")) == []
+
+
+def test_where_words_have_no_room_those_on_a_path_that_decides_stay(picture: Picture) -> None:
+    picture["nodes"]["x"] = [100, 105, 110, *picture["nodes"]["x"][3:]]
+    picture["nodes"]["y"] = [300, 300, 300, *picture["nodes"]["y"][3:]]
+    shorts = {0: "zero", 1: "one", 2: "two"}
+    assert [word for _, word in words_of(draw_circuit(picture, title="t", explanation=explained(picture, shorts)))] == [
+        "zero"
+    ]
+    decided = explained(picture, shorts) | {"paths": [[1, 4]]}
+    assert [word for _, word in words_of(draw_circuit(picture, title="t", explanation=decided))] == ["one"]
+
+
+def test_edges_are_drawn_by_what_they_carry_and_those_that_decide_are_bold(picture: Picture) -> None:
+    source, target = picture["edges"]["source"], picture["edges"]["target"]
+    first = 3  # the edge from the value
+    path = [source[2], target[2], target[first]]
+    svg = draw_circuit(picture, title="t", explanation=explained(picture, {}, carried=[-1.0] * 6) | {"paths": [path]})
+    assert edge_segments(svg, "p") == 0
+    assert len(re.findall(r'class="e n w3 path"', svg)) == 2
+    assert edge_segments(svg, "n") == 4  # the others
+
+
+def test_steps_of_a_path_that_are_no_edges_are_dotted(picture: Picture) -> None:
+    written = next(n for n, site in enumerate(picture["nodes"]["site"]) if picture["sites"][site] == "0.attn_out")
+    (x, low), (_, high) = spot(picture, "0.mlp_in", 5), spot(picture, "0.attn_out", 5)
+    svg = draw_circuit(picture, title="t", explanation=explained(picture, {}) | {"paths": [[written, written + 1]]})
+    assert f'<path class="way" d="M{x} {high}c0' in svg and low < high
+    assert 'class="way"' not in draw_circuit(picture, title="t")

@@ -1,5 +1,5 @@
 "use strict";
-// Routes: #/ is the study, #/model/NAME a model, #/circuit/MODEL/TASK[/NODE][?text=…] a circuit, #SECTION a place in the
+// Routes: #/ is the study, #/model/NAME a model, #/circuit/MODEL/TASK[/NODE][?text=…&by=…] a circuit, #SECTION a place in the
 // study.
 // Without scripts the style sheet does the same by :target; this adds the drawings, titles, focus and scroll places.
 const App = (() => {
@@ -33,17 +33,6 @@ const App = (() => {
     Charts.watch(page);
   }
 
-  // A circuit's bundle; what the explanations of a model's circuits have in common is packed once for all of them.
-  async function bundleOf(id) {
-    const bundle = await Packed.json(id);
-    const common = `explained-${bundle.model}`;
-    if (!bundle.explanation || !Packed.has(common)) return bundle;
-    const { tokens, nodes } = await Packed.json(common);
-    const { sites, nodes: { site, index } } = bundle.drawing;
-    const whole = bundle.explanation.nodes.map((own, i) => own && { ...nodes[`${sites[site[i]]}.${index[i]}`], ...own });
-    return { ...bundle, explanation: { ...bundle.explanation, nodes: whole, tokens } };
-  }
-
   // The drawing of the page's circuit, at a node if one is asked for.
   async function draw(page, node, query) {
     const host = page.querySelector("[data-bundle]");
@@ -52,7 +41,7 @@ const App = (() => {
     if (host.dataset.mounted !== undefined && CircuitPage.select) return CircuitPage.select(host, node, query);
     host.setAttribute("aria-busy", "true");
     try {
-      const bundle = await bundleOf(host.dataset.bundle);
+      const bundle = await CircuitBundles.of(host.dataset.bundle);
       if (shown !== page) return; // left while it was unpacked
       host.replaceChildren();
       CircuitPage.mount(host, bundle, { node, query });

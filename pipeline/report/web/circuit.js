@@ -3,18 +3,29 @@
 // pair of prompts, the attention of its heads, and prompts of one's own where the model is in the page.
 //
 // CircuitPage.mount(element, bundle, { node, query }), CircuitPage.select(element, node name or null, query),
-// CircuitPage.unmount(element); `query`: the part of the address behind the node, "text=…"
+// CircuitPage.unmount(element); `query`: the part of the address behind the node, "text=…&by=…": of try.js and look.js
 const CircuitPage = (() => {
-  const { make, number, describe } = CircuitElements;
+  const { make, number, visible, describe } = CircuitElements;
   const mounted = new WeakMap();
 
   function mount(element, bundle, { node = null, query = "" } = {}) {
     const nodes = describe(bundle.drawing);
     const stage = make("div", { class: "cp-stage", style: `aspect-ratio:${bundle.drawing.width}/${bundle.drawing.height}` }), panel = make("aside", { class: "cp-panel", "aria-label": "The chosen node" });
-    const page = { bundle, nodes, select, labelOf, source: "circuit", centre: null, node: null, query: "", written };
-    const left = make("div", { class: "cp-left" }, stage, key(bundle));
-    element.replaceChildren(make("div", { class: "cp" }, left, panel));
-    page.drawing = CircuitDrawing.mount(stage, bundle.drawing, { onselect: chosen, describe: labelOf });
+    const options = CircuitWords.of(bundle);
+    const page = { bundle, nodes, options, select, labelOf, see, source: "circuit", centre: null, node: null, query: "", look: CircuitLook.first, written };
+    const stages = make("div", { class: "cp-stages" }, stage), drawn = make("div", { class: "cp-draw" }, stages);
+    const left = make("div", { class: "cp-left" }, drawn, key(bundle)), whole = make("div", { class: "cp" }, left, panel);
+    element.replaceChildren(whole);
+    page.drawing = CircuitDrawing.mount(stage, bundle.drawing, { ...options, onselect: chosen, onpin, describe: labelOf });
+    page.beside = CircuitBeside.of(stages, bundle.task);
+    let toolbar = null;
+    document.addEventListener("keydown", leaveFull, true);
+    page.leave = () => {
+      document.removeEventListener("keydown", leaveFull, true);
+      document.documentElement.classList.remove("cp-still");
+      page.drawing.destroy();
+      page.beside.clear();
+    };
     const steps = bundle.explanation && CircuitSteps.section(page);
     if (steps) {
       left.prepend(steps.bar);
@@ -23,9 +34,40 @@ const CircuitPage = (() => {
     const attempt = tryOut(page, left, element.dataset.model);
     const attention = bundle.explanation && CircuitAttention.section(bundle);
     if (attention) element.append(attention);
-    mounted.set(element, { page, show, restore: query => attempt?.restore(query) });
+    mounted.set(element, { page, show, restore });
+    restore(query);
     show(node);
-    attempt?.restore(query);
+
+    function leaveFull(event) {
+      if (event.key !== "Escape" || !page.look.full) return;
+      event.stopPropagation();
+      see({ full: false });
+    }
+
+    // How the drawing is looked at has changed by a control, or is read from the address.
+    function see(changes) {
+      page.look = { ...page.look, ...changes };
+      looked();
+      written();
+    }
+    function restore(query) {
+      page.look = CircuitLook.read(query);
+      toolbar?.element.remove();
+      toolbar = CircuitToolbar.section(page);
+      drawn.prepend(toolbar.element);
+      looked();
+      attempt?.restore(query);
+    }
+    function looked() {
+      toolbar.told(page.drawing.see(page.look));
+      whole.classList.toggle("full", page.look.full);
+      document.documentElement.classList.toggle("cp-still", page.look.full);
+      page.beside.show(page.look.beside, page.look);
+    }
+    function onpin(name) {
+      const { pins } = page.look;
+      see({ pins: pins.includes(name) ? pins.filter(each => each !== name) : [...pins, name] });
+    }
 
     // The label in the task, before explanations had one that in code at large; a weak one says so.
     function labelOf(n) {
@@ -46,8 +88,9 @@ const CircuitPage = (() => {
     }
     function written() {
       const [, kind] = location.hash.split("/");
-      const place = `#/circuit/${bundle.model}/${bundle.task}${page.node ? `/${page.node}` : ""}${page.query}`;
-      if (kind === "circuit" || page.query) history.replaceState(null, "", place);
+      const query = queryOf(page);
+      const place = `#/circuit/${bundle.model}/${bundle.task}${page.node ? `/${page.node}` : ""}${query}`;
+      if (kind === "circuit" || query) history.replaceState(null, "", place);
     }
     function show(name) {
       page.drawing.select(name);
@@ -56,11 +99,18 @@ const CircuitPage = (() => {
     function describePanel(name) {
       page.node = name;
       attempt?.chosen(name);
+      toolbar.chosen();
       const n = nodes.findIndex(each => each.name === name);
       const close = make("button", { type: "button", class: "cc-link cp-close", onclick: () => select(null) }, "all nodes");
       panel.replaceChildren(...(n < 0 ? [overview(page)] : [close, CircuitNode.panel(page, n)]));
       panel.scrollTop = 0;
     }
+  }
+
+  // "?text=…&by=…": what is typed, and how the drawing is looked at.
+  function queryOf({ query, look }) {
+    const parts = [query.replace(/^\?/, ""), CircuitLook.write(look)].filter(Boolean);
+    return parts.length ? `?${parts.join("&")}` : "";
   }
 
   // Prompts of one's own, above the drawing; a sentence where the model is not in this page.
@@ -76,11 +126,14 @@ const CircuitPage = (() => {
   }
 
   function key(bundle) {
+    const { explanation, drawing: { outputs, tokens } } = bundle, answers = outputs.answers?.map(token => visible(tokens[token]));
+    const more = side => (answers ? `on the prompt with ${answers[side]}` : `on the ${["first", "second"][side]} prompt`);
+    const [positive, negative] = explanation?.carried ? [`carries more ${more(0)} (by weight: positive)`, `more ${more(1)} (negative)`] : ["positive weight", "negative"];
     const dot = (kind, text) => make("li", {}, make("i", { class: `cp-dot ${kind}`, "aria-hidden": "true" }), text);
     const line = (kind, text) => make("li", {}, make("i", { class: `cp-line ${kind}`, "aria-hidden": "true" }), text);
     return make("ul", { class: "cp-key" }, dot("res", "residual channel, read or written"), dot("q", "query"), dot("k", "key"), dot("v", "value"), dot("mlp", "neuron"),
-      line("p", "positive weight"), line("n", "negative"), line("bias", "bias"), line("link", "query × key of one channel"),
-      bundle.drawing.outputs.answers ? line("out", "towards the answers") : null);
+      line("p", positive), line("n", negative), explanation?.paths?.length ? line("bold", "on a path that decides") : null, line("bias", "bias"), line("link", "query × key of one channel"),
+      answers ? line("out", "towards the answers") : null);
   }
 
   // The panel before a node is chosen: all nodes, the most needed first.
@@ -102,11 +155,11 @@ const CircuitPage = (() => {
   function select(element, node, query = "") {
     const found = mounted.get(element);
     found?.show(node);
-    if (found && query && `?${query}` !== found.page.query) found.restore(query);
+    if (found && (query ? `?${query}` : "") !== queryOf(found.page)) found.restore(query);
   }
 
   function unmount(element) {
-    mounted.get(element)?.page.drawing.destroy();
+    mounted.get(element)?.page.leave();
     mounted.delete(element);
     element.replaceChildren();
   }

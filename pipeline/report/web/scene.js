@@ -4,33 +4,53 @@ const CircuitScene = (() => {
   const { draw, number, visible, sign } = CircuitElements;
   const LEVELS = 4, WIDTHS = [0.7, 1.1, 1.7, 2.5], ALPHAS = [0.4, 0.55, 0.75, 0.95]; // of an edge's strength
   const LABEL_PITCH = 19, TOKEN_PITCH = 8; // pixels on the screen from which labels have room
+  const TOKEN_ZOOM = 0.6; // below which tokens are too small to be read
   const END_CHARS = 18;
+  const GROUPS = ["--dense-2", "--sparse-1", "--dense-1", "--sparse-3", "--sparse-4", "--dense-0"]; // colours
+  const HALO = 9; // radius of a group's ring
 
-  // All that is SVG; `place(view)` moves it. Labels of rows stay at the left edge and keep their size.
-  function scene(drawing, nodes) {
+  // All that is SVG; `place(view, live, sketch)` moves it (`sketch`: enlarged as it is), `fresh()` has it laid out again then. Labels of rows stay at the left
+  // edge; they and the words beside nodes (words.js) keep their size. `group([{ name, members }])` rings nodes; `keep(live)` hides
+  // what belongs to nodes that are not shown.
+  function scene(drawing, nodes, words, paths) {
     const radius = Math.min(4.2, drawing.pitch * 0.36);
     const rows = drawing.rows.map(([layer, label], i) => {
       const first = i === 0 || drawing.rows[i - 1][0] !== layer;
       return draw("g", { class: "cd-row" }, draw("text", { x: 8, y: -5 }, label), first ? draw("text", { x: 8, y: 15, class: "layer" }, `layer ${layer}`) : null);
     });
     const dots = nodes.map((node, n) => dot(drawing, node, n, radius));
-    const scaled = draw("g", {}, background(drawing), ends(drawing), draw("g", { class: "cd-nodes" }, dots));
-    const svg = draw("svg", { class: "cd-svg" }, scaled), labels = draw("svg", { class: "cd-rows", "aria-hidden": "true" }, rows);
+    const rings = draw("g", { class: "cd-groups" });
+    const scaled = draw("g", {}, background(drawing), ways(drawing, paths), ends(drawing), rings, draw("g", { class: "cd-nodes" }, dots));
+    const svg = draw("svg", { class: "cd-svg" }, scaled, words.element), labels = draw("svg", { class: "cd-rows", "aria-hidden": "true" }, rows);
     let zoomed = null;
     // A new zoom is painted; a new place only moves the layer that was painted, which is much faster.
-    function place({ x, y, k }) {
-      if (k !== zoomed) {
+    function place({ x, y, k }, live, sketch = false) {
+      if (k !== zoomed && !sketch) {
+        words.place(k, live);
         svg.setAttribute("width", drawing.width * k);
         svg.setAttribute("height", drawing.height * k);
         scaled.setAttribute("transform", `scale(${k})`);
         svg.classList.toggle("unlabelled", drawing.pitch * k < LABEL_PITCH);
-        svg.classList.toggle("untokened", drawing.pitch * k < TOKEN_PITCH);
+        svg.classList.toggle("untokened", drawing.pitch * k < TOKEN_PITCH || k < TOKEN_ZOOM);
       }
-      zoomed = k;
-      svg.style.transform = `translate(${x}px, ${y}px)`;
+      if (!sketch) zoomed = k;
+      svg.style.transform = `translate(${x}px, ${y}px)${sketch ? ` scale(${k / zoomed})` : ""}`;
       rows.forEach((row, i) => row.setAttribute("transform", `translate(0 ${y + k * drawing.rows[i][2]})`));
     }
-    return { svg, labels, nodes: dots, rows, place };
+    // Heads and ends stand with any of their nodes, arcs and steps with both.
+    const owned = (name, how) => [...scaled.querySelectorAll(`[${name}]`)].map(element => [element, element.getAttribute(name).split(" ").map(Number), how]);
+    const belonging = [...owned("data-any", "some"), ...owned("data-all", "every")];
+    const keep = live => belonging.forEach(([element, own, how]) => element.classList.toggle("gone", !own[how](n => live[n])));
+    const group = groups => rings.replaceChildren(...groups.flatMap(({ name, members }, i) => ringed(drawing, name, members, GROUPS[i % GROUPS.length])));
+    return { svg, labels, nodes: dots, rows, words, place, group, keep, fresh: () => { zoomed = null; } };
+  }
+
+  // A coloured ring around each member, and the group's name above the first of the upmost.
+  function ringed({ nodes: { x, y } }, name, members, colour) {
+    if (!members.length) return [];
+    const top = members.reduce((a, b) => (y[b] < y[a] || (y[b] === y[a] && x[b] < x[a]) ? b : a));
+    return [members.map(n => draw("circle", { class: "cd-group", cx: x[n], cy: y[n], r: HALO, style: `stroke:var(${colour})` })),
+      draw("text", { class: "cd-groupname", x: x[top] - HALO, y: y[top] - HALO - 3, style: `fill:var(${colour})` }, name)].flat();
   }
 
   function dot(drawing, node, n, radius) {
@@ -48,15 +68,27 @@ const CircuitScene = (() => {
   function background(drawing) {
     const { x, y } = drawing.nodes;
     const lines = drawing.rows.map(([, , at]) => `M0 ${at}H${drawing.width}`).join("");
-    const streams = drawing.streams.filter(([, , top, bottom]) => bottom > top).map(([, at, top, bottom]) => `M${at} ${top}V${bottom}`).join("");
-    const arcs = drawing.links.map(([q, k]) => `M${x[q]} ${y[q]}q${(x[k] - x[q]) / 2} ${Math.min(12 + Math.abs(x[k] - x[q]) / 4, 24)} ${x[k] - x[q]} 0`);
-    const boxes = drawing.heads.flatMap(([, head, left, right, at, sink]) => [
+    const streams = drawing.streams.filter(([, , top, bottom]) => bottom > top).map(([channel, at, top, bottom]) =>
+      draw("path", { class: "cd-stream", "data-any": onChannel(drawing, channel, "_in", "_out"), d: `M${at} ${top}V${bottom}` }));
+    const arcs = drawing.links.map(([q, k]) => draw("path", {
+      class: "cd-link", "data-all": `${q} ${k}`, d: `M${x[q]} ${y[q]}q${(x[k] - x[q]) / 2} ${Math.min(12 + Math.abs(x[k] - x[q]) / 4, 24)} ${x[k] - x[q]} 0`,
+    }));
+    const inside = (left, right, at) => x.flatMap((each, n) => (y[n] === at && each >= left && each <= right ? [n] : [])).join(" ");
+    const boxes = drawing.heads.map(([, head, left, right, at, sink]) => draw("g", { "data-any": inside(left, right, at) },
       draw("rect", { class: "cd-head", x: left, y: at - 17, width: right - left, height: 36, rx: 8 }),
-      draw("text", { class: "cd-headname", x: (left + right) / 2, y: at - 21 }, right - left < 40 ? `h${head}` : `head ${head}`,
-        draw("title", {}, `head ${head}, ${sink === null ? "no attention sink" : `attention sink: logit ${number(sink)}`}`)),
-    ]);
+      draw("text", { class: "cd-headname", x: (left + right) / 2, y: at + 29 }, right - left < 40 ? `h${head}` : `head ${head}`,
+        draw("title", {}, `head ${head}, ${sink === null ? "no attention sink" : `attention sink: logit ${number(sink)}`}`))));
     return draw("g", { "aria-hidden": "true" }, draw("path", { class: "cd-line", d: lines }), boxes,
-      draw("path", { class: "cd-stream", d: streams }), draw("path", { class: "cd-link", d: arcs.join("") }));
+      streams, arcs);
+  }
+
+  // The steps of paths that decide which are no edges: along a residual channel, or from a query or key to a write.
+  function ways({ nodes: { x, y }, edges: { source, target } }, paths) {
+    const edges = new Set(source.map((s, e) => `${s} ${target[e]}`));
+    const steps = paths.flatMap(path => path.slice(1).map((to, i) => [path[i], to])).filter(([a, b]) => !edges.has(`${a} ${b}`));
+    const d = ([a, b]) => (x[a] === x[b] ? `M${x[a]} ${y[a]}V${y[b]}` : `M${x[a]} ${y[a]}C${x[a]} ${(y[a] + y[b]) / 2} ${x[b]} ${(y[a] + y[b]) / 2} ${x[b]} ${y[b]}`);
+    const once = [...new Map(steps.map(step => [step.join(" "), step])).entries()];
+    return draw("g", { "aria-hidden": "true" }, once.map(([of, step]) => draw("path", { class: "cd-way", "data-all": of, d: d(step) })));
   }
 
   // Tokens at the embedding end below and the unembedding end above.
@@ -70,24 +102,27 @@ const CircuitScene = (() => {
     };
     const listed = (kind, channel, tokens) => `${kind} of residual channel ${channel}\n` +
       tokens.map(([token, value]) => `${visible(drawing.tokens[token])}  ${number(value)}`).join("\n");
-    const end = (kind, x, from, to, channel, tokens, below) => tokens.length ? [
+    const end = (kind, x, from, to, channel, tokens, below) => tokens.length ? draw("g", { "data-any": onChannel(drawing, channel, below ? "_in" : "_out") },
       draw("path", { class: "cd-end", d: `M${x} ${from}V${below ? to - 6 : to + 6}` }),
       draw("text", { class: `cd-token${below ? " in" : ""}`, transform: `translate(${x + 3} ${to})rotate(-90)` }, write(tokens),
-        draw("title", {}, listed(kind, channel, tokens))),
-    ] : [];
-    const inputs = drawing.inputs.flatMap(([channel, x, y, tokens]) => end("Embedding", x, y, bottom, channel, tokens, true));
+        draw("title", {}, listed(kind, channel, tokens)))) : null;
+    const inputs = drawing.inputs.map(([channel, x, y, tokens]) => end("Embedding", x, y, bottom, channel, tokens, true));
     if (!drawing.outputs.answers) {
-      const outputs = drawing.outputs.ends.flatMap(([channel, x, y, tokens]) => end("Unembedding", x, y, top, channel, tokens, false));
+      const outputs = drawing.outputs.ends.map(([channel, x, y, tokens]) => end("Unembedding", x, y, top, channel, tokens, false));
       return draw("g", { class: "cd-ends" }, inputs, outputs);
     }
     return draw("g", { class: "cd-ends" }, inputs, answers(drawing, top));
   }
 
+  // Numbers of the nodes that read ("_in") or write ("_out") a residual channel.
+  const onChannel = ({ sites, nodes: { site, index } }, channel, ...endings) =>
+    site.flatMap((key, n) => (index[n] === channel && endings.some(ending => sites[key].endsWith(ending)) ? [n] : [])).join(" ");
+
   function answers(drawing, top) {
     const middle = drawing.width / 2, largest = Math.max(...drawing.outputs.ends.map(end => Math.abs(end[3])), 1e-12);
     const lines = drawing.outputs.ends.map(([channel, x, y, weight]) => {
       const level = Math.min(Math.floor(LEVELS * Math.abs(weight) / largest), LEVELS - 1);
-      return draw("path", { class: `cd-out ${weight < 0 ? "n" : "p"}`, d: `M${x} ${y}V${top}L${middle} 32`, "stroke-width": WIDTHS[level], opacity: ALPHAS[level] },
+      return draw("path", { class: `cd-out ${weight < 0 ? "n" : "p"}`, "data-any": onChannel(drawing, channel, "_out"), d: `M${x} ${y}V${top}L${middle} 32`, "stroke-width": WIDTHS[level], opacity: ALPHAS[level] },
         draw("title", {}, `Residual channel ${channel}: ${number(weight)} towards the first answer, per normalised unit`));
     });
     const [first, second] = drawing.outputs.answers.map(token => sign(drawing.tokens[token]));
