@@ -2,9 +2,10 @@
 // The picture of a circuit, to pan and zoom. Edges are on a canvas (thousands of them move at a usable speed), all
 // else is SVG: nodes can be focused, pointed at and read out.
 //
-// CircuitDrawing.mount(element, drawing, options) → { select, show, fit, move, destroy }
+// CircuitDrawing.mount(element, drawing, options) → { select, light, show, fit, move, destroy }
 //   options.onselect(name or null, number or null): a node was pinned; options.describe(number) → more for its tip
-//   select(name, number or null): pins a node. show(values or null, { scale, row }): colours nodes by values (−scale …
+//   select(name, number or null): pins a node. light(names or null): nodes and the edges between them, all else faint.
+//   show(values or null, { scale, row }): colours nodes by values (−scale …
 //   scale) and marks a row. fit(true): all of it. move(dx, dy): by pixels of the screen.
 const CircuitDrawing = (() => {
   const { make, number, tint, describe } = CircuitElements;
@@ -18,7 +19,7 @@ const CircuitDrawing = (() => {
     const nodes = describe(drawing);
     const { x: xs, y: ys } = drawing.nodes;
     const view = { x: 0, y: 0, k: 1 };
-    const state = { hovered: null, pinned: null, edge: null, values: null, scale: 1, row: null };
+    const state = { hovered: null, pinned: null, lit: null, edge: null, values: null, scale: 1, row: null };
     const edges = strengths(drawing, nodes);
     const all = together(edges);
     const touching = nodes.map(() => []);
@@ -85,20 +86,25 @@ const CircuitDrawing = (() => {
       }
     }
 
-    // The edges to stand out: of the node under the pointer, else of the pinned one, else those into the marked row.
+    // The node to stand out: under the pointer, else pinned, where no part is lit.
+    const foremost = () => state.hovered ?? (state.lit ? null : state.pinned);
+
+    // The edges to stand out: of that node, else between lit ones, else those into the marked row.
     function askedFor() {
-      const node = state.hovered ?? state.pinned;
+      const node = foremost(), { lit } = state, { source, target } = drawing.edges;
       if (node !== null) return new Set(touching[node]);
+      if (lit) return new Set(edges.map(({ e }) => e).filter(e => lit.has(source[e]) && lit.has(target[e])));
       if (state.row === null) return null;
       const y = drawing.rows[state.row]?.[2];
       return new Set(edges.filter(edge => edge.ty === y).map(edge => edge.e));
     }
 
     function mark() {
-      const node = state.hovered ?? state.pinned;
+      const node = foremost(), { lit } = state;
       const beside = new Set(node === null ? [] : touching[node].flatMap(e => [drawing.edges.source[e], drawing.edges.target[e]]));
       parts.nodes.forEach((group, n) => {
-        group.classList.toggle("faint", node !== null && n !== node && !beside.has(n));
+        group.classList.toggle("faint", node !== null ? n !== node && !beside.has(n) : lit !== null && !lit.has(n));
+        group.classList.toggle("lit", lit?.has(n) ?? false);
         group.classList.toggle("pinned", n === state.pinned);
         group.setAttribute("aria-pressed", String(n === state.pinned));
         group.classList.toggle("now", state.row !== null && ys[n] === drawing.rows[state.row]?.[2]);
@@ -270,6 +276,10 @@ const CircuitDrawing = (() => {
       pin(n, false);
       if (n !== null) reveal(n);
     }
+    function light(names) {
+      state.lit = names && new Set(names.map(numberOf));
+      mark();
+    }
     function show(values, { scale = 1, row = null } = {}) {
       Object.assign(state, { values, scale, row });
       mark();
@@ -282,7 +292,7 @@ const CircuitDrawing = (() => {
     }
     fit(false);
     mark();
-    return { select, show, fit, move, destroy };
+    return { select, light, show, fit, move, destroy };
   }
 
   // Edges with their places, sign and strength: the share of the largest weight of their kind, whatever the layer.
