@@ -96,6 +96,7 @@ def explained(picture: Mapping[str, Any], explanation: Explanation | None, task:
         "prompts": [_renumbered(prompt, table) for prompt in found["prompts"]],
         "heads": found["heads"],
         "model_loss": found.get("model_loss"),
+        "story": found.get("story"),
         "tokens": table.used,
     }
 
@@ -124,5 +125,5 @@ def own_part(bundle: Mapping[str, Any], explanation: Explanation | None) -> dict
         return dict(bundle)
     nodes = [found["nodes"].get(name) for name in node_names(bundle["drawing"])]
     return dict(bundle) | {
-        "explanation": {"nodes": nodes, **{key: found.get(key) for key in ("prompts", "heads", "model_loss")}}
+        "explanation": {"nodes": nodes, **{key: found.get(key) for key in ("prompts", "heads", "model_loss", "story")}}
     }
