@@ -72,13 +72,17 @@ class Roles:
 
     def flow(self, head: Head) -> str:
         """``copies from `("` to the end (head 0.8)``."""
+        return f"{self.way(head)} (head {spoken(head)})"
+
+    def way(self, head: Head) -> str:
+        """``copies from `("` to the end``."""
         look = self.values.looks[head]
         shares = [[self._share(look, place, side) for side in (0, 1)] for place in self.places]
         n = max(range(len(shares)), key=lambda i: max(shares[i]))
         if max(shares[n]) < ONE_PLACE:
-            return f"averages{self._whereto(look, 'at')} over the prompt (head {spoken(head)})"
+            return f"averages{self._whereto(look, 'at')} over the prompt"
         side = None if min(shares[n]) >= ONE_PLACE else shares[n].index(max(shares[n]))
-        return f"{self._from(self.places[n], side, look)} (head {spoken(head)})"
+        return self._from(self.places[n], side, look)
 
     def _from(self, place: TaskPlace, side: int | None, look: Look) -> str:
         """The way from one place, where prompts of this side have it (None: of both)."""
@@ -106,8 +110,16 @@ class Roles:
         sites = ((other, split_site_key(other[0])[1]) for other in sorted(others))
         return [other for other, site in sites if (site.writes_residual if reads else site.reads_residual)]
 
+    def writers(self, node: Node) -> list[str]:
+        """The nodes that write to a channel of the residual stream before a node reads it; none: it reads tokens."""
+        return [node_name(*each) for each in self._on_channel(node) if half_of(each[0]) < half_of(node[0])]
+
+    def leads_on(self, node: Node) -> bool:
+        """Whether a node of the circuit reads what this one writes into the residual stream."""
+        return any(half_of(reader[0]) > half_of(node[0]) for reader in self._on_channel(node))
+
     def _of_read(self, node: Node) -> str:
-        writers = [node_name(*each) for each in self._on_channel(node) if half_of(each[0]) < half_of(node[0])]
+        writers = self.writers(node)
         return f"passes on {named(writers)}" if writers else "embeds"
 
     def _brought(self, node: Node) -> str:
@@ -122,7 +134,7 @@ class Roles:
 
     def _of_write(self, node: Node) -> str:
         """Whether a write leads to the answer alone, and which answer it speaks for where it is high."""
-        if any(half_of(reader[0]) > half_of(node[0]) for reader in self._on_channel(node)):
+        if self.leads_on(node):
             return ""
         slopes = self.values.slopes[node_name(*node)]
         at_end = slopes[torch.arange(len(slopes)), self.values.batch.last]

@@ -1,0 +1,130 @@
+"""The steps of a circuit's flow that its story tells: sets of nodes that do the same, in the order of the flow.
+
+Reads of tokens; heads that move what was read, by where they look; neurons; writes of the answer. Nodes that hardly
+move the answer are in no step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import groupby
+
+from pipeline.circuit.graph import Node, half_of
+from pipeline.explain.swaps import Swaps, on_other_prompt
+from pipeline.explain.task_nodes import TaskReading
+from pipeline.explain.task_values import Head
+from pipeline.sites import Site, node_name, split_node_name, split_site_key
+
+NEGLIGIBLE = 0.05  # of what its like move together, in logits: a node that moves less is in no step
+
+
+class Part(Enum):
+    """The part that a step has in the flow."""
+
+    READ = "read"
+    MOVE = "move"
+    COMBINE = "combine"
+    WRITE = "write"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Nodes that do the same, the most moving first; ``carriers``: the channels that they read or write between steps,
+    which are named with them, and not swapped."""
+
+    part: Part
+    layer: int
+    nodes: tuple[str, ...]
+    carriers: tuple[str, ...] = ()
+
+
+def joined(steps: Sequence[Step]) -> Step:
+    """Steps of one part and layer as one."""
+    nodes = tuple(name for step in steps for name in step.nodes)
+    carriers = dict.fromkeys(name for step in steps for name in step.carriers)
+    return Step(steps[0].part, steps[0].layer, nodes, tuple(carriers))
+
+
+def first_order_falls(swaps: Swaps) -> dict[str, float]:
+    """Node → the mean fall of the right answer's logit less the wrong one's, where it is swapped; to first order.
+
+    By the mean of the slopes on both prompts: of one prompt alone, a neuron that is off would never move anything.
+    """
+    falls = {}
+    for name, own in swaps.values.nodes.items():
+        here = swaps.values.slopes[name]
+        # less the other prompt's, whose right answer is this one's wrong one
+        slope = (here - on_other_prompt(here, swaps.aligned)) / 2
+        falls[name] = float((slope * (own - swaps.other[name]) * (swaps.aligned >= 0)).sum(1).mean())
+    return falls
+
+
+class Steps:
+    """The steps of one circuit. ``falls``: of every node."""
+
+    def __init__(self, reading: TaskReading, falls: dict[str, float]) -> None:
+        self.roles, self.falls = reading.roles, falls
+        self.nodes = [split_node_name(name) for name in falls]
+
+    def __iter__(self) -> Iterator[list[Step]]:
+        """Steps that may be told, in the order of the flow: those of one half layer and part at a time."""
+        for half in sorted({half_of(key) for key, _ in self.nodes}):
+            here = [node for node in self.nodes if half_of(node[0]) == half]
+            yield from filter(None, (self._reads(here), self._heads(here), self._neurons(here)))
+        writes = [node for node in self.nodes if site_of(node).writes_residual and not self.roles.leads_on(node)]
+        yield self._of(Part.WRITE, writes)
+
+    def _reads(self, here: list[Node]) -> list[Step]:
+        return self._of(Part.READ, [n for n in here if site_of(n).reads_residual and not self.roles.writers(n)])
+
+    def _neurons(self, here: list[Node]) -> list[Step]:
+        return [
+            Step(step.part, step.layer, step.nodes, (*self.sources(step.nodes), *self.targets(step.nodes)))
+            for step in self._of(Part.COMBINE, [node for node in here if site_of(node) is Site.MLP_NEURON])
+        ]
+
+    def _of(self, part: Part, nodes: list[Node]) -> list[Step]:
+        """The moving ones of some nodes as one step, if there are any."""
+        names = self.moving([node_name(*node) for node in nodes])
+        return [Step(part, split_site_key(split_node_name(names[0])[0])[0], tuple(names))] if names else []
+
+    def _heads(self, here: list[Node]) -> list[Step]:
+        """Heads that look at the same place, each with its queries, keys and values."""
+        channels: dict[Head, list[str]] = {}
+        for node in here:
+            if site_of(node).in_head:
+                channels.setdefault(self.roles.head(node), []).append(node_name(*node))
+        heads = [head for head, names in channels.items() if any(".attn_v." in name for name in names)]
+        falls = {head: sum(self.falls[name] for name in channels[head]) for head in heads}
+        least = NEGLIGIBLE * sum(max(fall, 0.0) for fall in falls.values())
+        moving = sorted((head for head in heads if falls[head] > least), key=lambda head: -falls[head])
+        ways = {head: self.roles.way(head) for head in moving}
+        order = sorted(moving, key=lambda head: list(ways.values()).index(ways[head]))
+        return [self._step_of(list(some), channels) for _, some in groupby(order, key=ways.__getitem__)]
+
+    def _step_of(self, heads: list[Head], channels: dict[Head, list[str]]) -> Step:
+        nodes = tuple(name for head in heads for name in sorted(channels[head], key=lambda name: -self.falls[name]))
+        return Step(Part.MOVE, heads[0][0], nodes, tuple(self.targets(nodes)))
+
+    def moving(self, names: list[str]) -> list[str]:
+        """Those that move the answer towards the other one by more than a negligible part of what all do, the most
+        moving first."""
+        least = NEGLIGIBLE * sum(max(self.falls[name], 0.0) for name in names)
+        return sorted((name for name in names if self.falls[name] > least), key=lambda name: -self.falls[name])
+
+    def sources(self, names: tuple[str, ...]) -> list[str]:
+        """What nodes have moving edges from."""
+        into = {node_name(*source) for name in names for source, _ in self.roles.sources.get(split_node_name(name), [])}
+        return self.moving([name for name in self.falls if name in into])
+
+    def targets(self, names: tuple[str, ...]) -> list[str]:
+        """What nodes have moving edges to."""
+        some = {split_node_name(name) for name in names}
+        to = {node_name(*t) for t, into in self.roles.sources.items() if any(source in some for source, _ in into)}
+        return self.moving([name for name in self.falls if name in to])
+
+
+def site_of(node: Node) -> Site:
+    return split_site_key(node[0])[1]

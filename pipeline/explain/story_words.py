@@ -1,0 +1,186 @@
+"""The steps of a circuit's flow in sentences: what is read, how it is moved, combined, and written as the answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from pipeline.explain.roles import NEARLY_ZERO, spoken
+from pipeline.explain.story_steps import Part, Step
+from pipeline.explain.task_nodes import TaskReading
+from pipeline.explain.task_values import Head
+from pipeline.explain.task_words import OTHERS
+from pipeline.sites import Site, split_node_name, split_site_key
+
+MOST_NAMED = 3  # nodes of a group that a sentence names
+MOST_GROUPS = 2  # of a step
+GIST = 140  # characters, for a gallery
+NOT = "not "
+Item = TypeVar("Item")
+
+
+class StoryWords:
+    """Sentences about the steps of one circuit."""
+
+    def __init__(self, reading: TaskReading) -> None:
+        self.reading, self.words, self.roles = reading, reading.words, reading.roles
+
+    def sentence(self, step: Step) -> str:
+        """``Channels 834 and 860 read `␣[[`; channel 834 is 4.9 at `␣[[`, −1.9 at `␣[`.``"""
+        tell = {Part.READ: self._read, Part.MOVE: self._move, Part.COMBINE: self._combine, Part.WRITE: self._write}
+        text = tell[step.part](step)
+        return f"{text[0].upper()}{text[1:]}."
+
+    def _read(self, step: Step) -> str:
+        said = self._by_place(step.nodes, lambda names, place: f"{channels(names)} {verb(names, 'read')} {read(place)}")
+        where = "" if site_of(step.nodes[0]) is Site.ATTN_IN and step.layer == 0 else f" for {half_in_words(step)}"
+        return f"{said}{where}{self._example('channel', step.nodes)}"
+
+    def _move(self, step: Step) -> str:
+        ways = grouped(self.heads(step), self.roles.way)
+        said = "; ".join(f"{heads_in_words(heads)} {agree(way, len(heads) > 1)}" for way, heads in ways.items())
+        values = [name for name in step.nodes if site_of(name) is Site.ATTN_V]
+        into = f", into {channels(step.carriers)}" if step.carriers else ""
+        return f"{said}{into}{self._example('value channel', values)}"
+
+    def _combine(self, step: Step) -> str:
+        from_ = [name for name in step.carriers if site_of(name).reads_residual]
+        said = self._by_place(step.nodes, self._fire)
+        reading = f"reading {channels(from_)}, " if from_ else ""
+        return f"{reading}{said}{self._example('neuron', step.nodes)}"
+
+    def _fire(self, names: Sequence[str], place: str) -> str:
+        statement = self.reading.statements[names[0]]
+        low, high = sorted(map(abs, statement.means)) if statement else (1.0, 1.0)
+        only = "only " if low <= NEARLY_ZERO * high else "more "
+        where = f"except {place.removeprefix(NOT)}" if place.startswith(NOT) else only + place
+        layer = split_site_key(split_node_name(names[0])[0])[0]
+        return f"{numbered('neuron', names)} of layer {layer} {verb(names, 'fire')} {where}"
+
+    def _write(self, step: Step) -> str:
+        answers = self.answers()
+        said = f"{channels(step.nodes)} {verb(step.nodes, 'write')} the answer{answers and f': {answers}'}"
+        return f"{said}{self._example('channel', step.nodes)}"
+
+    def answers(self) -> str:
+        """```]]⏎` after `␣[[`, `]⏎` after `␣[```; nothing where there are more than two."""
+        if len(self.words.places.batch.answers[:, 0].unique()) != 2:
+            return ""
+        answers = [self.words.quoted(answer) for answer in self.words.answers]
+        if not self.words.after:
+            return " or ".join(answers)
+        said = zip(answers, self.words.after, strict=True)
+        return ", ".join(f"{answer} {when}" for answer, when in sorted(said, key=lambda each: each[1] == "otherwise"))
+
+    def heads(self, step: Step) -> list[Head]:
+        return list(dict.fromkeys(self.roles.head(split_node_name(name)) for name in step.nodes))
+
+    def _by_place(self, names: Sequence[str], tell: Callable[[Sequence[str], str], str]) -> str:
+        """The nodes of a step by where they are high."""
+        groups = list(grouped(names, self.place).items())
+        rest = sum(len(some) for _, some in groups[MOST_GROUPS:])
+        said = [tell(some, place) for place, some in groups[:MOST_GROUPS]]
+        return ", and ".join(said) + f" ({rest} more elsewhere)" * (rest > 0)
+
+    def place(self, name: str) -> str:
+        """Where a node has the larger magnitude: ``at `␣[[```, ``not after `␣def```."""
+        statement = self.reading.statements[name]
+        if statement is None:
+            return "everywhere"
+        side = int(abs(statement.means[1]) > abs(statement.means[0]))
+        if not statement.of_sides:
+            return NOT * side + self.words.place(statement.place)
+        apart = self.words.apart(statement.place)
+        groups = [f"at {tokens}" for tokens in apart] if apart else self.words.conditions
+        rest = groups[side] in (f"at {OTHERS}", "otherwise")
+        return NOT + groups[1 - side] if rest else groups[side]
+
+    def _example(self, kind: str, names: Sequence[str]) -> str:
+        """``; at the end, neuron 858 is 3.4 after `␣[[`, −0.1 after `␣[```: of the first node, which moves most."""
+        statement = self.reading.statements[names[0]] if names else None
+        if statement is None:
+            return ""
+        text, who = self.words.text(statement), f"{kind} {split_node_name(names[0])[1]}"
+        found = re.match(r"(.*?): (?=[−\d])", text)  # where, if that is said first
+        return f"; {found[1]}, {who} is {text[found.end() :]}" if found else f"; {who} is {text}"
+
+    def gist(self, steps: Sequence[Step]) -> str:
+        """One sentence of at most ``GIST`` characters."""
+        parts = [self._gist_of(part, [step for step in steps if step.part is part]) for part in Part]
+        for left_out in ((), (2,), (1, 2), (0, 1, 2)):
+            said = "; ".join(text for n, text in enumerate(parts) if text and n not in left_out)
+            if len(said) < GIST:
+                break
+        return f"{said[:1].upper()}{said[1 : GIST - 1]}."
+
+    def _gist_of(self, part: Part, steps: Sequence[Step]) -> str:
+        if not steps:
+            return ""
+        nodes = [name for step in steps for name in step.nodes]
+        if part is Part.READ:
+            return f"reads {read(self.place(nodes[0]))}"
+        if part is Part.MOVE:
+            heads = [head for step in steps for head in self.heads(step)]
+            way = "copies" if self.roles.way(heads[0]).startswith("copies") else "averages"
+            who = heads_in_words(heads) if len(heads) < MOST_NAMED else f"{len(heads)} heads"
+            return f"{who} {agree(way, len(heads) > 1)} it to the end"
+        if part is Part.COMBINE:
+            return f"{len(nodes)} neurons fire on it" if len(nodes) > 1 else "one neuron fires on it"
+        return f"writes {self.answers() or 'the answer'}"
+
+
+def site_of(name: str) -> Site:
+    return split_site_key(split_node_name(name)[0])[1]
+
+
+def half_in_words(step: Step) -> str:
+    return f"{'attention' if site_of(step.nodes[0]).in_attention else 'the MLP'} of layer {step.layer}"
+
+
+def read(place: str) -> str:
+    """What is read where a node is high: ``at `␣[[``` becomes ```␣[[```."""
+    if place.startswith(f"{NOT}at "):
+        return f"tokens other than {place.removeprefix(f'{NOT}at ')}"
+    return place.removeprefix("at ") if place.startswith("at ") else f"what stands {place}"
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], str]) -> Mapping[str, list[Item]]:
+    """Items by key, both in the order in which they come."""
+    found: dict[str, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
+
+
+def channels(names: Sequence[str]) -> str:
+    return numbered("channel", names)
+
+
+def numbered(kind: str, names: Sequence[str]) -> str:
+    """``channels 834, 860, 707 and 5 more``; a channel that several nodes read or write once."""
+    numbers = list(dict.fromkeys(str(split_node_name(name)[1]) for name in names))
+    return f"{kind}{'s' * (len(numbers) > 1)} {together(numbers)}"
+
+
+def heads_in_words(heads: Sequence[Head]) -> str:
+    return f"head{'s' * (len(heads) > 1)} {together([spoken(head) for head in heads])}"
+
+
+def together(names: Sequence[str]) -> str:
+    """``a, b and c``, ``a, b, c and 2 more``."""
+    some = list(names[:MOST_NAMED]) + [f"{len(names) - MOST_NAMED} more"] * (len(names) > MOST_NAMED)
+    return " and ".join([", ".join(some[:-1]), some[-1]] if some[1:] else some)
+
+
+def verb(names: Sequence[str], plural: str) -> str:
+    """The verb of one node or of several."""
+    return plural if len({split_node_name(name)[1] for name in names}) > 1 else f"{plural}s"
+
+
+def agree(way: str, plural: bool) -> str:
+    """``copies from …``, of several heads ``copy from …``."""
+    if not plural:
+        return way
+    first, *rest = way.split(" ", 1)
+    return " ".join([{"copies": "copy", "averages": "average"}[first], *rest])
