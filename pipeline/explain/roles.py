@@ -87,7 +87,7 @@ class Roles:
     def _from(self, place: TaskPlace, side: int | None, look: Look) -> str:
         """The way from one place, where prompts of this side have it (None: of both)."""
         if place.name == AFTER:
-            return f"averages{self._whereto(look, 'at')} over all {AFTER}"
+            return f"averages{self._whereto(look, 'at')} over everything {AFTER}"
         return f"copies from {self.words.place(place, side, flow=True)}{self._whereto(look, 'to')}"
 
     @property

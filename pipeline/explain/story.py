@@ -6,10 +6,12 @@ the other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from pipeline.explain.rounding import HUNDREDTHS
-from pipeline.explain.story_steps import Step, Steps, first_order_falls, joined
+from pipeline.explain.story_steps import Step, Steps, joined
 from pipeline.explain.story_words import StoryWords
 from pipeline.explain.swaps import Outcome, Swaps
 from pipeline.explain.task_nodes import TaskReading
@@ -21,14 +23,17 @@ LEAST_SHARE = 0.1  # of the way to the other answer that swapping a step goes, o
 SURE = 0.8  # share of prompts that a step moves, below which its sentence says so
 NO_NODE = "No node is needed: the bigram table does the task."
 NO_STEP = "No step of this circuit moves the answer by itself."
-NOT_CHECKED = Outcome(None, None, None, 0)
+NOT_CHECKED = Outcome(None, None, None, None, 0)
 
 
 def story(reading: TaskReading) -> Story:
     """The story of one circuit: its gist, its sentences with what swapping each step did, and all steps at once."""
     choice, check = (halves(reading, half) for half in (0, 1))
-    steps = told_steps(reading, choice) if choice else []
-    words, outcomes = StoryWords(reading), [check(step.nodes) if check else NOT_CHECKED for step in steps]
+    if choice is None:
+        return untold()
+    flow = Steps(reading, choice)
+    steps, words = told_steps(flow, choice), StoryWords(reading, flow.falls)
+    outcomes = [check(step.nodes) if check else NOT_CHECKED for step in steps]
     sentences = [sentence(step, words, outcome) for step, outcome in zip(steps, outcomes, strict=True)]
     nodes = [name for step in steps for name in step.nodes]
     named = {*nodes, *(name for step in steps for name in step.carriers)}
@@ -51,13 +56,13 @@ def halves(reading: TaskReading, half: int) -> Swaps | None:
     return Swaps(reading.model, reading.circuit, reading.values.take(pairs)) if len(pairs) else None
 
 
-def told_steps(reading: TaskReading, choice: Swaps) -> list[Step]:
+def told_steps(flow: Iterable[list[Step]], choice: Swaps) -> list[Step]:
     """The steps that move the answer on the half of the choice, in the order of the flow.
 
     Steps of one part and half layer of which none does so by itself are tried as one.
     """
     shares: dict[Step, float] = {}
-    for steps in Steps(reading, first_order_falls(choice)):
+    for steps in flow:
         for some in (steps, [joined(steps)]):
             found = {step: choice(step.nodes).share or 0.0 for step in some}
             strong = {step: share for step, share in found.items() if share >= LEAST_SHARE}
@@ -75,14 +80,23 @@ def sentence(step: Step, words: StoryWords, outcome: Outcome) -> StorySentence:
     if outcome.moved is None:
         text += " There was no pair to check this on."
     elif weak:
-        text += f" Swapping it moves the answer in {percent(outcome.moved)} of prompts only."
+        text += f" Swapping it moves the answer in {percent(outcome.moved)} of prompts only{why_few(outcome)}."
     nodes, carriers = list(step.nodes), list(step.carriers)
     return {"text": text, "nodes": nodes, "carriers": carriers, "weak": weak, **numbers(outcome)}
 
 
+def why_few(outcome: Outcome) -> str:
+    """The reason where a step moves too few prompts because it has no place in the shorter ones."""
+    some = outcome.moved_whole or 0.0
+    reason = "the shorter prompt of a pair has no place for all of it; of the others"
+    return f": {reason}, {percent(some)} move" if some >= SURE else ""
+
+
 def whole(outcome: Outcome, n_left: int, n_nodes: int) -> StoryOutcome:
     """What swapping all steps at once did, and how many nodes no sentence names."""
-    text = f"{n_left} of {n_nodes} nodes are not mentioned: they hardly move the answer." if n_left else ""
+    verb = "is" if n_left == 1 else "are"
+    why = "much the same for both prompts of a pair, or hardly moving the answer"
+    text = f"{n_left} of {n_nodes} nodes {verb} not mentioned: {why}." if n_left else ""
     if outcome.flips is not None:
         others = f"{outcome.n_prompts} prompts that the sentences were not made from"
         text = f"All steps swapped at once flip {percent(outcome.flips)} of the right answers on {others}. {text}"

@@ -6,10 +6,12 @@ move the answer are in no step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
+
+import torch
 
 from pipeline.circuit.graph import Node, half_of
 from pipeline.explain.swaps import Swaps, on_other_prompt
@@ -56,25 +58,39 @@ def first_order_falls(swaps: Swaps) -> dict[str, float]:
     for name, own in swaps.values.nodes.items():
         here = swaps.values.slopes[name]
         # less the other prompt's, whose right answer is this one's wrong one
-        slope = (here - on_other_prompt(here, swaps.aligned)) / 2
-        falls[name] = float((slope * (own - swaps.other[name]) * (swaps.aligned >= 0)).sum(1).mean())
+        slope = torch.where(swaps.aligned < 0, here, (here - on_other_prompt(here, swaps.aligned)) / 2)
+        falls[name] = float((slope * (own - swaps.other[name])).sum(1).mean())
+    return falls
+
+
+def direct_falls(swaps: Swaps) -> dict[str, float]:
+    """Node that writes into the residual stream → the mean fall of its own part in the same difference, at the end,
+    before the last norm's scale: what it tells the answers without a reader of the circuit."""
+    model, batch, falls = swaps.model, swaps.batch, dict[str, float]()
+    right, wrong = (model.lm_head.weight[answers] for answers in batch.answers.to(model.device).unbind(1))
+    direction = ((right - wrong) * model.transformer["ln_f"].weight).detach().cpu()
+    for name, own in swaps.values.nodes.items():
+        if site_of(split_node_name(name)).writes_residual:
+            moved = (own - swaps.other[name]).gather(1, batch.last[:, None])[:, 0]
+            falls[name] = float((direction[:, split_node_name(name)[1]] * moved).mean())
     return falls
 
 
 class Steps:
-    """The steps of one circuit. ``falls``: of every node."""
+    """The steps of one circuit, by the falls of its nodes on some pairs."""
 
-    def __init__(self, reading: TaskReading, falls: dict[str, float]) -> None:
-        self.roles, self.falls = reading.roles, falls
-        self.nodes = [split_node_name(name) for name in falls]
+    def __init__(self, reading: TaskReading, swaps: Swaps) -> None:
+        self.roles, self.falls, self.direct = reading.roles, first_order_falls(swaps), direct_falls(swaps)
+        self.nodes = [split_node_name(name) for name in self.falls]
 
     def __iter__(self) -> Iterator[list[Step]]:
         """Steps that may be told, in the order of the flow: those of one half layer and part at a time."""
         for half in sorted({half_of(key) for key, _ in self.nodes}):
             here = [node for node in self.nodes if half_of(node[0]) == half]
             yield from filter(None, (self._reads(here), self._heads(here), self._neurons(here)))
-        writes = [node for node in self.nodes if site_of(node).writes_residual and not self.roles.leads_on(node)]
-        yield self._of(Part.WRITE, writes)
+        writes = moving(self.direct, self.direct)
+        if writes:
+            yield [Step(Part.WRITE, self._layer(writes[-1]), tuple(writes))]
 
     def _reads(self, here: list[Node]) -> list[Step]:
         return self._of(Part.READ, [n for n in here if site_of(n).reads_residual and not self.roles.writers(n)])
@@ -87,8 +103,12 @@ class Steps:
 
     def _of(self, part: Part, nodes: list[Node]) -> list[Step]:
         """The moving ones of some nodes as one step, if there are any."""
-        names = self.moving([node_name(*node) for node in nodes])
-        return [Step(part, split_site_key(split_node_name(names[0])[0])[0], tuple(names))] if names else []
+        names = moving([node_name(*node) for node in nodes], self.falls)
+        return [Step(part, self._layer(names[0]), tuple(names))] if names else []
+
+    @staticmethod
+    def _layer(name: str) -> int:
+        return split_site_key(split_node_name(name)[0])[0]
 
     def _heads(self, here: list[Node]) -> list[Step]:
         """Heads that look at the same place, each with its queries, keys and values."""
@@ -106,24 +126,26 @@ class Steps:
 
     def _step_of(self, heads: list[Head], channels: dict[Head, list[str]]) -> Step:
         nodes = tuple(name for head in heads for name in sorted(channels[head], key=lambda name: -self.falls[name]))
-        return Step(Part.MOVE, heads[0][0], nodes, tuple(self.targets(nodes)))
-
-    def moving(self, names: list[str]) -> list[str]:
-        """Those that move the answer towards the other one by more than a negligible part of what all do, the most
-        moving first."""
-        least = NEGLIGIBLE * sum(max(self.falls[name], 0.0) for name in names)
-        return sorted((name for name in names if self.falls[name] > least), key=lambda name: -self.falls[name])
+        read = [name for name in self.sources(nodes) if self.roles.writers(split_node_name(name))]
+        return Step(Part.MOVE, heads[0][0], nodes, (*read, *self.targets(nodes)))
 
     def sources(self, names: tuple[str, ...]) -> list[str]:
         """What nodes have moving edges from."""
         into = {node_name(*source) for name in names for source, _ in self.roles.sources.get(split_node_name(name), [])}
-        return self.moving([name for name in self.falls if name in into])
+        return moving([name for name in self.falls if name in into], self.falls)
 
     def targets(self, names: tuple[str, ...]) -> list[str]:
         """What nodes have moving edges to."""
         some = {split_node_name(name) for name in names}
         to = {node_name(*t) for t, into in self.roles.sources.items() if any(source in some for source, _ in into)}
-        return self.moving([name for name in self.falls if name in to])
+        return moving([name for name in self.falls if name in to], self.falls)
+
+
+def moving(names: Collection[str], falls: Mapping[str, float]) -> list[str]:
+    """Those that move the answer towards the other one by more than a negligible part of what all do, the most moving
+    first."""
+    least = NEGLIGIBLE * sum(max(falls[name], 0.0) for name in names)
+    return sorted((name for name in names if falls[name] > least), key=lambda name: -falls[name])
 
 
 def site_of(node: Node) -> Site:

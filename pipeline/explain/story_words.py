@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TypeVar
 
 from pipeline.explain.roles import NEARLY_ZERO, spoken
 from pipeline.explain.story_steps import Part, Step
 from pipeline.explain.task_nodes import TaskReading
 from pipeline.explain.task_values import Head
-from pipeline.explain.task_words import OTHERS
+from pipeline.explain.task_words import OTHERS, OTHERWISE
 from pipeline.sites import Site, split_node_name, split_site_key
 
-MOST_NAMED = 3  # nodes of a group that a sentence names
-MOST_GROUPS = 2  # of a step
+MOST_NAMED = 4  # nodes of a group that a sentence names, and heads that the gist names
+LEAST_GROUP = 0.1  # of what a step's nodes move together: smaller groups of them are only counted
 GIST = 140  # characters, for a gallery
 NOT = "not "
 Item = TypeVar("Item")
 
 
 class StoryWords:
-    """Sentences about the steps of one circuit."""
+    """Sentences about the steps of one circuit. ``falls``: of every node (``story_steps.Steps``)."""
 
-    def __init__(self, reading: TaskReading) -> None:
-        self.reading, self.words, self.roles = reading, reading.words, reading.roles
+    def __init__(self, reading: TaskReading, falls: Mapping[str, float]) -> None:
+        self.reading, self.words, self.roles, self.falls = reading, reading.words, reading.roles, falls
 
     def sentence(self, step: Step) -> str:
         """``Channels 834 and 860 read `␣[[`; channel 834 is 4.9 at `␣[[`, −1.9 at `␣[`.``"""
@@ -41,14 +42,19 @@ class StoryWords:
         ways = grouped(self.heads(step), self.roles.way)
         said = "; ".join(f"{heads_in_words(heads)} {agree(way, len(heads) > 1)}" for way, heads in ways.items())
         values = [name for name in step.nodes if site_of(name) is Site.ATTN_V]
-        into = f", into {channels(step.carriers)}" if step.carriers else ""
-        return f"{said}{into}{self._example('value channel', values)}"
+        into = [name for name in step.carriers if not site_of(name).reads_residual]
+        said += f", into {channels(into)}" if into else ""
+        return f"{self._reading(step)}{said}{self._example('value channel', values)}"
 
     def _combine(self, step: Step) -> str:
-        from_ = [name for name in step.carriers if site_of(name).reads_residual]
         said = self._by_place(step.nodes, self._fire)
-        reading = f"reading {channels(from_)}, " if from_ else ""
-        return f"{reading}{said}{self._example('neuron', step.nodes)}"
+        return f"{self._reading(step)}{said}{self._example('neuron', step.nodes)}"
+
+    @staticmethod
+    def _reading(step: Step) -> str:
+        """The channels that a step reads what earlier steps wrote from."""
+        from_ = [name for name in step.carriers if site_of(name).reads_residual]
+        return f"reading {channels(from_)}, " if from_ else ""
 
     def _fire(self, names: Sequence[str], place: str) -> str:
         statement = self.reading.statements[names[0]]
@@ -70,18 +76,31 @@ class StoryWords:
         answers = [self.words.quoted(answer) for answer in self.words.answers]
         if not self.words.after:
             return " or ".join(answers)
-        said = zip(answers, self.words.after, strict=True)
-        return ", ".join(f"{answer} {when}" for answer, when in sorted(said, key=lambda each: each[1] == "otherwise"))
+        said = [f"{answer} {when}" for answer, when in zip(answers, self.words.after, strict=True)]
+        others = self.words.after.index(OTHERWISE) if OTHERWISE in self.words.after else None
+        second_first = others == 0 or (others is None and self.reads_second)
+        return ", ".join(reversed(said) if second_first else said)
+
+    @cached_property
+    def reads_second(self) -> bool:
+        """Whether the circuit reads what side b of the pairs has, rather than side a."""
+        reads = [name for name in self.falls if site_of(name).reads_residual]
+        statement = self.reading.statements[max(reads, key=self.falls.__getitem__)] if reads else None
+        return statement is not None and statement.of_sides and abs(statement.means[1]) > abs(statement.means[0])
 
     def heads(self, step: Step) -> list[Head]:
         return list(dict.fromkeys(self.roles.head(split_node_name(name)) for name in step.nodes))
 
     def _by_place(self, names: Sequence[str], tell: Callable[[Sequence[str], str], str]) -> str:
         """The nodes of a step by where they are high."""
-        groups = list(grouped(names, self.place).items())
-        rest = sum(len(some) for _, some in groups[MOST_GROUPS:])
-        said = [tell(some, place) for place, some in groups[:MOST_GROUPS]]
-        return ", and ".join(said) + f" ({rest} more elsewhere)" * (rest > 0)
+        groups, fall = grouped(names, self.place), self._fall(names)
+        large = [place for n, place in enumerate(groups) if not n or self._fall(groups[place]) > LEAST_GROUP * fall]
+        rest = sum(len(some) for place, some in groups.items() if place not in large)
+        said = [tell(groups[place], place) for place in large]
+        return ", ".join(said) + f" ({rest} more elsewhere)" * (rest > 0)
+
+    def _fall(self, names: Iterable[str]) -> float:
+        return sum(self.falls[name] for name in names)
 
     def place(self, name: str) -> str:
         """Where a node has the larger magnitude: ``at `␣[[```, ``not after `␣def```."""
@@ -93,7 +112,7 @@ class StoryWords:
             return NOT * side + self.words.place(statement.place)
         apart = self.words.apart(statement.place)
         groups = [f"at {tokens}" for tokens in apart] if apart else self.words.conditions
-        rest = groups[side] in (f"at {OTHERS}", "otherwise")
+        rest = groups[side] in (f"at {OTHERS}", OTHERWISE)
         return NOT + groups[1 - side] if rest else groups[side]
 
     def _example(self, kind: str, names: Sequence[str]) -> str:
@@ -101,7 +120,8 @@ class StoryWords:
         statement = self.reading.statements[names[0]] if names else None
         if statement is None:
             return ""
-        text, who = self.words.text(statement), f"{kind} {split_node_name(names[0])[1]}"
+        who = f"{kind} {split_node_name(names[0])[1]}"
+        text = self.words.text(statement)
         found = re.match(r"(.*?): (?=[−\d])", text)  # where, if that is said first
         return f"; {found[1]}, {who} is {text[found.end() :]}" if found else f"; {who} is {text}"
 
@@ -122,9 +142,8 @@ class StoryWords:
             return f"reads {read(self.place(nodes[0]))}"
         if part is Part.MOVE:
             heads = [head for step in steps for head in self.heads(step)]
-            way = "copies" if self.roles.way(heads[0]).startswith("copies") else "averages"
-            who = heads_in_words(heads) if len(heads) < MOST_NAMED else f"{len(heads)} heads"
-            return f"{who} {agree(way, len(heads) > 1)} it to the end"
+            who = heads_in_words(heads) if len(heads) <= MOST_NAMED else f"{len(heads)} heads"
+            return f"{who} bring{'s' * (len(heads) == 1)} it to the end"
         if part is Part.COMBINE:
             return f"{len(nodes)} neurons fire on it" if len(nodes) > 1 else "one neuron fires on it"
         return f"writes {self.answers() or 'the answer'}"
@@ -169,7 +188,9 @@ def heads_in_words(heads: Sequence[Head]) -> str:
 
 def together(names: Sequence[str]) -> str:
     """``a, b and c``, ``a, b, c and 2 more``."""
-    some = list(names[:MOST_NAMED]) + [f"{len(names) - MOST_NAMED} more"] * (len(names) > MOST_NAMED)
+    some = (
+        list(names) if len(names) <= MOST_NAMED else [*names[: MOST_NAMED - 1], f"{len(names) - MOST_NAMED + 1} more"]
+    )
     return " and ".join([", ".join(some[:-1]), some[-1]] if some[1:] else some)
 
 

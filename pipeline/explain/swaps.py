@@ -38,24 +38,30 @@ class Outcome:
     ``moved``: the share of prompts whose right answer's logit less the wrong one's falls by more than ``LEAST_MOVE`` of
     the distance between the pair's two prompts. ``flips``: of the prompts that the circuit answers right, the share
     that it then answers wrong. ``share``: all falls over all distances, the part of the way to the other answer.
+    ``moved_whole``: ``moved`` of prompts that are not shorter than their pair's other one, which may have a token there
+    is no place for.
     """
 
     moved: float | None
+    moved_whole: float | None
     flips: float | None
     share: float | None
     n_prompts: int
 
     @classmethod
-    def of(cls, before: Float[Tensor, " prompt"], after: Float[Tensor, " prompt"]) -> Outcome:
+    def of(
+        cls, before: Float[Tensor, " prompt"], after: Float[Tensor, " prompt"], last: Int[Tensor, " prompt"]
+    ) -> Outcome:
         """From the logits of the right answers less those of the wrong ones, with nothing swapped and with a part."""
-        if not len(before):
-            return cls(None, None, None, 0)
         distance = before.view(-1, 2).sum(1).repeat_interleave(2)
         fall, right = before - after, before > 0
-        moved = (fall > LEAST_MOVE * distance) & (distance > 0)  # no distance: there is no other answer to move to
+        # without a distance there is no other answer to move to
+        moved = ((fall > LEAST_MOVE * distance) & (distance > 0)).float()
+        longest = last == last.view(-1, 2).amax(1).repeat_interleave(2)
         flips = float((after[right] < 0).float().mean()) if right.any() else None
         whole = float(distance.sum())
-        return cls(float(moved.float().mean()), flips, float(fall.sum()) / whole if whole > 0 else None, len(before))
+        share = float(fall.sum()) / whole if whole > 0 else None
+        return cls(float(moved.mean()), float(moved[longest].mean()), flips, share, len(before))
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Swaps:
 
     def __call__(self, names: Collection[str]) -> Outcome:
         """The outcome of swapping the nodes of these names, all at once."""
-        return Outcome.of(self.margins, self.swapped(names)) if self.batch.n_pairs else Outcome(None, None, None, 0)
+        return Outcome.of(self.margins, self.swapped(names), self.batch.last)
 
     @cached_property
     def margins(self) -> Float[Tensor, " prompt"]:
