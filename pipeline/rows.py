@@ -160,7 +160,7 @@ StoryNumbers = TypedDict("StoryNumbers", {
 
 class StorySentence(StoryNumbers):
     """A step of a circuit's flow: ``nodes`` were swapped, ``carriers`` are the channels named with them; ``weak``: it
-    moves too few prompts, and the text says so."""
+    moves too few prompts, also of those that have a place for all of it. The text says so."""
 
     text: str
     nodes: list[str]

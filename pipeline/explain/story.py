@@ -75,11 +75,10 @@ def told_steps(flow: Iterable[list[Step]], choice: Swaps) -> list[Step]:
 
 def sentence(step: Step, words: StoryWords, outcome: Outcome) -> StorySentence:
     """A step's sentence, which says where swapping moves too few prompts."""
-    weak = outcome.moved is None or outcome.moved < SURE
-    text = words.sentence(step)
+    text, weak = words.sentence(step), (outcome.moved_whole or 0.0) < SURE
     if outcome.moved is None:
         text += " There was no pair to check this on."
-    elif weak:
+    elif outcome.moved < SURE:
         text += f" Swapping it moves the answer in {percent(outcome.moved)} of prompts only{why_few(outcome)}."
     nodes, carriers = list(step.nodes), list(step.carriers)
     return {"text": text, "nodes": nodes, "carriers": carriers, "weak": weak, **numbers(outcome)}

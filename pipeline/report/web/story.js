@@ -3,6 +3,7 @@
 // drawing.
 const CircuitStory = (() => {
   const { make } = CircuitElements;
+  const SURE = 0.8; // as in pipeline/explain/story.py
   const percent = share => `${Math.round(100 * share)} %`;
 
   // Text with what stands between back quotes as code.
@@ -27,15 +28,20 @@ const CircuitStory = (() => {
 
     return [make("section", { class: "st", "aria-label": "The circuit in sentences" },
       make("p", { class: "st-gist" }, told(story.gist)),
-      sentences.length ? make("ol", {}, story.sentences.map((sentence, i) => make("li", { class: sentence.weak ? "weak" : "" }, sentences[i], " ", chip(sentence)))) : null,
+      sentences.length ? make("ol", {}, story.sentences.map((sentence, i) => make("li", { class: sentence.weak ? "weak" : null }, sentences[i], chip(sentence)))) : null,
       story.all.text ? make("p", { class: "dim" }, story.all.text) : null,
-      sentences.length ? make("p", { class: "dim" }, "Made by rule. Each sentence was checked on prompts that it was not made from: its nodes get their values on the pair’s other prompt, and “moves” says in how many prompts the answer then moves towards the other one. Choose a sentence to light its part.") : null)];
+      sentences.length ? checked() : null)];
+  }
+
+  function checked() {
+    return make("details", { class: "cn-others" }, make("summary", {}, "Choose a sentence to light its part. How each was checked"),
+      make("p", { class: "dim" }, "The sentences are made by rule. To check one, its nodes get the values that they have on the pair’s other prompt, position by position: “moves” says in how many prompts the answer then moves towards the other one, by a twentieth of the way at least. These are prompts that the sentences were not made from."));
   }
 
   function chip({ moved, flips, share, n_prompts: n, weak }) {
     if (moved === null) return make("span", { class: "chip dim" }, "not checked");
     const more = `of ${n} prompts; the answer goes ${percent(share ?? 0)} of the way to the other one, and ${percent(flips ?? 0)} of the right answers flip`;
-    return make("span", { class: `chip${weak ? " dim" : ""}`, title: more }, `moves ${percent(moved)}${weak ? " only" : ""}`);
+    return make("span", { class: `chip${moved < SURE ? " dim" : ""}`, title: more }, `moves ${percent(moved)}${weak ? " only" : ""}`);
   }
 
   return { section };
