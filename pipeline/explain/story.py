@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 
 from pipeline.explain.rounding import HUNDREDTHS
-from pipeline.explain.story_steps import Step, Steps, joined
+from pipeline.explain.story_steps import FlowStep, FlowSteps, joined
 from pipeline.explain.story_words import StoryWords
 from pipeline.explain.swaps import Outcome, Swaps
 from pipeline.explain.task_nodes import TaskReading
@@ -19,8 +19,8 @@ from pipeline.rows import Story, StoryNumbers, StoryOutcome, StorySentence
 
 MOST_PAIRS = 64  # of each half
 MOST_SENTENCES = 7
-LEAST_SHARE = 0.1  # of the way to the other answer that swapping a step goes, on the half of the choice, to be told
-SURE = 0.8  # share of prompts that a step moves, below which its sentence says so
+LEAST_STEP = 0.1  # of the way to the other answer that swapping a step goes, on the half of the choice, to be told
+MIN_MOVED = 0.8  # share of prompts that a step moves, below which its sentence says so
 NO_NODE = "No node is needed: the bigram table does the task."
 NO_STEP = "No step of this circuit moves the answer by itself."
 NOT_CHECKED = Outcome(None, None, None, None, 0)
@@ -31,7 +31,7 @@ def story(reading: TaskReading) -> Story:
     choice, check = (halves(reading, half) for half in (0, 1))
     if choice is None:
         return untold()
-    flow = Steps(reading, choice)
+    flow = FlowSteps(reading, choice)
     steps, words = told_steps(flow, choice), StoryWords(reading, flow.falls)
     outcomes = [check(step.nodes) if check else NOT_CHECKED for step in steps]
     sentences = [sentence(step, words, outcome) for step, outcome in zip(steps, outcomes, strict=True)]
@@ -56,16 +56,16 @@ def halves(reading: TaskReading, half: int) -> Swaps | None:
     return Swaps(reading.model, reading.circuit, reading.values.take(pairs)) if len(pairs) else None
 
 
-def told_steps(flow: Iterable[list[Step]], choice: Swaps) -> list[Step]:
+def told_steps(flow: Iterable[list[FlowStep]], choice: Swaps) -> list[FlowStep]:
     """The steps that move the answer on the half of the choice, in the order of the flow.
 
     Steps of one part and half layer of which none does so by itself are tried as one.
     """
-    shares: dict[Step, float] = {}
+    shares: dict[FlowStep, float] = {}
     for steps in flow:
         for some in (steps, [joined(steps)]):
             found = {step: choice(step.nodes).share or 0.0 for step in some}
-            strong = {step: share for step, share in found.items() if share >= LEAST_SHARE}
+            strong = {step: share for step, share in found.items() if share >= LEAST_STEP}
             shares |= strong
             if strong:
                 break
@@ -73,12 +73,12 @@ def told_steps(flow: Iterable[list[Step]], choice: Swaps) -> list[Step]:
     return [step for step in shares if step in most]
 
 
-def sentence(step: Step, words: StoryWords, outcome: Outcome) -> StorySentence:
+def sentence(step: FlowStep, words: StoryWords, outcome: Outcome) -> StorySentence:
     """A step's sentence, which says where swapping moves too few prompts."""
-    text, weak = words.sentence(step), (outcome.moved_whole or 0.0) < SURE
+    text, weak = words.sentence(step), (outcome.moved_whole or 0.0) < MIN_MOVED
     if outcome.moved is None:
         text += " There was no pair to check this on."
-    elif outcome.moved < SURE:
+    elif outcome.moved < MIN_MOVED:
         text += f" Swapping it moves the answer in {percent(outcome.moved)} of prompts only{why_few(outcome)}."
     nodes, carriers = list(step.nodes), list(step.carriers)
     return {"text": text, "nodes": nodes, "carriers": carriers, "weak": weak, **numbers(outcome)}
@@ -88,7 +88,7 @@ def why_few(outcome: Outcome) -> str:
     """The reason where a step moves too few prompts because it has no place in the shorter ones."""
     some = outcome.moved_whole or 0.0
     reason = "the shorter prompt of a pair has no place for all of it; of the others"
-    return f": {reason}, {percent(some)} move" if some >= SURE else ""
+    return f": {reason}, {percent(some)} move" if some >= MIN_MOVED else ""
 
 
 def whole(outcome: Outcome, n_left: int, n_nodes: int) -> StoryOutcome:
@@ -111,4 +111,4 @@ def numbers(outcome: Outcome) -> StoryNumbers:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\u00a0%"  # no line ends before the sign

@@ -22,7 +22,7 @@ from pipeline.sites import Site, node_name, split_node_name, split_site_key
 NEGLIGIBLE = 0.05  # of what its like move together, in logits: a node that moves less is in no step
 
 
-class Part(Enum):
+class FlowPart(Enum):
     """The part that a step has in the flow."""
 
     READ = "read"
@@ -32,21 +32,21 @@ class Part(Enum):
 
 
 @dataclass(frozen=True)
-class Step:
+class FlowStep:
     """Nodes that do the same, the most moving first; ``carriers``: the channels that they read or write between steps,
     which are named with them, and not swapped."""
 
-    part: Part
+    part: FlowPart
     layer: int
     nodes: tuple[str, ...]
     carriers: tuple[str, ...] = ()
 
 
-def joined(steps: Sequence[Step]) -> Step:
+def joined(steps: Sequence[FlowStep]) -> FlowStep:
     """Steps of one part and layer as one."""
     nodes = tuple(name for step in steps for name in step.nodes)
     carriers = dict.fromkeys(name for step in steps for name in step.carriers)
-    return Step(steps[0].part, steps[0].layer, nodes, tuple(carriers))
+    return FlowStep(steps[0].part, steps[0].layer, nodes, tuple(carriers))
 
 
 def first_order_falls(swaps: Swaps) -> dict[str, float]:
@@ -76,41 +76,41 @@ def direct_falls(swaps: Swaps) -> dict[str, float]:
     return falls
 
 
-class Steps:
+class FlowSteps:
     """The steps of one circuit, by the falls of its nodes on some pairs."""
 
     def __init__(self, reading: TaskReading, swaps: Swaps) -> None:
         self.roles, self.falls, self.direct = reading.roles, first_order_falls(swaps), direct_falls(swaps)
         self.nodes = [split_node_name(name) for name in self.falls]
 
-    def __iter__(self) -> Iterator[list[Step]]:
+    def __iter__(self) -> Iterator[list[FlowStep]]:
         """Steps that may be told, in the order of the flow: those of one half layer and part at a time."""
         for half in sorted({half_of(key) for key, _ in self.nodes}):
             here = [node for node in self.nodes if half_of(node[0]) == half]
             yield from filter(None, (self._reads(here), self._heads(here), self._neurons(here)))
         writes = moving(self.direct, self.direct)
         if writes:
-            yield [Step(Part.WRITE, self._layer(writes[-1]), tuple(writes))]
+            yield [FlowStep(FlowPart.WRITE, self._layer(writes[-1]), tuple(writes))]
 
-    def _reads(self, here: list[Node]) -> list[Step]:
-        return self._of(Part.READ, [n for n in here if site_of(n).reads_residual and not self.roles.writers(n)])
+    def _reads(self, here: list[Node]) -> list[FlowStep]:
+        return self._of(FlowPart.READ, [n for n in here if site_of(n).reads_residual and not self.roles.writers(n)])
 
-    def _neurons(self, here: list[Node]) -> list[Step]:
+    def _neurons(self, here: list[Node]) -> list[FlowStep]:
         return [
-            Step(step.part, step.layer, step.nodes, (*self.sources(step.nodes), *self.targets(step.nodes)))
-            for step in self._of(Part.COMBINE, [node for node in here if site_of(node) is Site.MLP_NEURON])
+            FlowStep(step.part, step.layer, step.nodes, (*self.sources(step.nodes), *self.targets(step.nodes)))
+            for step in self._of(FlowPart.COMBINE, [node for node in here if site_of(node) is Site.MLP_NEURON])
         ]
 
-    def _of(self, part: Part, nodes: list[Node]) -> list[Step]:
+    def _of(self, part: FlowPart, nodes: list[Node]) -> list[FlowStep]:
         """The moving ones of some nodes as one step, if there are any."""
         names = moving([node_name(*node) for node in nodes], self.falls)
-        return [Step(part, self._layer(names[0]), tuple(names))] if names else []
+        return [FlowStep(part, self._layer(names[0]), tuple(names))] if names else []
 
     @staticmethod
     def _layer(name: str) -> int:
         return split_site_key(split_node_name(name)[0])[0]
 
-    def _heads(self, here: list[Node]) -> list[Step]:
+    def _heads(self, here: list[Node]) -> list[FlowStep]:
         """Heads that look at the same place, each with its queries, keys and values."""
         channels: dict[Head, list[str]] = {}
         for node in here:
@@ -124,10 +124,10 @@ class Steps:
         order = sorted(moving, key=lambda head: list(ways.values()).index(ways[head]))
         return [self._step_of(list(some), channels) for _, some in groupby(order, key=ways.__getitem__)]
 
-    def _step_of(self, heads: list[Head], channels: dict[Head, list[str]]) -> Step:
+    def _step_of(self, heads: list[Head], channels: dict[Head, list[str]]) -> FlowStep:
         nodes = tuple(name for head in heads for name in sorted(channels[head], key=lambda name: -self.falls[name]))
         read = [name for name in self.sources(nodes) if self.roles.writers(split_node_name(name))]
-        return Step(Part.MOVE, heads[0][0], nodes, (*read, *self.targets(nodes)))
+        return FlowStep(FlowPart.MOVE, heads[0][0], nodes, (*read, *self.targets(nodes)))
 
     def sources(self, names: tuple[str, ...]) -> list[str]:
         """What nodes have moving edges from."""

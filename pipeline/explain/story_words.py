@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from pipeline.explain.roles import NEARLY_ZERO, spoken
-from pipeline.explain.story_steps import Part, Step
+from pipeline.explain.story_steps import FlowPart, FlowStep
 from pipeline.explain.task_nodes import TaskReading
 from pipeline.explain.task_values import Head
 from pipeline.explain.task_words import OTHERS, OTHERWISE
@@ -18,27 +18,32 @@ MOST_NAMED = 4  # nodes of a group that a sentence names, and heads that the gis
 LEAST_GROUP = 0.1  # of what a step's nodes move together: smaller groups of them are only counted
 GIST = 140  # characters, for a gallery
 NOT = "not "
-Item = TypeVar("Item")
+GroupedT = TypeVar("GroupedT")
 
 
 class StoryWords:
-    """Sentences about the steps of one circuit. ``falls``: of every node (``story_steps.Steps``)."""
+    """Sentences about the steps of one circuit. ``falls``: of every node (``FlowSteps.falls``)."""
 
     def __init__(self, reading: TaskReading, falls: Mapping[str, float]) -> None:
         self.reading, self.words, self.roles, self.falls = reading, reading.words, reading.roles, falls
 
-    def sentence(self, step: Step) -> str:
+    def sentence(self, step: FlowStep) -> str:
         """``Channels 834 and 860 read `␣[[`; channel 834 is 4.9 at `␣[[`, −1.9 at `␣[`.``"""
-        tell = {Part.READ: self._read, Part.MOVE: self._move, Part.COMBINE: self._combine, Part.WRITE: self._write}
+        tell = {
+            FlowPart.READ: self._read,
+            FlowPart.MOVE: self._move,
+            FlowPart.COMBINE: self._combine,
+            FlowPart.WRITE: self._write,
+        }
         text = tell[step.part](step)
         return f"{text[0].upper()}{text[1:]}."
 
-    def _read(self, step: Step) -> str:
+    def _read(self, step: FlowStep) -> str:
         said = self._by_place(step.nodes, lambda names, place: f"{channels(names)} {verb(names, 'read')} {read(place)}")
         where = "" if site_of(step.nodes[0]) is Site.ATTN_IN and step.layer == 0 else f" for {half_in_words(step)}"
         return f"{said}{where}{self._example('channel', step.nodes)}"
 
-    def _move(self, step: Step) -> str:
+    def _move(self, step: FlowStep) -> str:
         ways = grouped(self.heads(step), self.roles.way)
         said = "; ".join(f"{heads_in_words(heads)} {agree(way, len(heads) > 1)}" for way, heads in ways.items())
         values = [name for name in step.nodes if site_of(name) is Site.ATTN_V]
@@ -46,12 +51,12 @@ class StoryWords:
         said += f", into {channels(into)}" if into else ""
         return f"{self._reading(step)}{said}{self._example('value channel', values)}"
 
-    def _combine(self, step: Step) -> str:
+    def _combine(self, step: FlowStep) -> str:
         said = self._by_place(step.nodes, self._fire)
         return f"{self._reading(step)}{said}{self._example('neuron', step.nodes)}"
 
     @staticmethod
-    def _reading(step: Step) -> str:
+    def _reading(step: FlowStep) -> str:
         """The channels that a step reads what earlier steps wrote from."""
         from_ = [name for name in step.carriers if site_of(name).reads_residual]
         return f"reading {channels(from_)}, " if from_ else ""
@@ -64,7 +69,7 @@ class StoryWords:
         layer = split_site_key(split_node_name(names[0])[0])[0]
         return f"{numbered('neuron', names)} of layer {layer} {verb(names, 'fire')} {where}"
 
-    def _write(self, step: Step) -> str:
+    def _write(self, step: FlowStep) -> str:
         answers = self.answers()
         said = f"{channels(step.nodes)} {verb(step.nodes, 'write')} the answer{answers and f': {answers}'}"
         return f"{said}{self._example('channel', step.nodes)}"
@@ -88,7 +93,7 @@ class StoryWords:
         statement = self.reading.statements[max(reads, key=self.falls.__getitem__)] if reads else None
         return statement is not None and statement.of_sides and abs(statement.means[1]) > abs(statement.means[0])
 
-    def heads(self, step: Step) -> list[Head]:
+    def heads(self, step: FlowStep) -> list[Head]:
         return list(dict.fromkeys(self.roles.head(split_node_name(name)) for name in step.nodes))
 
     def _by_place(self, names: Sequence[str], tell: Callable[[Sequence[str], str], str]) -> str:
@@ -125,26 +130,26 @@ class StoryWords:
         found = re.match(r"(.*?): (?=[−\d])", text)  # where, if that is said first
         return f"; {found[1]}, {who} is {text[found.end() :]}" if found else f"; {who} is {text}"
 
-    def gist(self, steps: Sequence[Step]) -> str:
+    def gist(self, steps: Sequence[FlowStep]) -> str:
         """One sentence of at most ``GIST`` characters."""
-        parts = [self._gist_of(part, [step for step in steps if step.part is part]) for part in Part]
+        parts = [self._gist_of(part, [step for step in steps if step.part is part]) for part in FlowPart]
         for left_out in ((), (2,), (1, 2), (0, 1, 2)):
             said = "; ".join(text for n, text in enumerate(parts) if text and n not in left_out)
             if len(said) < GIST:
                 break
         return f"{said[:1].upper()}{said[1 : GIST - 1]}."
 
-    def _gist_of(self, part: Part, steps: Sequence[Step]) -> str:
+    def _gist_of(self, part: FlowPart, steps: Sequence[FlowStep]) -> str:
         if not steps:
             return ""
         nodes = [name for step in steps for name in step.nodes]
-        if part is Part.READ:
+        if part is FlowPart.READ:
             return f"reads {read(self.place(nodes[0]))}"
-        if part is Part.MOVE:
+        if part is FlowPart.MOVE:
             heads = [head for step in steps for head in self.heads(step)]
             who = heads_in_words(heads) if len(heads) <= MOST_NAMED else f"{len(heads)} heads"
             return f"{who} bring{'s' * (len(heads) == 1)} it to the end"
-        if part is Part.COMBINE:
+        if part is FlowPart.COMBINE:
             return f"{len(nodes)} neurons fire on it" if len(nodes) > 1 else "one neuron fires on it"
         return f"writes {self.answers() or 'the answer'}"
 
@@ -153,7 +158,7 @@ def site_of(name: str) -> Site:
     return split_site_key(split_node_name(name)[0])[1]
 
 
-def half_in_words(step: Step) -> str:
+def half_in_words(step: FlowStep) -> str:
     return f"{'attention' if site_of(step.nodes[0]).in_attention else 'the MLP'} of layer {step.layer}"
 
 
@@ -164,9 +169,9 @@ def read(place: str) -> str:
     return place.removeprefix("at ") if place.startswith("at ") else f"what stands {place}"
 
 
-def grouped(items: Iterable[Item], key: Callable[[Item], str]) -> Mapping[str, list[Item]]:
+def grouped(items: Iterable[GroupedT], key: Callable[[GroupedT], str]) -> Mapping[str, list[GroupedT]]:
     """Items by key, both in the order in which they come."""
-    found: dict[str, list[Item]] = {}
+    found: dict[str, list[GroupedT]] = {}
     for item in items:
         found.setdefault(key(item), []).append(item)
     return found

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.circuit import Circuit
-from pipeline.circuit.compact import Compact, CompactMLP, Trace
+from pipeline.circuit.compact import Compact, CompactMLP, Stream, Trace
 from pipeline.circuit.compact_attention import CompactAttention, Mixed
 from pipeline.circuit.compact_parts import Map, columns
 from pipeline.model.layout import PackedPrompts
@@ -83,7 +83,7 @@ class SwappedCircuit(Compact):
         ]
 
     def read(
-        self, index: int, part: CompactAttention | CompactMLP, stream: object, rows: tuple[Tensor, Tensor], trace: Trace
+        self, index: int, part: CompactAttention | CompactMLP, stream: Stream, rows: tuple[Tensor, Tensor], trace: Trace
     ) -> Float[Tensor, "row read"]:
         site = Site.MLP_IN if index % 2 else Site.ATTN_IN
         return Swap(index // 2, self.swapped)(site, part.reads, super().read(index, part, stream, rows, trace))

@@ -10,7 +10,7 @@ from pipeline.circuit.ablation_values import AblationValues
 from pipeline.data.pairs import PairBatch
 from pipeline.explain import explain_circuit
 from pipeline.explain.story import NO_NODE, NO_STEP, sentence, story
-from pipeline.explain.story_steps import Part, Step
+from pipeline.explain.story_steps import FlowPart, FlowStep
 from pipeline.explain.story_words import GIST, StoryWords
 from pipeline.explain.swaps import Outcome, Swaps
 from pipeline.explain.task_nodes import TaskReading
@@ -92,8 +92,10 @@ def test_a_step_that_does_nothing_moves_no_prompt_and_its_sentence_says_so(quote
     swaps = swaps_of(quote)
     outcome = swaps([ask, query])  # both prompts end alike
     assert outcome.moved == outcome.flips == 0 and outcome.share == pytest.approx(0, abs=1e-5)
-    told = sentence(Step(Part.READ, 0, (ask,)), StoryWords(quote, dict.fromkeys(quote.values.nodes, 0.0)), outcome)
-    assert told["weak"] and told["text"].endswith("Swapping it moves the answer in 0 % of prompts only.")
+    told = sentence(
+        FlowStep(FlowPart.READ, 0, (ask,)), StoryWords(quote, dict.fromkeys(quote.values.nodes, 0.0)), outcome
+    )
+    assert told["weak"] and told["text"].endswith("Swapping it moves the answer in 0\u00a0% of prompts only.")
 
 
 def test_swapping_all_that_is_written_gives_the_other_prompts_answer(quote):

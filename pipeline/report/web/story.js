@@ -3,7 +3,7 @@
 // drawing.
 const CircuitStory = (() => {
   const { make } = CircuitElements;
-  const SURE = 0.8; // as in pipeline/explain/story.py
+  const MIN_MOVED = 0.8; // as in pipeline/explain/story.py
   const percent = share => `${Math.round(100 * share)} %`;
 
   // Text with what stands between back quotes as code.
@@ -41,7 +41,7 @@ const CircuitStory = (() => {
   function chip({ moved, flips, share, n_prompts: n, weak }) {
     if (moved === null) return make("span", { class: "chip dim" }, "not checked");
     const more = `of ${n} prompts; the answer goes ${percent(share ?? 0)} of the way to the other one, and ${percent(flips ?? 0)} of the right answers flip`;
-    return make("span", { class: `chip${moved < SURE ? " dim" : ""}`, title: more }, `moves ${percent(moved)}${weak ? " only" : ""}`);
+    return make("span", { class: `chip${moved < MIN_MOVED ? " dim" : ""}`, title: more }, `moves ${percent(moved)}${weak ? " only" : ""}`);
   }
 
   return { section };
