@@ -166,6 +166,8 @@ def read(place: str) -> str:
     """What is read where a node is high: ``at `␣[[``` becomes ```␣[[```."""
     if place.startswith(f"{NOT}at "):
         return f"tokens other than {place.removeprefix(f'{NOT}at ')}"
+    if place.startswith(NOT):
+        return f"what does not stand {place.removeprefix(NOT)}"
     return place.removeprefix("at ") if place.startswith("at ") else f"what stands {place}"
 
 
