@@ -154,6 +154,32 @@ TaskLabel = TypedDict("TaskLabel", {
     "text": str, "role": str, "score": float | None, "measure": str, "weak": bool, "short": NotRequired[str],
 })  # fmt: skip
 
+# What became of the answer of held-out prompts where nodes had their values on the pair's other prompt: the share of
+# prompts that moved, the share of right answers that flipped, how much of the way the mean one went; null: no prompts
+StoryNumbers = TypedDict("StoryNumbers", {
+    "moved": float | None, "flips": float | None, "share": float | None, "n_prompts": int,
+})  # fmt: skip
+
+
+class StorySentence(StoryNumbers):
+    """A step of a circuit's flow: ``nodes`` were swapped, ``carriers`` are the channels named with them; ``weak``: it
+    moves too few prompts, also of those that have a place for all of it. The text says so."""
+
+    text: str
+    nodes: list[str]
+    carriers: list[str]
+    weak: bool
+
+
+class StoryOutcome(StoryNumbers):
+    """All steps of a story at once."""
+
+    text: str
+
+
+# A circuit told in sentences; the gist is one for a gallery
+Story = TypedDict("Story", {"gist": str, "sentences": list[StorySentence], "all": StoryOutcome})
+
 # explanations/<model>.json; tokens are indices into the texts in ``tokens``
 Explanation = TypedDict("Explanation", {
     "model": str, "model_hash": str, "tokens": list[str], "nodes": Mapping[str, dict[str, Any]],

@@ -28,7 +28,8 @@ from pipeline.explain.labels import Labeller
 from pipeline.explain.places import Places
 from pipeline.explain.prompts import PromptRuns, node_runs, prompts
 from pipeline.explain.rounding import rounded
-from pipeline.explain.task_nodes import task_labels
+from pipeline.explain.story import story, untold
+from pipeline.explain.task_nodes import TaskReading
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
 from pipeline.rows import Explanation
@@ -41,22 +42,23 @@ Explained = dict[str, Any]  # of a node or a circuit
 def explain_circuit(
     model: Transformer, circuit: Circuit, batch: PairBatch, tokenizer: Tokenizer, config: ExplainConfig
 ) -> Explained:
-    """One circuit on test pairs: ``model_loss``, ``prompts``, ``nodes``, ``heads``, and of ``pipeline.explain.flow``
-    ``carried``, ``paths``, ``order``, ``sizes``.
+    """One circuit on test pairs: ``model_loss``, ``prompts``, ``nodes``, ``heads``, ``story``, and of
+    ``pipeline.explain.flow`` ``carried``, ``paths``, ``order``, ``sizes``.
 
     ``model_loss``: of the whole model, with nothing ablated, on the pairs of ``ablated_loss``. ``nodes``: name →
     ``model`` and ``circuit`` (values token by token, a list a prompt), ``removed_loss`` (of the circuit without the
     node, on the certificate's pairs; None without a certificate) and ``ablated_loss`` (of the whole model with only
     this node ablated, on the first ``ablated_pairs``), in nats; ``task_label``, from all pairs
-    (``pipeline.explain.task_nodes``); of the ``most_nodes`` of largest effect only. Raises WrongModelError,
-    CompiledModelError.
+    (``pipeline.explain.task_nodes``); of the ``most_nodes`` of largest effect only. ``story``: of these nodes
+    (``pipeline.explain.story``). Raises WrongModelError, CompiledModelError.
     """
     runs = PromptRuns.of(model, circuit, batch.first(config.pairs))
     few = batch.first(config.ablated_pairs)
     removed, ablated = circuit.removal_losses, ablated_losses(model, circuit, few)
     effects = removed or ablated  # of a circuit without a certificate, on the model
     shown = sorted(circuit.node_names, key=lambda name: -effects[name])[: config.most_nodes]
-    labels = task_labels(model, circuit, batch, tokenizer, shown) if shown else {}
+    reading = TaskReading.of(model, circuit, batch, tokenizer, shown) if shown else None
+    labels = {name: reading.label(name) for name in shown} if reading else {}
     nodes = {
         name: node_runs(runs, *split_node_name(name))
         | {
@@ -72,6 +74,7 @@ def explain_circuit(
         "prompts": prompts(runs, circuit, answers),
         "nodes": nodes,
         "heads": heads(model, circuit, runs, 2 * config.pattern_pairs),
+        "story": story(reading) if reading else untold(),
         **flow(model, circuit, batch, few),
     }
 

@@ -72,10 +72,14 @@ class Roles:
 
     def flow(self, head: Head) -> str:
         """``copies from `("` to the end (head 0.8)``."""
+        return f"{self.way(head)} (head {spoken(head)})"
+
+    def way(self, head: Head) -> str:
+        """``copies from `("` to the end``."""
         look, found = self.values.looks[head], self.looked_at(head)
         if found is None:
-            return f"averages{self._whereto(look, 'at')} over the prompt (head {spoken(head)})"
-        return f"{self._from(*found, look)} (head {spoken(head)})"
+            return f"averages{self._whereto(look, 'at')} over the prompt"
+        return self._from(*found, look)
 
     def looked_at(self, head: Head) -> tuple[TaskPlace, int | None] | None:
         """The place that most of a head's look is on, and the side whose prompts it is so for (None: both); None where
@@ -90,7 +94,7 @@ class Roles:
     def _from(self, place: TaskPlace, side: int | None, look: Look) -> str:
         """The way from one place, where prompts of this side have it (None: of both)."""
         if place.name == AFTER:
-            return f"averages{self._whereto(look, 'at')} over all {AFTER}"
+            return f"averages{self._whereto(look, 'at')} over everything {AFTER}"
         return f"copies from {self.words.place(place, side, flow=True)}{self._whereto(look, 'to')}"
 
     @property
@@ -113,8 +117,16 @@ class Roles:
         sites = ((other, split_site_key(other[0])[1]) for other in sorted(others))
         return [other for other, site in sites if (site.writes_residual if reads else site.reads_residual)]
 
+    def writers(self, node: Node) -> list[str]:
+        """The nodes that write to a channel of the residual stream before a node reads it; none: it reads tokens."""
+        return [node_name(*each) for each in self._on_channel(node) if half_of(each[0]) < half_of(node[0])]
+
+    def leads_on(self, node: Node) -> bool:
+        """Whether a node of the circuit reads what this one writes into the residual stream."""
+        return any(half_of(reader[0]) > half_of(node[0]) for reader in self._on_channel(node))
+
     def _of_read(self, node: Node) -> str:
-        writers = [node_name(*each) for each in self._on_channel(node) if half_of(each[0]) < half_of(node[0])]
+        writers = self.writers(node)
         return f"passes on {named(writers)}" if writers else "embeds"
 
     def _brought(self, node: Node) -> str:
@@ -134,7 +146,7 @@ class Roles:
 
     def written_answer(self, node: Node) -> int | None:
         """The answer that a write speaks for where it is high; None where something in the circuit reads it later."""
-        if any(half_of(reader[0]) > half_of(node[0]) for reader in self._on_channel(node)):
+        if self.leads_on(node):
             return None
         slopes = self.values.slopes[node_name(*node)]
         at_end = slopes[torch.arange(len(slopes)), self.values.batch.last]

@@ -1,8 +1,9 @@
-"""The label of every node of a circuit in its task: where it differs, how surely, and its role in the flow."""
+"""A circuit read on pairs of its task, and from that the label of each node: where it differs, and its role."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
@@ -23,22 +24,42 @@ OF_PLACE = "AUC against all other places, on pairs that it was not chosen on"
 STEADY_MEASURE = "the same at all places of the prompts within a tenth"
 
 
-def task_labels(
-    model: Transformer, circuit: Circuit, batch: PairBatch, tokenizer: Tokenizer, names: Collection[str]
-) -> dict[str, TaskLabel]:
-    """Name → label, of nodes of a circuit on all pairs of a batch. Raises WrongModelError, CompiledModelError."""
-    values = TaskValues.of(model, circuit, batch, names)
-    statements = TaskStatements(values, lambda token: tokenizer.decode([token]))
-    words = TaskWords(statements.places)
-    roles = Roles(circuit, model, values, words)
-    shorts = Shorts(roles)
-    found = dict[str, TaskLabel]()
-    for name in names:
-        statement = statements(name)
-        found[name] = label_of(statement, words, float(values.nodes[name][statements.places.there].mean()))
-        found[name]["role"] = roles(split_node_name(name), statement)
-        found[name]["short"] = shorts(split_node_name(name), statement)
-    return found
+@dataclass(frozen=True)
+class TaskReading:
+    """A circuit as it is read on pairs of its task: what labels and sentences are made from.
+
+    ``statements``: name → the best statement about the node, None for a node that has one value only.
+    """
+
+    model: Transformer
+    circuit: Circuit
+    values: TaskValues
+    statements: Mapping[str, TaskStatement | None]
+    words: TaskWords
+    roles: Roles
+
+    @classmethod
+    def of(
+        cls, model: Transformer, circuit: Circuit, batch: PairBatch, tokenizer: Tokenizer, names: Collection[str]
+    ) -> TaskReading:
+        """Of the nodes of these names, on all pairs of a batch. Raises WrongModelError, CompiledModelError."""
+        return cls.from_values(model, circuit, TaskValues.of(model, circuit, batch, names), tokenizer)
+
+    @classmethod
+    def from_values(cls, model: Transformer, circuit: Circuit, values: TaskValues, tokenizer: Tokenizer) -> TaskReading:
+        """Of the nodes that have values."""
+        statements = TaskStatements(values, lambda token: tokenizer.decode([token]))
+        words = TaskWords(statements.places)
+        best = {name: statements(name) for name in values.nodes}
+        return cls(model, circuit, values, best, words, Roles(circuit, model, values, words))
+
+    def label(self, name: str) -> TaskLabel:
+        """The label of a node: where it differs, how surely, and its role in the flow."""
+        statement = self.statements[name]
+        label = label_of(statement, self.words, float(self.values.nodes[name][self.words.places.there].mean()))
+        node = split_node_name(name)
+        label["role"], label["short"] = self.roles(node, statement), Shorts(self.roles)(node, statement)
+        return label
 
 
 def label_of(statement: TaskStatement | None, words: TaskWords, mean: float) -> TaskLabel:

@@ -66,6 +66,14 @@ class TaskValues:
             {head: _joined_looks([part.looks[head] for part in parts], batch) for head in parts[0].looks},
         )
 
+    def take(self, pairs: Int[Tensor, " n"]) -> TaskValues:
+        """Those of some pairs, at least one, in that order."""
+        batch, rows = self.batch.take(pairs), torch.stack([2 * pairs, 2 * pairs + 1], dim=1).flatten()
+        n = batch.tokens.shape[1]
+        nodes, slopes = ({name: x[rows, :n] for name, x in each.items()} for each in (self.nodes, self.slopes))
+        looks = {head: Look(look.weights[rows, :n], look.query[rows]) for head, look in self.looks.items()}
+        return TaskValues(batch, nodes, slopes, looks)
+
 
 def _joined(parts: list[Tensor], batch: PairBatch) -> Float[Tensor, "prompt pos"]:
     """Rows of parts that are as wide as their own longest prompt."""

@@ -15,7 +15,7 @@ from pipeline.explain.task_places import AFTER, PARTING, TaskPlace, TaskPlaces
 from pipeline.explain.words import either, quoted
 
 NAMED = 3  # tokens of a place that are named
-OTHERS = "other tokens"
+OTHERS, OTHERWISE = "other tokens", "otherwise"  # on the side whose tokens are too many to be named
 COVERED = 0.9  # share of a place's positions that the named tokens have
 DIGITS, MOST_DIGITS = 2, 4  # of the larger of two means; more where they are the same otherwise
 
@@ -31,7 +31,7 @@ class TaskWords:
         parting = next((place for place in places.named if place.name == PARTING), None)
         parted = None if parting is None else self.apart(parting)
         # the two sides by the tokens where their prompts part, or else by their answers
-        self.after = [f"after {each}" if each != OTHERS else "otherwise" for each in parted] if parted else None
+        self.after = [f"after {each}" if each != OTHERS else OTHERWISE for each in parted] if parted else None
         self.conditions = self.after or [f"before {self.quoted(answer)}" for answer in self.answers]
 
     def text(self, statement: TaskStatement) -> str:

@@ -106,6 +106,7 @@ def explained(picture: Mapping[str, Any], explanation: Explanation | None, task:
         "prompts": [_renumbered(prompt, table) for prompt in found["prompts"]],
         "heads": found["heads"],
         "model_loss": found.get("model_loss"),
+        "story": found.get("story"),
         **flow_part(picture, found),
         "tokens": table.used,
     }
@@ -141,5 +142,5 @@ def own_part(bundle: Mapping[str, Any], explanation: Explanation | None) -> dict
     if found is None:
         return dict(bundle)
     nodes = [found["nodes"].get(name) for name in node_names(bundle["drawing"])]
-    facts = {key: found.get(key) for key in ("prompts", "heads", "model_loss")}
+    facts = {key: found.get(key) for key in ("prompts", "heads", "model_loss", "story")}
     return dict(bundle) | {"explanation": {"nodes": nodes, **facts, **flow_part(bundle["drawing"], found)}}

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.circuit import Circuit
 from pipeline.explain.shorts import MOST_CHARS, clipped, first_of
-from pipeline.explain.task_nodes import task_labels
+from pipeline.explain.task_nodes import TaskReading
 from pipeline.planted import Algorithm, plant
 from tests.explain.conftest import Letters
 
@@ -19,7 +19,8 @@ def labels(request):
     model = plant(request.param, d_model=64, seed=0)
     scores = {key: torch.zeros_like(mean) for key, mean in model.means.items()}
     circuit = Circuit(model.nodes, model.edges, model.means, scores)
-    return request.param, task_labels(model.model, circuit, model.batch("test", 64), Letters(), circuit.node_names)
+    reading = TaskReading.of(model.model, circuit, model.batch("test", 64), Letters(), circuit.node_names)
+    return request.param, {name: reading.label(name) for name in circuit.node_names}
 
 
 def test_every_short_form_is_short_and_says_something(labels):

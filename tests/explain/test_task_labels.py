@@ -8,7 +8,7 @@ import torch
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.explain.task_labels import TaskStatements
-from pipeline.explain.task_nodes import STEADY_MEASURE, label_of, task_labels
+from pipeline.explain.task_nodes import STEADY_MEASURE, TaskReading, label_of
 from pipeline.explain.task_scores import auc_of, ranks_of
 from pipeline.explain.task_values import TaskValues
 from pipeline.explain.task_words import TaskWords, numbers
@@ -127,7 +127,8 @@ def planted():
     model = plant(Algorithm.QUOTE, d_model=64, seed=0)
     scores = {key: torch.zeros_like(mean) for key, mean in model.means.items()}
     circuit = Circuit(model.nodes, model.edges, model.means, scores)
-    return task_labels(model.model, circuit, model.batch("test", 64), Letters(), circuit.node_names)
+    reading = TaskReading.of(model.model, circuit, model.batch("test", 64), Letters(), circuit.node_names)
+    return {name: reading.label(name) for name in circuit.node_names}
 
 
 def of_site(labels, site: str):

@@ -126,7 +126,7 @@ def test_a_node_that_explain_leaves_out_has_no_entry_alone_and_in_the_study(
     bundle_of: Callable[..., dict[str, Any]], explanation: dict[str, Any]
 ) -> None:
     [task] = explanation["circuits"]
-    explanation["circuits"][task] |= {"model_loss": 0.125}
+    explanation["circuits"][task] |= {"model_loss": 0.125, "story": {"gist": "Reads."}}
     del explanation["circuits"][task]["nodes"]["0.attn_in.2"]
     del explanation["nodes"]["0.attn_in.2"]
     alone, in_study = bundle_of(explanation), own_part(bundle_of(None), explanation)
@@ -137,7 +137,7 @@ def test_a_node_that_explain_leaves_out_has_no_entry_alone_and_in_the_study(
             if node is None
         ]
         assert missing == ["0.attn_in.2"]
-        assert bundle["explanation"]["model_loss"] == 0.125
+        assert bundle["explanation"]["model_loss"] == 0.125 and bundle["explanation"]["story"]["gist"] == "Reads."
 
 
 def test_what_edges_carry_stands_in_the_pictures_order_and_paths_are_numbers_of_nodes(

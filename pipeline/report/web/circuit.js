@@ -32,6 +32,7 @@ const CircuitPage = (() => {
       left.append(steps.body);
     }
     const attempt = tryOut(page, left, element.dataset.model);
+    left.prepend(...CircuitStory.section(page, stage));
     const attention = bundle.explanation && CircuitAttention.section(bundle);
     if (attention) element.append(attention);
     mounted.set(element, { page, show, restore });

@@ -90,10 +90,12 @@ const CircuitDrawing = (() => {
       painted = { ...view };
     }
 
-    // The edges to stand out: of the node under the pointer, else of the chosen one, else those among lit ones, else
-    // those into the marked row.
+    // The node to stand out: under the pointer, else the chosen one, where no part is lit.
+    const foremost = () => state.hovered ?? (state.lit ? null : state.pinned);
+
+    // The edges to stand out: of that node, else those among lit ones, else those into the marked row.
     function askedFor() {
-      const node = state.hovered ?? state.pinned;
+      const node = foremost();
       if (node !== null) return new Set(touching[node]);
       if (state.lit) return new Set(edges.filter(({ e }) => state.lit.has(source[e]) && state.lit.has(target[e])).map(({ e }) => e));
       if (state.row === null) return null;
@@ -102,7 +104,7 @@ const CircuitDrawing = (() => {
     }
 
     function mark() {
-      const node = state.hovered ?? state.pinned, pins = new Set(look.pins);
+      const node = foremost(), pins = new Set(look.pins);
       const beside = new Set(node === null ? [] : touching[node].flatMap(e => [source[e], target[e]]));
       parts.nodes.forEach((group, n) => {
         const lit = state.lit?.has(n) ?? false;

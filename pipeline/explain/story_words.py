@@ -1,0 +1,214 @@
+"""The steps of a circuit's flow in sentences: what is read, how it is moved, combined, and written as the answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TypeVar
+
+from pipeline.explain.roles import NEARLY_ZERO, spoken
+from pipeline.explain.story_steps import FlowPart, FlowStep
+from pipeline.explain.task_nodes import TaskReading
+from pipeline.explain.task_values import Head
+from pipeline.explain.task_words import OTHERS, OTHERWISE
+from pipeline.sites import Site, split_node_name, split_site_key
+
+MOST_NAMED = 4  # nodes of a group that a sentence names, and heads that the gist names
+LEAST_GROUP = 0.1  # of what a step's nodes move together: smaller groups of them are only counted
+GIST = 140  # characters, for a gallery
+NOT = "not "
+GroupedT = TypeVar("GroupedT")
+
+
+class StoryWords:
+    """Sentences about the steps of one circuit. ``falls``: of every node (``FlowSteps.falls``)."""
+
+    def __init__(self, reading: TaskReading, falls: Mapping[str, float]) -> None:
+        self.reading, self.words, self.roles, self.falls = reading, reading.words, reading.roles, falls
+
+    def sentence(self, step: FlowStep) -> str:
+        """``Channels 834 and 860 read `␣[[`; channel 834 is 4.9 at `␣[[`, −1.9 at `␣[`.``"""
+        tell = {
+            FlowPart.READ: self._read,
+            FlowPart.MOVE: self._move,
+            FlowPart.COMBINE: self._combine,
+            FlowPart.WRITE: self._write,
+        }
+        text = tell[step.part](step)
+        return f"{text[0].upper()}{text[1:]}."
+
+    def _read(self, step: FlowStep) -> str:
+        said = self._by_place(step.nodes, lambda names, place: f"{channels(names)} {verb(names, 'read')} {read(place)}")
+        where = "" if site_of(step.nodes[0]) is Site.ATTN_IN and step.layer == 0 else f" for {half_in_words(step)}"
+        return f"{said}{where}{self._example('channel', step.nodes)}"
+
+    def _move(self, step: FlowStep) -> str:
+        ways = grouped(self.heads(step), self.roles.way)
+        said = "; ".join(f"{heads_in_words(heads)} {agree(way, len(heads) > 1)}" for way, heads in ways.items())
+        values = [name for name in step.nodes if site_of(name) is Site.ATTN_V]
+        into = [name for name in step.carriers if not site_of(name).reads_residual]
+        said += f", into {channels(into)}" if into else ""
+        return f"{self._reading(step)}{said}{self._example('value channel', values)}"
+
+    def _combine(self, step: FlowStep) -> str:
+        said = self._by_place(step.nodes, self._fire)
+        return f"{self._reading(step)}{said}{self._example('neuron', step.nodes)}"
+
+    @staticmethod
+    def _reading(step: FlowStep) -> str:
+        """The channels that a step reads what earlier steps wrote from."""
+        from_ = [name for name in step.carriers if site_of(name).reads_residual]
+        return f"reading {channels(from_)}, " if from_ else ""
+
+    def _fire(self, names: Sequence[str], place: str) -> str:
+        statement = self.reading.statements[names[0]]
+        low, high = sorted(map(abs, statement.means)) if statement else (1.0, 1.0)
+        only = "only " if low <= NEARLY_ZERO * high else "more "
+        where = f"except {place.removeprefix(NOT)}" if place.startswith(NOT) else only + place
+        layer = split_site_key(split_node_name(names[0])[0])[0]
+        return f"{numbered('neuron', names)} of layer {layer} {verb(names, 'fire')} {where}"
+
+    def _write(self, step: FlowStep) -> str:
+        answers = self.answers()
+        said = f"{channels(step.nodes)} {verb(step.nodes, 'write')} the answer{answers and f': {answers}'}"
+        return f"{said}{self._example('channel', step.nodes)}"
+
+    def answers(self) -> str:
+        """```]]⏎` after `␣[[`, `]⏎` after `␣[```; nothing where there are more than two."""
+        if len(self.words.places.batch.answers[:, 0].unique()) != 2:
+            return ""
+        answers = [self.words.quoted(answer) for answer in self.words.answers]
+        if not self.words.after:
+            return " or ".join(answers)
+        said = [f"{answer} {when}" for answer, when in zip(answers, self.words.after, strict=True)]
+        others = self.words.after.index(OTHERWISE) if OTHERWISE in self.words.after else None
+        second_first = others == 0 or (others is None and self.reads_second)
+        return ", ".join(reversed(said) if second_first else said)
+
+    @cached_property
+    def reads_second(self) -> bool:
+        """Whether the circuit reads what side b of the pairs has, rather than side a."""
+        reads = [name for name in self.falls if site_of(name).reads_residual]
+        statement = self.reading.statements[max(reads, key=self.falls.__getitem__)] if reads else None
+        return statement is not None and statement.of_sides and abs(statement.means[1]) > abs(statement.means[0])
+
+    def heads(self, step: FlowStep) -> list[Head]:
+        return list(dict.fromkeys(self.roles.head(split_node_name(name)) for name in step.nodes))
+
+    def _by_place(self, names: Sequence[str], tell: Callable[[Sequence[str], str], str]) -> str:
+        """The nodes of a step by where they are high."""
+        groups, fall = grouped(names, self.place), self._fall(names)
+        large = [place for n, place in enumerate(groups) if not n or self._fall(groups[place]) > LEAST_GROUP * fall]
+        rest = sum(len(some) for place, some in groups.items() if place not in large)
+        said = [tell(groups[place], place) for place in large]
+        return ", ".join(said) + f" ({rest} more elsewhere)" * (rest > 0)
+
+    def _fall(self, names: Iterable[str]) -> float:
+        return sum(self.falls[name] for name in names)
+
+    def place(self, name: str) -> str:
+        """Where a node has the larger magnitude: ``at `␣[[```, ``not after `␣def```."""
+        statement = self.reading.statements[name]
+        if statement is None:
+            return "everywhere"
+        side = int(abs(statement.means[1]) > abs(statement.means[0]))
+        if not statement.of_sides:
+            return NOT * side + self.words.place(statement.place)
+        apart = self.words.apart(statement.place)
+        groups = [f"at {tokens}" for tokens in apart] if apart else self.words.conditions
+        rest = groups[side] in (f"at {OTHERS}", OTHERWISE)
+        return NOT + groups[1 - side] if rest else groups[side]
+
+    def _example(self, kind: str, names: Sequence[str]) -> str:
+        """``; at the end, neuron 858 is 3.4 after `␣[[`, −0.1 after `␣[```: of the first node, which moves most."""
+        statement = self.reading.statements[names[0]] if names else None
+        if statement is None:
+            return ""
+        who = f"{kind} {split_node_name(names[0])[1]}"
+        text = self.words.text(statement)
+        found = re.match(r"(.*?): (?=[−\d])", text)  # where, if that is said first
+        return f"; {found[1]}, {who} is {text[found.end() :]}" if found else f"; {who} is {text}"
+
+    def gist(self, steps: Sequence[FlowStep]) -> str:
+        """One sentence of at most ``GIST`` characters."""
+        parts = [self._gist_of(part, [step for step in steps if step.part is part]) for part in FlowPart]
+        for left_out in ((), (2,), (1, 2), (0, 1, 2)):
+            said = "; ".join(text for n, text in enumerate(parts) if text and n not in left_out)
+            if len(said) < GIST:
+                break
+        return f"{said[:1].upper()}{said[1 : GIST - 1]}."
+
+    def _gist_of(self, part: FlowPart, steps: Sequence[FlowStep]) -> str:
+        if not steps:
+            return ""
+        nodes = [name for step in steps for name in step.nodes]
+        if part is FlowPart.READ:
+            return f"reads {read(self.place(nodes[0]))}"
+        if part is FlowPart.MOVE:
+            heads = [head for step in steps for head in self.heads(step)]
+            who = heads_in_words(heads) if len(heads) <= MOST_NAMED else f"{len(heads)} heads"
+            return f"{who} bring{'s' * (len(heads) == 1)} it to the end"
+        if part is FlowPart.COMBINE:
+            return f"{len(nodes)} neurons fire on it" if len(nodes) > 1 else "one neuron fires on it"
+        return f"writes {self.answers() or 'the answer'}"
+
+
+def site_of(name: str) -> Site:
+    return split_site_key(split_node_name(name)[0])[1]
+
+
+def half_in_words(step: FlowStep) -> str:
+    return f"{'attention' if site_of(step.nodes[0]).in_attention else 'the MLP'} of layer {step.layer}"
+
+
+def read(place: str) -> str:
+    """What is read where a node is high: ``at `␣[[``` becomes ```␣[[```."""
+    if place.startswith(f"{NOT}at "):
+        return f"tokens other than {place.removeprefix(f'{NOT}at ')}"
+    if place.startswith(NOT):
+        return f"what does not stand {place.removeprefix(NOT)}"
+    return place.removeprefix("at ") if place.startswith("at ") else f"what stands {place}"
+
+
+def grouped(items: Iterable[GroupedT], key: Callable[[GroupedT], str]) -> Mapping[str, list[GroupedT]]:
+    """Items by key, both in the order in which they come."""
+    found: dict[str, list[GroupedT]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
+
+
+def channels(names: Sequence[str]) -> str:
+    return numbered("channel", names)
+
+
+def numbered(kind: str, names: Sequence[str]) -> str:
+    """``channels 834, 860, 707 and 5 more``; a channel that several nodes read or write once."""
+    numbers = list(dict.fromkeys(str(split_node_name(name)[1]) for name in names))
+    return f"{kind}{'s' * (len(numbers) > 1)} {together(numbers)}"
+
+
+def heads_in_words(heads: Sequence[Head]) -> str:
+    return f"head{'s' * (len(heads) > 1)} {together([spoken(head) for head in heads])}"
+
+
+def together(names: Sequence[str]) -> str:
+    """``a, b and c``, ``a, b, c and 2 more``."""
+    some = (
+        list(names) if len(names) <= MOST_NAMED else [*names[: MOST_NAMED - 1], f"{len(names) - MOST_NAMED + 1} more"]
+    )
+    return " and ".join([", ".join(some[:-1]), some[-1]] if some[1:] else some)
+
+
+def verb(names: Sequence[str], plural: str) -> str:
+    """The verb of one node or of several."""
+    return plural if len({split_node_name(name)[1] for name in names}) > 1 else f"{plural}s"
+
+
+def agree(way: str, plural: bool) -> str:
+    """``copies from …``, of several heads ``copy from …``."""
+    if not plural:
+        return way
+    first, *rest = way.split(" ", 1)
+    return " ".join([{"copies": "copy", "averages": "average"}[first], *rest])

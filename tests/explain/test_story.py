@@ -1,0 +1,149 @@
+"""The story of circuits that were planted: its sentences name the planted parts, and swaps do what they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.circuit import Circuit
+from pipeline.circuit.ablation_values import AblationValues
+from pipeline.data.pairs import PairBatch
+from pipeline.explain import explain_circuit
+from pipeline.explain.story import NO_NODE, NO_STEP, sentence, story
+from pipeline.explain.story_steps import FlowPart, FlowStep
+from pipeline.explain.story_words import GIST, StoryWords
+from pipeline.explain.swaps import Outcome, Swaps
+from pipeline.explain.task_nodes import TaskReading
+from pipeline.explain.task_values import TaskValues
+from pipeline.planted import Algorithm, plant
+from pipeline.rows import Story
+from pipeline.sites import split_node_name
+from tests.circuit.test_compact import drawn
+from tests.explain.conftest import Letters
+from tests.report.row_types import wrong
+
+N_PAIRS = 48
+
+
+def read(algorithm: Algorithm) -> TaskReading:
+    planted = plant(algorithm, d_model=64, seed=0)
+    scores = {key: torch.zeros_like(mean) for key, mean in planted.means.items()}
+    circuit = Circuit(planted.nodes, planted.edges, planted.means, scores)
+    return TaskReading.of(planted.model, circuit, planted.batch("test", N_PAIRS), Letters(), circuit.node_names)
+
+
+@pytest.fixture(scope="module")
+def readings() -> dict[Algorithm, TaskReading]:
+    return {algorithm: read(algorithm) for algorithm in Algorithm}
+
+
+@pytest.fixture(scope="module")
+def quote(readings) -> TaskReading:
+    return readings[Algorithm.QUOTE]
+
+
+def swaps_of(reading: TaskReading) -> Swaps:
+    return Swaps(reading.model, reading.circuit, reading.values)
+
+
+def of_site(reading: TaskReading, site: str) -> list[str]:
+    return [name for name in reading.circuit.node_names if f".{site}." in name]
+
+
+def test_the_quotes_story_is_read_copied_and_written_by_the_planted_nodes(quote):
+    told = story(quote)
+    reads, moves, writes = told["sentences"]
+    (value,), (key,), (write,) = (of_site(quote, site) for site in ("attn_v", "attn_k", "attn_out"))
+    sources = {edge.split("->")[0] for edge in quote.circuit.edge_names if edge.endswith(value)}
+    assert sources & set(reads["nodes"]) and set(reads["nodes"]) <= set(of_site(quote, "attn_in"))
+    assert {value, key} <= set(moves["nodes"]) and moves["carriers"] == [write] and writes["nodes"] == [write]
+    head = f"head {split_node_name(value)[0].split('.')[0]}.{split_node_name(value)[1] // quote.model.config.d_head}"
+    assert "ead" in reads["text"] and head in moves["text"].lower() and "copies from" in moves["text"]
+    assert f"hannel {split_node_name(write)[1]} writes the answer: `<" in writes["text"]
+
+
+def test_the_lists_story_has_the_head_that_averages_and_the_neuron(readings):
+    reading = readings[Algorithm.LISTS]
+    told = story(reading)
+    (neuron,), (value,) = of_site(reading, "mlp_neuron"), of_site(reading, "attn_v")
+    by_node = {name: each for each in told["sentences"] for name in each["nodes"]}
+    assert f"euron {split_node_name(neuron)[1]} of layer" in by_node[neuron]["text"]
+    assert "average" in by_node[value]["text"]
+    assert [neuron in each["nodes"] for each in told["sentences"]][-2] and "writes the answer" in told["gist"] + (
+        told["sentences"][-1]["text"]
+    )
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_planted_steps_move_the_held_out_prompts_and_all_of_them_flip_the_answer(readings, algorithm):
+    told = story(readings[algorithm])
+    assert wrong(told, Story) == []
+    assert told["sentences"] and len(told["gist"]) <= GIST
+    for each in told["sentences"]:
+        assert each["n_prompts"] == N_PAIRS and each["share"] > 0.1
+        assert (each["moved"] < 0.8) == ("of prompts only" in each["text"])
+    assert told["all"]["flips"] > 0.95 and told["all"]["moved"] > 0.95
+    assert sum(not each["weak"] for each in told["sentences"]) >= 2
+
+
+def test_a_step_that_does_nothing_moves_no_prompt_and_its_sentence_says_so(quote):
+    (query,) = of_site(quote, "attn_q")
+    (ask,) = {edge.split("->")[0] for edge in quote.circuit.edge_names if edge.endswith(query)}
+    swaps = swaps_of(quote)
+    outcome = swaps([ask, query])  # both prompts end alike
+    assert outcome.moved == outcome.flips == 0 and outcome.share == pytest.approx(0, abs=1e-5)
+    told = sentence(
+        FlowStep(FlowPart.READ, 0, (ask,)), StoryWords(quote, dict.fromkeys(quote.values.nodes, 0.0)), outcome
+    )
+    assert told["weak"] and told["text"].endswith("Swapping it moves the answer in 0\u00a0% of prompts only.")
+
+
+def test_swapping_all_that_is_written_gives_the_other_prompts_answer(quote):
+    swaps = swaps_of(quote)
+    other = swaps.margins.view(-1, 2).flip(1).flatten()
+    assert torch.allclose(swaps.swapped(of_site(quote, "attn_out")), -other, atol=1e-3)
+    assert torch.equal(swaps.swapped(()), swaps.margins) and float(swaps.margins.min()) > 0
+
+
+def test_a_position_without_a_counterpart_has_the_mean(quote):
+    batch = PairBatch.of([[1, 2, 3], [1, 4, 5, 3]], [[6, 7], [7, 6]])
+    name, values = quote.circuit.node_names[0], torch.arange(8.0).view(2, 4) + 1
+    key, index = split_node_name(name)
+    mean = float(quote.circuit.means[key][index])
+    swaps = Swaps(quote.model, quote.circuit, TaskValues(batch, {name: values}, {name: values}, {}))
+    # up to where they part the same position, then backwards from the end
+    assert swaps.other[name][0, :3].tolist() == [5, 7, 8]
+    assert swaps.other[name][1].tolist() == pytest.approx([1, mean, 2, 3])
+
+
+@pytest.mark.parametrize(("sink", "afrac"), [(True, 0.25), (False, 1.0)])
+def test_the_compact_executor_swaps_as_the_models_own_forward_pass_does(tiny_model, sink, afrac):
+    model = tiny_model(sink=sink, afrac=afrac)
+    tokens = torch.randint(0, 24, (6, 7), generator=torch.Generator().manual_seed(1))
+    tokens[1::2, :2] = tokens[0::2, :2]  # pairs begin alike
+    batch = PairBatch(tokens, torch.tensor([4, 6] * 3), torch.tensor([[3, 4], [4, 3]]).repeat(3, 1))
+    means, _, nodes, edges = drawn(model, tokens, 0.5, 0)
+    circuit = Circuit(nodes, edges, means, {}, (AblationValues.at_means(means),))
+    swaps = Swaps(model, circuit, TaskValues.of(model, circuit, batch, circuit.node_names))
+    for key in nodes:
+        some = [name for name in circuit.node_names if split_node_name(name)[0] == key]
+        torch.testing.assert_close(swaps._compact(some), swaps._by_definition(some), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(swaps._compact(circuit.node_names), swaps._compact(()), atol=1e-2)
+
+
+def test_an_outcome_counts_falls_of_a_twentieth_of_the_distance_and_flips_of_right_answers():
+    before, last = torch.tensor([3.0, 1.0, 2.0, -1.0, 1.0, -3.0]), torch.tensor([5, 5, 5, 4, 5, 5])
+    after = torch.tensor([2.9, -1.0, 2.0, -2.0, 0.0, -4.0])  # of distances 4, 4, 1, 1, and −2: nowhere to move to
+    outcome = Outcome.of(before, after, last)
+    assert outcome.moved == pytest.approx(2 / 6) and outcome.n_prompts == 6
+    assert outcome.moved_whole == pytest.approx(1 / 5)  # without the shorter prompt
+    assert outcome.flips == pytest.approx(1 / 4)
+    assert outcome.share == pytest.approx(float((before - after).sum()) / 6)
+
+
+@pytest.mark.parametrize("n_nodes", [0, 1])
+def test_a_circuit_of_one_node_or_none_is_told_too(quote, config, n_nodes):
+    circuit = quote.circuit.of_names(of_site(quote, "attn_out")[:n_nodes], [])
+    told = explain_circuit(quote.model, circuit, quote.values.batch.first(16), Letters(), config)["story"]
+    assert wrong(told, Story) == []
+    assert told["gist"] == (NO_STEP if n_nodes else NO_NODE) and told["sentences"] == []
