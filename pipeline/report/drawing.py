@@ -43,7 +43,7 @@ def draw_circuit(picture: Picture, *, title: str) -> str:
     )
 
 
-def _kinds(picture: Picture) -> list[str]:
+def node_kinds(picture: Picture) -> list[str]:
     """Each node's kind, which colours it: q, k, v, mlp, or res of the residual stream."""
     sites = [split_site_key(key)[1] for key in picture["sites"]]
     kinds = [SHORT.get(site, "res") for site in sites]
@@ -53,26 +53,31 @@ def _kinds(picture: Picture) -> list[str]:
 def _nodes(picture: Picture, labelled: bool) -> Iterator[dict[str, Any]]:
     nodes = picture["nodes"]
     columns = (nodes[column] for column in ("index", "x", "y", "bias"))
-    for name, kind, index, x, y, bias in zip(node_names(picture), _kinds(picture), *columns, strict=True):
+    for name, kind, index, x, y, bias in zip(node_names(picture), node_kinds(picture), *columns, strict=True):
         label = f"{kind if kind in 'qkv' else ''}{index}" if labelled else ""
         sign = "" if not bias else "n" if bias < 0 else "p"
         yield {"name": name, "kind": kind, "x": x, "y": y, "label": label, "bias": bias, "sign": sign}
 
 
-def _edge_paths(picture: Picture) -> list[dict[str, Any]]:
-    """Paths of edges of one sign and strength, the strongest last, so that they lie above; strength is the weight's
-    share of the largest in its kind of edge."""
-    nodes, edges = picture["nodes"], picture["edges"]
-    kinds = [nodes["site"][target] for target in edges["target"]]
+def strengths(picture: Picture) -> list[float]:
+    """Of every edge, its weight's share (0 to 1) of the largest weight in its kind of edge."""
     names = [key.partition(".")[2] for key in picture["sites"]]
+    kinds = [names[picture["nodes"]["site"][target]] for target in picture["edges"]["target"]]
+    sizes = [abs(weight) for weight in picture["edges"]["weight"]]
     largest: dict[str, float] = {}
-    for kind, weight in zip(kinds, edges["weight"], strict=True):
-        largest[names[kind]] = max(largest.get(names[kind], 0), abs(weight))
+    for kind, size in zip(kinds, sizes, strict=True):
+        largest[kind] = max(largest.get(kind, 0), size)
+    return [size / largest[kind] if largest[kind] else 0 for kind, size in zip(kinds, sizes, strict=True)]
+
+
+def _edge_paths(picture: Picture) -> list[dict[str, Any]]:
+    """Paths of edges of one sign and strength, the strongest last, so that they lie above."""
+    nodes, edges = picture["nodes"], picture["edges"]
     strokes: dict[int, list[tuple[float, str, str]]] = {}
-    for kind, source, target, weight in zip(kinds, edges["source"], edges["target"], edges["weight"], strict=True):
-        curve = _curve(nodes["x"][source], nodes["y"][source], nodes["x"][target], nodes["y"][target])
-        top = largest[names[kind]]
-        strokes.setdefault(_level(weight, top), []).append((abs(weight) / top if top else 0, _sign(weight), curve))
+    columns = (strengths(picture), *(edges[column] for column in ("source", "target", "weight")))
+    for strength, source, target, weight in zip(*columns, strict=True):
+        path = edge_curve(nodes["x"][source], nodes["y"][source], nodes["x"][target], nodes["y"][target])
+        strokes.setdefault(_level(strength), []).append((strength, sign_of(weight), path))
     return [path for level in sorted(strokes) for path in _by_turns(level, sorted(strokes[level]))]
 
 
@@ -87,15 +92,17 @@ def _by_turns(level: int, strokes: Sequence[tuple[float, str, str]]) -> Iterator
                 yield {"sign": sign, "level": level, "d": "".join(curves)}
 
 
-def _sign(weight: float) -> str:
+def sign_of(weight: float) -> str:
+    """The class of a weight's colour."""
     return "n" if weight < 0 else "p"
 
 
-def _level(weight: float, largest: float) -> int:
-    return min(int(LEVELS * abs(weight) / largest), LEVELS - 1) if largest else 0
+def _level(strength: float) -> int:
+    return min(int(LEVELS * strength), LEVELS - 1)
 
 
-def _curve(x: int, y: int, to_x: int, to_y: int) -> str:
+def edge_curve(x: int, y: int, to_x: int, to_y: int) -> str:
+    """Path of an edge, upright at both ends."""
     dx, dy = to_x - x, to_y - y
     return f"M{x} {y}c0 {dy // 2} {dx} {dy - dy // 2} {dx} {dy}".replace(" -", "-")
 
@@ -146,4 +153,5 @@ def _readout_lines(ends: Sequence[Sequence[Any]], top: int, middle: int) -> Iter
     largest = max(abs(weight) for *_, weight in ends)
     for _, x, y, weight in ends:
         path = f"M{x} {y}V{top}L{middle} {ANSWER_Y + 8}"
-        yield {"sign": _sign(weight), "level": _level(weight, largest), "d": path}
+        strength = abs(weight) / largest if largest else 0
+        yield {"sign": sign_of(weight), "level": _level(strength), "d": path}
