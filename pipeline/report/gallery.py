@@ -57,9 +57,10 @@ def why_none(task: str, rows: Sequence[Row], target_loss: float) -> dict[str, An
         return {"task": task, "model": empty[0]["name"], "why": "no node is needed", "loss": None}
     if not expressible:
         return {"task": task, "model": rows[0][0]["name"], "why": "not expressible", "loss": None}
-    named = [(deciding_loss(row, target_loss), model["name"], dict(row)) for model, row in expressible]
-    name, model, nearest = min(named, key=lambda found: found[2][found[0]])
-    if nearest[name] <= target_loss:
+    facts: list[tuple[str, Mapping[str, Any]]] = [(model["name"], row) for model, row in expressible]
+    named = [(model, row, deciding_loss(row, target_loss)) for model, row in facts]
+    nearest, model, name = min((row[name], model, name) for model, row, name in named)
+    if nearest <= target_loss:
         return {"task": task, "model": model, "why": "no circuit found", "loss": None}
     return {"task": task, "model": model, "why": "not solved", "loss": name}
 

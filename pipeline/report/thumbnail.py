@@ -32,8 +32,8 @@ def thumbnail(picture: Picture, *, label: str) -> str:
     for node, kind in enumerate(node_kinds(picture)):
         if every or node in ends:
             dots[kind] = dots.get(kind, "") + "M{} {}h0".format(*places[node])
-    shapes = {"lines": sorted(lines.items()), "dots": sorted(dots.items())}
-    return render("thumbnail.svg.j2", width=WIDTH, height=HEIGHT, label=label, **shapes)
+    shapes = {"lines": sorted(lines.items()), "dots": sorted(dots.items()), "label": label}
+    return render("thumbnail.svg.j2", width=WIDTH, height=HEIGHT, shapes=shapes)
 
 
 def _strongest(picture: Picture) -> list[int]:
