@@ -77,16 +77,17 @@ def build_circuit_page(bundle: Mapping[str, Any], *, title: str, body: str = "",
     return shell(article, title=title, first="drawing", bundles={(model, task): pack_json(bundle)}, engines=engines)
 
 
-def shell(body: str, *, title: str, first: str, **packed: Any) -> str:
+def shell(body: str, *, title: str, first: str, served: bool = False, **packed: Any) -> str:
     """A whole document around its first article: style, scripts, charts, and all that is packed.
 
-    ``packed``, empty where not given: ``charts``; ``pages``, route → packed text of an article; ``explained`` and
-    ``bundles`` and ``engines``, as in PageParts; ``left_out``, circuits whose bundle had no room.
+    ``served``: whether the page may ask the server that it came from. ``packed``, empty where not given: ``charts``;
+    ``pages``, route → packed text of an article; ``explained``, ``bundles`` and ``engines``, as in PageParts;
+    ``left_out``, circuits whose bundle had no room.
     """
     found = dict.fromkeys(("charts", "pages", "explained", "engines", "bundles", "left_out"), {}) | packed
     found |= {"library": chart_library() if found["charts"] else "", "most_bytes": MOST_BYTES}
     found |= {"style": style(), "scripts": list(scripts())}
-    return render("index.html.j2", body=body, title=title, first=first, **found)
+    return render("index.html.j2", body=body, title=title, first=first, served=served, **found)
 
 
 def style() -> str:

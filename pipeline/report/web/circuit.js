@@ -2,6 +2,8 @@
 // The page of one circuit, from its bundle alone: the drawing, the panel of the node that is chosen, a walk through one
 // pair of prompts, the attention of its heads, and prompts of one's own where the model is in the page.
 //
+// A bundle without a drawing is of a model without a circuit: the page has prompts alone.
+//
 // CircuitPage.mount(element, bundle, { node, query }), CircuitPage.select(element, node name or null, query),
 // CircuitPage.unmount(element); `query`: the part of the address behind the node, "text=…"
 const CircuitPage = (() => {
@@ -9,9 +11,11 @@ const CircuitPage = (() => {
   const mounted = new WeakMap();
 
   function mount(element, bundle, { node = null, query = "" } = {}) {
-    const nodes = describe(bundle.drawing);
+    if (!bundle.drawing) return mountModel(element, bundle, query);
+    const nodes = describe(bundle.drawing), { source, target } = bundle.drawing.edges;
+    const edges = source.map((from, e) => `${nodes[from].name}->${nodes[target[e]].name}`);
     const stage = make("div", { class: "cp-stage", style: `aspect-ratio:${bundle.drawing.width}/${bundle.drawing.height}` }), panel = make("aside", { class: "cp-panel", "aria-label": "The chosen node" });
-    const page = { bundle, nodes, select, labelOf, source: "circuit", centre: null, node: null, query: "", written };
+    const page = { bundle, nodes, edges, select, labelOf, source: "circuit", centre: null, node: null, query: "", written };
     const left = make("div", { class: "cp-left" }, stage, key(bundle));
     element.replaceChildren(make("div", { class: "cp" }, left, panel));
     page.drawing = CircuitDrawing.mount(stage, bundle.drawing, { onselect: chosen, describe: labelOf });
@@ -20,12 +24,13 @@ const CircuitPage = (() => {
       left.prepend(steps.bar);
       left.append(steps.body);
     }
-    const attempt = tryOut(page, left, element.dataset.model);
+    const attempt = tryOut(page, left, element.dataset);
     const attention = bundle.explanation && CircuitAttention.section(bundle);
     if (attention) element.append(attention);
     mounted.set(element, { page, show, restore: query => attempt?.restore(query) });
     show(node);
     attempt?.restore(query);
+    if (!query && element.dataset.served !== undefined) attempt.begin();
 
     // The label in the task, before explanations had one that in code at large; a weak one says so.
     function labelOf(n) {
@@ -63,10 +68,24 @@ const CircuitPage = (() => {
     }
   }
 
-  // Prompts of one's own, above the drawing; a sentence where the model is not in this page.
-  function tryOut(page, left, id) {
-    if (page.bundle.run && Packed.has(id)) {
-      const attempt = CircuitTry.section(page, id);
+  // Prompts of one's own to a model without a circuit.
+  function mountModel(element, bundle, query) {
+    const drawing = { destroy() {} }, page = { bundle, nodes: [], edges: [], drawing: null, query: "", written };
+    const attempt = CircuitTry.section(page, CircuitEngines.of(page, element.dataset));
+    function written() {
+      history.replaceState(null, "", `#/model/${bundle.model}${page.query}`);
+    }
+    element.replaceChildren(attempt.element);
+    mounted.set(element, { page: { drawing }, show() {}, restore: query => attempt.restore(query) });
+    if (query) attempt.restore(query);
+    else attempt.begin();
+  }
+
+  // Prompts of one's own, above the drawing; a sentence where the model does not run for this page.
+  function tryOut(page, left, where) {
+    const engine = CircuitEngines.of(page, where);
+    if (engine) {
+      const attempt = CircuitTry.section(page, engine);
       left.prepend(attempt.element);
       return attempt;
     }
