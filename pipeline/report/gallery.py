@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.report.solved import deciding_loss, of_kind
 from pipeline.rows import ModelSummary, Summary, TaskSummary
 
-Row = tuple[ModelSummary, TaskSummary]
+TaskOfModel = tuple[ModelSummary, TaskSummary]
 
 
 def gallery_circuits(summary: Summary) -> dict[str, str]:
@@ -49,7 +49,7 @@ def gallery(
     return {"cards": cards, "without": without}
 
 
-def why_none(task: str, rows: Sequence[Row], target_loss: float) -> dict[str, Any]:
+def why_none(task: str, rows: Sequence[TaskOfModel], target_loss: float) -> dict[str, Any]:
     """Why no sparse model has a circuit of a task that could be drawn; of those that fail, the nearest to the target
     is named."""
     expressible = [(model, row) for model, row in rows if row["expressible"]]
@@ -65,7 +65,7 @@ def why_none(task: str, rows: Sequence[Row], target_loss: float) -> dict[str, An
     return {"task": task, "model": model, "why": "not solved", "loss": name}
 
 
-def sparse_rows(summary: Summary) -> dict[str, list[Row]]:
+def sparse_rows(summary: Summary) -> dict[str, list[TaskOfModel]]:
     """Task → every sparse model with its entry, in the order of the study."""
     models = of_kind(summary["models"], "sparse")
     tasks = dict.fromkeys(task for model in models for task in model["tasks"])

@@ -89,6 +89,11 @@ def test_a_token_is_chosen_by_keyboard_and_a_heads_attention_is_shown(trying, se
     assert trying.evaluate("document.activeElement.dataset.focus") == "token 1"
     assert bars(trying, 0) == expected(session.run("<ab", at=1, answers=[62, 125]), "model")
     assert trying.evaluate("document.querySelectorAll('.ct-choice')[2].querySelectorAll('.cn-token').length") == 2
+    for key, place in (("ArrowRight", 2), ("Home", 0), ("ArrowLeft", 0), ("End", 3)):
+        trying.key(key)
+        marked = f"document.querySelector(\"[data-focus='token {place}']\")"
+        trying.wait_for(f"{marked}.getAttribute('aria-pressed') === 'true' && document.activeElement === {marked}")
+    assert trying.evaluate("document.querySelectorAll('.ct-tokens button[tabindex=\"0\"]').length") == 1
 
 
 def test_all_nodes_are_listed_and_what_each_does_to_the_answer_where_that_is_asked(trying, session):

@@ -31,9 +31,19 @@ const CircuitTryView = (() => {
     const most = series ? Math.max(...series.now.map(Math.abs), 1e-12) : 1;
     const colour = i => (series ? `background:${tint(series.now[i] / most)}` : null);
     const title = (text, i) => visible(text) + (series ? `  ${number(series.now[i])}` : "");
-    return make("div", { class: "ct-tokens", role: "group", "aria-label": "Tokens: the answer follows the marked one" },
+    const last = texts.length - 1;
+    const onkeydown = event => {
+      const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      const place = Math.max(0, Math.min(to, last));
+      event.currentTarget.querySelector(`[data-focus="token ${place}"]`).focus();
+      move(place);
+    };
+    const label = "Tokens: the answer follows the marked one; arrow keys move it";
+    return make("div", { class: "ct-tokens", role: "group", "aria-label": label, onkeydown },
       texts.map((text, i) => [make("button", {
-        type: "button", class: "cn-token", "aria-pressed": String(i === at), "data-focus": `token ${i}`,
+        type: "button", class: "cn-token", "aria-pressed": String(i === at), "data-focus": `token ${i}`, tabindex: i === at ? 0 : -1,
         style: colour(i), title: title(text, i), onclick: () => move(i),
       }, shown(text, i)), end(text)]));
   }
