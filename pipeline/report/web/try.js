@@ -7,7 +7,7 @@
 //   of the address that is kept here; engine: a function of engines.js
 const CircuitTry = (() => {
   const { make, choice } = CircuitElements;
-  const PAUSE = 60; // ms without a key before a text is run
+  const PAUSE = 20; // ms without a key before a text is run
   const INSIDE = [["circuit", "in the circuit alone"], ["model", "in the whole model"]];
   const FIRST = { scale: -1, set: 0 }; // numbers to begin with
   const SOME_CODE = "def add(a, b):\n    return a +"; // where the task has no prompts
