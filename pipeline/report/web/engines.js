@@ -25,10 +25,7 @@ const CircuitEngines = (() => {
     const { model, session } = await models.get(id), circuit = circuitOf(page, model.means);
     return {
       prompts: pair => page.bundle.run.pairs[pair].map(([ids]) => ids.map(model.tokenizer.text).join("")),
-      async run(asked) {
-        const reply = session.run(circuit, asked);
-        return asked.head ? { ...reply, look: look(session.patterns(circuit, asked), asked.head, reply.at) } : reply;
-      },
+      run: async asked => session.run(circuit, asked),
     };
   }
 
@@ -40,9 +37,6 @@ const CircuitEngines = (() => {
       ablatedTo: run.ablated_to ? new Map(values) : means,
     };
   }
-
-  const look = (patterns, [layer, head], at) =>
-    Array.from({ length: at + 1 }, (_, key) => patterns[layer].weight(head, at, key));
 
   // --- on the server
 
