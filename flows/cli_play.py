@@ -1,4 +1,4 @@
-"""``sparse-circuits play``: a small local page to type code in and see the next token by model and circuit."""
+"""``sparse-circuits play``: the page of a model's circuits, whose prompts a local server answers."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def play(
     tokenizer: TokenizerDir = None,
     params: ParamsFile = None,
 ) -> None:
-    """Type code in a local page: the next token by a model and by its circuits, the nodes that fire, and switches that
-    ablate nodes and edges. Nobody but this machine can reach it; Ctrl+C ends it."""
+    """Type code on the pages of a model's circuits: the next token by model and circuit, the nodes' values, and nodes
+    and edges switched off, scaled, set or swapped with another prompt's. This machine answers, and nobody else can
+    reach it; Ctrl+C ends it."""
     from pipeline.model.device import prepare_cpu
     from pipeline.play.load import load_session  # takes seconds to import
     from pipeline.play.server import application

@@ -1,4 +1,4 @@
-"""A local page to try a model and its circuits on: any text, the next token, and parts that can be switched off.
+"""The pages of a model and its circuits, to be tried: any text, the next token, and parts that are changed.
 
-``Session`` answers the questions about one model, ``application`` is the small local server of it with its page.
+``Session`` answers the questions about one model, ``application`` is the small local server of it and of its pages.
 """

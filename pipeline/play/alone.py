@@ -14,13 +14,12 @@ from pipeline.data.tasks import TaskError
 from pipeline.explain import assembled, explain_circuit, explain_nodes
 from pipeline.explain.prompts import PromptRuns, node_runs
 from pipeline.model.scoring import mean_loss, score
+from pipeline.play.served import bundle_of, stored_explanation
 from pipeline.play.session import Session
 from pipeline.play.switches import PlayError
 from pipeline.prune.checkpoint import circuit_loss
-from pipeline.report.bundle import circuit_bundle, token_texts
 from pipeline.report.packed_model import pack_model
 from pipeline.report.page import MOST_BYTES, build_circuit_page
-from pipeline.report.runnable import run_part
 from pipeline.rows import Explanation, OfModel, ValidationRow
 from pipeline.sites import split_node_name
 
@@ -34,24 +33,12 @@ def page_alone(
     answer. Raises PlayError for an empty text, for texts without an explanation, and for a circuit whose task's pairs
     are not known.
     """
-    circuit, batch = session.circuit(name), pairs_of(session, name)
+    batch = pairs_of(session, name)
     said: list[str] = []
     if texts:
         explanation, said = with_texts(session, name, explanation, texts)
-    summary = session.folder / "summary.json"
-    losses = {"unpruned_loss": mean_loss(score(session.model, batch))}
-    losses["circuit_loss"] = circuit_loss(circuit, session.model, batch)
-    bundle = circuit_bundle(
-        circuit,
-        session.model,
-        task=name,
-        model_row={"name": session.name} | (read_json(summary) if summary.is_file() else {}),
-        row={"n_nodes": circuit.n_nodes, "n_edges": circuit.n_edges} | losses,
-        batch=batch,
-        texts=token_texts(session.tokenizer),
-        explanation=explanation,
-    )
-    bundle["run"] = run_part(circuit, session.means, batch)
+    unpruned, own = mean_loss(score(session.model, batch)), circuit_loss(session.circuit(name), session.model, batch)
+    bundle = bundle_of(session, name, batch, explanation, unpruned_loss=unpruned, circuit_loss=own)
     line = verdict_of(session, name)
     body = "" if line is None else Markup("<p><b>Verdict:</b> {}.</p>").format(line)
     packed = pack_model(session.model, session.means, session.tokenizer)
@@ -83,9 +70,9 @@ def explanation_of(session: Session, name: str, config: ExplainConfig, seed: int
     """The study's explanation where it is of this very circuit, else one of this circuit alone, with all of its nodes;
     None where that needs the model's tokens and they are missing."""
     circuit, model, tokenizer = session.circuit(name), session.model, session.tokenizer
-    stored = session.explanation["circuits"].get(name) if session.explanation else None
-    if stored is not None and set(stored["nodes"]) == set(circuit.node_names):
-        return session.explanation
+    stored = stored_explanation(session, name)
+    if stored is not None and set(stored["circuits"][name]["nodes"]) == set(circuit.node_names):
+        return stored
     if not (session.tokens / STATS_FILE).is_file():
         return None
     every = config.model_copy(update={"most_nodes": max(1, circuit.n_nodes)})

@@ -43,7 +43,7 @@ def load_session(
             left_out.append(f"{path} is left out: {error}")
             continue
         name = str(circuit.about.get("task", path.name))
-        found[name if name not in found else str(path)] = circuit
+        found[name if name not in found else f"{name}_{len(found) + 1}"] = circuit
     if found and task is not None and Path(task).stem not in {circuit.about.get("task") for circuit in found.values()}:
         raise TaskError(f"{task}: no circuit was made for it; they were made for {', '.join(found)}")
     tasks = {name: _task_of(circuit, loaded, task, params) for name, circuit in found.items()}

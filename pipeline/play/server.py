@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.play.changes import Act, PartChange
-from pipeline.play.page import play_page
+from pipeline.play.served import model_bundle, play_page, served_bundle
 from pipeline.play.session import Inside, Session
 from pipeline.play.switches import PlayError
 
@@ -28,7 +28,7 @@ BODY_BYTES = 2 << 20  # every edge of a circuit of 20,000 by name, and a long te
 TEXT_LENGTH = 200_000  # characters; a model reads some hundred tokens
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -36,6 +36,7 @@ HEADERS = {
 
 ShortText = Annotated[str, Field(max_length=200)]
 AskedChange = Annotated[tuple[ShortText, Annotated[Act, Field(strict=False)], float | None], Field(strict=False)]
+AskedHead = Annotated[tuple[int, int], Field(strict=False)]
 
 
 class RunRequest(BaseModel):
@@ -52,9 +53,8 @@ class RunRequest(BaseModel):
     node: ShortText | None = None
     effects: bool = False
     answers: list[int] = []
-    changes: list[
-        Annotated[tuple[ShortText, Annotated[Act, Field(strict=False)], float | None], Field(strict=False)]
-    ] = []
+    changes: list[AskedChange] = []
+    head: AskedHead | None = None
     other: Annotated[str, Field(max_length=TEXT_LENGTH)] | None = None
 
 
@@ -65,7 +65,8 @@ def application(session: Session, port: int) -> ASGIApp:
         return HTMLResponse(play_page(session), headers=HEADERS)
 
     def circuit(request: Request) -> Response:
-        return JSONResponse(session.describe(request.path_params["name"]), headers=HEADERS)
+        name = request.path_params["name"]
+        return JSONResponse(served_bundle(session, name) if name else model_bundle(session), headers=HEADERS)
 
     async def answer(request: Request) -> Response:  # one at a time: the model has one processor
         asked = dict(await read(request))

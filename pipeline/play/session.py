@@ -12,18 +12,16 @@ import torch
 from torch import Tensor
 
 from pipeline.circuit import Circuit
+from pipeline.circuit.heads import CHANNELS, attention_patterns
 from pipeline.data.tasks import TaskError
 from pipeline.data.tokenizer import END_OF_TEXT
 from pipeline.model.record import record
 from pipeline.model.scoring import calibrated
 from pipeline.play.changes import Act, OtherText, PartChange, counterparts_of
 from pipeline.play.switches import PlayError, Switches, by_node
-from pipeline.report.bundle import token_texts
-from pipeline.report.picture import picture_of, weights_of
 from pipeline.report.picture import rounded as rounded_to
-from pipeline.report.runnable import N_PAIRS
 from pipeline.rows import Explanation
-from pipeline.sites import split_node_name
+from pipeline.sites import site_key, split_node_name
 from pipeline.workspace import LoadedModel, LoadedTask
 
 N_TOP = 8  # tokens of a choice that are listed
@@ -64,17 +62,19 @@ class Session(LoadedModel):
         effects: bool = False,
         changes: Sequence[PartChange] = (),
         other: str | None = None,
+        head: Sequence[int] | None = None,
     ) -> dict[str, Any]:
         """The next token by the model and by one of its circuits, and the nodes' values on the text, ready for JSON.
 
         ``tokens``: texts, ``<|endoftext|>`` in front; ``n_left_out``: tokens at the text's beginning that the model has
         no room for; ``at``: the index of the token after which they choose (default: the last). ``model`` and
         ``circuit``: their choices (``choice``), the one ``inside`` which parts are off also without these. ``nodes``:
-        values of the circuit's nodes at that token, in the order of ``describe``; ``series``: values of one ``node`` at
-        all tokens; both are those ``inside``, ``before`` with all on and ``now`` with parts off. ``effects``, if asked
-        for: the change by each node's switch (``effects_of``). ``changes``: what else is done to parts of the circuit,
-        with values on the ``other`` text for those to be swapped. Raises PlayError for what cannot be done, in words
-        for the person who asked.
+        values of the circuit's nodes at that token, in the order of its ``node_names``; ``series``: values of one
+        ``node`` at all tokens; ``look``: weights of a ``head``, layer and number, on the tokens up to that one; these
+        are those ``inside``, ``before`` with all on and ``now`` with parts off. ``effects``, if asked for: the change
+        by each node's switch (``effects_of``). ``changes``: what else is done to parts of the circuit, with values on
+        the ``other`` text for those to be swapped. Raises PlayError for what cannot be done, in words for the person
+        who asked.
         """
         tokens, n_left_out = self.encode(text)
         place = self._place(at, len(tokens))
@@ -92,9 +92,9 @@ class Session(LoadedModel):
             switches = Switches.of(self.circuit(circuit), off_nodes, off_edges, changes)
             if any(change.act is Act.SWAP for change in changes):
                 switches = replace(switches, other=self.on_other(switches.circuit, alone, tokens, other))
-            reply |= self._with_circuit(switches, alone, whole, ids, place, node, answers)
+            reply |= self._with_circuit(switches, alone, whole, ids, place, node, answers, head)
             return reply | ({"effects": self.effects_of(switches, alone, ids, place, answers)} if effects else {})
-        if off_nodes or off_edges or node or effects or changes:
+        if off_nodes or off_edges or node or effects or changes or head:
             raise PlayError("choose a circuit first: its nodes and edges are what can be looked at and switched off")
         return reply
 
@@ -122,6 +122,7 @@ class Session(LoadedModel):
         at: int,
         node: str | None,
         answers: Sequence[int],
+        head: Sequence[int] | None,
     ) -> dict[str, Any]:
         """The part of a reply that a circuit adds or changes."""
         circuit = switches.circuit
@@ -134,7 +135,19 @@ class Session(LoadedModel):
             "circuit": self.choice(by_itself[0][at], changed if alone else None, answers, circuit.calibration),
             "nodes": at_token(circuit, now[1], before[1], at),
             "series": None if node is None else series(circuit, now[1], before[1], node),
+            "look": None if head is None else self.look(now[1], head, at),
         }
+
+    def look(self, values: TextValues, head: Sequence[int], at: int) -> list[float]:
+        """A head's weights, from one token of a text, on that and all before it; the sink has the rest of 1. Raises
+        PlayError for a head that the model does not have."""
+        (layer, number), config = head, self.model.config
+        if not (0 <= layer < config.n_layer and 0 <= number < config.n_head):
+            raise PlayError(f"head {layer}.{number}; allowed: {config.n_layer} layers of {config.n_head} heads")
+        q, k = (values[site_key(layer, CHANNELS[letter])][None] for letter in "qk")
+        sink = self.model.transformer["h"][layer].attn.sink_logit
+        weights = attention_patterns(q, k, sink, config.n_head)[0, number, at, -k.shape[1] :]
+        return [rounded(x) for x in weights[: at + 1].tolist()]
 
     def effects_of(
         self, switches: Switches, alone: bool, ids: Tensor, at: int, answers: Sequence[int]
@@ -212,54 +225,6 @@ class Session(LoadedModel):
         if at is not None and at < 0:
             raise PlayError(f"token {at}; allowed: 0 to {n - 1}")
         return n - 1 if at is None else min(at, n - 1)
-
-    def describe(self, name: str) -> dict[str, Any]:
-        """The fixed facts of a circuit, ready for JSON: nodes with ablation values, edges with weights, prompts of its
-        task, and its ``drawing`` (``pipeline.report.picture``; None where its task's prompts are not known)."""
-        circuit = self.circuit(name)
-        task = self.tasks.get(name)
-        batch = task.batch("test") if isinstance(task, LoadedTask) else None
-        return {
-            "name": name,
-            "about": f"{circuit.n_nodes:,} nodes, {circuit.n_edges:,} edges",
-            "ablation": circuit.constant_ablation.kind.words,
-            "calibration": [rounded(x) for x in circuit.calibration],
-            "nodes": circuit.node_names,
-            "ablated_to": [rounded(x) for x in by_node(circuit, circuit.constant_ablation.first).tolist()],
-            "labels": self._labels(name),
-            "edges": circuit.edge_names,
-            "weights": [rounded(x) for x in weights_of(circuit, self.model)],
-            "drawing": None if batch is None else picture_of(circuit, self.model, batch, token_texts(self.tokenizer)),
-            **self._examples(task),
-        }
-
-    def _labels(self, name: str) -> dict[str, str]:
-        """Node of a circuit → what it does in the task, then in code at large; where the stage explain found either."""
-        if self.explanation is None:
-            return {}
-        of_task = self.explanation["circuits"].get(name, {"nodes": {}})["nodes"]
-        found = dict[str, str]()
-        for node in self.circuit(name).node_names:
-            both = [of_task.get(node, {}).get("task_label"), self.explanation["nodes"].get(node, {}).get("label")]
-            texts = [("weak: " if label.get("weak") else "") + label["text"] for label in both if label]
-            if texts:
-                found[node] = " · in code at large: ".join(texts)
-        return found
-
-    def _examples(self, task: LoadedTask | TaskError | None) -> dict[str, Any]:
-        """The first ``pairs`` of prompts and answer tokens (side a's first); the task's own two ``answers`` where all
-        pairs have the same; ``why_none``: the reason where there are no pairs."""
-        rows = task.tasks.rows[task.task] if isinstance(task, LoadedTask) else []
-        rows = [row for row in rows if row["split"] == "test"]
-        answers = [[row["a_answer_token"], row["b_answer_token"]] for row in rows]
-        prompts = [[row["a_prompt"], row["b_prompt"]] for row in rows]
-        pairs = [
-            {"prompts": both, "answers": pair, "texts": [self.token(token) for token in pair]}
-            for both, pair in zip(prompts[:N_PAIRS], answers, strict=False)
-        ]
-        same = all(pair == answers[0] for pair in answers)
-        why_none = str(task) if isinstance(task, TaskError) else None
-        return {"pairs": pairs, "answers": answers[0] if answers and same else [], "why_none": why_none}
 
 
 def at_token(circuit: Circuit, now: TextValues, before: TextValues, at: int) -> dict[str, list[float]]:

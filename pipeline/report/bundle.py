@@ -38,16 +38,16 @@ def circuit_bundle(
     task: str,
     model_row: Mapping[str, Any],
     row: Mapping[str, Any],
-    batch: PairBatch,
+    batch: PairBatch | None,
     texts: Sequence[str],
     explanation: Explanation | None,
 ) -> dict[str, Any]:
     """The bundle of one circuit page.
 
     ``model_row`` and ``row``: the summary's entries of the model and of its task, of which a few fields are kept;
-    ``batch``: the task's test pairs; ``texts``: ``token_texts(tokenizer)``; ``explanation``: the contents of
-    explanations/<model>.json (None: the page says that there is none). Raises KeyError where the explanation is of
-    another circuit.
+    ``batch``: the task's test pairs (None: not known); ``texts``: ``token_texts(tokenizer)``; ``explanation``: the
+    contents of explanations/<model>.json (None: the page says that there is none). Raises KeyError where the
+    explanation is of another circuit.
     """
     picture = picture_of(circuit, model, batch, texts)
     return {

@@ -48,7 +48,7 @@ def draw_circuit(picture: Picture, *, title: str, explanation: Mapping[str, Any]
     )
 
 
-def _kinds(picture: Picture) -> list[str]:
+def node_kinds(picture: Picture) -> list[str]:
     """Each node's kind, which colours it: q, k, v, mlp, or res of the residual stream."""
     sites = [split_site_key(key)[1] for key in picture["sites"]]
     kinds = [SHORT.get(site, "res") for site in sites]
@@ -59,7 +59,7 @@ def _nodes(picture: Picture, labelled: bool, words: Mapping[int, Mapping[str, An
     nodes = picture["nodes"]
     columns = (nodes[column] for column in ("index", "x", "y", "bias"))
     for n, (name, kind, index, x, y, bias) in enumerate(
-        zip(node_names(picture), _kinds(picture), *columns, strict=True)
+        zip(node_names(picture), node_kinds(picture), *columns, strict=True)
     ):
         label = f"{kind if kind in 'qkv' else ''}{index}" if labelled else ""
         sign = "" if not bias else "n" if bias < 0 else "p"
@@ -91,27 +91,31 @@ def decisive_edges(picture: Picture, explanation: Mapping[str, Any]) -> set[int]
     return {e for e, step in enumerate(ends) if step in steps}
 
 
+def strengths(picture: Picture, numbers: Sequence[float] | None = None) -> list[float]:
+    """Of every edge, the share (0 to 1) of the largest in its kind of edge: of these numbers, or of its weight."""
+    names = [key.partition(".")[2] for key in picture["sites"]]
+    kinds = [names[picture["nodes"]["site"][target]] for target in picture["edges"]["target"]]
+    sizes = [abs(number) for number in numbers or picture["edges"]["weight"]]
+    largest: dict[str, float] = {}
+    for kind, size in zip(kinds, sizes, strict=True):
+        largest[kind] = max(largest.get(kind, 0), size)
+    return [size / largest[kind] if largest[kind] else 0 for kind, size in zip(kinds, sizes, strict=True)]
+
+
 def _edge_paths(picture: Picture, carried: Sequence[float] | None, decisive: set[int]) -> list[dict[str, Any]]:
-    """Paths of edges of one sign and strength, the strongest last, so that they lie above; strength is the share of the
-    largest in its kind of edge, of what the edge carries or else of its weight. Those on a path that decides come last,
-    each by itself."""
+    """Paths of edges of one sign and strength, the strongest last, so that they lie above; strength is of what the
+    edge carries, or else of its weight. Those on a path that decides come last, each by itself."""
     nodes, edges = picture["nodes"], picture["edges"]
     numbers = carried or edges["weight"]
-    kinds = [nodes["site"][target] for target in edges["target"]]
-    names = [key.partition(".")[2] for key in picture["sites"]]
-    largest: dict[str, float] = {}
-    for kind, weight in zip(kinds, numbers, strict=True):
-        largest[names[kind]] = max(largest.get(names[kind], 0), abs(weight))
     strokes: dict[int, list[tuple[float, str, str]]] = {}
     bold: list[dict[str, Any]] = []
-    columns = zip(kinds, edges["source"], edges["target"], numbers, strict=True)
-    for e, (kind, source, target, number) in enumerate(columns):
-        curve = _curve(nodes["x"][source], nodes["y"][source], nodes["x"][target], nodes["y"][target])
-        top = largest[names[kind]]
+    columns = zip(strengths(picture, carried), edges["source"], edges["target"], numbers, strict=True)
+    for e, (strength, source, target, number) in enumerate(columns):
+        curve, sign = edge_curve(*(nodes[axis][end] for end in (source, target) for axis in "xy")), sign_of(number)
         if e in decisive:
-            bold.append({"sign": _sign(number), "level": _level(number, top), "d": curve, "bold": True})
+            bold.append({"sign": sign, "level": _level(strength), "d": curve, "bold": True})
         else:
-            strokes.setdefault(_level(number, top), []).append((abs(number) / top if top else 0, _sign(number), curve))
+            strokes.setdefault(_level(strength), []).append((strength, sign, curve))
     faint = [path for level in sorted(strokes) for path in _by_turns(level, sorted(strokes[level]))]
     return [*faint, *bold]
 
@@ -127,15 +131,17 @@ def _by_turns(level: int, strokes: Sequence[tuple[float, str, str]]) -> Iterator
                 yield {"sign": sign, "level": level, "d": "".join(curves), "bold": False}
 
 
-def _sign(weight: float) -> str:
+def sign_of(weight: float) -> str:
+    """The class of a weight's colour."""
     return "n" if weight < 0 else "p"
 
 
-def _level(weight: float, largest: float) -> int:
-    return min(int(LEVELS * abs(weight) / largest), LEVELS - 1) if largest else 0
+def _level(strength: float) -> int:
+    return min(int(LEVELS * strength), LEVELS - 1)
 
 
-def _curve(x: int, y: int, to_x: int, to_y: int) -> str:
+def edge_curve(x: int, y: int, to_x: int, to_y: int) -> str:
+    """Path of an edge, upright at both ends."""
     dx, dy = to_x - x, to_y - y
     return f"M{x} {y}c0 {dy // 2} {dx} {dy - dy // 2} {dx} {dy}".replace(" -", "-")
 
@@ -146,7 +152,7 @@ def _ways(picture: Picture, explanation: Mapping[str, Any]) -> list[str]:
     edges = set(zip(picture["edges"]["source"], picture["edges"]["target"], strict=True))
     steps = {step for path in explanation.get("paths", ()) for step in zip(path, path[1:], strict=False)} - edges
     x, y = picture["nodes"]["x"], picture["nodes"]["y"]
-    return [_curve(x[a], y[a], x[b], y[b]) for a, b in sorted(steps)]
+    return [edge_curve(x[a], y[a], x[b], y[b]) for a, b in sorted(steps)]
 
 
 def _links(picture: Picture) -> Iterator[str]:
@@ -195,4 +201,5 @@ def _readout_lines(ends: Sequence[Sequence[Any]], top: int, middle: int) -> Iter
     largest = max(abs(weight) for *_, weight in ends)
     for _, x, y, weight in ends:
         path = f"M{x} {y}V{top}L{middle} {ANSWER_Y + 8}"
-        yield {"sign": _sign(weight), "level": _level(weight, largest), "d": path}
+        strength = abs(weight) / largest if largest else 0
+        yield {"sign": sign_of(weight), "level": _level(strength), "d": path}

@@ -15,10 +15,11 @@ from pipeline.data.tasks import Pair
 from pipeline.report.averages import log_edges
 from pipeline.report.charts import charts
 from pipeline.report.chips import SIGNS, chips
+from pipeline.report.gallery import gallery
 from pipeline.report.marked_numbers import Numbers
 from pipeline.report.packed import chart_library, pack, pack_json, those_that_fit, within_budget
 from pipeline.report.provenance import origin
-from pipeline.report.solved import KINDS, all_solved, of_kind
+from pipeline.report.solved import KINDS, all_solved, deciding_loss, of_kind
 from pipeline.report.templating import render
 from pipeline.report.validation import checks_of, places_of
 from pipeline.rows import HistoryRow, Summary, TaskSummary
@@ -41,6 +42,8 @@ class PageParts:
     engines: Mapping[str, str]  # model → the packed model, to be run by the page; those that matter most first
     examples: Mapping[str, Sequence[Pair]]  # task → pairs as text
     decides: Mapping[str, str]  # task → the sentence that says how its answer is decided
+    thumbnails: Mapping[tuple[str, str], str]  # (model, task) → small drawing of a circuit of the gallery
+    gists: Mapping[tuple[str, str], str]  # (model, task) → one sentence that says what the circuit does
     statistics: Mapping[str, Any]  # the tokenise stage's stats.json
     predicts: str | None  # the model that the plot of predictions is of
 
@@ -55,10 +58,11 @@ def build_page(summary: Summary, parts: PageParts) -> str:
         "outcome": outcome,
         "sign_of": SIGNS.get,
         "chips_of": chips,
+        "deciding_loss": deciding_loss,
     }
     pages = {f"/{route}": pack(text) for route, text in further_pages(summary, parts, common)}
     rest: dict[str, Any] = {"charts": specs, "pages": pages, "explained": parts.explained}
-    whole = partial(shell, study(summary, parts, common), title=TITLE, first="frontier", **rest)
+    whole = partial(shell, study(summary, parts, common), title=TITLE, first="circuits", **rest)
     bundles = within_budget(parts.bundles, MOST_BYTES - len(whole(bundles={}, left_out=list(parts.bundles)).encode()))
     whole = partial(whole, bundles=bundles, left_out=[key for key in parts.bundles if key not in bundles])
     return whole(engines=those_that_fit(parts.engines, MOST_BYTES - len(whole().encode())))
@@ -73,16 +77,17 @@ def build_circuit_page(bundle: Mapping[str, Any], *, title: str, body: str = "",
     return shell(article, title=title, first="drawing", bundles={(model, task): pack_json(bundle)}, engines=engines)
 
 
-def shell(body: str, *, title: str, first: str, **packed: Any) -> str:
+def shell(body: str, *, title: str, first: str, served: bool = False, **packed: Any) -> str:
     """A whole document around its first article: style, scripts, charts, and all that is packed.
 
-    ``packed``, empty where not given: ``charts``; ``pages``, route → packed text of an article; ``explained`` and
-    ``bundles`` and ``engines``, as in PageParts; ``left_out``, circuits whose bundle had no room.
+    ``served``: whether the page may ask the server that it came from. ``packed``, empty where not given: ``charts``;
+    ``pages``, route → packed text of an article; ``explained``, ``bundles`` and ``engines``, as in PageParts;
+    ``left_out``, circuits whose bundle had no room.
     """
     found = dict.fromkeys(("charts", "pages", "explained", "engines", "bundles", "left_out"), {}) | packed
     found |= {"library": chart_library() if found["charts"] else "", "most_bytes": MOST_BYTES}
     found |= {"style": style(), "scripts": list(scripts())}
-    return render("index.html.j2", body=body, title=title, first=first, **found)
+    return render("index.html.j2", body=body, title=title, first=first, served=served, **found)
 
 
 def style() -> str:
@@ -110,13 +115,15 @@ def study(summary: Summary, parts: PageParts, common: Mapping[str, Any]) -> str:
     models, tasks = summary["models"], task_names(summary)
     with_curve = {name for _, name, found in all_solved(models) if found["curve"]}
     sizes = [log_edges(found["n_edges"]) for _, _, found in all_solved(models)]
-    ends = min(sizes, default=0), max(sizes, default=0)
+    ends, target = (min(sizes, default=0), max(sizes, default=0)), summary["target_loss"]
     return render(
         "study.html.j2",
         summary=summary,
         headline=headline(summary),
+        gallery=gallery(summary, parts.thumbnails, parts.gists, parts.decides),
         matrix=[
-            {"task": task, "cells": [_cell(model["tasks"].get(task), *ends) for model in models]} for task in tasks
+            {"task": task, "cells": [_cell(model["tasks"].get(task), target, *ends) for model in models]}
+            for task in tasks
         ],
         curve_tasks=[task for task in tasks if task in with_curve],
         origin=origin(summary["provenance"], parts.statistics),
@@ -178,15 +185,15 @@ def headline(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _cell(task: TaskSummary | None, low: float, high: float) -> dict[str, Any]:
+def _cell(task: TaskSummary | None, target_loss: float, low: float, high: float) -> dict[str, Any]:
     """One field of the matrix; ``heat`` 0…1 is where the circuit's edges lie between the study's smallest and largest,
-    given as logarithms."""
+    given as logarithms; ``loss`` the name of the loss by which the task is not solved."""
     if task is None:
         return {"state": "absent"}
     if not task["expressible"]:
         return {"state": "not expressible", "reason": task["reason"]}
     if not task["solved"]:
-        return {"state": "not solved"}
+        return {"state": "not solved", "loss": deciding_loss(task, target_loss)}
     heat = (log_edges(task["n_edges"]) - low) / (high - low) if high > low else 0.0
     return {"state": "solved", "heat": round(heat, 2), "tested": _said(task)}
 

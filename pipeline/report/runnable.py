@@ -15,8 +15,9 @@ from pipeline.report.picture import two_answers
 N_PAIRS = 4  # of the task, to begin with
 
 
-def run_part(circuit: Circuit, means: Mapping[str, Tensor], batch: PairBatch) -> dict[str, Any]:
-    """What ``web/try.js`` needs besides the drawing, as JSON; ``means``: those packed with the model.
+def run_part(circuit: Circuit, means: Mapping[str, Tensor], batch: PairBatch | None) -> dict[str, Any]:
+    """What ``web/try.js`` needs besides the drawing, as JSON; ``means``: those packed with the model; ``batch``: pairs
+    of the task (None: not known).
 
     ``ablated_to``: site key → values of the complement, null where they are the model's means. ``pairs``: tokens of
     both prompts without the first, and the right answer of each; ``answers``: the task's two where all pairs have the
@@ -29,7 +30,7 @@ def run_part(circuit: Circuit, means: Mapping[str, Tensor], batch: PairBatch) ->
         "ablation": circuit.constant_ablation.kind.words,
         "ablated_to": None if same else {key: value.tolist() for key, value in values.items()},
         "answers": list(two_answers(batch) or ()),
-        "pairs": [_pair(batch, pair) for pair in range(min(N_PAIRS, batch.n_pairs))],
+        "pairs": [_pair(batch, pair) for pair in range(min(N_PAIRS, batch.n_pairs))] if batch else [],
     }
 
 

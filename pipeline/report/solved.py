@@ -18,6 +18,13 @@ def is_solved(task: Mapping[str, Any], target_loss: float) -> bool:
     return bool(task["expressible"]) and loss is not None and loss <= target_loss and task["n_edges"] is not None
 
 
+def deciding_loss(task: Mapping[str, Any], target_loss: float) -> str:
+    """Which of a task's two losses of the whole model says whether it is solved: that on validation pairs, above which
+    no circuit is sought (prune's gate), where it is above the target; else that on test pairs."""
+    gate = task["unpruned_validation_loss"]
+    return "unpruned_validation_loss" if gate is not None and gate > target_loss else "unpruned_loss"
+
+
 def solved_tasks(tasks: Mapping[str, TaskSummary]) -> dict[str, TaskSummary]:
     """Those of a model's tasks that the model solves."""
     return {name: task for name, task in tasks.items() if task["solved"]}

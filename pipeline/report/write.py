@@ -18,6 +18,7 @@ from pipeline.model.checkpoint import load_means, load_model
 from pipeline.report.bundle import circuit_bundle, common_part, own_part
 from pipeline.report.drawing import draw_circuit
 from pipeline.report.figures import figures
+from pipeline.report.gallery import gallery_circuits
 from pipeline.report.inputs import ModelRecord, read_explanation, read_record
 from pipeline.report.packed import pack_json
 from pipeline.report.packed_model import pack_model
@@ -26,6 +27,7 @@ from pipeline.report.picture import Picture
 from pipeline.report.runnable import run_part
 from pipeline.report.summary import CircuitTarget, smallest_circuits, summarise
 from pipeline.report.tables import curves_csv, frontier_csv, metrics
+from pipeline.report.thumbnail import thumbnail
 from pipeline.rows import Explanation, Summary
 
 
@@ -66,13 +68,14 @@ def write_report(
     predicts, prediction = prediction_of(records) or (None, {})
     explanations = {record.name: read_explanation(workspace, record.name) for record in records}
     with whole_folder(folder) as partial:
+        found = list(_pack_and_draw(summary, workspace, explanations, task_set, texts, tokenizer, partial / "circuits"))
         parts = PageParts(
             prediction=prediction,
             predicts=predicts,
             histories={record.name: record.history for record in records},
-            bundles=dict(
-                _pack_and_draw(summary, workspace, explanations, task_set, texts, tokenizer, partial / "circuits")
-            ),
+            bundles={key: bundle for key, bundle, _ in found},
+            thumbnails={key: small for key, _, small in found if small},
+            gists=gists(explanations),
             engines=dict(_packed_models(summary, workspace, tokenizer)) if tokenizer else {},
             explained={name: pack_json(common_part(found)) for name, found in explanations.items() if found},
             examples={name: task_set.examples(name, params.report.example_pairs) for name in tasks},
@@ -111,9 +114,10 @@ def _pack_and_draw(
     texts: Sequence[str],
     tokenizer: Tokenizer | None,
     folder: Path,
-) -> Iterator[tuple[tuple[str, str], str]]:
-    """((model, task), packed bundle) of every circuit with a node; draws each task's smallest into ``folder``."""
-    smallest = smallest_circuits(summary)
+) -> Iterator[tuple[tuple[str, str], str, str]]:
+    """((model, task), packed bundle, thumbnail) of every circuit with a node, thumbnails of the gallery's alone; draws
+    each task's smallest into ``folder``."""
+    smallest, chosen = smallest_circuits(summary), gallery_circuits(summary)
     for row in tqdm(summary["models"], desc="pages of circuits"):
         name = row["name"]
         model, means = load_model(workspace.model(name)), load_means(workspace.model(name)) if tokenizer else None
@@ -130,7 +134,19 @@ def _pack_and_draw(
             if found["n_nodes"]:
                 if means:
                     bundle["run"] = run_part(circuit, means, batch)
-                yield (name, task), pack_json(bundle)
+                small = thumbnail(bundle["drawing"], label=f"{task} in {name}") if chosen.get(task) == name else ""
+                yield (name, task), pack_json(bundle), small
+
+
+def gists(explanations: Mapping[str, Explanation | None]) -> dict[tuple[str, str], str]:
+    """(model, task) → the sentence that says what the circuit does, where it was told."""
+    circuits = {
+        (model, task): circuit
+        for model, found in explanations.items()
+        if found
+        for task, circuit in found["circuits"].items()
+    }
+    return {key: circuit["story"]["gist"] for key, circuit in circuits.items() if circuit.get("story")}
 
 
 def _packed_models(summary: Summary, workspace: Workspace, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:

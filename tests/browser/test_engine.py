@@ -160,6 +160,7 @@ def asked_of(engined: Page, **body: Any) -> dict[str, Any]:
 def test_the_engine_answers_what_the_server_answers(engined: Page, session: Session, inside: str) -> None:
     for text in TEXTS:
         body = {"text": text, "circuit": "closing", "inside": inside, "answers": [62, 125], "node": "0.attn_v.5"}
+        body["head"] = [0, 0]
         same(asked_of(engined, **body), session.run(**body))
     off = body | {"off_nodes": ["1.mlp_out.7"], "off_edges": ["0.attn_in.4->0.attn_v.5"], "at": 3, "effects": True}
     same(asked_of(engined, **off), session.run(**off))
@@ -198,6 +199,7 @@ def test_changed_nodes_and_edges_do_what_they_do_in_python(
 
 def test_what_cannot_be_asked_is_said(engined: Page, session: Session) -> None:
     for body in ({"text": ""}, {"text": "a", "circuit": "closing", "off_nodes": ["0.attn_in.0"]},
+                 {"text": "a", "circuit": "closing", "head": [2, 0]},
                  {"text": "a", "circuit": "closing", "answers": [1, 999]}):  # fmt: skip
         with pytest.raises(ValueError) as refused:
             session.run(**body)

@@ -124,6 +124,7 @@ def test_boxes_choose_the_kinds_of_model_in_the_frontier(study: Page) -> None:
 
 
 def test_a_cell_of_the_matrix_opens_its_circuit_and_back_returns_to_the_place(study: Page) -> None:
+    study.click("details:has(> #matrix) > summary")
     study.click("#matrix-table a[href='#/circuit/sparse_a/lists']")
     study.wait_for(f"{SHOWN} === '/circuit/sparse_a/lists'")
     assert study.evaluate("document.querySelector('.shown h1').textContent").startswith("lists")
@@ -133,6 +134,7 @@ def test_a_cell_of_the_matrix_opens_its_circuit_and_back_returns_to_the_place(st
 
 
 def test_arrows_go_through_the_matrix_and_enter_opens_a_circuit(study: Page) -> None:
+    study.click("details:has(> #matrix) > summary")
     study.evaluate("document.querySelector('#matrix-table a.cell').focus()")
     for key in ("ArrowRight", "ArrowDown", "ArrowUp", "ArrowDown"):
         study.key(key)
@@ -156,12 +158,69 @@ def test_no_page_is_wider_than_a_phone(page: Page, report: Path, route: str) -> 
 FOLDED = "document.querySelectorAll('.shown details:not([open])').length"
 
 
-def test_the_study_leads_with_frontier_and_matrix_and_folds_the_rest(study: Page) -> None:
+def test_the_study_leads_with_circuits_then_the_frontier_and_folds_the_rest_below_three_screens(study: Page) -> None:
+    study.viewport(1280, 800)
     mark(study, "sparse_a")
     seen = "[...document.querySelectorAll('.shown section')].filter(e => e.checkVisibility()).map(e => e.id)"
-    assert study.evaluate(seen) == ["frontier", "matrix"]
+    assert study.evaluate(seen) == ["circuits", "frontier"]
     assert study.evaluate("document.querySelectorAll('.shown details[open]').length") == 0
-    assert study.evaluate("document.documentElement.scrollHeight") < 2400
+    assert study.evaluate("document.querySelectorAll('.gallery > li').length") == 2
+    study.evaluate(
+        "(list => { while (list.children.length < 20) list.append(list.children[0].cloneNode(true)); })"
+        "(document.querySelector('.gallery'))"
+    )  # as many as the study has tasks
+    fold = "document.querySelector('.shown details.fold').getBoundingClientRect().top + scrollY"
+    assert 1200 < study.evaluate(fold) < 3 * 800
+
+
+def test_a_click_anywhere_on_a_card_opens_its_circuit(study: Page) -> None:
+    study.click(".gallery > li:nth-child(2) .thumb")
+    study.wait_for(f"{SHOWN}?.endsWith('/lists')")
+    study.wait_for("document.querySelector('.shown [data-mounted] svg')")
+
+
+def test_the_tab_key_goes_from_the_sections_through_the_cards_in_their_order(study: Page) -> None:
+    study.evaluate("document.querySelector('.shown nav a:last-child').focus()")
+    reached = []
+    for _ in range(2):
+        study.key("Tab")
+        reached.append(study.evaluate("document.activeElement.getAttribute('href').split('/').pop()"))
+    assert reached == ["quotes", "lists"]
+    study.key("Enter")
+    study.wait_for(f"{SHOWN}?.endsWith('/lists')")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_cards_words_and_lines_stand_out_from_its_paper(study: Page, dark: bool) -> None:
+    study.dark(dark)
+    colours = study.evaluate(
+        "['li', 'li h3 a', 'li dd', '.chip.yes', '.chip.no'].map(e => getComputedStyle(document.querySelector("
+        "`.gallery ${e}`)).color).concat(['p', 'n', 'dot'].map(e => getComputedStyle(document.querySelector("
+        "`.thumb .${e}`)).stroke))"
+    )
+    paper = study.evaluate("getComputedStyle(document.querySelector('.gallery > li')).backgroundColor")
+    assert min(contrast(colour, paper) for colour in colours[:5]) > 4.5
+    assert min(contrast(colour, paper) for colour in colours[5:]) > 2
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of two colours' luminances, as WCAG counts it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_on_a_phone_the_gallery_is_a_list(page: Page, report: Path) -> None:
+    page.viewport(390, 844, mobile=True)
+    page.goto(report)
+    page.wait_for(SHOWN)
+    lefts = page.evaluate("[...document.querySelectorAll('.gallery > li')].map(e => e.getBoundingClientRect().left)")
+    assert len(lefts) == 2 and len(set(lefts)) == 1
 
 
 def opened(page: Page, section: str) -> bool:
@@ -215,13 +274,19 @@ def test_charts_follow_the_colour_scheme(study: Page) -> None:
 
 def test_without_scripts_the_tables_still_read(page: Page, report: Path) -> None:
     page.javascript(False)
-    page.goto(report)
-    visible = "document.querySelector('#matrix-table').getClientRects().length > 0"
+    page.goto(f"{report.as_uri()}#matrix")
+    visible = "document.querySelector('#matrix-table').checkVisibility()"
     assert page.evaluate(visible)
     page.goto(f"{report.as_uri()}#/model/sparse_a")
     page.wait_for("document.getElementById('/model/sparse_a').textContent.includes('needs scripts')")
     assert page.evaluate("document.getElementById('/model/sparse_a').getClientRects().length > 0")
     assert not page.evaluate(visible)
+
+
+def test_the_page_is_painted_within_a_second(study: Page) -> None:
+    painted = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+    study.wait_for(painted)
+    assert 0 < study.evaluate(painted) < 1000
 
 
 def test_the_page_is_ready_before_two_seconds_of_work(page: Page, report: Path) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,11 +17,9 @@ from pipeline.play.session import Session
 from pipeline.report.bundle import token_texts
 from pipeline.report.write import write_report
 from tests.browser.chromium import Page
+from tests.browser.trying import EDGE, NODE, READY, act, bars, click_node, expected, write
 from tests.play.playing import TOKENIZER, make_session
 from tests.report.conftest import FakeTasks, write_model
-
-NODE, EDGE = "1.mlp_out.7", "0.attn_v.5->0.attn_out.7"
-READY = "document.querySelectorAll('.ct-row').length > 8"
 
 
 @pytest.fixture(scope="module")
@@ -43,39 +39,6 @@ def trying(page: Page, shown: Path) -> Iterator[Page]:
     page.wait_for(READY)
     yield page
     assert page.errors == [] and page.requests == []
-
-
-def write(page: Page, text: str) -> None:
-    page.click(".ct textarea")
-    page.evaluate("document.querySelector('.ct textarea').select()")
-    page.type(text)
-    page.wait_for(f"document.querySelectorAll('.ct-tokens')[0].children.length === {len(text) + 1}")
-
-
-def click_node(page: Page, name: str) -> None:
-    """A click on a node of the drawing, wherever it is."""
-    page.evaluate(f"document.querySelector(\".cd-node[data-name='{name}']\").dispatchEvent("
-                  "new MouseEvent('click', {bubbles: true}))")  # fmt: skip
-
-
-def act(page: Page, name: str, kind: str) -> None:
-    select = f".ct-act select[data-focus='{name}']"
-    page.wait_for(f"document.querySelector({json.dumps(select)})")
-    page.evaluate(f"(e => {{ e.value = '{kind}'; e.dispatchEvent(new Event('change')); }})"
-                  f"(document.querySelector({json.dumps(select)}))")  # fmt: skip
-
-
-def bars(page: Page, which: int) -> dict[str, float]:
-    """Text → probability in percent of the model's (0) or the circuit's (1) likeliest tokens."""
-    rows = f"[...document.querySelectorAll('.ct-choice')[{which}].querySelectorAll('.ct-row')]"
-    width = "parseFloat(row.querySelector('.ct-track span').style.width)"
-    return dict(page.evaluate(f"{rows}.map(row => [row.querySelector('code').title, {width}])"))
-
-
-def expected(reply: dict[str, Any], which: str) -> dict[str, Any]:
-    signs = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣"}
-    texts = [("".join(signs.get(c, c) for c in text), row) for _, text, *row in reply[which]["tokens"]]
-    return {text: pytest.approx(100 * row[-1], abs=0.1) for text, row in texts}
 
 
 def test_a_prompt_of_the_task_is_taken_and_what_is_typed_is_answered_as_python_answers(trying, session):
@@ -126,6 +89,26 @@ def test_a_token_is_chosen_by_keyboard_and_a_heads_attention_is_shown(trying, se
     assert trying.evaluate("document.activeElement.dataset.focus") == "token 1"
     assert bars(trying, 0) == expected(session.run("<ab", at=1, answers=[62, 125]), "model")
     assert trying.evaluate("document.querySelectorAll('.ct-choice')[2].querySelectorAll('.cn-token').length") == 2
+    for key, place in (("ArrowRight", 2), ("Home", 0), ("ArrowLeft", 0), ("End", 3)):
+        trying.key(key)
+        marked = f"document.querySelector(\"[data-focus='token {place}']\")"
+        trying.wait_for(f"{marked}.getAttribute('aria-pressed') === 'true' && document.activeElement === {marked}")
+    assert trying.evaluate("document.querySelectorAll('.ct-tokens button[tabindex=\"0\"]').length") == 1
+
+
+def test_all_nodes_are_listed_and_what_each_does_to_the_answer_where_that_is_asked(trying, session):
+    trying.click(".ct-shown > details > summary")
+    rows = "[...document.querySelectorAll('.ct-node')].map(row => [...row.children].map(e => e.textContent))"
+    assert trying.evaluate(f"{rows}.length") == 16
+    trying.click("[data-focus=weigh]")
+    trying.wait_for(f"{rows}[0].length === 3")
+    effects = session.run("<ab", "closing", answers=[62, 125], effects=True)["effects"]["of"]
+    names = session.circuit("closing").node_names
+    order = sorted(zip(map(abs, effects), names, strict=True), key=lambda row: -row[0])
+    assert trying.evaluate(rows)[0][0] == order[0][1]
+    assert trying.evaluate("document.querySelector('.ct-shown > details').open")
+    trying.click(".ct-node button")
+    trying.wait_for(f"location.hash.includes('{order[0][1]}')")
 
 
 def test_an_empty_prompt_is_said_and_a_phone_needs_no_scrolling_sideways(trying):

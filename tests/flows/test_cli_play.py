@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 
@@ -12,6 +11,7 @@ from starlette.testclient import TestClient
 
 from flows import cli_play
 from pipeline.artifacts import write_json
+from pipeline.circuit import Circuit
 
 
 @pytest.fixture
@@ -50,18 +50,16 @@ def test_no_browser_opens_none(played):
 
 def test_a_circuit_is_played_with_the_pairs_of_its_file(played):
     _, _, _, _, [(_, client)] = played("models/tiny", "--circuit", "found/circuit.json", "--task", TASK, "--port", 0)
-    described = client.get("/circuit/closing").json()
-    assert described["pairs"][0]["texts"] == [">", "}"] and described["why_none"] is None
-    pair = described["pairs"][0]
-    reply = client.post(
-        "/run", json={"text": pair["prompts"][0], "circuit": "closing", "answers": pair["answers"]}
-    ).json()
+    described = client.get("/circuit/closing").json()["run"]
+    assert described["answers"] == [ord(">"), ord("}")] and described["why_none"] is None
+    asked = {"text": described["prompts"][0][0], "circuit": "closing", "answers": described["answers"]}
+    reply = client.post("/run", json=asked).json()
     assert reply["circuit"]["first"][0] > 0.5
 
 
 def test_without_its_file_a_circuit_is_played_and_says_why_it_has_no_examples(played):
     _, _, _, _, [(_, client)] = played("models/tiny", "--circuit", "found", "--port", 0)
-    described = client.get("/circuit/closing").json()
+    described = client.get("/circuit/closing").json()["run"]
     assert described["pairs"] == [] and "closing" in described["why_none"]
 
 
@@ -82,19 +80,21 @@ def test_the_models_own_circuits_are_found_and_those_of_another_checkpoint_left_
 
 
 def test_labels_of_the_stage_explain_are_shown_where_they_are_of_this_checkpoint(played, study):
-    described = json.loads((study / "found/circuit.json").read_text(encoding="utf-8"))
-    key, indices = next(iter(described["nodes"].items()))
-    node, path = f"{key}.{indices[0]}", study / "explanations/tiny.json"
-    in_code = {node: {"label": {"text": "quotes", "weak": True}}}
-    in_task = {"closing": {"nodes": {node: {"task_label": {"text": "2 at `'`, 0 at `␣`", "weak": False}}}}}
-    said = {node: "2 at `'`, 0 at `␣` · in code at large: weak: quotes"}
-    for model_hash, labels in ((described["about"]["model_hash"], said), ("another", {})):
-        write_json(path, {"model_hash": model_hash, "nodes": in_code, "circuits": in_task})
+    circuit = Circuit.load(study / "found")
+    node, path = circuit.node_names[0], study / "explanations/tiny.json"
+    label = {"text": "2 at `'`, 0 at `␣`", "role": "embeds", "score": 1.0, "measure": "AUC", "weak": False}
+    contexts = {"top": [], "bottom": [], "random": [], "label": None}
+    found = {"model": "tiny", "tokens": [], "nodes": dict.fromkeys(circuit.node_names, contexts)}
+    labels = {name: {"task_label": label if name == node else None} for name in circuit.node_names}
+    found["circuits"] = {"closing": {"nodes": labels, "prompts": [], "heads": []}}
+    for model_hash, said in ((circuit.about["model_hash"], label), ("another", None)):
+        write_json(path, found | {"model_hash": model_hash})
         try:
             _, _, _, _, [(_, client)] = played("models/tiny", "--circuit", "found", "--port", 0)
         finally:
             shutil.rmtree(path.parent)
-        assert client.get("/circuit/closing").json()["labels"] == labels
+        explanation = client.get("/circuit/closing").json()["explanation"]
+        assert (explanation and explanation["nodes"][0]["task_label"]) == said
 
 
 def test_a_model_without_circuits_is_played(played):

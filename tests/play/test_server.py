@@ -7,6 +7,7 @@ import json
 import pytest
 from starlette.testclient import TestClient
 
+from pipeline.play.served import model_bundle, served_bundle
 from pipeline.play.server import BODY_BYTES, TEXT_LENGTH, application
 
 PORT = 8710
@@ -21,6 +22,7 @@ def client(session):
 
 def test_a_text_is_answered_as_the_session_answers(client, session):
     asked = TEXT | {"circuit": "closing", "off_nodes": ["0.attn_q.2"], "inside": "model", "at": 3, "node": "0.attn_q.3"}
+    asked |= {"head": [0, 0]}
     reply = client.post("/run", json=asked)
     assert reply.status_code == 200
     assert reply.json() == session.run(**asked)
@@ -29,8 +31,9 @@ def test_a_text_is_answered_as_the_session_answers(client, session):
 def test_the_page_knows_the_circuits_and_a_circuit_is_described(client, session):
     page = client.get("/")
     assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
-    assert '"closing":{"nodes":16,"edges":16}' in page.text
-    assert client.get("/circuit/closing").json() == session.describe("closing")
+    assert 'data-served="closing"' in page.text and "16 nodes, 16 edges" in page.text
+    assert client.get("/circuit/closing").json() == json.loads(json.dumps(served_bundle(session, "closing")))
+    assert client.get("/circuit/").json() == model_bundle(session)
 
 
 @pytest.mark.parametrize("host", [f"127.0.0.1:{PORT}", f"localhost:{PORT}"])

@@ -12,11 +12,13 @@ from pipeline.ablation import Ablation
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.interventions import edge_weights
 from pipeline.data.pairs import PairBatch
+from pipeline.data.tasks import TaskError
 from pipeline.model.record import record
 from pipeline.model.scoring import calibrated, score
+from pipeline.play.served import model_bundle, served_bundle, stored_explanation
 from pipeline.play.session import Inside
-from pipeline.play.switches import PlayError, Switches
-from tests.play.playing import ANSWERS, EDGES, NODES
+from pipeline.play.switches import PlayError, Switches, by_node
+from tests.play.playing import ANSWERS, EDGES
 
 TEXT = "f(<ab"
 CLOSE = {"rel": 2e-3, "abs": 1e-6}  # replies are rounded to 4 significant digits
@@ -81,7 +83,7 @@ def test_a_node_off_in_the_whole_model_has_its_ablation_value_and_all_else_is_li
 def test_an_edge_off_moves_its_target_by_the_weight_times_what_its_source_loses(session, model, circuit, tokens_of):
     """Query 3 of layer 0 reads attn_in 9: by hand, and no other node of the first layer's attention input changes."""
     reply = session.run(TEXT, "closing", off_edges=["0.attn_in.9->0.attn_q.3"], inside=Inside.MODEL)
-    nodes = dict(zip(session.describe("closing")["nodes"], zip(*reply["nodes"].values(), strict=True), strict=True))
+    nodes = dict(zip(circuit.node_names, zip(*reply["nodes"].values(), strict=True), strict=True))
     weight = float(edge_weights(model, "0.attn_in->attn_q")[3, 9])
     source = float(record(model, tokens_of(TEXT))[1]["0.attn_in"][0, -1, 9])
     now, before, _ = nodes["0.attn_q.3"]
@@ -93,7 +95,7 @@ def test_all_parts_off_in_the_circuit_is_the_model_with_everything_ablated(sessi
     nothing = replace(circuit, nodes={}, edges={})
     reply = session.run(TEXT, "closing", circuit.node_names, circuit.edge_names)
     assert_same(reply["circuit"], nothing(model)(tokens_of(TEXT))[0, -1])
-    assert reply["nodes"]["now"] == session.describe("closing")["ablated_to"]
+    assert reply["nodes"]["now"] == pytest.approx(by_node(circuit, circuit.means).tolist(), **CLOSE)
 
 
 def test_values_are_those_that_the_rest_of_the_model_saw(session, model, circuit, tokens_of):
@@ -103,7 +105,7 @@ def test_values_are_those_that_the_rest_of_the_model_saw(session, model, circuit
         reply = session.run(TEXT, "closing", inside=inside, at=3, node="0.attn_in.9")
         seen = (there or values)["0.attn_in"][0, :, 9]
         assert reply["series"]["now"] == reply["series"]["before"] == pytest.approx(seen.tolist(), **CLOSE)
-        at = session.describe("closing")["nodes"].index("0.attn_in.9")
+        at = circuit.node_names.index("0.attn_in.9")
         assert reply["nodes"]["now"][at] == reply["series"]["now"][3]
         assert reply["nodes"]["largest"][at] == pytest.approx(float(seen.abs().max()), **CLOSE)
 
@@ -152,17 +154,17 @@ def test_a_resampled_circuit_plays_with_its_first_draw(session, circuit):
     draws = {key: torch.stack([mean + 1, mean]) for key, mean in circuit.means.items()}
     resampled = replace(circuit, ablations=(AblationValues.resampled(draws),))
     other = replace(session, circuits={"closing": resampled})
-    assert other.describe("closing")["ablation"] == Ablation.RESAMPLE.words
+    assert served_bundle(other, "closing")["run"]["ablation"] == Ablation.RESAMPLE.words
     off = other.run(TEXT, "closing", circuit.node_names)
     assert off["nodes"]["now"] == pytest.approx(
-        [x + 1 for x in session.describe("closing")["ablated_to"]], rel=1e-3, abs=1e-3
+        [x + 1 for x in by_node(circuit, circuit.means).tolist()], rel=1e-3, abs=1e-3
     )
 
 
 def test_a_deciding_circuit_plays_before_the_means_since_one_prompt_has_no_other(session, circuit):
     both = (AblationValues.of(Ablation.COUNTERFACTUAL, circuit.means), AblationValues.at_means(circuit.means))
     deciding = replace(session, circuits={"closing": replace(circuit, ablations=both)})
-    assert deciding.describe("closing")["ablation"] == Ablation.MEAN.words
+    assert served_bundle(deciding, "closing")["run"]["ablation"] == Ablation.MEAN.words
     names = circuit.node_names[:1]
     assert deciding.run(TEXT, "closing", names)["circuit"] == session.run(TEXT, "closing", names)["circuit"]
 
@@ -179,6 +181,9 @@ def test_a_deciding_circuit_plays_before_the_means_since_one_prompt_has_no_other
         ({"answers": [1]}, "allowed: two tokens from 0 to 256"),
         ({"answers": [1, 257]}, "allowed: two tokens from 0 to 256"),
         ({"circuit": None, "off_nodes": ["0.attn_in.1"]}, "choose a circuit first"),
+        ({"circuit": None, "head": [0, 0]}, "choose a circuit first"),
+        ({"head": [2, 0]}, "head 2.0; allowed: 2 layers of 4 heads"),
+        ({"head": [0, -1]}, "head 0.-1; allowed"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_plain_words(session, arguments, said):
@@ -186,15 +191,39 @@ def test_what_cannot_be_done_is_refused_in_plain_words(session, arguments, said)
         session.run(**({"text": TEXT, "circuit": "closing"} | arguments))
 
 
-def test_a_circuit_is_described_by_its_parts_weights_and_prompts(session, model):
-    described = session.describe("closing")
-    assert described["nodes"] == [f"{key}.{i}" for key, indices in NODES.items() for i in indices]
-    assert len(described["ablated_to"]) == len(described["nodes"])
-    weights = dict(zip(described["edges"], described["weights"], strict=True))
-    value = float(edge_weights(model, "1.mlp_in->mlp_neuron")[30, 7])
-    assert weights["1.mlp_in.7->1.mlp_neuron.30"] == pytest.approx(value, **CLOSE)
-    assert described["answers"] == ANSWERS
-    assert described["pairs"] == [{"prompts": ["<ab", "{ab"], "answers": ANSWERS, "texts": [">", "}"]}]
+@pytest.mark.parametrize("inside", Inside)
+def test_a_head_looks_where_its_queries_and_keys_say(session, model, circuit, tokens_of, inside):
+    """By hand: the softmax of q·k/√d_head over the sink and the tokens so far."""
+    run = circuit(model).intervene if inside is Inside.CIRCUIT else None
+    values = record(model, tokens_of(TEXT), run, circuit(model).cuts if run else None)[1]
+    q, k = (values[f"0.attn_{letter}"][0, :, 4:8].double() for letter in "qk")
+    scores = [float(q[3] @ k[key]) / 2 for key in range(4)]
+    powers = [math.exp(score) for score in (float(model.transformer["h"][0].attn.sink_logit[1]), *scores)]
+    expected = [power / sum(powers) for power in powers[1:]]
+    assert session.run(TEXT, "closing", inside=inside, at=3, head=[0, 1])["look"] == pytest.approx(expected, **CLOSE)
+
+
+def test_a_circuits_bundle_has_its_drawing_and_prompts_and_the_models_has_neither(session, circuit):
+    bundle = served_bundle(session, "closing")
+    assert bundle["drawing"]["edges"]["weight"] and bundle["task"] == "closing" and bundle["explanation"] is None
+    assert bundle["run"]["answers"] == ANSWERS and bundle["run"]["prompts"] == [["<ab", "{ab"]]
+    assert [[right for _, right in pair] for pair in bundle["run"]["pairs"]] == [ANSWERS]
+    unknown = replace(session, tasks={"closing": TaskError("closing: no such task")})
+    run = served_bundle(unknown, "closing")["run"]
+    assert run["pairs"] == run["prompts"] == run["answers"] == [] and "no such task" in run["why_none"]
+    assert model_bundle(session)["drawing"] is None and model_bundle(session)["run"]["pairs"] == []
+    with pytest.raises(PlayError, match="no circuit 'brackets'"):
+        served_bundle(session, "brackets")
+
+
+def test_an_explanation_is_served_with_the_circuit_that_it_is_of_alone(session, circuit):
+    def explained(nodes):
+        return replace(session, explanation={"circuits": {"closing": {"nodes": dict.fromkeys(nodes, {})}}})
+
+    ours = explained(circuit.node_names)
+    assert stored_explanation(ours, "closing") is ours.explanation
+    assert stored_explanation(explained(circuit.node_names[1:]), "closing") is None
+    assert stored_explanation(session, "closing") is None
 
 
 def test_a_model_without_circuits_plays(model, session):

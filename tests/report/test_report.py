@@ -171,6 +171,26 @@ def test_the_matrix_says_of_every_task_what_the_summary_says(
     assert "3.750" in text  # the bigram table's loss
 
 
+def test_the_page_begins_with_a_card_for_each_task_that_a_sparse_model_solves(
+    write: Write, models: dict[str, Place], tmp_path: Path
+) -> None:
+    summary = write(models)
+    text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+    begun = text[text.index('<section id="circuits">') : text.index('<section id="frontier">')]
+    cards = re.findall(r"<li data-at.*?</li>", begun, re.S)
+    tasks = summary["models"][1]["tasks"]
+    assert len(cards) == 2
+    for card, task in zip(cards, ("quotes", "lists"), strict=True):
+        dense = summary["frontier"]["per_model"][0]["tasks"][task]["dense_edges"]
+        assert f'<a href="#/circuit/sparse_a/{task}">' in card and '<svg class="thumb"' in card
+        numbers = re.findall(r"<dd.*?</dd>", card)
+        read = [re.sub(r"<.*?>", "", number) for number in numbers]
+        assert read == [count(tasks[task]["n_edges"]), count(dense), nats(tasks[task]["circuit_loss"])]
+        assert card.count('class="chip ') == 6
+    assert "for_while</a> not solved (0.600 nats on validation pairs)" in plain(begun)
+    assert "with_as</a> not expressible" in begun
+
+
 def test_the_page_says_what_minimisation_and_the_learned_ranking_gain(
     write: Write, models: dict[str, Place], tmp_path: Path
 ) -> None:

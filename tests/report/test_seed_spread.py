@@ -65,7 +65,19 @@ def test_the_frontier_joins_two_seeds_and_says_so(summary: Summary) -> None:
 
 def test_the_page_has_the_spread_and_the_seconds_of_one_go(summary: Summary) -> None:
     nothing = dict.fromkeys(
-        ("prediction", "histories", "bundles", "engines", "explained", "examples", "decides", "statistics"), {}
+        (
+            "prediction",
+            "histories",
+            "bundles",
+            "thumbnails",
+            "gists",
+            "engines",
+            "explained",
+            "examples",
+            "decides",
+            "statistics",
+        ),
+        {},
     )
     page = build_page(summary, PageParts(**nothing, predicts=None))
     assert 'data-at="/frontier/seed_spread/0"' in page and "s, again" in page

@@ -35,13 +35,14 @@ const App = (() => {
 
   // The drawing of the page's circuit, at a node if one is asked for.
   async function draw(page, node, query) {
-    const host = page.querySelector("[data-bundle]");
+    const host = page.querySelector("[data-bundle], [data-served]");
     if (!host) return;
-    if (!Packed.has(host.dataset.bundle)) return void (host.textContent = host.dataset.missing);
+    const { bundle: id, served } = host.dataset;
+    if (served === undefined && !Packed.has(id)) return void (host.textContent = host.dataset.missing);
     if (host.dataset.mounted !== undefined && CircuitPage.select) return CircuitPage.select(host, node, query);
     host.setAttribute("aria-busy", "true");
     try {
-      const bundle = await CircuitBundles.of(host.dataset.bundle);
+      const bundle = await (served === undefined ? CircuitBundles.of(id) : CircuitEngines.served(served));
       if (shown !== page) return; // left while it was unpacked
       host.replaceChildren();
       CircuitPage.mount(host, bundle, { node, query });

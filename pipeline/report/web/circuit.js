@@ -2,6 +2,8 @@
 // The page of one circuit, from its bundle alone: the drawing, the panel of the node that is chosen, a walk through one
 // pair of prompts, the attention of its heads, and prompts of one's own where the model is in the page.
 //
+// A bundle without a drawing is of a model without a circuit: the page has prompts alone.
+//
 // CircuitPage.mount(element, bundle, { node, query }), CircuitPage.select(element, node name or null, query),
 // CircuitPage.unmount(element); `query`: the part of the address behind the node, "text=…&by=…": of try.js and look.js
 const CircuitPage = (() => {
@@ -9,10 +11,12 @@ const CircuitPage = (() => {
   const mounted = new WeakMap();
 
   function mount(element, bundle, { node = null, query = "" } = {}) {
-    const nodes = describe(bundle.drawing);
+    if (!bundle.drawing) return mountModel(element, bundle, query);
+    const nodes = describe(bundle.drawing), { source, target } = bundle.drawing.edges;
+    const edges = source.map((from, e) => `${nodes[from].name}->${nodes[target[e]].name}`);
     const stage = make("div", { class: "cp-stage", style: `aspect-ratio:${bundle.drawing.width}/${bundle.drawing.height}` }), panel = make("aside", { class: "cp-panel", "aria-label": "The chosen node" });
     const options = CircuitWords.of(bundle);
-    const page = { bundle, nodes, options, select, labelOf, see, source: "circuit", centre: null, node: null, query: "", look: CircuitLook.first, written };
+    const page = { bundle, nodes, edges, options, select, labelOf, see, source: "circuit", centre: null, node: null, query: "", look: CircuitLook.first, written };
     const stages = make("div", { class: "cp-stages" }, stage), drawn = make("div", { class: "cp-draw" }, stages);
     const left = make("div", { class: "cp-left" }, drawn, key(bundle)), whole = make("div", { class: "cp" }, left, panel);
     element.replaceChildren(whole);
@@ -31,13 +35,14 @@ const CircuitPage = (() => {
       left.prepend(steps.bar);
       left.append(steps.body);
     }
-    const attempt = tryOut(page, left, element.dataset.model);
+    const attempt = tryOut(page, left, element.dataset);
     left.prepend(...CircuitStory.section(page, stage));
     const attention = bundle.explanation && CircuitAttention.section(bundle);
     if (attention) element.append(attention);
     mounted.set(element, { page, show, restore });
     restore(query);
     show(node);
+    if (!query && element.dataset.served !== undefined) attempt.begin();
 
     function leaveFull(event) {
       if (event.key !== "Escape" || !page.look.full) return;
@@ -114,10 +119,24 @@ const CircuitPage = (() => {
     return parts.length ? `?${parts.join("&")}` : "";
   }
 
-  // Prompts of one's own, above the drawing; a sentence where the model is not in this page.
-  function tryOut(page, left, id) {
-    if (page.bundle.run && Packed.has(id)) {
-      const attempt = CircuitTry.section(page, id);
+  // Prompts of one's own to a model without a circuit.
+  function mountModel(element, bundle, query) {
+    const page = { bundle, nodes: [], edges: [], drawing: null, query: "", written, leave() {} };
+    const attempt = CircuitTry.section(page, CircuitEngines.of(page, element.dataset));
+    function written() {
+      history.replaceState(null, "", `#/model/${bundle.model}${page.query}`);
+    }
+    element.replaceChildren(attempt.element);
+    mounted.set(element, { page, show() {}, restore: query => attempt.restore(query) });
+    if (query) attempt.restore(query);
+    else attempt.begin();
+  }
+
+  // Prompts of one's own, above the drawing; a sentence where the model does not run for this page.
+  function tryOut(page, left, where) {
+    const engine = CircuitEngines.of(page, where);
+    if (engine) {
+      const attempt = CircuitTry.section(page, engine);
       left.prepend(attempt.element);
       return attempt;
     }

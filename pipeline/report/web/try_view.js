@@ -1,8 +1,8 @@
 "use strict";
 // What a circuit's page shows of one run: tokens, answers, where a head looks, and what can be changed.
 //
-// CircuitTryView.of(page, state, { patterns(), move(place), change(name, kind, number), undo() }) → elements; the page
-// and the state are those of try.js. CircuitTryView.KINDS: the kinds of change.
+// CircuitTryView.of(page, state, { move(place), change(name, kind, number), undo() }) → elements; the page and the
+// state are those of try.js. CircuitTryView.KINDS: the kinds of change.
 const CircuitTryView = (() => {
   const { make, number, sign, visible, tint } = CircuitElements;
   const ACTS = [
@@ -15,11 +15,12 @@ const CircuitTryView = (() => {
 
   function of(page, state, act) {
     const { reply } = state;
-    return [tokens(reply, act.move), told(page, state),
+    return [tokens(reply, act.move), page.drawing && told(page, state),
       make("div", { class: "ct-choices", "aria-live": "polite" },
         answers("The whole model", reply.model, state.answers),
-        answers("The circuit alone", reply.circuit, state.answers), attention(page, state, act.patterns)),
-      ...changes(page, state, act)];
+        reply.circuit && answers("The circuit alone", reply.circuit, state.answers, ", calibrated"),
+        attention(state)),
+      ...(reply.circuit ? changes(page, state, act) : [])].filter(Boolean);
   }
 
   // A token, and the line's end behind it.
@@ -30,9 +31,19 @@ const CircuitTryView = (() => {
     const most = series ? Math.max(...series.now.map(Math.abs), 1e-12) : 1;
     const colour = i => (series ? `background:${tint(series.now[i] / most)}` : null);
     const title = (text, i) => visible(text) + (series ? `  ${number(series.now[i])}` : "");
-    return make("div", { class: "ct-tokens", role: "group", "aria-label": "Tokens: the answer follows the marked one" },
+    const last = texts.length - 1;
+    const onkeydown = event => {
+      const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      const place = Math.max(0, Math.min(to, last));
+      event.currentTarget.querySelector(`[data-focus="token ${place}"]`).focus();
+      move(place);
+    };
+    const label = "Tokens: the answer follows the marked one; arrow keys move it";
+    return make("div", { class: "ct-tokens", role: "group", "aria-label": label, onkeydown },
       texts.map((text, i) => [make("button", {
-        type: "button", class: "cn-token", "aria-pressed": String(i === at), "data-focus": `token ${i}`,
+        type: "button", class: "cn-token", "aria-pressed": String(i === at), "data-focus": `token ${i}`, tabindex: i === at ? 0 : -1,
         style: colour(i), title: title(text, i), onclick: () => move(i),
       }, shown(text, i)), end(text)]));
   }
@@ -44,36 +55,33 @@ const CircuitTryView = (() => {
       : "Click a token for what comes after it; choose a node in the drawing for its values.");
   }
 
-  function answers(title, { tokens: rows, first }, two) {
+  function answers(title, { tokens: rows, first }, two, how = "") {
     const filled = p => make("span", { style: `width:${100 * p}%` });
     const bar = p => make("span", { class: "ct-track", "aria-hidden": "true" }, filled(p));
     const row = ([id, text, ...p]) => make("div", { class: `ct-row${two.includes(id) ? " answer" : ""}` },
       make("code", { title: visible(text) }, visible(text)), bar(p.at(-1)), make("span", { class: "num" }, arrow(p)));
     const code = id => make("code", {}, visible(rows.find(([token]) => token === id)[1]));
     return make("div", { class: "ct-choice" }, make("h4", {}, title), rows.map(row),
-      first && make("p", { class: "dim" }, "Between the two: ", code(two[0]), ` ${arrow(first)}, `, code(two[1]),
+      first && make("p", { class: "dim" }, `Between the two${how}: `, code(two[0]), ` ${arrow(first)}, `, code(two[1]),
         ` ${arrow(first.map(p => 1 - p))}`));
   }
 
   // Where the chosen node's head looks from the marked token.
-  function attention({ nodes, bundle }, { node, reply: { at, tokens: texts } }, patterns) {
-    const found = nodes.find(({ name }) => name === node);
-    if (!found || !"qkv".includes(found.kind)) return null;
-    const head = Math.floor(Number(node.split(".")[2]) / bundle.drawing.d_head), layer = patterns()[found.layer];
-    const weights = texts.slice(0, at + 1).map((_, key) => layer.weight(head, at, key));
+  function attention({ node, reply: { tokens: texts, at, look: weights } }) {
+    if (!weights) return null;
     const most = Math.max(...weights, 1e-12);
     const token = (text, key) => [make("span", {
       class: "cn-token", style: `background:${tint(weights[key] / most)}`,
       title: `${visible(text)}  ${number(weights[key])}`,
     }, shown(text, key)), end(text)];
-    return make("div", { class: "ct-choice" }, make("h4", {}, `Layer ${found.layer}, head ${head} looks from there at`),
+    return make("div", { class: "ct-choice" }, make("h4", {}, `The head of ${node} looks from there at`),
       make("div", { class: "ct-tokens" }, texts.slice(0, at + 1).map(token)),
       make("p", { class: "dim" }, `${percent(weights.reduce((a, b) => a + b))} of its weight is on tokens.`));
   }
 
-  function changes({ bundle }, state, { change, undo }) {
-    const { node, engine: { circuit } } = state, all = state.changes;
-    const edges = node ? circuit.edges.filter(name => name.split("->").includes(node)) : [];
+  function changes({ bundle, edges: names }, state, { change, undo }) {
+    const { node } = state, all = state.changes;
+    const edges = node ? names.filter(name => name.split("->").includes(node)) : [];
     const named = [...new Set([...all.keys(), ...(node ? [node, ...edges] : [])])];
     const title = all.size ? `Changed: ${all.size} ` : "Change a node or an edge";
     const back = all.size > 0 && make("button", { type: "button", class: "cc-link", onclick: undo }, "undo all");

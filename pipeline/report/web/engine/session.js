@@ -60,7 +60,7 @@ const EngineSession = (() => {
     }
 
     function run(circuit, asked) {
-      const { text, at = null, answers = [], node = null, inside = "circuit", effects = false } = asked;
+      const { text, at = null, answers = [], node = null, inside = "circuit", head = null } = asked;
       const { tokens, nLeftOut } = encode(text), acts = actsOf(circuit, asked), alone = inside === "circuit";
       const known = answers.every(token => token >= 0 && token < shape.vocab_size);
       if (answers.length && (answers.length !== 2 || !known)) {
@@ -80,8 +80,18 @@ const EngineSession = (() => {
         circuit: choice(byItself.logits(place), alone ? changed : null, answers, circuit.calibration),
         nodes: atToken(circuit, now, before, place),
         series: node === null ? null : series(circuit, now, before, node),
-        ...(effects ? { effects: effectsOf(circuit, asked, alone, acts, upTo, now.logits(place)) } : {}),
+        look: head === null ? null : look(circuit, asked, head, place),
+        ...(asked.effects ? { effects: effectsOf(circuit, asked, alone, acts, upTo, now.logits(place)) } : {}),
       };
+    }
+
+    // A head's weights, from one token, on that and all before it.
+    function look(circuit, asked, [layer, head], at) {
+      if (!(layer >= 0 && layer < shape.n_layer && head >= 0 && head < shape.n_head)) {
+        throw new Error(`head ${layer}.${head}; allowed: ${shape.n_layer} layers of ${shape.n_head} heads`);
+      }
+      const weights = patterns(circuit, asked)[layer];
+      return Array.from({ length: at + 1 }, (_, key) => rounded(weights.weight(head, at, key)));
     }
 
     // The weights of all heads in the run that `asked` looks at.
