@@ -14,6 +14,7 @@ from pipeline.artifacts import file_hash, read_json, whole_folder, write_json
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.formats import released, vocabulary
 from pipeline.formats.errors import FormatError
+from pipeline.formats.means import read_means
 from pipeline.formats.tensors import fitted, read_weights, write_shards
 from pipeline.model.checkpoint import save_means, save_model
 from pipeline.model.transformer import Transformer
@@ -110,15 +111,21 @@ def _check_size(tokenizer: Tokenizer | None, model: Transformer, folder: Path) -
 def import_model(folder: Path, out: Path, tokenizer: Path | None = None) -> Foreign:
     """Write a foreign model as a checkpoint of ours into a new folder, whole or not at all; what was read.
 
-    The folder has no means of its nodes: ``sparse-circuits means`` makes them. Raises FileExistsError, FormatError.
+    Means of its nodes come along where they lie beside it; else ``sparse-circuits means`` makes them. Raises
+    FileExistsError, FormatError.
     """
     refuse_existing(out)
+    if folder.is_dir() and not is_foreign(folder) and (folder / HUB_FILE).is_file():
+        raise FormatError(f"{folder}: is one of ours already; copy the folder")
     read = read_foreign(folder, tokenizer)
+    means = read_means(folder, read.model)
     extra = {"name": out.name, "imported_from": read.model.checkpoint, "notes": list(read.notes)}
     with whole_folder(out) as partial:
         if read.tokenizer is not None:
             read.tokenizer.save(partial)
             extra["tokenizer"] = read.tokenizer.hash
+        if means is not None:
+            save_means(means, partial)
         save_model(read.model, partial, extra)
     return read
 

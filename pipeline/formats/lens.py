@@ -36,7 +36,7 @@ def to_transformer_lens(model: Transformer) -> Any:
     try:
         from transformer_lens import HookedTransformer, HookedTransformerConfig
     except ImportError as error:
-        raise FormatError('TransformerLens is not installed; pip install "sparse-circuits[lens]"') from error
+        raise FormatError('TransformerLens 3 is not installed; pip install "sparse-circuits[lens]"') from error
     config = HookedTransformerConfig(
         n_layers=shape.n_layer, d_model=shape.d_model, n_ctx=shape.n_ctx, d_head=shape.d_head, n_heads=shape.n_head,
         d_mlp=shape.d_mlp, d_vocab=model.vocab_size, act_fn="gelu", normalization_type="RMS", device="cpu",

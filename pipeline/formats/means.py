@@ -19,6 +19,7 @@ from pipeline.data.shards import STATS_FILE, TokenStream, token_dtype
 from pipeline.data.sources import open_source
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.formats.errors import FormatError
+from pipeline.formats.rows import BUILDERS, local_texts
 from pipeline.formats.tensors import readable
 from pipeline.model.means import node_means
 from pipeline.model.transformer import Transformer
@@ -114,6 +115,9 @@ def _texts(data: str, params: Params) -> Iterator[str]:
     """The texts of files, of a source of ``params`` by its kind, or of a dataset of the hub."""
     if Path(data).suffix == ".txt":
         yield from _plain(Path(data))
+        return
+    if Path(data).suffix in BUILDERS:
+        yield from local_texts(Path(data))
         return
     lock = LOCK if Path(data).is_absolute() else Path("requirements.lock")  # relative globs lie beside it
     for document in open_source(source_of(data, params), params.seed, lock).documents(frozenset()):

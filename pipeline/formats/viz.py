@@ -126,7 +126,7 @@ def _notes(kept: Mapping[str, Any], path: Path, model: Transformer) -> list[str]
 
 
 def write_viz(circuit: Circuit, path: Path) -> None:
-    """A file with ``circuit_data`` alone: every site's kept indices, by the released names. Edges are not part of it."""
+    """A file with ``circuit_data`` alone: every site's kept indices by the released names, without edges."""
     empty = torch.zeros(0, dtype=torch.long)
     kept = {their_name(key): circuit.nodes.get(key, empty).long().cpu() for key in circuit.means}
     with whole_file(path) as partial:

@@ -49,7 +49,7 @@ def means(model):
 
 def test_a_released_circuit_is_read_with_names_edges_and_halved_losses(model, means, tmp_path):
     kept = {
-        "0.attn.act_in": torch.tensor([3, 1]), "0.attn.v": torch.tensor([2, 5]), "0.attn.q": torch.tensor([], dtype=int),
+        "0.attn.act_in": torch.tensor([3, 1]), "0.attn.v": torch.tensor([2, 5]), "0.attn.q": [],
         "0.attn.resid_delta": [0, 7], "1.mlp.act_in": [0, 7], "1.mlp.post_act": [4, 9], "final_resid": [0, 7],
     }  # fmt: skip
     padded = torch.tensor([[5, 0, 6, 0, 0], [1, 2, 3, 4, 0]])

@@ -16,7 +16,8 @@ TOKENS = torch.randint(280, (2, 12), generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.parametrize("positions", [True, False])
 def test_logits_and_values_at_hooks_are_the_same(small_model, positions):
-    pytest.importorskip("transformer_lens", reason="the extra `lens` is not installed")
+    lens = pytest.importorskip("transformer_lens", reason="the extra `lens` is not installed")
+    assert lens.HookedTransformer
     model = small_model(bigram=False, positions=positions)
     hooked = to_transformer_lens(model)
     logits, cache = hooked.run_with_cache(TOKENS)
