@@ -120,8 +120,8 @@ def _notes(kept: Mapping[str, Any], path: Path, model: Transformer) -> list[str]
     if final is None or len(final) == model.config.d_model:
         return []
     return [
-        f"{path.name}: {FINAL} keeps {len(final)} of {model.config.d_model} channels; the end of the residual stream is "
-        "no site here, the circuit keeps them all"
+        f"{path.name}: {FINAL} keeps {len(final)} of {model.config.d_model} channels; the end of the residual stream "
+        "is no site here, the circuit keeps them all"
     ]
 
 

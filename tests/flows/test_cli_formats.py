@@ -100,7 +100,7 @@ def test_packed_tokens_become_a_folder_of_datasets(own, said):
 
 
 def test_what_cannot_be_done_is_refused_in_one_line(own, refused, pruned, study):
-    shutil.copytree(study / "found", "found")
+    shutil.copytree(study / "found", "found", dirs_exist_ok=True)
     Path("full").mkdir()
     Path("full/file").touch()
     torch.save({"circuit_data": {"9.mlp.post_act": [1]}}, "viz_data.pt")
