@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from flows import cli_draw, cli_list, cli_play, cli_prune, cli_show, cli_validate, environment
+from flows import cli_draw, cli_formats, cli_list, cli_play, cli_prune, cli_show, cli_validate, environment
 from flows.tables import show
 
 app = typer.Typer(
@@ -23,6 +23,9 @@ app.command(epilog=cli_validate.EXAMPLE)(cli_validate.validate)
 app.command(epilog=cli_draw.EXAMPLE)(cli_draw.draw)
 app.command(epilog=cli_show.EXAMPLE)(cli_show.show)
 app.command(epilog=cli_play.EXAMPLE)(cli_play.play)
+app.command("import", epilog=cli_formats.IMPORT_EXAMPLE)(cli_formats.import_)
+app.command(epilog=cli_formats.EXPORT_EXAMPLE)(cli_formats.export)
+app.command(epilog=cli_formats.MEANS_EXAMPLE)(cli_formats.means)
 app.command(epilog="Example: sparse-circuits models --sort l0 --json")(cli_list.models)
 app.command(epilog="Example: sparse-circuits circuits --task bracket_counting --sort n_edges")(cli_list.circuits)
 

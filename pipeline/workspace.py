@@ -23,7 +23,9 @@ from pipeline.data.shards import STATS_FILE
 from pipeline.data.tasks import Task, TaskError, TaskSet, find_task, task_names
 from pipeline.data.tasks.encode import encode_task
 from pipeline.data.tokenizer import SETTINGS_FILE, Tokenizer
-from pipeline.model.checkpoint import load_means, load_model
+from pipeline.formats import is_foreign, read_foreign
+from pipeline.formats.stored_means import MEANS_FILE, read_means
+from pipeline.model.checkpoint import load_model
 from pipeline.model.device import pick_device
 from pipeline.model.record import record
 from pipeline.model.transformer import Cuts, Intervene, Transformer, sees_residual
@@ -37,7 +39,7 @@ class LoadedModel:
     folder: Path
     name: str
     model: Transformer
-    means: dict[str, Tensor]
+    known_means: dict[str, Tensor] | None
     tokenizer: Tokenizer
 
     def __repr__(self) -> str:
@@ -50,18 +52,30 @@ class LoadedModel:
         """The model saved in ``folder``, on the device that ``params`` choose (None: a CPU).
 
         ``tokenizer``: the folder of its tokenizer (None: the model's own, else data/tokens of its workspace). Raises
-        ArtifactError for files that are missing, damaged or do not belong together.
+        ArtifactError for files that are missing, damaged or do not belong together. A folder of another project, such
+        as a released model's, is read as it is (``pipeline.formats``).
         """
-        folder = Path(folder)
-        described = _description_of(folder)
-        model = load_model(folder, pick_device(params.compute) if params else "cpu")
-        means = {key: value.to(model.device) for key, value in load_means(folder).items()}
-        if {key: len(mean) for key, mean in means.items()} != model.widths():
+        folder, device = Path(folder), pick_device(params.compute) if params else torch.device("cpu")
+        if is_foreign(folder):
+            foreign = read_foreign(folder, None if tokenizer is None else Path(tokenizer))
+            model, name = foreign.model.to(device).freeze(), folder.resolve().name
+            loaded = foreign.tokenizer or _tokenizer_of(folder, model, None, None)
+        else:
+            described, model = _description_of(folder), load_model(folder, device)
+            name = described.get("name") or folder.resolve().name
+            loaded = _tokenizer_of(folder, model, described.get("tokenizer"), tokenizer)
+        return cls(folder, name, model, read_means(folder, model), loaded)
+
+    @property
+    def means(self) -> dict[str, Tensor]:
+        """Site key → mean of every node over the pretraining distribution. Raises ArtifactError where there are
+        none."""
+        if self.known_means is None:
             raise ArtifactError(
-                f"{folder}/means.safetensors: sites of other widths than the model's; run pretrain again"
+                f"{self.folder}/{MEANS_FILE}: no such file; the means of a model's nodes, which nodes are ablated to, "
+                f"are made by sparse-circuits means {self.folder} --data TEXT"
             )
-        loaded = _tokenizer_of(folder, model, described.get("tokenizer"), tokenizer)
-        return cls(folder, described.get("name") or folder.resolve().name, model, means, loaded)
+        return self.known_means
 
     def load_task(self, task: str | Path, params: Params | None = None) -> LoadedTask:
         """One task in the model's tokens: a name of the study's twenty, or a file of contrast pairs.

@@ -23,7 +23,8 @@ MODEL = BASE | {"kernels", "data", "model"}
 CIRCUIT = MODEL | {"circuit"}
 # part → the parts of pipeline that it may import besides itself
 ALLOWED = {part: set(BASE) for part in BASE | {"kernels"}}
-ALLOWED |= {"data": BASE | {"model"}, "model": MODEL, "circuit": CIRCUIT, "workspace": CIRCUIT, "planted": CIRCUIT}
+ALLOWED |= {"data": BASE | {"model"}, "model": MODEL, "circuit": CIRCUIT, "planted": CIRCUIT}
+ALLOWED |= {"formats": CIRCUIT, "workspace": CIRCUIT | {"formats"}}
 ALLOWED["example"] = CIRCUIT | {"prune", "workspace"}  # evaluates circuits again on a rounded model
 ALLOWED |= {part: CIRCUIT | {"workspace"} for part in STAGES}
 ALLOWED["validate"] |= {"prune"}  # it prunes its controls

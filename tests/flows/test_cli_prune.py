@@ -197,7 +197,8 @@ def test_missing_and_foreign_means_are_refused(own, refused):
     save_file(means | {"0.attn_q": torch.zeros(3)}, path)
     assert refused(own).startswith("models/tiny/means.safetensors: sites of other widths than the model's")
     path.unlink()
-    assert refused(own) == "models/tiny/means.safetensors: no such file; run pretrain (dvc repro)"
+    assert refused(own).startswith("models/tiny/means.safetensors: no such file; the means of a model's nodes")
+    assert "sparse-circuits means models/tiny --data" in refused(own)
 
 
 def test_a_tokenizer_that_is_missing_or_anothers_is_refused(own, refused, tmp_path):
