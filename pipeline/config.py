@@ -291,6 +291,8 @@ class ExplainConfig(Settings):
     pairs: PositiveInt  # of the test pairs, on which nodes are shown token by token
     pattern_pairs: PositiveInt  # of these, those on which attention patterns are shown
     ablated_pairs: PositiveInt  # of the test pairs, for the loss with a single node ablated
+    label_pairs: PositiveInt  # of the test pairs, from which labels and sentences are made, half of them to check
+    carried_pairs: PositiveInt  # of the test pairs, over which what edges carry is a mean
     most_nodes: PositiveInt  # of a circuit, those of largest effect
     least_score: Fraction  # R² below which a label is none
     margin: Fraction  # R² that a longer label has to have more

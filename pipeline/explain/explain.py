@@ -48,7 +48,7 @@ def explain_circuit(
     ``model_loss``: of the whole model, with nothing ablated, on the pairs of ``ablated_loss``. ``nodes``: name →
     ``model`` and ``circuit`` (values token by token, a list a prompt), ``removed_loss`` (of the circuit without the
     node, on the certificate's pairs; None without a certificate) and ``ablated_loss`` (of the whole model with only
-    this node ablated, on the first ``ablated_pairs``), in nats; ``task_label``, from all pairs
+    this node ablated, on the first ``ablated_pairs``), in nats; ``task_label``, from the first ``label_pairs``
     (``pipeline.explain.task_nodes``); of the ``most_nodes`` of largest effect only. ``story``: of these nodes
     (``pipeline.explain.story``). Raises WrongModelError, CompiledModelError.
     """
@@ -57,7 +57,7 @@ def explain_circuit(
     removed, ablated = circuit.removal_losses, ablated_losses(model, circuit, few)
     effects = removed or ablated  # of a circuit without a certificate, on the model
     shown = sorted(circuit.node_names, key=lambda name: -effects[name])[: config.most_nodes]
-    reading = TaskReading.of(model, circuit, batch, tokenizer, shown) if shown else None
+    reading = TaskReading.of(model, circuit, batch.first(config.label_pairs), tokenizer, shown) if shown else None
     labels = {name: reading.label(name) for name in shown} if reading else {}
     nodes = {
         name: node_runs(runs, *split_node_name(name))
@@ -75,7 +75,7 @@ def explain_circuit(
         "nodes": nodes,
         "heads": heads(model, circuit, runs, 2 * config.pattern_pairs),
         "story": story(reading) if reading else untold(),
-        **flow(model, circuit, batch, few),
+        **flow(model, circuit, batch.first(config.carried_pairs), few),
     }
 
 

@@ -165,7 +165,7 @@ const CircuitPage = (() => {
     return make("div", { class: "cn" }, make("h3", {}, "Its nodes", losses ? ", the most needed first" : ""),
       make("p", { class: "dim" }, "Choose one here or in the drawing. ",
         losses ? `Without any one of them the circuit’s loss of ${number(whole)} grows to what stands at its right. ` : "",
-        bundle.explanation ? "What each does in the task is found by rule, from all test pairs." : "There is no explanation of this model’s nodes: the stage explain has not run."),
+        bundle.explanation ? "What each does in the task is found by rule, from test pairs." : "There is no explanation of this model’s nodes: the stage explain has not run."),
       make("div", { class: "cn-scroll" }, make("table", { class: "cp-nodes" }, make("tbody", {}, order.map(n => make("tr", {},
         make("td", {}, make("button", { type: "button", class: "cc-link", title: nodes[n].spoken, onclick: () => page.select(nodes[n].name) }, nodes[n].name),
           make("span", { class: `dim cs-label${page.labelOf(n).startsWith("weak") ? " weak" : ""}` }, page.labelOf(n))),
