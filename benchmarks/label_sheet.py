@@ -1,6 +1,6 @@
 """A sheet for readers who judge labels: node uses drawn at random, with their label and their values on two pairs.
 
-``python -m benchmarks.label_sheet --seed 20261130 > docs/labels.md``; a use is a node in the circuit of one task of one
+``python -m benchmarks.label_sheet --seed 20261130`` prints it; a use is a node in the circuit of one task of one
 sparse model. A reader sees label and values only, and writes yes or no into the last column of the table.
 """
 
