@@ -26,7 +26,8 @@ const CircuitElements = (() => {
 
   const SIGNS = { "\n": "⏎", "\r": "␍", "\t": "⇥" };
   const sign = text => text.replace(/[\n\r\t]/g, found => SIGNS[found]);
-  const visible = text => sign(text).replace(/ /g, "␣");
+  // Blanks too, three or more of them as their number (pipeline/whitespace.py).
+  const visible = text => sign(text).replace(/ {3,}/g, run => `␣×${run.length}`).replace(/ /g, "␣");
   // A token inside of code: line ends are marked and kept.
   const inCode = text => text.replace(/\r/g, "␍").replace(/\n/g, "⏎\n");
 
