@@ -155,20 +155,23 @@ TaskLabel = TypedDict("TaskLabel", {
 })  # fmt: skip
 
 # What became of the answer of held-out prompts where nodes had their values on the pair's other prompt: the share of
-# prompts that moved, the share of right answers that flipped, how much of the way the mean one went; null: no prompts
+# prompts that moved (``moved_whole``: of those that are not shorter than their pair's other one), the share of right
+# answers that flipped, how much of the way the mean one went; null: no prompts
 StoryNumbers = TypedDict("StoryNumbers", {
-    "moved": float | None, "flips": float | None, "share": float | None, "n_prompts": int,
+    "moved": float | None, "moved_whole": float | None, "flips": float | None, "share": float | None, "n_prompts": int,
 })  # fmt: skip
 
 
 class StorySentence(StoryNumbers):
     """A step of a circuit's flow: ``nodes`` were swapped, ``carriers`` are the channels named with them; ``weak``: it
-    moves too few prompts, also of those that have a place for all of it. The text says so."""
+    moves too few prompts, also of those that have a place for all of it: the text says so. ``apart``: it moves too few
+    of all only because shorter prompts have no place for it: the story's ``limit`` says so."""
 
     text: str
     nodes: list[str]
     carriers: list[str]
     weak: bool
+    apart: bool
 
 
 class StoryOutcome(StoryNumbers):
@@ -177,8 +180,8 @@ class StoryOutcome(StoryNumbers):
     text: str
 
 
-# A circuit told in sentences; the gist is one for a gallery
-Story = TypedDict("Story", {"gist": str, "sentences": list[StorySentence], "all": StoryOutcome})
+# A circuit told in sentences; the gist is one for a gallery, the limit one of the test, empty where it has none
+Story = TypedDict("Story", {"gist": str, "sentences": list[StorySentence], "all": StoryOutcome, "limit": str})
 
 # explanations/<model>.json; tokens are indices into the texts in ``tokens``
 Explanation = TypedDict("Explanation", {

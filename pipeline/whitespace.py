@@ -5,6 +5,9 @@ web/elements.js has the same for pages (``visible``).
 
 from __future__ import annotations
 
+import re
+
+RUN = re.compile(" {3,}")  # blanks that are counted
 SIGNS = str.maketrans({"\r": "␍", "\t": "⇥", "\n": "⏎"})
 
 
@@ -14,5 +17,5 @@ def visible(text: str) -> str:
 
 
 def all_visible(text: str) -> str:
-    """A token or an answer with its spaces written out too."""
-    return visible(text).replace(" ", "␣")
+    """A token or an answer with its spaces written out too, three or more of them as their number: ``␣×7``."""
+    return RUN.sub(lambda run: f"␣×{len(run[0])}", visible(text)).replace(" ", "␣")

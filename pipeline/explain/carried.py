@@ -9,13 +9,15 @@ An edge *carries* weight × difference of its source at the position at which it
 to its target on the first prompt more than on the second. Behind attention the source is what the head brings to that
 position, Σ pattern · value over all tokens. Its *effect* is weight × difference · slope of its target, summed over
 positions, so that what a head averages counts whole: to first order, the logits by which it moves the two prompts'
-answers apart. Both are means over pairs.
+answers apart. Its *side* is 1 where its source is farther from 0 on the prompt with the first answer, at the position
+at which its target decides, else −1. An edge *pushes* the first answer where effect and side have the same sign: it
+speaks for the right answer of the prompt that it is strong on. All are means over pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float, Int
@@ -36,12 +38,27 @@ ByKey = Mapping[str, Float[Tensor, " _n"]]  # site or edge key → a number for 
 @dataclass(frozen=True)
 class Carried:
     """Means over pairs. ``edges``: what each edge carries, in its target's units; ``effects``: of each edge, in logits;
-    ``nodes``: effects of each node's own difference; ``direct``: the same of each write, by itself at the end."""
+    ``nodes``: effects of each node's own difference; ``direct``: the same of each write, by itself at the end.
+    ``sides`` of edges and ``direct_sides`` of writes: how much farther from 0 they are on the prompt
+    with the first answer."""
 
     edges: ByKey
     effects: ByKey
     nodes: ByKey
     direct: ByKey
+    sides: ByKey
+    direct_sides: ByKey
+
+    @property
+    def pushes(self) -> ByKey:
+        """Of each edge, the size of what it carries: positive where it pushes the first answer, else negative."""
+        signs = {key: effect.sign() * self.sides[key].sign() for key, effect in self.effects.items()}
+        return {key: number.abs() * signs[key] for key, number in self.edges.items()}
+
+    @property
+    def direct_pushes(self) -> ByKey:
+        """The same of each write by itself at the end, in logits."""
+        return {key: effect * self.direct_sides[key].sign() for key, effect in self.direct.items()}
 
 
 def carried(model: Transformer, circuit: Circuit, batch: PairBatch) -> Carried:
@@ -50,7 +67,7 @@ def carried(model: Transformer, circuit: Circuit, batch: PairBatch) -> Carried:
     batch = batch.to(model.device)
     signs, pairs = orientation(batch), torch.arange(batch.n_pairs, device=model.device)
     parts = [_part(model, circuit, batch.take(some), signs[some]) for some in pairs.split(PAIRS_AT_ONCE)]
-    columns = [[getattr(part, kind) for part in parts] for kind in ("edges", "effects", "nodes", "direct")]
+    columns = [[getattr(part, each.name) for part in parts] for each in fields(Carried)]
     return Carried(*({key: sum(part[key] for part in of) / len(pairs) for key in of[0]} for of in columns))
 
 
@@ -67,19 +84,24 @@ def _part(model: Transformer, circuit: Circuit, batch: PairBatch, signs: Float[T
     aligned = Aligned(counterparts(batch)[::2], signs)
     steep = {key: aligned.mean(slopes[key][..., index]) for key, index in circuit.nodes.items()}
     apart = {key: aligned.difference(values[key][..., index]) for key, index in circuit.nodes.items()}
-    edges, effects = dict[str, Tensor](), dict[str, Tensor]()
+    edges, effects, sides = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
     for key, ends in circuit.edges.items():
         source, target = sites_of(key)
         at = torch.searchsorted(circuit.nodes[target], ends[:, 1].contiguous())  # nodes are ascending
         weight = edge_weights(model, key)[ends[:, 1], ends[:, 0]].detach().float()
-        brought = aligned.difference(_source(model, values, source)[..., ends[:, 0]]) * weight
+        sources = _source(model, values, source)[..., ends[:, 0]]
+        brought = aligned.difference(sources) * weight
         place = (steep[target] * apart[target]).abs().argmax(1)[:, at]
         edges[key] = brought.gather(1, place[:, None]).sum((0, 1)).cpu()
+        sides[key] = aligned.difference(sources.abs()).gather(1, place[:, None]).sum((0, 1)).cpu()
         effects[key] = (brought * steep[target][..., at]).sum((0, 1)).cpu()
     nodes = {key: (steep[key] * apart[key]).sum((0, 1)).cpu() for key in circuit.nodes}
     writes = {key: index for key, index in circuit.nodes.items() if split_site_key(key)[1].writes_residual}
-    final = aligned.mean(slopes[FINAL])
-    return Carried(edges, effects, nodes, {k: (final[..., i] * apart[k]).sum((0, 1)).cpu() for k, i in writes.items()})
+    final, end = aligned.mean(slopes[FINAL]), batch.last[::2, None]
+    direct = {key: (final[..., index] * apart[key]).sum((0, 1)).cpu() for key, index in writes.items()}
+    farther = {key: aligned.difference(values[key][..., index].abs()) for key, index in writes.items()}
+    at_end = {key: x[torch.arange(len(x), device=x.device), end[:, 0]].sum(0).cpu() for key, x in farther.items()}
+    return Carried(edges, effects, nodes, direct, sides, at_end)
 
 
 @dataclass(frozen=True)

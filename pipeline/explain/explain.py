@@ -28,7 +28,7 @@ from pipeline.explain.labels import Labeller
 from pipeline.explain.places import Places
 from pipeline.explain.prompts import PromptRuns, node_runs, prompts
 from pipeline.explain.rounding import rounded
-from pipeline.explain.story import story, untold
+from pipeline.explain.story import named_by, story, untold
 from pipeline.explain.task_nodes import TaskReading
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
@@ -43,7 +43,7 @@ def explain_circuit(
     model: Transformer, circuit: Circuit, batch: PairBatch, tokenizer: Tokenizer, config: ExplainConfig
 ) -> Explained:
     """One circuit on test pairs: ``model_loss``, ``prompts``, ``nodes``, ``heads``, ``story``, and of
-    ``pipeline.explain.flow`` ``carried``, ``paths``, ``order``, ``sizes``.
+    ``pipeline.explain.flow`` ``carried``, ``pushes``, ``paths``, ``order``, ``sizes``, ``size_pairs``.
 
     ``model_loss``: of the whole model, with nothing ablated, on the pairs of ``ablated_loss``. ``nodes``: name →
     ``model`` and ``circuit`` (values token by token, a list a prompt), ``removed_loss`` (of the circuit without the
@@ -69,13 +69,14 @@ def explain_circuit(
         for name in shown
     }
     answers = {token: tokenizer.decode([token]) for token in runs.batch.answers.flatten().tolist()}
+    told = story(reading) if reading else untold()
     return {
         "model_loss": rounded(mean_loss(score(model, few))),
         "prompts": prompts(runs, circuit, answers),
         "nodes": nodes,
         "heads": heads(model, circuit, runs, 2 * config.pattern_pairs),
-        "story": story(reading) if reading else untold(),
-        **flow(model, circuit, batch.first(config.carried_pairs), few),
+        "story": told,
+        **flow(model, circuit, batch.first(config.carried_pairs), few, named_by(told["sentences"])),
     }
 
 

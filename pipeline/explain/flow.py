@@ -8,16 +8,17 @@ here by removing edges one after the other; their loss is measured. Larger ones 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.explain.carried import ByKey, carried
-from pipeline.explain.paths import deciding_paths
+from pipeline.explain.paths import deciding_paths, of_nodes
 from pipeline.explain.rounding import rounded
 from pipeline.model.scoring import mean_loss
 from pipeline.model.transformer import Transformer
+from pipeline.sites import node_name
 
 NOTHING = 1e-3  # share of the largest that an edge of its kind carries, below which it carries 0
 CHANCE = 0.693  # nats: smaller ones know nothing
@@ -27,20 +28,26 @@ PART = 16
 POINTS = 40  # sizes that are told, about
 
 
-def flow(model: Transformer, circuit: Circuit, batch: PairBatch, few: PairBatch) -> dict[str, Any]:
-    """``carried``: what each edge carries (``pipeline.explain.carried``), to three digits, in the order of
-    ``circuit.edge_names``; ``paths``: those that decide, as node names; ``order``: numbers of the edges, those
-    first that are removed last; ``sizes``: [edges, task loss in nats on the pairs of ``few``] of circuits of the first
-    edges of that order, the largest first. Raises WrongModelError, CompiledModelError."""
+def flow(
+    model: Transformer, circuit: Circuit, batch: PairBatch, few: PairBatch, named: Collection[str] | None = None
+) -> dict[str, Any]:
+    """``carried``: what each edge carries (``Carried.pushes``: positive where it pushes the first answer), to three
+    digits, in the order of ``circuit.edge_names``; ``pushes``: node → the same of what it writes into the answer, in
+    logits; ``paths``: those that decide, as node names, through ``named`` nodes only; ``order``: numbers of the edges,
+    those first that are removed last; ``sizes``: [edges, task loss in nats on the pairs of ``few``] of circuits of the
+    first edges of that order, the largest first; ``size_pairs``: how many. Raises WrongModelError,
+    CompiledModelError."""
     if not circuit.n_edges:
-        return {"carried": [], "paths": [], "order": [], "sizes": []}
+        return {"carried": [], "pushes": {}, "paths": [], "order": [], "sizes": [], "size_pairs": few.n_pairs}
     found = carried(model, circuit, batch)
     order, sizes = shrunk(model, circuit, most_needed(circuit, found.effects), few)
     return {
-        "carried": [number for key in circuit.edges for number in short_numbers(found.edges[key].tolist())],
-        "paths": deciding_paths(circuit, found, model.config.d_head),
+        "carried": [number for key in circuit.edges for number in short_numbers(found.pushes[key].tolist())],
+        "pushes": {node_name(*node): rounded(x) for node, x in of_nodes(circuit, found.direct_pushes).items() if x},
+        "paths": deciding_paths(circuit, found, model.config.d_head, named),
         "order": order,
         "sizes": sizes,
+        "size_pairs": few.n_pairs,
     }
 
 

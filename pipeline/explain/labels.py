@@ -171,8 +171,8 @@ class Labeller:
             (first,) = self._names(order[:1])
             return f"by {WHICH[lag]} token: {direction(away[order[0]])} for {first} far more than for any other"
         order = away.argsort(descending=True).tolist()
-        high, low = (", ".join(self._names(some)) for some in (order[:NAMED], order[: -NAMED - 1 : -1]))
-        return f"by {WHICH[lag]} token: high for {high}; low for {low}"
+        high, low = (" and ".join(self._names(some)) for some in (order[:NAMED], order[: -NAMED - 1 : -1]))
+        return f"by {WHICH[lag]} token: high for {high} – low for {low}"
 
     def _names(self, tokens: Sequence[int]) -> list[str]:
         return [quoted(self.places.tokenizer.decode([token])) for token in tokens]

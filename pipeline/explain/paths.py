@@ -4,12 +4,13 @@ A path begins at a read that no write of the circuit feeds, and ends with a writ
 along edges, from a query or a key to the writes that its head's values make, and from a write to later reads of its
 residual channel. Each step is as wide as its effect towards the right answer is large (``pipeline.explain.carried``);
 one from a write to a read as the smaller of both; a path as its narrowest step. Then its width is taken from each of
-its steps, and the next widest follows.
+its steps, and the next widest follows. A path goes only through nodes that the story of the circuit names, so that
+the drawing shows what the sentences say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.graph import Node, Subgraph, ends, half_of, reads
@@ -23,9 +24,14 @@ ANSWER: Node = ("answer", 0)  # where all paths end
 PathStep = tuple[Node, Node]
 
 
-def deciding_paths(circuit: Circuit, found: Carried, d_head: int) -> list[list[str]]:
-    """Names of the nodes of each path, in forward order; none where no step moves the answer the right way."""
+def deciding_paths(
+    circuit: Circuit, found: Carried, d_head: int, within: Collection[str] | None = None
+) -> list[list[str]]:
+    """Names of the nodes of each path, in forward order, all of them ``within`` those (None: any); none where no step
+    moves the answer the right way."""
     width, paths, first = steps(circuit, found, d_head), list[list[str]](), 0.0
+    if within is not None:
+        width = {step: w for step, w in width.items() if all(n == ANSWER or node_name(*n) in within for n in step)}
     starts = starts_of(circuit)
     while len(paths) < MOST_PATHS:
         path, wide = widest(width, starts)

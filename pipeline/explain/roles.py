@@ -2,7 +2,7 @@
 
 A node that reads the residual stream *embeds* or *passes on*; a query or a key *detects*; a value and what is written
 from it is *copied* from one place or *averaged*; a neuron *thresholds*, *inverts* or *detects*; a write that nothing in
-the circuit reads any more *writes the answer*.
+the circuit reads any more *pushes* an answer.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pipeline.sites import Site, node_name, split_site_key
 
 ONE_PLACE = 0.5  # share of a head's look on one place from which it copies
 NO_LOOK = 1e-9  # weight on all tokens, below which a head looks nowhere
+NEARLY_ALL = 0.9  # of the larger mean, from which a write is as far from 0 on both sides
 NEARLY_ZERO = 0.1  # of the larger mean, below which a neuron is off
 MOST_NAMED = 2  # sources that a role names
 
@@ -140,18 +141,33 @@ class Roles:
         return f"passes on {named([node_name(*each) for each, _ in into])}"
 
     def _of_write(self, node: Node) -> str:
-        """Whether a write leads to the answer alone, and which answer it speaks for where it is high."""
-        answer = self.written_answer(node)
-        return "" if answer is None else f"writes the answer: high for {self.words.quoted(answer)}"
+        """```pushes `+=` after `""```: which answer a write that leads to the answer alone speaks for, and when."""
+        pushed = self.pushed(node)
+        if pushed is None:
+            return ""
+        answer, side = pushed
+        if side is None:
+            when = "on both prompts"
+        elif self.words.after:
+            when = self.words.when(side)
+        else:
+            when = f"where it is {'right' if answer == self.words.answers[side] else 'wrong'}"
+        return f"pushes {self.words.quoted(answer)} {when}"
 
-    def written_answer(self, node: Node) -> int | None:
-        """The answer that a write speaks for where it is high; None where something in the circuit reads it later."""
+    def pushed(self, node: Node) -> tuple[int, int | None] | None:
+        """The answer that a write pushes at the end where it is farther from 0, and the side that it is so on (None: as
+        far on both); None where something in the circuit reads it later."""
         if self.leads_on(node):
             return None
-        slopes = self.values.slopes[node_name(*node)]
-        at_end = slopes[torch.arange(len(slopes)), self.values.batch.last]
-        towards_a = float(at_end[self.words.sides[0]].mean()) > 0
-        return self.words.answers[0 if towards_a else 1]
+        rows = torch.arange(len(self.values.batch.last))
+        values, slopes = (
+            of[node_name(*node)][rows, self.values.batch.last] for of in (self.values.nodes, self.values.slopes)
+        )
+        means = [float(values[side].mean()) for side in self.words.sides]
+        side = int(abs(means[1]) > abs(means[0]))
+        right = means[side] * float(slopes[self.words.sides[side]].mean()) > 0  # the right answer's logit rises
+        both = means[0] * means[1] > 0 and abs(means[1 - side]) >= NEARLY_ALL * abs(means[side])
+        return self.words.answers[side if right else 1 - side], None if both else side
 
     def _of_neuron(self, node: Node, statement: TaskStatement | None) -> str:
         into = self.sources.get(node, [])

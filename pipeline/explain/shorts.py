@@ -46,8 +46,7 @@ class Shorts:
             return STEADY
         if not statement.of_sides:
             return self._place(statement.place, None)
-        larger = 0 if abs(statement.means[0]) >= abs(statement.means[1]) else 1
-        words = self.roles.words
+        larger, words = statement.larger, self.roles.words
         sides = words.apart(statement.place) or words.conditions
         named = [side for side in (sides[larger], sides[1 - larger]) if side not in (OTHERS, "otherwise")]
         return first_of(named[0])
@@ -92,27 +91,17 @@ class Shorts:
         into = self.roles.sources.get(node, [])
         if not into:
             return STEADY
-        answer = self._pushed(node, statement)
-        if answer is not None:
-            return f"→ {self.roles.words.quoted(answer)}"
+        pushed = self.roles.pushed(node)
+        if pushed is not None:
+            return f"→ {self.roles.words.quoted(pushed[0])}"
         source = into[0][0]
         return self.brings(source) if split_site_key(source[0])[1] is Site.ATTN_V else self.what(statement)
 
-    def _pushed(self, node: Node, statement: TaskStatement | None) -> int | None:
-        """The answer that a write speaks for where it is far from 0: where it is negative, not the one that it is high
-        for. None where something in the circuit reads it later."""
-        high_for = self.roles.written_answer(node)
-        if high_for is None or statement is None or max(statement.means, key=abs) >= 0:
-            return high_for
-        first, second = self.roles.words.answers
-        return second if high_for == first else first
-
 
 def first_of(listed: str) -> str:
-    """The first of several tokens, with an ellipsis for the others: ```[`, …``."""
-    head, more, _ = listed.partition("`, `")
-    head, again, _ = head.partition("` or `")
-    return f"{head}`, …" if more or again else listed
+    """The first of several tokens, with an ellipsis for the others: ```[` …``."""
+    head, more, _ = listed.partition("` or `")
+    return f"{head}` …" if more else listed
 
 
 def clipped(words: str) -> str:

@@ -6,16 +6,18 @@ the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Set
 
 import torch
 
+from pipeline.explain.roles import Roles
 from pipeline.explain.rounding import HUNDREDTHS
 from pipeline.explain.story_steps import FlowStep, FlowSteps, joined
-from pipeline.explain.story_words import StoryWords
+from pipeline.explain.story_words import StoryWords, heads_in_words, numbered, together
 from pipeline.explain.swaps import Outcome, Swaps
 from pipeline.explain.task_nodes import TaskReading
 from pipeline.rows import Story, StoryNumbers, StoryOutcome, StorySentence
+from pipeline.sites import Site, split_node_name, split_site_key
 
 MOST_PAIRS = 64  # of each half
 MOST_SENTENCES = 7
@@ -36,18 +38,23 @@ def story(reading: TaskReading) -> Story:
     outcomes = [check(step.nodes) if check else NOT_CHECKED for step in steps]
     sentences = [sentence(step, words, outcome) for step, outcome in zip(steps, outcomes, strict=True)]
     nodes = [name for step in steps for name in step.nodes]
-    named = {*nodes, *(name for step in steps for name in step.carriers)}
     every = check(nodes) if check and nodes else NOT_CHECKED
     return {
         "gist": words.gist(steps) if steps else NO_STEP,
         "sentences": sentences,
-        "all": whole(every, reading.circuit.n_nodes - len(named), reading.circuit.n_nodes),
+        "all": whole(every, reading.circuit.node_names, named_by(sentences), reading.roles),
+        "limit": limit(sentences, every.shorter),
     }
+
+
+def named_by(sentences: Iterable[StorySentence]) -> set[str]:
+    """The nodes that sentences are about."""
+    return {name for each in sentences for name in (*each["nodes"], *each["carriers"])}
 
 
 def untold() -> Story:
     """The story of a circuit without nodes."""
-    return {"gist": NO_NODE, "sentences": [], "all": {"text": "", **numbers(NOT_CHECKED)}}
+    return {"gist": NO_NODE, "sentences": [], "all": {"text": "", **numbers(NOT_CHECKED)}, "limit": ""}
 
 
 def halves(reading: TaskReading, half: int) -> Swaps | None:
@@ -77,37 +84,85 @@ def sentence(step: FlowStep, words: StoryWords, outcome: Outcome) -> StorySenten
     """A step's sentence, which says where swapping moves too few prompts."""
     text, weak = words.sentence(step), (outcome.moved_whole or 0.0) < MIN_MOVED
     if outcome.moved is None:
-        text += " There was no pair to check this on."
-    elif outcome.moved < MIN_MOVED:
-        text += f" Swapping it moves the answer in {percent(outcome.moved)} of prompts only{why_few(outcome)}."
+        text = also(text, "There was no pair to check this on.")
+    elif weak:
+        text = also(text, f"Swapping it moves the answer in {percent(outcome.moved_whole or 0.0)} of prompts only.")
     nodes, carriers = list(step.nodes), list(step.carriers)
-    return {"text": text, "nodes": nodes, "carriers": carriers, "weak": weak, **numbers(outcome)}
+    few = outcome.moved is not None and outcome.moved < MIN_MOVED
+    return {
+        "text": text,
+        "nodes": nodes,
+        "carriers": carriers,
+        "weak": weak,
+        "apart": few and not weak,
+        **numbers(outcome),
+    }
 
 
-def why_few(outcome: Outcome) -> str:
-    """The reason where a step moves too few prompts because it has no place in the shorter ones."""
-    some = outcome.moved_whole or 0.0
-    reason = "the shorter prompt of a pair has no place for all of it; of the others"
-    return f": {reason}, {percent(some)} move" if some >= MIN_MOVED else ""
+def also(text: str, more: str) -> str:
+    """Two sentences, of which the first may end with a token and without a full stop."""
+    return f"{text} {more}" if text.endswith(".") else f"{text} – {more[0].lower()}{more[1:]}"
 
 
-def whole(outcome: Outcome, n_left: int, n_nodes: int) -> StoryOutcome:
-    """What swapping all steps at once did, and how many nodes no sentence names."""
-    verb = "is" if n_left == 1 else "are"
-    why = "much the same for both prompts of a pair, or hardly moving the answer"
-    text = f"{n_left} of {n_nodes} nodes {verb} not mentioned: {why}." if n_left else ""
+def limit(sentences: Sequence[StorySentence], shorter: float) -> str:
+    """That some prompts are counted apart, where they are: the shorter ones of their pairs."""
+    apart = {n: each["moved"] or 0.0 for n, each in enumerate(sentences, start=1) if each["apart"]}
+    if not apart:
+        return ""
+    steps = either_step(list(apart))
+    least, most = percent(min(apart.values())), percent(max(apart.values()))
+    return (
+        f"{percent(shorter)} of the prompts are shorter than their pair’s other one and have no place for all of "
+        f"{steps} (*), counted on the others; of all prompts {least if least == most else f'{least} to {most}'} move."
+    )
+
+
+def either_step(numbers: Sequence[int]) -> str:
+    """``step 2``, ``steps 1, 2 and 4``."""
+    return f"step{'s' * (len(numbers) > 1)} {together([str(number) for number in numbers])}"
+
+
+def whole(outcome: Outcome, nodes: Sequence[str], named: Set[str], roles: Roles) -> StoryOutcome:
+    """What swapping all steps at once did, and which nodes no sentence is about: heads and neurons by name."""
+    left = [name for name in nodes if name not in named]
+    text = ""
+    if left:
+        among, about = units_in_words(left, named, roles), f"are about {len(nodes) - len(left)} of {len(nodes)} nodes"
+        others = "the other one is" if len(left) == 1 else "the others are"
+        why = "much the same for both prompts of a pair, or hardly moving the answer"
+        text = f"The steps {about}; {others} {why}{among and f', among them {among}'}."
     if outcome.flips is not None:
-        others = f"{outcome.n_prompts} prompts that the sentences were not made from"
-        text = f"All steps swapped at once flip {percent(outcome.flips)} of the right answers on {others}. {text}"
+        pairs = f"{outcome.n_prompts} prompts that the sentences were not made from"
+        text = f"All steps swapped at once flip {percent(outcome.flips)} of the right answers on {pairs}. {text}"
     return {"text": text.strip(), **numbers(outcome)}
+
+
+def units_in_words(left: Sequence[str], named: Set[str], roles: Roles) -> str:
+    """The heads of which no node is named, and the neurons, among those that are left."""
+    nodes = [(split_node_name(name), name) for name in left]
+    in_steps = {roles.head(node) for node in map(split_node_name, named) if site_of(node[0]).in_head}
+    heads = list(dict.fromkeys(roles.head(node) for node, _ in nodes if site_of(node[0]).in_head))
+    heads = [head for head in heads if head not in in_steps]
+    neurons = [name for node, name in nodes if site_of(node[0]) is Site.MLP_NEURON]
+    said = (heads_in_words(heads) if heads else "", numbered("neuron", neurons) if neurons else "")
+    return " and ".join(filter(None, said))
+
+
+def site_of(key: str) -> Site:
+    return split_site_key(key)[1]
 
 
 def numbers(outcome: Outcome) -> StoryNumbers:
     """An outcome as it is kept."""
-    moved, flips, share = (
-        None if value is None else round(value, HUNDREDTHS) for value in (outcome.moved, outcome.flips, outcome.share)
-    )
-    return {"moved": moved, "flips": flips, "share": share, "n_prompts": outcome.n_prompts}
+    found = (outcome.moved, outcome.moved_whole, outcome.flips, outcome.share)
+    moved, moved_whole, flips, share = (None if value is None else round(value, HUNDREDTHS) for value in found)
+    return {
+        "moved": moved,
+        "moved_whole": moved_whole,
+        "flips": flips,
+        "share": share,
+        "n_prompts": outcome.n_prompts,
+    }
 
 
 def percent(share: float) -> str:

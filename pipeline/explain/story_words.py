@@ -12,6 +12,7 @@ from pipeline.explain.story_steps import FlowPart, FlowStep
 from pipeline.explain.task_nodes import TaskReading
 from pipeline.explain.task_values import Head
 from pipeline.explain.task_words import OTHERS, OTHERWISE
+from pipeline.explain.words import ended
 from pipeline.sites import Site, split_node_name, split_site_key
 
 MOST_NAMED = 4  # nodes of a group that a sentence names, and heads that the gist names
@@ -28,7 +29,7 @@ class StoryWords:
         self.reading, self.words, self.roles, self.falls = reading, reading.words, reading.roles, falls
 
     def sentence(self, step: FlowStep) -> str:
-        """``Channels 834 and 860 read `␣[[`; channel 834 is 4.9 at `␣[[`, −1.9 at `␣[`.``"""
+        """``Channels 834 and 860 read `␣[[` – channel 834 is 4.9 at `␣[[` and −1.9 at `␣[```."""
         tell = {
             FlowPart.READ: self._read,
             FlowPart.MOVE: self._move,
@@ -36,7 +37,7 @@ class StoryWords:
             FlowPart.WRITE: self._write,
         }
         text = tell[step.part](step)
-        return f"{text[0].upper()}{text[1:]}."
+        return ended(f"{text[0].upper()}{text[1:]}")
 
     def _read(self, step: FlowStep) -> str:
         said = self._by_place(step.nodes, lambda names, place: f"{channels(names)} {verb(names, 'read')} {read(place)}")
@@ -45,11 +46,19 @@ class StoryWords:
 
     def _move(self, step: FlowStep) -> str:
         ways = grouped(self.heads(step), self.roles.way)
-        said = "; ".join(f"{heads_in_words(heads)} {agree(way, len(heads) > 1)}" for way, heads in ways.items())
+        said = " and ".join(f"{heads_in_words(heads)} {agree(way, len(heads) > 1)}" for way, heads in ways.items())
         values = [name for name in step.nodes if site_of(name) is Site.ATTN_V]
         into = [name for name in step.carriers if not site_of(name).reads_residual]
-        said += f", into {channels(into)}" if into else ""
-        return f"{self._reading(step)}{said}{self._example('value channel', values)}"
+        said += f" into {channels(into)}" if into else ""
+        shown = [name for name in values if self._looked_at(name)]
+        return f"{self._reading(step)}{said}{self._example('value channel', shown)}"
+
+    def _looked_at(self, name: str) -> bool:
+        """Whether a value is far from 0 where its head looks; a head of one side's tokens shows no other side's."""
+        look, statement = self.roles.looked_at(self.roles.head(split_node_name(name))), self.reading.statements[name]
+        if look is None or look[1] is None or statement is None or not statement.of_sides:
+            return True
+        return statement.larger == look[1]
 
     def _combine(self, step: FlowStep) -> str:
         said = self._by_place(step.nodes, self._fire)
@@ -75,7 +84,7 @@ class StoryWords:
         return f"{said}{self._example('channel', step.nodes)}"
 
     def answers(self) -> str:
-        """```]]⏎` after `␣[[`, `]⏎` after `␣[```; nothing where there are more than two."""
+        """```]]⏎` after `␣[[` and `]⏎` after `␣[```; nothing where there are more than two."""
         if len(self.words.places.batch.answers[:, 0].unique()) != 2:
             return ""
         answers = [self.words.quoted(answer) for answer in self.words.answers]
@@ -84,14 +93,14 @@ class StoryWords:
         said = [f"{answer} {when}" for answer, when in zip(answers, self.words.after, strict=True)]
         others = self.words.after.index(OTHERWISE) if OTHERWISE in self.words.after else None
         second_first = others == 0 or (others is None and self.reads_second)
-        return ", ".join(reversed(said) if second_first else said)
+        return " and ".join(reversed(said) if second_first else said)
 
     @cached_property
     def reads_second(self) -> bool:
         """Whether the circuit reads what side b of the pairs has, rather than side a."""
         reads = [name for name in self.falls if site_of(name).reads_residual]
         statement = self.reading.statements[max(reads, key=self.falls.__getitem__)] if reads else None
-        return statement is not None and statement.of_sides and abs(statement.means[1]) > abs(statement.means[0])
+        return statement is not None and statement.of_sides and statement.larger == 1
 
     def heads(self, step: FlowStep) -> list[Head]:
         return list(dict.fromkeys(self.roles.head(split_node_name(name)) for name in step.nodes))
@@ -102,7 +111,7 @@ class StoryWords:
         large = [place for n, place in enumerate(groups) if not n or self._fall(groups[place]) > LEAST_GROUP * fall]
         rest = sum(len(some) for place, some in groups.items() if place not in large)
         said = [tell(groups[place], place) for place in large]
-        return ", ".join(said) + f" ({rest} more elsewhere)" * (rest > 0)
+        return " and ".join(said) + f" ({rest} more elsewhere)" * (rest > 0)
 
     def _fall(self, names: Iterable[str]) -> float:
         return sum(self.falls[name] for name in names)
@@ -112,7 +121,7 @@ class StoryWords:
         statement = self.reading.statements[name]
         if statement is None:
             return "everywhere"
-        side = int(abs(statement.means[1]) > abs(statement.means[0]))
+        side = statement.larger
         if not statement.of_sides:
             return NOT * side + self.words.place(statement.place)
         apart = self.words.apart(statement.place)
@@ -121,23 +130,23 @@ class StoryWords:
         return NOT + groups[1 - side] if rest else groups[side]
 
     def _example(self, kind: str, names: Sequence[str]) -> str:
-        """``; at the end, neuron 858 is 3.4 after `␣[[`, −0.1 after `␣[```: of the first node, which moves most."""
+        """``– at the end, neuron 858 is 3.4 after `␣[[` and −0.1 after `␣[```: of the first node, which moves most."""
         statement = self.reading.statements[names[0]] if names else None
         if statement is None:
             return ""
         who = f"{kind} {split_node_name(names[0])[1]}"
         text = self.words.text(statement)
         found = re.match(r"(.*?): (?=[−\d])", text)  # where, if that is said first
-        return f"; {found[1]}, {who} is {text[found.end() :]}" if found else f"; {who} is {text}"
+        return f" – {found[1]}, {who} is {text[found.end() :]}" if found else f" – {who} is {text}"
 
     def gist(self, steps: Sequence[FlowStep]) -> str:
-        """One sentence of at most ``GIST`` characters."""
+        """The flow in at most ``GIST`` characters: ``Reads `␣[[` → head 0.8 brings it to the end → writes …``."""
         parts = [self._gist_of(part, [step for step in steps if step.part is part]) for part in FlowPart]
         for left_out in ((), (2,), (1, 2), (0, 1, 2)):
-            said = "; ".join(text for n, text in enumerate(parts) if text and n not in left_out)
+            said = " → ".join(text for n, text in enumerate(parts) if text and n not in left_out)
             if len(said) < GIST:
                 break
-        return f"{said[:1].upper()}{said[1 : GIST - 1]}."
+        return ended(f"{said[:1].upper()}{said[1 : GIST - 1]}")
 
     def _gist_of(self, part: FlowPart, steps: Sequence[FlowStep]) -> str:
         if not steps:

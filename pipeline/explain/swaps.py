@@ -39,7 +39,7 @@ class Outcome:
     the distance between the pair's two prompts. ``flips``: of the prompts that the circuit answers right, the share
     that it then answers wrong. ``share``: all falls over all distances, the part of the way to the other answer.
     ``moved_whole``: ``moved`` of prompts that are not shorter than their pair's other one, which may have a token there
-    is no place for.
+    is no place for; ``shorter``: the share of those that are.
     """
 
     moved: float | None
@@ -47,6 +47,7 @@ class Outcome:
     flips: float | None
     share: float | None
     n_prompts: int
+    shorter: float = 0.0
 
     @classmethod
     def of(
@@ -61,7 +62,8 @@ class Outcome:
         flips = float((after[right] < 0).float().mean()) if right.any() else None
         whole = float(distance.sum())
         share = float(fall.sum()) / whole if whole > 0 else None
-        return cls(float(moved.mean()), float(moved[longest].mean()), flips, share, len(before))
+        shorter = 1 - float(longest.float().mean())
+        return cls(float(moved.mean()), float(moved[longest].mean()), flips, share, len(before), shorter)
 
 
 @dataclass(frozen=True)

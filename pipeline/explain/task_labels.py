@@ -49,6 +49,11 @@ class TaskStatement:
         return clear, self._preference * self.moves * (2 * self.chosen - 1) if clear else self.chosen
 
     @property
+    def larger(self) -> int:
+        """The group of larger magnitude: 0 or 1."""
+        return int(abs(self.means[1]) > abs(self.means[0]))
+
+    @property
     def _preference(self) -> float:
         if self.of_sides:
             return PREFER_SIDES * (PREFER_END if self.place.name == END else 1.0)

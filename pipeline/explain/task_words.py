@@ -1,4 +1,7 @@
-"""Statements about nodes in words: ``6.3 at `␣[[`, 1.4 at `␣[```."""
+"""Statements about nodes in words: ``6.3 at `␣[[` and 1.4 at `␣[```.
+
+A token is never followed by a sign of punctuation, which would seem a part of it.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,10 @@ class TaskWords:
         self.after = [f"after {each}" if each != OTHERS else OTHERWISE for each in parted] if parted else None
         self.conditions = self.after or [f"before {self.quoted(answer)}" for answer in self.answers]
 
+    def when(self, side: int) -> str:
+        """The condition of a side in words: ``after `␣[```, ``except after `␣[[```."""
+        return self.conditions[side] if self.conditions[side] != OTHERWISE else f"except {self.conditions[1 - side]}"
+
     def text(self, statement: TaskStatement) -> str:
         """Both means and where they are, of two sides the larger magnitude first."""
         return self._of_sides(statement) if statement.of_sides else self._of_place(statement)
@@ -49,7 +56,7 @@ class TaskWords:
             where, groups = f"{self.place(place)}: ", self.conditions
         values = zip(numbers(statement.means), groups, statement.means, strict=True)
         ordered = sorted(values, key=lambda each: -abs(each[2]))
-        return where + ", ".join(f"{number} {group}" for number, group, _ in ordered)
+        return where + " and ".join(f"{number} {group}" for number, group, _ in ordered)
 
     def apart(self, place: TaskPlace) -> list[str] | None:
         """The tokens of side a and of side b at a place, where they tell the sides apart: ``OTHERS`` on one side
@@ -67,19 +74,20 @@ class TaskWords:
 
     def _of_place(self, statement: TaskStatement) -> str:
         there, elsewhere = numbers(statement.means)
-        return f"{there} {self.place(statement.place)}, {elsewhere} elsewhere"
+        return f"{there} {self.place(statement.place)} and {elsewhere} elsewhere"
 
     def place(self, place: TaskPlace, side: int | None = None, *, flow: bool = False) -> str:
-        """``at the end (`␣True`)``, ``after `=```; ``side``: with the tokens that stand there on this side only;
-        ``flow``: where the prompts part is named by its tokens alone."""
+        """``at `␣True` (the end)``, ``after `=```; ``side``: with the tokens that stand there on this side only;
+        ``flow``: what is there, ```␣True` (the end)``; where the prompts part by its tokens alone."""
         if place.tokens:
             return f"{place.name} {self.listed(place.tokens)}"
         rows = self.places.there if side is None else self.places.there & self.sides[side][:, None]
         tokens = self.tokens_at(place.mask & rows)
-        return self.listed(tokens) if flow and place.name == PARTING and tokens else self.named(place.name, tokens)
-
-    def named(self, name: str, tokens: Sequence[int]) -> str:
-        return f"{name} ({self.listed(tokens)})" if tokens else name
+        bare = place.name.removeprefix("at ")
+        if not tokens:
+            return bare if flow else place.name
+        named = self.listed(tokens) if flow and place.name == PARTING else f"{self.listed(tokens)} ({bare})"
+        return named if flow else f"at {named}"
 
     def tokens_at(self, mask: Bool[Tensor, "prompt pos"]) -> tuple[int, ...]:
         """The tokens of a place, the most frequent first; none where a few do not cover it."""
@@ -91,7 +99,7 @@ class TaskWords:
         return tuple(some) if counts and covered >= COVERED * counts.total() else ()
 
     def listed(self, tokens: Sequence[int]) -> str:
-        """```[`, `(` or `{```."""
+        """```[` or `(` or `{```."""
         return either([self.quoted(token) for token in tokens])
 
     @staticmethod

@@ -13,5 +13,10 @@ def quoted(text: str) -> str:
 
 
 def either(names: Sequence[str]) -> str:
-    """``a``, ``a or b``, ``a, b or c``."""
-    return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    """``a``, ``a or b``, ``a or b or c``: no comma, which after a token would read as one."""
+    return " or ".join(names)
+
+
+def ended(text: str) -> str:
+    """A sentence with its full stop, where it does not end with a token, of which the stop would seem a part."""
+    return text if text.endswith("`") else f"{text}."

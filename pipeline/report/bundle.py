@@ -28,7 +28,7 @@ ROW_FIELDS = (
     "curve",
 )
 CONTEXTS = ("top", "bottom", "random")
-FLOW = ("carried", "order", "sizes")  # of the edges, where the explanation has them; its paths are renumbered
+FLOW = ("carried", "order", "sizes", "size_pairs")  # of the edges, as the explanation has them; nodes are renumbered
 
 
 def circuit_bundle(
@@ -113,10 +113,12 @@ def explained(picture: Mapping[str, Any], explanation: Explanation | None, task:
 
 
 def flow_part(picture: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """What an explanation says of a circuit's edges, in the picture's order of edges; ``paths``: numbers of nodes."""
+    """What an explanation says of a circuit's edges, in the picture's order of edges; ``paths``: numbers of nodes;
+    ``pushes``: of each node, 0 where it writes nothing into the answer."""
     number = {name: n for n, name in enumerate(node_names(picture))}
     paths = [[number[name] for name in path] for path in found.get("paths", ())]
-    return {"paths": paths} | {key: found[key] for key in FLOW if key in found}
+    pushes = {"pushes": [found["pushes"].get(name, 0) for name in number]} if "pushes" in found else {}
+    return {"paths": paths} | pushes | {key: found[key] for key in FLOW if key in found}
 
 
 def _node(entry: Mapping[str, Any], table: TokenTable) -> dict[str, Any]:

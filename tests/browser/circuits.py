@@ -26,6 +26,8 @@ FLOW = {
     "paths": [["0.attn_in.2", "0.attn_v.7", "0.attn_out.5"]],
     "order": [3, 4, 5, 6, 1, 2, 0],
     "sizes": [[7, 0.25], [4, 0.375], [2, 0.625]],
+    "size_pairs": 16,
+    "pushes": {"0.attn_out.5": -2.0, "0.mlp_out.3": 0.5},
 }
 BATCH = PairBatch(torch.tensor([[5, 6, 7], [5, 8, 7]]), torch.tensor([2, 2]), torch.tensor([[1, 2], [2, 1]]))
 PROMPTS = [["def", " f", "(\n"], ["def", " <i>g</i>", "(\n"]]  # code that would be HTML, were it not text
@@ -79,7 +81,7 @@ def explanation() -> dict[str, Any]:
 def in_task(name: str) -> dict[str, Any]:
     """What a node does in the task; weak for every other one."""
     weak = NAMES.index(name) % 2 == 1
-    text = f"{NAMES.index(name)} at `␣<i>`, 0 at `⏎`"
+    text = f"{NAMES.index(name)} at `␣<i>` and 0 at `⏎`"
     label = {"text": text, "role": "embeds", "score": 0.625 if weak else 1, "measure": "AUC", "weak": weak}
     return label | {"short": f"word {NAMES.index(name)}"}
 

@@ -97,7 +97,7 @@ def test_the_nearer_the_picture_the_more_is_said(graph):
         graph.click(".cd-buttons button:nth-child(1)")
     graph.evaluate(SOON)
     near = "".join(graph.evaluate(written))
-    assert len(near) > len(before) and "at `␣<i>`" in near and "at `␣<i>`" not in before
+    assert len(near) > len(before) and "at ␣<i>" in near and "at ␣<i>" not in before
 
 
 def test_edges_are_drawn_by_what_they_carry_or_by_their_weight(graph, bundle):
@@ -107,6 +107,39 @@ def test_edges_are_drawn_by_what_they_carry_or_by_their_weight(graph, bundle):
     found = saved(graph, 3)
     assert found["drawn_by"] == "weight" and query(graph) == "by=weight"
     assert [edge["weight"] for edge in found["edges"]] == bundle["drawing"]["edges"]["weight"]
+
+
+def test_lines_into_the_answers_have_the_colour_of_the_answer_that_is_pushed_or_of_their_weight(graph, bundle):
+    ends = bundle["drawing"]["outputs"]["ends"]
+    assert {channel for channel, *_ in ends} == {3, 5}
+    negative = lambda: each(graph, ".cd-out", "e.classList.contains('n')")  # noqa: E731
+    assert negative() == [channel == 5 for channel, *_ in ends]
+    titles = each(graph, ".cd-out title", "e.textContent")
+    assert titles == [f"Residual channel {c}: pushes {'<b>⏎, 2' if c == 5 else ']⏎, 0.5'} logits" for c, *_ in ends]
+    graph.click(".ck [aria-label='Edges drawn by'] button:nth-child(2)")
+    assert negative() == [weight < 0 for *_, weight in ends]
+    assert "pushes ]⏎ (their weight: positive)" in text(graph, ".cp-key")
+
+
+def test_words_are_cut_at_the_end_of_a_word_and_slanted_ones_keep_apart(graph):
+    """Of a row where nodes are 15 and 40 pixels apart, at a zoom of 1: the second node's words would lie over others."""
+    cut = lambda words, most: graph.evaluate(f"CircuitWords.clipped({json.dumps(words)}, {most})")  # noqa: E731
+    assert [cut("asks constant", most) for most in (13, 12, 4, 3)] == ["asks constant", "asks", "asks", ""]
+    assert [cut("copies `␣{\"` …", most) for most in (12, 11, 9)] == ["copies `␣{\"` …", "copies `␣{\"`", "copies"]
+    assert cut("→ `␣enumerate`", 9) == "→ `␣enume…`" and cut("→ `␣enumerate`", 12) == "→ `␣enumerate`"
+    found = graph.evaluate(
+        "CircuitWords.placed([0, 1, 2], {nodes: {x: [0, 15, 40]}, width: 90}, [], "
+        "() => ({short: 'asks constant things', first: false}), 1, 200).map(e => [e.n, e.words, e.slanted])"
+    )
+    assert found == [[0, "asks constant things", True], [2, "asks constant things", True]]
+
+
+def test_tokens_in_the_drawing_have_a_colour_of_their_own_and_no_quotes(graph):
+    for _ in range(5):
+        graph.click(".cd-buttons button:nth-child(1)")
+    graph.evaluate(SOON)
+    assert set(each(graph, ".cd-word .cd-code", "e.textContent")) == {"␣<i>", "⏎"}
+    assert not any("`" in words for words in each(graph, ".cd-word", "e.textContent"))
 
 
 def test_the_path_that_decides_is_bold_and_the_rest_is_fainter(graph):
@@ -128,7 +161,7 @@ def test_the_path_that_decides_is_bold_and_the_rest_is_fainter(graph):
 
 def test_the_slider_of_sizes_keeps_the_most_needed_edges_and_says_their_loss(graph):
     slide(graph, ".ck-size input", 0)
-    assert text(graph, ".ck-size output") == "2 edges: 0.625 nats"
+    assert text(graph, ".ck-size output") == "2 edges: 0.625 nats on 16 test pairs"
     assert graph.evaluate(SHOWN) == [name for name in NAMES if name in VALUE_PATH]
     assert "Shown: 3 of 10 nodes, 2 of 7 edges." in text(graph, ".ck-told") and query(graph) == "size=2"
     slide(graph, ".ck-size input", 2)

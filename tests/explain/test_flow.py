@@ -148,4 +148,38 @@ def test_what_is_kept_is_short_in_the_circuits_order_and_empty_without_edges(lis
     assert len(found["carried"]) == circuit.n_edges and sorted(found["order"]) == list(range(circuit.n_edges))
     assert all(number == float(f"{number:.3g}") for number in found["carried"])
     nothing = circuit.of_names(circuit.node_names, [])
-    assert flow(lists.model, nothing, batch, batch) == {"carried": [], "paths": [], "order": [], "sizes": []}
+    assert flow(lists.model, nothing, batch, batch) == {
+        "carried": [],
+        "pushes": {},
+        "paths": [],
+        "order": [],
+        "sizes": [],
+        "size_pairs": 16,
+    }
+
+
+def test_an_edge_and_a_write_push_the_answer_of_the_prompt_that_they_are_strong_on(quote):
+    """A value copied from a channel that is far from 0 at one kind of quote pushes that kind's answer; from one that is
+    at the other kind, the other answer; and a value of either sign that is so on side a pushes its answer."""
+    circuit, batch = circuit_of(quote), quote.batch("test", 20)
+    found = carried(quote.model, circuit, batch)
+    pushes, raw, sides = (by_name(circuit, each) for each in (found.pushes, found.edges, found.sides))
+    effects = by_name(circuit, found.effects)
+    for name, number in pushes.items():
+        assert abs(number) == pytest.approx(abs(raw[name]))
+        assert number == 0 or (number > 0) == (effects[name] * sides[name] > 0)
+    into_value = [number for name, number in pushes.items() if "attn_v" in name.split("->")[1]]
+    assert min(into_value) < 0 < max(into_value)  # one channel for each kind of quote
+    told = flow(quote.model, circuit, batch, batch.first(2))["pushes"]
+    (write,) = (name for name in circuit.node_names if "attn_out" in name)
+    values = TaskValues.of(quote.model, circuit, batch, [write])
+    at_end = values.nodes[write][torch.arange(40), batch.last].abs()
+    farther = float(((at_end[::2] - at_end[1::2]) * orientation(batch)).mean())
+    assert list(told) == [write] and (told[write] > 0) == (farther > 0)
+
+
+def test_paths_go_only_through_the_nodes_that_are_named(lists):
+    circuit, batch = circuit_of(lists), lists.batch("test", 16)
+    (first, _) = flow(lists.model, circuit, batch, batch.first(2))["paths"]
+    assert flow(lists.model, circuit, batch, batch.first(2), set(first))["paths"] == [first]
+    assert flow(lists.model, circuit, batch, batch.first(2), set(first[1:]))["paths"] == []

@@ -11,6 +11,7 @@ from pipeline.circuit import Circuit
 from pipeline.explain.shorts import MOST_CHARS, clipped, first_of
 from pipeline.explain.task_nodes import TaskReading
 from pipeline.planted import Algorithm, plant
+from pipeline.whitespace import all_visible
 from tests.explain.conftest import Letters
 
 
@@ -38,11 +39,9 @@ def test_the_short_form_says_what_the_role_says(labels):
             assert short.startswith("finds ")
         if ".attn_v." in name:
             assert short.startswith("copies ") == role.startswith("copies ")
-        if "writes the answer: high for" in role:
-            assert short.startswith("→ `")
-            means = re.findall(r"(−?[\d.]+) (?:at|after|before|otherwise|where|elsewhere)", label["text"])
-            negative = max(means, key=lambda mean: float(mean.strip("−"))).startswith("−")
-            assert (short == f"→ {role.rpartition('high for ')[2]}") == (not negative)
+        pushed = re.search(r"pushes (`[^`]+`) ", role)
+        assert short.startswith("→ ") == (pushed is not None)
+        assert pushed is None or short == f"→ {pushed[1]}"
 
 
 def test_a_planted_neuron_that_thresholds_its_only_source_says_where(labels):
@@ -64,6 +63,17 @@ def test_too_many_words_are_cut_and_a_token_keeps_its_quotes(words, short):
 
 
 def test_of_several_tokens_the_first_is_named():
-    assert first_of("`[`, `(` or `{`") == "`[`, …"
-    assert first_of("`[` or `{`") == "`[`, …"
+    assert first_of("`[` or `(` or `{`") == "`[` …"
+    assert first_of("`[` or `{`") == "`[` …"
     assert first_of("`[`") == "`[`"
+
+
+def test_no_token_is_followed_by_punctuation(labels):
+    _, found = labels
+    for label in found.values():
+        for text in (label["text"], label["role"], label["short"]):
+            assert not re.search(r"`[^`\s]+`[.,;:]", text)
+
+
+def test_blanks_are_counted_from_three_on():
+    assert [all_visible(" " * n + "x") for n in (1, 2, 3, 7)] == ["␣x", "␣␣x", "␣×3x", "␣×7x"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.data.pairs import PairBatch
 from pipeline.explain import explain_circuit
-from pipeline.explain.story import NO_NODE, NO_STEP, sentence, story
+from pipeline.explain.story import NO_NODE, NO_STEP, limit, named_by, sentence, story, whole
 from pipeline.explain.story_steps import FlowPart, FlowStep
 from pipeline.explain.story_words import GIST, StoryWords
 from pipeline.explain.swaps import Outcome, Swaps
@@ -81,7 +83,10 @@ def test_planted_steps_move_the_held_out_prompts_and_all_of_them_flip_the_answer
     assert told["sentences"] and len(told["gist"]) <= GIST
     for each in told["sentences"]:
         assert each["n_prompts"] == N_PAIRS and each["share"] > 0.1
-        assert (each["moved"] < 0.8) == ("of prompts only" in each["text"])
+        assert (each["moved_whole"] < 0.8) == each["weak"] == ("of prompts only" in each["text"])
+        assert each["apart"] == (each["moved"] < 0.8 <= each["moved_whole"])
+        assert not re.search(r"`[^`\s]+`[.,;:]", each["text"])
+    assert bool(told["limit"]) == any(each["apart"] for each in told["sentences"])
     assert told["all"]["flips"] > 0.95 and told["all"]["moved"] > 0.95
     assert sum(not each["weak"] for each in told["sentences"]) >= 2
 
@@ -95,7 +100,7 @@ def test_a_step_that_does_nothing_moves_no_prompt_and_its_sentence_says_so(quote
     told = sentence(
         FlowStep(FlowPart.READ, 0, (ask,)), StoryWords(quote, dict.fromkeys(quote.values.nodes, 0.0)), outcome
     )
-    assert told["weak"] and told["text"].endswith("Swapping it moves the answer in 0\u00a0% of prompts only.")
+    assert told["weak"] and told["text"].lower().endswith("swapping it moves the answer in 0\u00a0% of prompts only.")
 
 
 def test_swapping_all_that_is_written_gives_the_other_prompts_answer(quote):
@@ -137,6 +142,7 @@ def test_an_outcome_counts_falls_of_a_twentieth_of_the_distance_and_flips_of_rig
     outcome = Outcome.of(before, after, last)
     assert outcome.moved == pytest.approx(2 / 6) and outcome.n_prompts == 6
     assert outcome.moved_whole == pytest.approx(1 / 5)  # without the shorter prompt
+    assert outcome.shorter == pytest.approx(1 / 6)
     assert outcome.flips == pytest.approx(1 / 4)
     assert outcome.share == pytest.approx(float((before - after).sum()) / 6)
 
@@ -147,3 +153,43 @@ def test_a_circuit_of_one_node_or_none_is_told_too(quote, config, n_nodes):
     told = explain_circuit(quote.model, circuit, quote.values.batch.first(16), Letters(), config)["story"]
     assert wrong(told, Story) == []
     assert told["gist"] == (NO_STEP if n_nodes else NO_NODE) and told["sentences"] == []
+
+
+def test_steps_that_shorter_prompts_have_no_place_for_are_counted_apart_and_the_limit_says_so_once(quote):
+    words = StoryWords(quote, dict.fromkeys(quote.values.nodes, 0.0))
+    step = FlowStep(FlowPart.READ, 0, (of_site(quote, "attn_in")[0],))
+    outcome = Outcome(moved=0.51, moved_whole=0.98, flips=0.5, share=0.5, n_prompts=100, shorter=0.48)
+    told = sentence(step, words, outcome)
+    assert told["apart"] and not told["weak"] and "%" not in told["text"]
+    said = limit([told, told], outcome.shorter)
+    assert said.count("48\u00a0%") == 1 and "steps 1 and 2 (*)" in said and "of all prompts 51\u00a0% move" in said
+    assert limit([told | {"apart": False}], outcome.shorter) == ""
+
+
+def test_heads_and_neurons_that_no_step_is_about_are_named(readings):
+    reading = readings[Algorithm.LISTS]
+    (neuron,) = of_site(reading, "mlp_neuron")
+    (value,) = of_site(reading, "attn_v")
+    head = reading.roles.head(split_node_name(value))
+    names, outcome = reading.circuit.node_names, Outcome(None, None, None, None, 0)
+    in_head = {name for name in names if ".attn_q." in name or ".attn_k." in name or name == value}
+    text = whole(outcome, names, set(names) - in_head - {neuron}, reading.roles)["text"]
+    assert f"among them head {head[0]}.{head[1]} and neuron {split_node_name(neuron)[1]}." in text
+    assert "among them" not in whole(outcome, names, {value, neuron}, reading.roles)["text"]
+
+
+def test_an_example_number_is_of_a_value_that_is_far_from_0_where_its_head_looks(quote, monkeypatch):
+    words, (value,) = StoryWords(quote, dict.fromkeys(quote.values.nodes, 1.0)), of_site(quote, "attn_v")
+    step = FlowStep(FlowPart.MOVE, 1, (value,))
+    assert quote.statements[value].of_sides and "value channel" in words.sentence(step)
+    place = quote.roles.looked_at(quote.roles.head(split_node_name(value)))[0]
+    larger = quote.statements[value].larger
+    monkeypatch.setattr(type(quote.roles), "looked_at", lambda self, head: (place, larger))
+    assert "value channel" in words.sentence(step)
+    monkeypatch.setattr(type(quote.roles), "looked_at", lambda self, head: (place, 1 - larger))
+    assert "value channel" not in words.sentence(step)
+
+
+def test_all_nodes_of_the_sentences_are_named(quote):
+    told = story(quote)["sentences"]
+    assert named_by(told) == {name for each in told for name in each["nodes"] + each["carriers"]}

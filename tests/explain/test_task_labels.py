@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -62,26 +64,26 @@ def at_end(batch: PairBatch) -> torch.Tensor:
 
 def test_a_node_that_embeds_the_bracket_has_both_means_at_the_two_visible_tokens(said, batch):
     label = said(6.3 * at(batch, TWO) + 1.4 * at(batch, ONE) + 0.01 * noise(batch))
-    assert label["text"] == "6.3 at `␣[[`, 1.4 at `␣[`"
+    assert label["text"] == "6.3 at `␣[[` and 1.4 at `␣[`"
     assert label["score"] == 1 and not label["weak"]
 
 
 def test_a_node_that_knows_the_side_at_the_end_says_after_which_token(said, batch):
     nested = (batch.answers[:, :1] == CLOSE_TWO).float()
     label = said(at_end(batch) * (2.0 - 2.5 * nested) + 0.01 * noise(batch))
-    assert label["text"] == "at the end (`⏎`): 2.0 after `␣[`, −0.5 after `␣[[`"
+    assert label["text"] == "at `⏎` (the end): 2.0 after `␣[` and −0.5 after `␣[[`"
 
 
 def test_a_node_that_marks_a_place_of_both_sides_is_described_against_all_others(said, batch):
     label = said(4.2 * (at(batch, TWO) + at(batch, ONE)) + 0.1 * noise(batch))
-    assert label["text"].startswith("4.2 where the prompts part (`␣[` or `␣[[`), ")
+    assert label["text"].startswith("4.2 at `␣[` or `␣[[` (where the prompts part) and ")
     assert label["text"].endswith(" elsewhere") and label["score"] == 1 and "other places" in label["measure"]
 
 
 def test_a_node_that_is_high_at_numbers_says_so(said, batch):
     numbers_ = torch.isin(batch.tokens, torch.tensor(DIGITS)).float()
     text = said(3 * numbers_ + 0.1 * noise(batch))["text"]
-    assert text.startswith("3.0 at numbers (`␣") and text.endswith("), 0 elsewhere")
+    assert text.startswith("3.0 at `␣") and text.endswith(" (numbers) and 0 elsewhere")
 
 
 def test_pure_noise_is_weak_and_its_score_is_of_pairs_that_it_was_not_chosen_on(said, batch):
@@ -100,8 +102,8 @@ def test_of_two_places_that_tell_the_sides_apart_the_one_that_moves_the_answer_i
     nested = (batch.answers[:, :1] == CLOSE_TWO).float()
     values = nested * (at_end(batch) + at(batch, TWO)) + 0.001 * noise(batch)
     brackets = at(batch, TWO) + at(batch, ONE)
-    assert said(values, 0.01 + at_end(batch))["text"].startswith("at the end")
-    assert said(values, 0.01 + brackets)["text"] == "1.0 at `␣[[`, 0 at `␣[`"
+    assert said(values, 0.01 + at_end(batch))["text"].startswith("at `⏎` (the end): ")
+    assert said(values, 0.01 + brackets)["text"] == "1.0 at `␣[[` and 0 at `␣[`"
 
 
 def test_auc_is_the_share_of_couples_that_are_in_order_ties_half():
@@ -139,8 +141,8 @@ def test_the_planted_value_tells_the_quotes_apart_and_the_write_brings_that_to_t
     (value,), (write,) = of_site(planted, "attn_v"), of_site(planted, "attn_out")
     assert value["score"] > 0.95 and "two sides" in value["measure"]
     assert value["role"].startswith("copies from ") and " to the end (head 1." in value["role"]
-    assert write["text"].startswith("at the end") and write["score"] > 0.95
-    assert write["role"].startswith("copies from ") and "writes the answer: high for `<" in write["role"]
+    assert re.match(r"at `<\d+>` \(the end\): ", write["text"]) and write["score"] > 0.95
+    assert write["role"].startswith("copies from ") and re.search(r", pushes `<\d+>` where it is right$", write["role"])
 
 
 def test_the_planted_key_marks_the_quote_of_either_kind_and_its_reads_embed(planted):

@@ -28,7 +28,7 @@ const CircuitAttention = (() => {
     return make("section", { class: "ca" }, make("h2", {}, "Attention of its heads"),
       make("p", {}, "Rows are queries (from where a head looks), columns are keys (at what); the darker, the more weight. The outlined row, that of the last token, gives the answer."),
       make("div", { class: "cc-controls" },
-        choice("Head", heads.map(({ layer, head }, i) => [i, `layer ${layer}, head ${head}`]), 0, i => { chosen.head = i; fill(); }),
+        choice("Head", heads.map(({ layer, head }, i) => [i, `head ${layer}.${head}`]), 0, i => { chosen.head = i; fill(); }),
         choice("Prompt", prompts.slice(0, shown).map((prompt, i) => [i, `prompt ${prompt.side}: ${sign(prompt.answer)}`]), 0, i => { chosen.prompt = i; fill(); })),
       about, told, host);
   }

@@ -7,8 +7,9 @@
 // CircuitPage.mount(element, bundle, { node, query }), CircuitPage.select(element, node name or null, query),
 // CircuitPage.unmount(element); `query`: the part of the address behind the node, "text=…&by=…": of try.js and look.js
 const CircuitPage = (() => {
-  const { make, number, visible, describe } = CircuitElements;
+  const { make, number, visible, words, describe } = CircuitElements;
   const mounted = new WeakMap();
+  const HARDLY = 0.1; // of the largest rise in loss, below which a node is grey in the list
 
   function mount(element, bundle, { node = null, query = "" } = {}) {
     if (!bundle.drawing) return mountModel(element, bundle, query);
@@ -147,29 +148,33 @@ const CircuitPage = (() => {
 
   function key(bundle) {
     const { explanation, drawing: { outputs, tokens } } = bundle, answers = outputs.answers?.map(token => visible(tokens[token]));
-    const more = side => (answers ? `on the prompt with ${answers[side]}` : `on the ${["first", "second"][side]} prompt`);
-    const [positive, negative] = explanation?.carried ? [`carries more ${more(0)} (by weight: positive)`, `more ${more(1)} (negative)`] : ["positive weight", "negative"];
+    const pushes = side => `pushes ${answers ? `\`${answers[side]}\`` : `the ${["first", "second"][side]} prompt’s answer`}`;
+    const [positive, negative] = explanation?.carried ? [`${pushes(0)} (their weight: positive)`, `${pushes(1)} (negative)`] : ["positive weight", "negative"];
     const dot = (kind, text) => make("li", {}, make("i", { class: `cp-dot ${kind}`, "aria-hidden": "true" }), text);
-    const line = (kind, text) => make("li", {}, make("i", { class: `cp-line ${kind}`, "aria-hidden": "true" }), text);
+    const line = (kind, text) => make("li", {}, make("i", { class: `cp-line ${kind}`, "aria-hidden": "true" }), make("span", {}, words(text)));
     return make("ul", { class: "cp-key" }, dot("res", "residual channel, read or written"), dot("q", "query"), dot("k", "key"), dot("v", "value"), dot("mlp", "neuron"),
       line("p", positive), line("n", negative), explanation?.paths?.length ? line("bold", "on a path that decides") : null, line("bias", "bias"), line("link", "query × key of one channel"),
-      answers ? line("out", "towards the answers") : null);
+      answers ? line("out", "into the answers") : null);
   }
 
   // The panel before a node is chosen: all nodes, the most needed first.
   function overview(page) {
-    const { bundle, nodes } = page, losses = bundle.certificate?.nodes ?? bundle.explanation?.nodes.map(node => node?.removed_loss ?? null);
-    const order = nodes.map((_, n) => n);
-    if (losses) order.sort((a, b) => losses[b] - losses[a]);
-    const whole = bundle.certificate?.loss ?? bundle.row.validation_loss;
-    return make("div", { class: "cn" }, make("h3", {}, "Its nodes", losses ? ", the most needed first" : ""),
+    const { bundle, nodes } = page, whole = bundle.certificate?.loss ?? bundle.row.validation_loss ?? null;
+    const losses = bundle.certificate?.nodes ?? bundle.explanation?.nodes.map(node => node?.removed_loss ?? null);
+    const rises = losses && whole !== null ? losses.map(loss => (loss === null ? null : loss - whole)) : null;
+    const order = nodes.map((_, n) => n), least = HARDLY * Math.max(...(rises ?? [0]));
+    if (rises) order.sort((a, b) => rises[b] - rises[a]);
+    const hardly = n => rises && rises[n] < least;
+    return make("div", { class: "cn" }, make("h3", {}, "Its nodes", rises ? ", the most needed first" : ""),
       make("p", { class: "dim" }, "Choose one here or in the drawing. ",
-        losses ? `Without any one of them the circuit’s loss of ${number(whole)} grows to what stands at its right. ` : "",
+        rises ? `At the right: the rise in loss without this one node, from ${number(whole)} nats on the circuit’s validation pairs; grey where it is below a tenth of the largest. ` : "",
         bundle.explanation ? "What each does in the task is found by rule, from test pairs." : "There is no explanation of this model’s nodes: the stage explain has not run."),
-      make("div", { class: "cn-scroll" }, make("table", { class: "cp-nodes" }, make("tbody", {}, order.map(n => make("tr", {},
-        make("td", {}, make("button", { type: "button", class: "cc-link", title: nodes[n].spoken, onclick: () => page.select(nodes[n].name) }, nodes[n].name),
-          make("span", { class: `dim cs-label${page.labelOf(n).startsWith("weak") ? " weak" : ""}` }, page.labelOf(n))),
-        losses ? make("td", { class: "num" }, number(losses[n])) : null))))));
+      make("div", { class: "cn-scroll" }, make("table", { class: "cp-nodes" },
+        rises ? make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "node"), make("th", { scope: "col", class: "num" }, "rise in loss"))) : null,
+        make("tbody", {}, order.map(n => make("tr", { class: hardly(n) ? "hardly" : null },
+          make("td", {}, make("button", { type: "button", class: "cc-link", title: nodes[n].spoken, onclick: () => page.select(nodes[n].name) }, nodes[n].name),
+            make("span", { class: `dim cs-label${page.labelOf(n).startsWith("weak") ? " weak" : ""}` }, words(page.labelOf(n)))),
+          rises ? make("td", { class: "num" }, rises[n] === null ? "–" : `${rises[n] > 0 ? "+" : ""}${number(rises[n])}`) : null))))));
   }
 
   function select(element, node, query = "") {

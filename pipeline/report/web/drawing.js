@@ -10,16 +10,16 @@
 //   see(look): which edges are drawn by which number (look.js). seen(): all that an export needs. fit(true): all of it.
 //   move(dx, dy): by pixels of the screen.
 const CircuitDrawing = (() => {
-  const { make, number, tint, describe } = CircuitElements;
-  const { scene } = CircuitScene;
+  const { make, number, visible, words, tint, describe } = CircuitElements;
+  const { scene, pushed } = CircuitScene;
   const FAINT = 0.13; // of edges that are not asked for
   const NEAR = 6; // pixels from an edge that count as on it
   const MARGIN = 200; // pixels of edges around what is seen
   const HEAVY = 600, SETTLED = 140; // edges from which a zoom first enlarges what is painted; ms until it is painted anew
-  const NOTHING = { said: () => null, paths: [], carried: null, order: null };
+  const NOTHING = { said: () => null, paths: [], carried: null, pushes: null, order: null };
 
   function mount(element, drawing, options = {}) {
-    const nodes = describe(drawing), { said, paths, carried, order } = { ...NOTHING, ...options };
+    const nodes = describe(drawing), { said, paths, carried, pushes, order } = { ...NOTHING, ...options };
     const { x: xs, y: ys } = drawing.nodes, { source, target, weight } = drawing.edges;
     const state = { hovered: null, pinned: null, edge: null, lit: null, values: null, scale: 1, row: null };
     const graph = CircuitGraph.of(drawing, nodes), { touching } = graph;
@@ -129,6 +129,7 @@ const CircuitDrawing = (() => {
       edges = CircuitEdges.of(drawing, nodes, look.by === "weight" || !carried ? weight : carried, paths);
       const pins = look.pins.map(numberOf).filter(n => n >= 0);
       live = graph.shown({ ...look, order, pins, shares: edges.map(({ share }) => share) });
+      pushed(parts.svg, drawing, look.by === "weight" ? null : pushes);
       kept = edges.filter(({ e }) => live.edges[e]);
       all = CircuitEdges.together(kept, paths.length > 0);
       parts.keep(live.nodes);
@@ -146,7 +147,7 @@ const CircuitDrawing = (() => {
     function tell(text, x, y) {
       tip.hidden = !text;
       if (!text) return;
-      tip.textContent = text;
+      tip.replaceChildren(...words(text));
       const room = host.clientWidth - tip.offsetWidth - 8;
       tip.style.transform = `translate(${Math.max(8, Math.min(x + 12, room))}px, ${y > 70 ? y - tip.offsetHeight - 12 : y + 18}px)`;
     }
@@ -167,11 +168,17 @@ const CircuitDrawing = (() => {
       if (announce) options.onselect?.(n === null ? null : nodes[n].name, n);
     }
 
+    // Which answer a number pushes, where the answers are two.
+    function towards(value) {
+      const answers = drawing.outputs.answers;
+      return answers && value ? ` towards \`${visible(drawing.tokens[answers[value < 0 ? 1 : 0]])}\`` : "";
+    }
+
     function overEdge(x, y) {
       const e = CircuitEdges.nearest(kept, (x - view.x) / view.k, (y - view.y) / view.k, NEAR / view.k);
       if (e === null && state.edge === null) return;
       state.edge = e;
-      const carries = carried && e !== null ? `\ncarries ${number(carried[e])} between the prompts` : "";
+      const carries = carried && e !== null ? `\ncarries ${number(Math.abs(carried[e]))}${towards(carried[e])}` : "";
       tell(e === null ? "" : `${nodes[source[e]].name} → ${nodes[target[e]].name}${carries}\nweight ${number(weight[e])}`, x, y);
       again();
     }

@@ -26,9 +26,15 @@ const CircuitElements = (() => {
 
   const SIGNS = { "\n": "⏎", "\r": "␍", "\t": "⇥" };
   const sign = text => text.replace(/[\n\r\t]/g, found => SIGNS[found]);
-  const visible = text => sign(text).replace(/ /g, "␣");
+  // Blanks too, three or more of them as their number (pipeline/whitespace.py).
+  const visible = text => sign(text).replace(/ {3,}/g, run => `␣×${run.length}`).replace(/ /g, "␣");
   // A token inside of code: line ends are marked and kept.
   const inCode = text => text.replace(/\r/g, "␍").replace(/\n/g, "⏎\n");
+
+  // Text in which tokens stand between back quotes: the tokens as code in a box; or without the quotes.
+  const parted = text => text.split(/`([^`]+|`)`/);
+  const words = text => parted(text).map((part, i) => (i % 2 ? make("code", { class: "tok" }, part) : part));
+  const bare = text => parted(text).join("");
 
   // Background for a value: blue above, orange below, transparent at 0; `share` from −1 to 1.
   function tint(share, base = "transparent") {
@@ -52,7 +58,7 @@ const CircuitElements = (() => {
       const [layer, place] = key.split(".");
       const part = IN_HEAD[place];
       const spoken = part
-        ? `layer ${layer}, head ${Math.floor(index / drawing.d_head)}, ${part} channel ${index % drawing.d_head}`
+        ? `head ${layer}.${Math.floor(index / drawing.d_head)}, ${part} channel ${index % drawing.d_head}`
         : SPOKEN[place](layer, index);
       const kind = part ? part[0] : place === "mlp_neuron" ? "mlp" : "res";
       return { name: `${key}.${index}`, spoken, kind, place, layer: Number(layer), short: (part ? part[0] : "") + index };
@@ -70,5 +76,5 @@ const CircuitElements = (() => {
     return make("div", { class: "cc-choice", role: "group", "aria-label": label }, buttons);
   }
 
-  return { make, draw, number, sign, visible, inCode, tint, describe, choice };
+  return { make, draw, number, sign, visible, inCode, parted, words, bare, tint, describe, choice };
 })();

@@ -1,7 +1,7 @@
 "use strict";
 // The panel of one node: what it is, its label, its values over the prompts and over code, its effect, its edges.
 const CircuitNode = (() => {
-  const { make, draw, number, sign, inCode, visible, tint, choice } = CircuitElements;
+  const { make, draw, number, sign, inCode, visible, words, tint, choice } = CircuitElements;
   const DENSE = 0.9; // density from which a node is nearly never 0, so that 0 says nothing about it
 
   // page: { bundle, nodes (described), select(name), source: "circuit" or "model", centre: "0", "ablated" or null }
@@ -18,8 +18,8 @@ const CircuitNode = (() => {
   function taskLabel(found) {
     const score = found.score === null ? found.measure : `${number(found.score)} ${found.measure}`;
     return make("div", { class: found.weak ? "cn-label cn-task weak" : "cn-label cn-task" },
-      make("p", {}, tag("in this task", found.weak), " ", make("b", {}, found.text), make("span", { class: "dim" }, ` ${score}`)),
-      make("p", { class: "cn-role" }, tag("its role", false), " ", found.role));
+      make("p", {}, tag("in this task", found.weak), " ", make("b", {}, words(found.text)), make("span", { class: "dim" }, ` ${score}`)),
+      make("p", { class: "cn-role" }, tag("its role", false), " ", words(found.role)));
   }
 
   const tag = (text, weak) => make("span", { class: "cc-tag" }, weak ? `${text}, weak` : text);
@@ -28,10 +28,10 @@ const CircuitNode = (() => {
     if (!found) return make("p", { class: "dim" }, "In code at large: no rule describes what it responds to.");
     const others = found.others ?? [];
     return make("div", { class: found.weak ? "cn-label cn-large weak" : "cn-label cn-large" },
-      make("p", {}, tag("in code at large, a hypothesis", found.weak), " ", found.text,
+      make("p", {}, tag("in code at large, a hypothesis", found.weak), " ", words(found.text),
         make("span", { class: "dim" }, ` ${number(found.score)} ${found.measure ?? ""}`)),
       others.length ? make("details", { class: "cn-others" }, make("summary", {}, "other descriptions that fit"),
-        make("ul", {}, others.map(other => make("li", {}, other.text, make("span", { class: "dim" }, ` ${number(other.score)}`))))) : null);
+        make("ul", {}, others.map(other => make("li", {}, words(other.text), make("span", { class: "dim" }, ` ${number(other.score)}`))))) : null);
   }
 
   const fact = (name, value, title) => make("div", title ? { title } : {}, make("dt", {}, name), make("dd", {}, value));

@@ -74,10 +74,10 @@ const CircuitScene = (() => {
       class: "cd-link", "data-all": `${q} ${k}`, d: `M${x[q]} ${y[q]}q${(x[k] - x[q]) / 2} ${Math.min(12 + Math.abs(x[k] - x[q]) / 4, 24)} ${x[k] - x[q]} 0`,
     }));
     const inside = (left, right, at) => x.flatMap((each, n) => (y[n] === at && each >= left && each <= right ? [n] : [])).join(" ");
-    const boxes = drawing.heads.map(([, head, left, right, at, sink]) => draw("g", { "data-any": inside(left, right, at) },
+    const boxes = drawing.heads.map(([layer, head, left, right, at, sink]) => draw("g", { "data-any": inside(left, right, at) },
       draw("rect", { class: "cd-head", x: left, y: at - 17, width: right - left, height: 36, rx: 8 }),
-      draw("text", { class: "cd-headname", x: (left + right) / 2, y: at + 29 }, right - left < 40 ? `h${head}` : `head ${head}`,
-        draw("title", {}, `head ${head}, ${sink === null ? "no attention sink" : `attention sink: logit ${number(sink)}`}`))));
+      draw("text", { class: "cd-headname", x: (left + right) / 2, y: at + 29 }, `${right - left < 52 ? "" : "head "}${layer}.${head}`,
+        draw("title", {}, `head ${layer}.${head}, ${sink === null ? "no attention sink" : `attention sink: logit ${number(sink)}`}`))));
     return draw("g", { "aria-hidden": "true" }, draw("path", { class: "cd-line", d: lines }), boxes,
       streams, arcs);
   }
@@ -119,16 +119,30 @@ const CircuitScene = (() => {
     site.flatMap((key, n) => (index[n] === channel && endings.some(ending => sites[key].endsWith(ending)) ? [n] : [])).join(" ");
 
   function answers(drawing, top) {
-    const middle = drawing.width / 2, largest = Math.max(...drawing.outputs.ends.map(end => Math.abs(end[3])), 1e-12);
-    const lines = drawing.outputs.ends.map(([channel, x, y, weight]) => {
-      const level = Math.min(Math.floor(LEVELS * Math.abs(weight) / largest), LEVELS - 1);
-      return draw("path", { class: `cd-out ${weight < 0 ? "n" : "p"}`, "data-any": onChannel(drawing, channel, "_out"), d: `M${x} ${y}V${top}L${middle} 32`, "stroke-width": WIDTHS[level], opacity: ALPHAS[level] },
-        draw("title", {}, `Residual channel ${channel}: ${number(weight)} towards the first answer, per normalised unit`));
-    });
-    const [first, second] = drawing.outputs.answers.map(token => sign(drawing.tokens[token]));
+    const middle = drawing.width / 2;
+    const lines = drawing.outputs.ends.map(([channel, x, y]) =>
+      draw("path", { class: "cd-out", "data-any": onChannel(drawing, channel, "_out"), d: `M${x} ${y}V${top}L${middle} 32` }, draw("title")));
+    const [first, second] = drawing.outputs.answers.map(token => visible(drawing.tokens[token]));
     return [lines, draw("text", { class: "cd-answers", x: middle, y: 22 },
       draw("tspan", { class: "p" }, first), " against ", draw("tspan", { class: "n" }, second))];
   }
 
-  return { scene, LEVELS, WIDTHS, ALPHAS };
+  // Draws the lines into the answers by what is written along them on a pair (`pushes`, of each node), or by weight.
+  function pushed(svg, { nodes: { index }, outputs, tokens }, pushes) {
+    if (!outputs.answers) return;
+    const own = new Map();
+    pushes?.forEach((each, n) => own.set(index[n], (own.get(index[n]) ?? 0) + each));
+    const numbers = outputs.ends.map(([channel, , , weight]) => (pushes ? own.get(channel) ?? 0 : weight));
+    const largest = Math.max(...numbers.map(Math.abs), 1e-12), named = outputs.answers.map(token => visible(tokens[token]));
+    svg.querySelectorAll(".cd-out").forEach((line, i) => {
+      const level = Math.min(Math.floor(LEVELS * Math.abs(numbers[i]) / largest), LEVELS - 1), channel = outputs.ends[i][0];
+      line.classList.toggle("n", numbers[i] < 0);
+      line.classList.toggle("p", numbers[i] >= 0);
+      line.setAttribute("stroke-width", WIDTHS[level]);
+      line.setAttribute("opacity", ALPHAS[level]);
+      line.querySelector("title").textContent = `Residual channel ${channel}: ${pushes ? `pushes ${named[numbers[i] < 0 ? 1 : 0]}, ${number(Math.abs(numbers[i]))} logits` : `weight ${number(numbers[i])} towards ${named[0]}`}`;
+    });
+  }
+
+  return { scene, pushed, LEVELS, WIDTHS, ALPHAS };
 })();

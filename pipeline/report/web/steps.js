@@ -1,7 +1,7 @@
 "use strict";
 // One pair of prompts, step by step through the forward pass: both prompts' values at each row, and what differs.
 const CircuitSteps = (() => {
-  const { make, number, visible, inCode, tint, choice } = CircuitElements;
+  const { make, number, visible, inCode, words, tint, choice } = CircuitElements;
   const SHOWN = 14; // nodes of a row, the most different first
 
   // page: { bundle, nodes, drawing (mounted), select, labelOf } → { bar, body } to stand above and below the drawing
@@ -95,7 +95,7 @@ const CircuitSteps = (() => {
         make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "node"), where, ["prompt a", "prompt b", "difference"].map(text => make("th", { scope: "col" }, text)))),
         make("tbody", {}, found.slice(0, SHOWN).map(each => make("tr", {},
           make("td", {}, make("button", { type: "button", class: "cc-link", title: page.nodes[each.n].spoken, onclick: () => page.select(page.nodes[each.n].name) }, page.nodes[each.n].name),
-            make("span", { class: "dim cs-label" }, page.labelOf(each.n))),
+            make("span", { class: "dim cs-label" }, words(page.labelOf(each.n)))),
           state.where === "most" ? make("td", {}, make("code", {}, visible(page.bundle.explanation.tokens[prompts[a].tokens[each.at[0]]])), make("span", { class: "dim" }, ` ${each.at[0]}`)) : null,
           cell(each.a), cell(each.b), cell(each.difference))))),
       found.length > SHOWN ? make("p", { class: "dim" }, `The ${SHOWN} that differ most, of ${found.length}.`) : null);

@@ -1,13 +1,11 @@
 "use strict";
-// The circuit told in sentences: what swapping each one's nodes did to the answer, and a button that lights them in the
-// drawing.
+// The circuit told: a real pair of prompts, then sentences with what swapping each one's nodes did to the answer, and a
+// button that lights them in the drawing.
 const CircuitStory = (() => {
-  const { make } = CircuitElements;
+  const { make, visible, inCode, words } = CircuitElements;
+  const BEFORE = 24; // tokens that are shown before the first one in which two prompts differ
   const MIN_MOVED = 0.8; // as in pipeline/explain/story.py
   const percent = share => `${Math.round(100 * share)} %`;
-
-  // Text with what stands between back quotes as code.
-  const told = text => text.split(/`([^`]+|`)`/).map((part, i) => (i % 2 ? make("code", {}, part) : part));
 
   // page: { bundle, drawing (mounted) }; stage: the drawing's element → [section], or [] without a story
   function section(page, stage) {
@@ -15,7 +13,7 @@ const CircuitStory = (() => {
     if (!story) return [];
     const sentences = story.sentences.map(sentence => make("button", {
       type: "button", class: "st-text", "aria-pressed": "false", onclick: event => light(event.currentTarget, sentence),
-    }, told(sentence.text)));
+    }, words(sentence.text)));
 
     // Lights a sentence's part of the drawing, or puts it out again.
     function light(button, { nodes, carriers }) {
@@ -26,23 +24,60 @@ const CircuitStory = (() => {
       if (on && (top > innerHeight - 80 || bottom < 80)) stage.scrollIntoView({ block: "nearest" });
     }
 
+    const rest = [story.limit && `* ${story.limit}`, story.all.text].filter(Boolean);
     return [make("section", { class: "st", "aria-label": "The circuit in sentences" },
-      make("p", { class: "st-gist" }, told(story.gist)),
+      pair(page.bundle), make("p", { class: "st-gist" }, words(story.gist)),
       sentences.length ? make("ol", {}, story.sentences.map((sentence, i) => make("li", { class: sentence.weak ? "weak" : null }, sentences[i], chip(sentence)))) : null,
-      story.all.text ? make("p", { class: "dim" }, story.all.text) : null,
-      sentences.length ? checked() : null)];
+      rest.map(text => make("p", { class: "dim" }, words(text))),
+      sentences.length ? legend() : null)];
   }
 
-  function checked() {
-    return make("details", { class: "cn-others" }, make("summary", {}, "Choose a sentence to light its part. How each was checked"),
-      make("p", { class: "dim" }, "The sentences are made by rule. To check one, its nodes get the values that they have on the pair’s other prompt, position by position: “moves” says in how many prompts the answer then moves towards the other one, by a twentieth of the way at least. These are prompts that the sentences were not made from."));
+  // The first pair of prompts: where they differ is shaded, the last token is underlined, and each one's answer follows.
+  function pair({ explanation, drawing }) {
+    const sides = (explanation.prompts ?? []).filter(({ pair }, _, all) => pair === all[0].pair);
+    if (sides.length !== 2) return null;
+    const texts = sides.map(({ tokens }) => tokens.map(token => explanation.tokens[token]));
+    const [begin, end] = alike(...texts), from = Math.max(begin - BEFORE, 0);
+    const first = drawing.outputs.answers && drawing.tokens[drawing.outputs.answers[0]];
+    return make("div", { class: "st-pair" }, sides.map(({ answer }, side) => make("pre", { class: "st-prompt" }, from ? "… " : "",
+      texts[side].slice(from).map((text, i) => {
+        const at = from + i, last = at === texts[side].length - 1;
+        const kinds = [at >= begin && at < texts[side].length - end && "differs", last && "last"].filter(Boolean);
+        return make("span", kinds.length ? { class: kinds.join(" ") } : {}, last ? inCode(text).replace(/\n$/, "") : inCode(text));
+      }), " → ", make("code", { class: `tok ${first === null ? "" : answer === first ? "p" : "n"}` }, visible(answer)))),
+    make("p", { class: "dim" }, "A pair of prompts of the task: shaded, where they differ; underlined, the last token, after which the model answers."));
   }
 
-  function chip({ moved, flips, share, n_prompts: n, weak }) {
+  // How many tokens two prompts have in common at the beginning, and of the rest at the end.
+  function alike(a, b) {
+    const most = Math.min(a.length, b.length);
+    let begin = 0, end = 0;
+    while (begin < most && a[begin] === b[begin]) begin += 1;
+    while (end < most - begin && a[a.length - 1 - end] === b[b.length - 1 - end]) end += 1;
+    return [begin, end];
+  }
+
+  const TERMS = [
+    ["moves N %", "To check a sentence, its nodes get the values that they have on the pair’s other prompt, position by position; in N % of prompts the answer then moves towards the other one, by a twentieth of the way at least. These are prompts that the sentences were not made from."],
+    ["head 0.45", "Head 45 of layer 0. It copies where most of its attention is on one place, and averages where it is on none. In the drawing its queries ask and its keys find: at what they are far from 0."],
+    ["channel 139", "One number of the residual stream, which nodes write and later ones read."],
+    ["pushes, →", "Which answer a write makes likelier, and on which prompt. The colours of edges say the same: on the prompt on which the edge is strong, the answer is pushed that way."],
+    ["(1 more elsewhere)", "One more node of this step, small beside the others, that is far from 0 at other tokens."],
+    ["later on", "Everywhere after the place where the two prompts part."],
+    ["weak, grey", "The label tells hardly anything apart, or the step moves few answers."],
+  ];
+
+  function legend() {
+    return make("details", { class: "cn-others st-legend" }, make("summary", {}, "Choose a sentence to light its part. How to read this"),
+      make("dl", {}, TERMS.map(([term, meaning]) => [make("dt", {}, term), make("dd", {}, meaning)])));
+  }
+
+  function chip({ moved, moved_whole: whole, flips, share, n_prompts: n, weak, apart }) {
     if (moved === null) return make("span", { class: "chip dim" }, "not checked");
+    const counted = apart || weak ? whole ?? moved : moved;
     const more = `of ${n} prompts; the answer goes ${percent(share ?? 0)} of the way to the other one, and ${percent(flips ?? 0)} of the right answers flip`;
-    return make("span", { class: `chip${moved < MIN_MOVED ? " dim" : ""}`, title: more }, `moves ${percent(moved)}${weak ? " only" : ""}`);
+    return make("span", { class: `chip${counted < MIN_MOVED ? " dim" : ""}`, title: more }, `moves ${percent(counted)}${weak ? " only" : apart ? " *" : ""}`);
   }
 
-  return { section };
+  return { section, alike };
 })();

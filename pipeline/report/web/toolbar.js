@@ -108,10 +108,11 @@ const CircuitToolbar = (() => {
     const all = [...(bundle.explanation?.sizes ?? [])].reverse(), curve = bundle.row.curve ?? [];
     if (!options.order || all.length < 2) return null;
     const last = all.length - 1, at = look.size === null ? last : Math.max(all.findLastIndex(([n]) => n <= look.size), 0);
-    const say = i => `${all[i][0]} edges: ${number(all[i][1])} nats`;
+    const on = bundle.explanation.size_pairs ?? "a few";
+    const say = i => `${all[i][0]} edges: ${number(all[i][1])} nats on ${on} test pairs`;
     const [input, said] = slider("Size of the circuit", at, last, say, i => see({ size: i === last ? null : all[i][0] }));
     const kept = curve.filter(point => point.n_edges !== null).map(point => `${point.target_loss} nats: ${point.n_edges}`).join("; ");
-    const title = "Edges were taken away one after the other, each time one that cost little; the task loss of the circuit that is left is measured." +
+    const title = "Edges were taken away one after the other, each time one that cost little; the task loss of the circuit that is left is measured on these few test pairs, and so it differs from the circuit’s loss on its validation pairs." +
       (kept ? ` Pruning found circuits of these sizes, but keeps only its main one: ${kept}.` : "");
     return make("label", { class: "ck-size", title }, "size ", input, said);
   }
