@@ -1,9 +1,8 @@
 """Every setting of the study: one frozen class per section of params.yaml, unknown keys refused.
 
 Nothing has a default, but for a model's own seed, and for what came to section prune later: older settings, of a shared
-model, still load.
-``params.yaml`` holds every number; these classes say what each means and which values are allowed. Derived numbers are
-properties. ``load_params`` refuses what it does not know by the full path of the key, with the nearest valid name.
+model, still load. ``params.yaml`` holds every number; these classes say what each means and which values are allowed.
+Derived numbers are properties. ``load_params`` refuses what it does not know by its full path, with the nearest name.
 """
 
 from __future__ import annotations
@@ -397,5 +396,4 @@ def parse_params(raw: Any, origin: str = "params") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{origin}: {sentence(dict(detail), Params)}" for detail in error.errors()]
-        raise ConfigError("\n".join(lines)) from error
+        raise ConfigError("\n".join(f"{origin}: {sentence(dict(one), Params)}" for one in error.errors())) from error
