@@ -11,13 +11,13 @@ from pipeline.explain.task_places import AFTER, END, PARTING, TaskPlace
 from pipeline.explain.task_words import OTHERS
 from pipeline.sites import Site, node_name, split_site_key
 
-MOST_CHARS = 18
+MOST_CHARS = 22
 LATER, STEADY, AVERAGES, PARTS = "later on", "constant", "averages", "where they part"
 
 
 @dataclass(frozen=True)
 class Shorts:
-    """Short forms of the labels of one circuit's nodes: ``shorts(node, statement)``, of 18 characters at most.
+    """Short forms of the labels of one circuit's nodes: ``shorts(node, statement)``, of 22 characters at most.
 
     A read says at what it is high; a query *asks*, a key *finds*; a value *copies* or *averages*; a neuron that
     thresholds its only source says where; a write that leads to the answer alone says to which one it pushes, any other
@@ -54,13 +54,13 @@ class Shorts:
     def _place(self, place: TaskPlace, side: int | None) -> str:
         if place.tokens:
             return first_of(f"{'after ' if place.follows else ''}{self.roles.words.listed(place.tokens)}")
-        words = {END: END, AFTER: LATER}.get(place.name)
-        if words:
-            return words
+        if place.name in (END, AFTER):
+            return END if place.name == END else LATER
         if place.name == PARTING:
             text = self.roles.words.place(place, side, flow=True)
             return first_of(text) if text.startswith("`") else PARTS
-        return place.name.removeprefix("at ").replace("one token", "1").replace(" tokens", "")
+        words = place.name.removeprefix("at ").replace("one token", "1").replace(" tokens", "")
+        return words.replace("before the end", "before end").replace("after the prompts part", "after parting")
 
     def brings(self, node: Node) -> str:
         """What the head of a value channel does with it."""
@@ -105,8 +105,8 @@ def first_of(listed: str) -> str:
 
 
 def clipped(words: str) -> str:
-    """The words within ``MOST_CHARS``; of a token that is too long, the beginning between back quotes."""
+    """As many whole words as ``MOST_CHARS`` has room for; of a token that is too long, the beginning."""
     if len(words) <= MOST_CHARS:
         return words
     begun = words[: MOST_CHARS - 1]
-    return f"{begun[:-1]}…`" if begun.count("`") % 2 else f"{begun}…"
+    return f"{begun[:-1]}…`" if begun.count("`") % 2 else words[: MOST_CHARS + 1].rpartition(" ")[0]

@@ -9,6 +9,7 @@ a circuit of thousands of edges stays small; the two signs take turns, so that n
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def draw_circuit(picture: Picture, *, title: str, explanation: Mapping[str, Any]
         nodes=list(_nodes(picture, labelled, _words(picture, explanation))),
         tight=not labelled,
         inputs=_inputs(picture) if roomy else [],
-        outputs=_outputs(picture, roomy),
+        outputs=_outputs(picture, roomy, explanation.get("pushes")),
     )
 
 
@@ -64,7 +65,12 @@ def _nodes(picture: Picture, labelled: bool, words: Mapping[int, Mapping[str, An
         label = f"{kind if kind in 'qkv' else ''}{index}" if labelled else ""
         sign = "" if not bias else "n" if bias < 0 else "p"
         found = {"name": name, "kind": kind, "x": x, "y": y, "label": label, "bias": bias, "sign": sign}
-        yield found | {"word": words.get(n, {}).get("short", ""), "weak": words.get(n, {}).get("weak", False)}
+        yield found | {"word": unquoted(words.get(n, {}).get("short", "")), "weak": words.get(n, {}).get("weak", False)}
+
+
+def unquoted(text: str) -> str:
+    """Text in which tokens stand between back quotes, without these (web/elements.js: ``bare``)."""
+    return re.sub(r"`([^`]+|`)`", r"\1", text)
 
 
 def _words(picture: Picture, explanation: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
@@ -181,8 +187,9 @@ def _inputs(picture: Picture) -> list[dict[str, Any]]:
     ]
 
 
-def _outputs(picture: Picture, roomy: bool) -> dict[str, Any] | None:
-    """Lines from the last write of each channel to the two answers, thick where they weigh much, or its tokens."""
+def _outputs(picture: Picture, roomy: bool, pushes: Sequence[float] | None) -> dict[str, Any] | None:
+    """Lines from the last write of each channel to the two answers, thick where what its nodes push (or without that
+    its weight) is large, or its tokens."""
     outputs = picture["outputs"]
     if not outputs["ends"]:
         return None
@@ -193,8 +200,18 @@ def _outputs(picture: Picture, roomy: bool) -> dict[str, Any] | None:
         return {"answers": None, "lines": [line], "texts": texts if roomy else []}
     middle = picture["width"] // 2
     answers = [all_visible(picture["tokens"][token]) for token in outputs["answers"]]
-    lines = list(_readout_lines(outputs["ends"], top, middle))
+    lines = list(_readout_lines(pushed_ends(picture, pushes), top, middle))
     return {"answers": answers, "x": middle, "y": ANSWER_Y, "lines": lines, "texts": []}
+
+
+def pushed_ends(picture: Picture, pushes: Sequence[float] | None) -> list[list[Any]]:
+    """The ends of channels that are written, with what their nodes push in place of their weight, where that is
+    known."""
+    ends: list[list[Any]] = picture["outputs"]["ends"]
+    if pushes is None:
+        return ends
+    index = picture["nodes"]["index"]
+    return [[c, x, y, sum(push for n, push in enumerate(pushes) if index[n] == c)] for c, x, y, _ in ends]
 
 
 def _readout_lines(ends: Sequence[Sequence[Any]], top: int, middle: int) -> Iterator[Mapping[str, Any]]:

@@ -100,7 +100,8 @@ def test_a_click_on_a_node_fills_the_panel_with_what_the_bundle_says(circuit):
     circuit.click(node("0.attn_k.6"))
     panel = text(circuit, ".cp-panel")
     assert "Head 0.1, key channel 2" in panel and "0.attn_k.6" in panel
-    assert panel.index(in_task("0.attn_k.6")["text"].replace("`", "")) < panel.index("high at <0.attn_k.6>") and "0.875" in panel
+    in_its_task = in_task("0.attn_k.6")["text"].replace("`", "")
+    assert panel.index(in_its_task) < panel.index("high at <0.attn_k.6>") and "0.875" in panel
     losses = [line.split()[-2:] for line in each(circuit, ".cn-effect tbody tr")]
     assert losses == [["0.25", "0.6"], ["0.0625", "0.75"]]
     assert circuit.evaluate("document.querySelector('.cd-node.pinned').dataset.name") == "0.attn_k.6"

@@ -122,10 +122,10 @@ def test_lines_into_the_answers_have_the_colour_of_the_answer_that_is_pushed_or_
 
 
 def test_words_are_cut_at_the_end_of_a_word_and_slanted_ones_keep_apart(graph):
-    """Of a row where nodes are 15 and 40 pixels apart, at a zoom of 1: the second node's words would lie over others."""
+    """Of nodes 15 and 40 pixels apart, at a zoom of 1: the second one's words would lie over others."""
     cut = lambda words, most: graph.evaluate(f"CircuitWords.clipped({json.dumps(words)}, {most})")  # noqa: E731
     assert [cut("asks constant", most) for most in (13, 12, 4, 3)] == ["asks constant", "asks", "asks", ""]
-    assert [cut("copies `␣{\"` …", most) for most in (12, 11, 9)] == ["copies `␣{\"` …", "copies `␣{\"`", "copies"]
+    assert [cut('copies `␣{"` …', most) for most in (12, 11, 9)] == ['copies `␣{"` …', 'copies `␣{"`', "copies"]
     assert cut("→ `␣enumerate`", 9) == "→ `␣enume…`" and cut("→ `␣enumerate`", 12) == "→ `␣enumerate`"
     found = graph.evaluate(
         "CircuitWords.placed([0, 1, 2], {nodes: {x: [0, 15, 40]}, width: 90}, [], "

@@ -55,8 +55,8 @@ def test_a_planted_neuron_that_thresholds_its_only_source_says_where(labels):
 
 @pytest.mark.parametrize(
     ("words", "short"),
-    [("finds `(\"`", "finds `(\"`"), ("copies `␣configuration_of_it`", "copies `␣configu…`"),
-     ("one and two and three", "one and two and t…")],
+    [("finds `(\"`", "finds `(\"`"), ("copies `␣configuration_of_it`", "copies `␣configurati…`"),
+     ("one and two and three and four", "one and two and three")],
 )  # fmt: skip
 def test_too_many_words_are_cut_and_a_token_keeps_its_quotes(words, short):
     assert clipped(words) == short and len(clipped(words)) <= MOST_CHARS

@@ -12,7 +12,7 @@ import torch
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.model.transformer import Transformer
-from pipeline.report.drawing import TURNS, draw_circuit
+from pipeline.report.drawing import TURNS, draw_circuit, pushed_ends
 from pipeline.report.picture import Picture, picture_of, readout_weights, weights_of
 
 TEXTS = [f"t{token}" for token in range(24)]
@@ -224,7 +224,7 @@ def words_of(svg: str) -> list[tuple[str, str]]:
 
 def test_nodes_have_their_words_weak_ones_dim_and_old_explanations_have_none(picture: Picture) -> None:
     svg = draw_circuit(picture, title="t", explanation=explained(picture, {0: "`␣[[`", 1: "finds <b>"}))
-    assert words_of(svg) == [("word", "`␣[[`"), ("word weak", "finds &lt;b&gt;")]
+    assert words_of(svg) == [("word", "␣[["), ("word weak", "finds &lt;b&gt;")]
     ElementTree.fromstring(svg)
     old = {"nodes": [{"task_label": {"text": "t", "weak": False}}, None, {}], "paths": []}
     assert words_of(draw_circuit(picture, title="t", explanation=old)) == []
@@ -258,3 +258,9 @@ def test_steps_of_a_path_that_are_no_edges_are_dotted(picture: Picture) -> None:
     svg = draw_circuit(picture, title="t", explanation=explained(picture, {}) | {"paths": [[written, written + 1]]})
     assert f'<path class="way" d="M{x} {high}c0' in svg and low < high
     assert 'class="way"' not in draw_circuit(picture, title="t")
+
+
+def test_lines_into_the_answers_show_what_the_nodes_of_a_channel_push() -> None:
+    picture = {"nodes": {"index": [4, 4, 7]}, "outputs": {"ends": [[4, 10, 20, 0.5], [7, 30, 20, -0.5]]}}
+    assert pushed_ends(picture, [2.0, -3.0, 0.25]) == [[4, 10, 20, -1.0], [7, 30, 20, 0.25]]
+    assert pushed_ends(picture, None) == picture["outputs"]["ends"]

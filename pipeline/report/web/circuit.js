@@ -164,7 +164,7 @@ const CircuitPage = (() => {
     const rises = losses && whole !== null ? losses.map(loss => (loss === null ? null : loss - whole)) : null;
     const order = nodes.map((_, n) => n), least = HARDLY * Math.max(...(rises ?? [0]));
     if (rises) order.sort((a, b) => rises[b] - rises[a]);
-    const hardly = n => rises && rises[n] < least;
+    const hardly = n => rises && rises[n] !== null && rises[n] < least;
     return make("div", { class: "cn" }, make("h3", {}, "Its nodes", rises ? ", the most needed first" : ""),
       make("p", { class: "dim" }, "Choose one here or in the drawing. ",
         rises ? `At the right: the rise in loss without this one node, from ${number(whole)} nats on the circuit’s validation pairs; grey where it is below a tenth of the largest. ` : "",
