@@ -88,7 +88,7 @@ def test_every_node_is_drawn_once_and_its_edges_are_on_the_canvas(circuit):
 def test_without_a_choice_the_panel_lists_the_nodes_most_needed_first(circuit):
     rows = each(circuit, ".cp-nodes tbody tr", "e.innerText.split('\\n')[0]")
     assert sorted(rows) == sorted(NAMES) and rows[0] in ("0.attn_in.5", "0.attn_k.6")
-    assert text(circuit, ".cp-nodes thead").split("\t") == ["node", "rise in loss"]
+    assert text(circuit, ".cp-nodes thead").strip().split("\t") == ["node", "rise in loss"]
     rises = dict(zip(rows, each(circuit, ".cp-nodes tbody td.num", "e.textContent"), strict=True))
     assert (rises["0.attn_k.6"], rises["0.attn_out.5"]) == ("+0.35", "+0.25")  # 0.6 and 0.5 less the circuit's 0.25
     assert not each(circuit, ".cp-nodes tr.hardly", "e.innerText")  # none is below a tenth of the largest
