@@ -123,8 +123,13 @@ def test_boxes_choose_the_kinds_of_model_in_the_frontier(study: Page) -> None:
     study.wait_for(f"{names} == 'dense_a'")
 
 
-def test_a_cell_of_the_matrix_opens_its_circuit_and_back_returns_to_the_place(study: Page) -> None:
+def unfold_matrix(study: Page) -> None:
     study.click("details:has(> #matrix) > summary")
+    study.wait_for("document.querySelector('details:has(> #matrix)').open")
+
+
+def test_a_cell_of_the_matrix_opens_its_circuit_and_back_returns_to_the_place(study: Page) -> None:
+    unfold_matrix(study)
     study.click("#matrix-table a[href='#/circuit/sparse_a/lists']")
     study.wait_for(f"{SHOWN} === '/circuit/sparse_a/lists'")
     assert study.evaluate("document.querySelector('.shown h1').textContent").startswith("lists")
@@ -134,7 +139,7 @@ def test_a_cell_of_the_matrix_opens_its_circuit_and_back_returns_to_the_place(st
 
 
 def test_arrows_go_through_the_matrix_and_enter_opens_a_circuit(study: Page) -> None:
-    study.click("details:has(> #matrix) > summary")
+    unfold_matrix(study)
     study.evaluate("document.querySelector('#matrix-table a.cell').focus()")
     for key in ("ArrowRight", "ArrowDown", "ArrowUp", "ArrowDown"):
         study.key(key)
