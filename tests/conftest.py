@@ -22,6 +22,7 @@ from pipeline.artifacts import Workspace
 from pipeline.config import ModelConfig, Params, load_params
 from pipeline.model.initial import new_model
 from pipeline.model.transformer import Transformer
+from tests.randomised import randomised
 
 TINY = {
     "n_layer": 2,
@@ -56,11 +57,7 @@ def tiny_model(tiny_config: Callable[..., ModelConfig]) -> Callable[..., Transfo
 
     def build(seed: int = 0, **changes: object) -> Transformer:
         model = new_model(tiny_config(**changes), vocab_size=24, seed=seed, bigram=None)
-        generator = torch.Generator().manual_seed(seed + 1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-        return model.freeze()
+        return randomised(model, seed + 1)
 
     return build
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from pipeline.circuit import Circuit
-from pipeline.circuit.graph import Node, Subgraph, ends, half_of, reads
+from pipeline.circuit.graph import Node, Subgraph, ends, reads
 from pipeline.explain.carried import ByKey, Carried
+from pipeline.explain.channels import Channels, writes
 from pipeline.sites import SITES, Site, node_name, split_site_key
 
 MOST_PATHS = 6
@@ -32,7 +33,9 @@ def deciding_paths(
     width, paths, first = steps(circuit, found, d_head), list[list[str]](), 0.0
     if within is not None:
         width = {step: w for step, w in width.items() if all(n == ANSWER or node_name(*n) in within for n in step)}
-    starts = starts_of(circuit)
+    nodes = Subgraph(circuit.nodes, circuit.edges).list_nodes()
+    channels = Channels(nodes)
+    starts = {node for node in nodes if reads(node) and not channels.writers(node)}
     while len(paths) < MOST_PATHS:
         path, wide = widest(width, starts)
         first = first or wide
@@ -42,20 +45,6 @@ def deciding_paths(
             width[step] -= wide
         paths.append([node_name(*node) for node in path if node != ANSWER])
     return paths
-
-
-def starts_of(circuit: Circuit) -> set[Node]:
-    """The reads of channels that nothing in the circuit writes before."""
-    nodes = Subgraph(circuit.nodes, circuit.edges).list_nodes()
-    return {
-        node
-        for node in nodes
-        if reads(node) and not any(writes(w) and w[1] == node[1] and half_of(w[0]) < half_of(node[0]) for w in nodes)
-    }
-
-
-def writes(node: Node) -> bool:
-    return split_site_key(node[0])[1].writes_residual
 
 
 def steps(circuit: Circuit, found: Carried, d_head: int) -> dict[PathStep, float]:
@@ -98,13 +87,10 @@ def in_heads(parts: Subgraph, d_head: int) -> Iterator[PathStep]:
 def along_channels(parts: Subgraph) -> Iterator[PathStep]:
     """From each write to all later reads of its residual channel."""
     nodes = parts.list_nodes()
-    by_channel: dict[int, list[Node]] = {}
-    for node in nodes:
-        if reads(node):
-            by_channel.setdefault(node[1], []).append(node)
+    channels = Channels(nodes)
     for node in nodes:
         if writes(node):
-            yield from ((node, read) for read in by_channel.get(node[1], ()) if half_of(read[0]) > half_of(node[0]))
+            yield from ((node, read) for read in channels.readers(node))
 
 
 def widest(width: dict[PathStep, float], starts: set[Node]) -> tuple[list[Node], float]:

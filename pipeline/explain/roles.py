@@ -13,8 +13,9 @@ from functools import cached_property
 import torch
 
 from pipeline.circuit import Circuit
-from pipeline.circuit.graph import Node, Subgraph, ends, half_of
+from pipeline.circuit.graph import Node, Subgraph, ends
 from pipeline.circuit.interventions import edge_weights
+from pipeline.explain.channels import Channels
 from pipeline.explain.task_labels import TaskStatement
 from pipeline.explain.task_places import AFTER, TaskPlace
 from pipeline.explain.task_values import Head, Look, TaskValues
@@ -53,8 +54,8 @@ class Roles:
         return abs(weight) * float(values.std()) if values is not None else 0.0
 
     @cached_property
-    def nodes(self) -> set[Node]:
-        return set(Subgraph(self.circuit.nodes, self.circuit.edges).list_nodes())
+    def channels(self) -> Channels:
+        return Channels(Subgraph(self.circuit.nodes, self.circuit.edges).list_nodes())
 
     def __call__(self, node: Node, statement: TaskStatement | None) -> str:
         site = split_site_key(node[0])[1]
@@ -111,23 +112,8 @@ class Roles:
         at_end = float((look.query == self.values.batch.last).float().mean())
         return f" {how} the end" if at_end >= ONE_PLACE else ""
 
-    def _on_channel(self, node: Node) -> list[Node]:
-        """The writers of a residual channel that is read, or the readers of one that is written."""
-        reads = split_site_key(node[0])[1].reads_residual
-        others = (other for other in self.nodes if other[1] == node[1])
-        sites = ((other, split_site_key(other[0])[1]) for other in sorted(others))
-        return [other for other, site in sites if (site.writes_residual if reads else site.reads_residual)]
-
-    def writers(self, node: Node) -> list[str]:
-        """The nodes that write to a channel of the residual stream before a node reads it; none: it reads tokens."""
-        return [node_name(*each) for each in self._on_channel(node) if half_of(each[0]) < half_of(node[0])]
-
-    def leads_on(self, node: Node) -> bool:
-        """Whether a node of the circuit reads what this one writes into the residual stream."""
-        return any(half_of(reader[0]) > half_of(node[0]) for reader in self._on_channel(node))
-
     def _of_read(self, node: Node) -> str:
-        writers = self.writers(node)
+        writers = [node_name(*each) for each in self.channels.writers(node)]
         return f"passes on {named(writers)}" if writers else "embeds"
 
     def _brought(self, node: Node) -> str:
@@ -157,7 +143,7 @@ class Roles:
     def pushed(self, node: Node) -> tuple[int, int | None] | None:
         """The answer that a write pushes at the end where it is farther from 0, and the side that it is so on (None: as
         far on both); None where something in the circuit reads it later."""
-        if self.leads_on(node):
+        if self.channels.readers(node):
             return None
         rows = torch.arange(len(self.values.batch.last))
         values, slopes = (

@@ -12,12 +12,12 @@ import torch
 
 from pipeline.explain.roles import Roles
 from pipeline.explain.rounding import HUNDREDTHS
-from pipeline.explain.story_steps import FlowStep, FlowSteps, joined
+from pipeline.explain.story_steps import FlowStep, FlowSteps, joined, site_of
 from pipeline.explain.story_words import StoryWords, heads_in_words, numbered, together
 from pipeline.explain.swaps import Outcome, Swaps
 from pipeline.explain.task_nodes import TaskReading
 from pipeline.rows import Story, StoryNumbers, StoryOutcome, StorySentence
-from pipeline.sites import Site, split_node_name, split_site_key
+from pipeline.sites import Site, split_node_name
 
 MOST_PAIRS = 64  # of each half
 MOST_SENTENCES = 7
@@ -140,16 +140,12 @@ def whole(outcome: Outcome, nodes: Sequence[str], named: Set[str], roles: Roles)
 def units_in_words(left: Sequence[str], named: Set[str], roles: Roles) -> str:
     """The heads of which no node is named, and the neurons, among those that are left."""
     nodes = [(split_node_name(name), name) for name in left]
-    in_steps = {roles.head(node) for node in map(split_node_name, named) if site_of(node[0]).in_head}
-    heads = list(dict.fromkeys(roles.head(node) for node, _ in nodes if site_of(node[0]).in_head))
+    in_steps = {roles.head(node) for node in map(split_node_name, named) if site_of(node).in_head}
+    heads = list(dict.fromkeys(roles.head(node) for node, _ in nodes if site_of(node).in_head))
     heads = [head for head in heads if head not in in_steps]
-    neurons = [name for node, name in nodes if site_of(node[0]) is Site.MLP_NEURON]
+    neurons = [name for node, name in nodes if site_of(node) is Site.MLP_NEURON]
     said = (heads_in_words(heads) if heads else "", numbered("neuron", neurons) if neurons else "")
     return " and ".join(filter(None, said))
-
-
-def site_of(key: str) -> Site:
-    return split_site_key(key)[1]
 
 
 def numbers(outcome: Outcome) -> StoryNumbers:

@@ -41,6 +41,11 @@ class FlowStep:
     nodes: tuple[str, ...]
     carriers: tuple[str, ...] = ()
 
+    @property
+    def site(self) -> Site:
+        """The site of its first node."""
+        return site_of(split_node_name(self.nodes[0]))
+
 
 def joined(steps: Sequence[FlowStep]) -> FlowStep:
     """Steps of one part and layer as one."""
@@ -93,7 +98,9 @@ class FlowSteps:
             yield [FlowStep(FlowPart.WRITE, self._layer(writes[-1]), tuple(writes))]
 
     def _reads(self, here: list[Node]) -> list[FlowStep]:
-        return self._of(FlowPart.READ, [n for n in here if site_of(n).reads_residual and not self.roles.writers(n)])
+        return self._of(
+            FlowPart.READ, [n for n in here if site_of(n).reads_residual and not self.roles.channels.writers(n)]
+        )
 
     def _neurons(self, here: list[Node]) -> list[FlowStep]:
         return [
@@ -126,7 +133,7 @@ class FlowSteps:
 
     def _step_of(self, heads: list[Head], channels: dict[Head, list[str]]) -> FlowStep:
         nodes = tuple(name for head in heads for name in sorted(channels[head], key=lambda name: -self.falls[name]))
-        read = [name for name in self.sources(nodes) if self.roles.writers(split_node_name(name))]
+        read = [name for name in self.sources(nodes) if self.roles.channels.writers(split_node_name(name))]
         return FlowStep(FlowPart.MOVE, heads[0][0], nodes, (*read, *self.targets(nodes)))
 
     def sources(self, names: tuple[str, ...]) -> list[str]:
@@ -149,4 +156,5 @@ def moving(names: Collection[str], falls: Mapping[str, float]) -> list[str]:
 
 
 def site_of(node: Node) -> Site:
+    """The site that a node is at."""
     return split_site_key(node[0])[1]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from pipeline.explain.roles import NEARLY_ZERO, spoken
-from pipeline.explain.story_steps import FlowPart, FlowStep
+from pipeline.explain.story_steps import FlowPart, FlowStep, site_of
 from pipeline.explain.task_nodes import TaskReading
 from pipeline.explain.task_values import Head
 from pipeline.explain.task_words import OTHERS, OTHERWISE
@@ -41,14 +41,14 @@ class StoryWords:
 
     def _read(self, step: FlowStep) -> str:
         said = self._by_place(step.nodes, lambda names, place: f"{channels(names)} {verb(names, 'read')} {read(place)}")
-        where = "" if site_of(step.nodes[0]) is Site.ATTN_IN and step.layer == 0 else f" for {half_in_words(step)}"
+        where = "" if step.site is Site.ATTN_IN and step.layer == 0 else f" for {half_in_words(step)}"
         return f"{said}{where}{self._example('channel', step.nodes)}"
 
     def _move(self, step: FlowStep) -> str:
         ways = grouped(self.heads(step), self.roles.way)
         said = " and ".join(f"{heads_in_words(heads)} {agree(way, len(heads) > 1)}" for way, heads in ways.items())
-        values = [name for name in step.nodes if site_of(name) is Site.ATTN_V]
-        into = [name for name in step.carriers if not site_of(name).reads_residual]
+        values = [name for name in step.nodes if site_of(split_node_name(name)) is Site.ATTN_V]
+        into = [name for name in step.carriers if not site_of(split_node_name(name)).reads_residual]
         said += f" into {channels(into)}" if into else ""
         shown = [name for name in values if self._looked_at(name)]
         return f"{self._reading(step)}{said}{self._example('value channel', shown)}"
@@ -67,7 +67,7 @@ class StoryWords:
     @staticmethod
     def _reading(step: FlowStep) -> str:
         """The channels that a step reads what earlier steps wrote from."""
-        from_ = [name for name in step.carriers if site_of(name).reads_residual]
+        from_ = [name for name in step.carriers if site_of(split_node_name(name)).reads_residual]
         return f"reading {channels(from_)}, " if from_ else ""
 
     def _fire(self, names: Sequence[str], place: str) -> str:
@@ -98,7 +98,7 @@ class StoryWords:
     @cached_property
     def reads_second(self) -> bool:
         """Whether the circuit reads what side b of the pairs has, rather than side a."""
-        reads = [name for name in self.falls if site_of(name).reads_residual]
+        reads = [name for name in self.falls if site_of(split_node_name(name)).reads_residual]
         statement = self.reading.statements[max(reads, key=self.falls.__getitem__)] if reads else None
         return statement is not None and statement.of_sides and statement.larger == 1
 
@@ -163,12 +163,8 @@ class StoryWords:
         return f"writes {self.answers() or 'the answer'}"
 
 
-def site_of(name: str) -> Site:
-    return split_site_key(split_node_name(name)[0])[1]
-
-
 def half_in_words(step: FlowStep) -> str:
-    return f"{'attention' if site_of(step.nodes[0]).in_attention else 'the MLP'} of layer {step.layer}"
+    return f"{'attention' if step.site.in_attention else 'the MLP'} of layer {step.layer}"
 
 
 def read(place: str) -> str:

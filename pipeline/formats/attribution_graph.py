@@ -19,13 +19,14 @@ from torch import Tensor
 
 from pipeline.artifacts import write_json
 from pipeline.circuit import Circuit
+from pipeline.circuit.graph import half_of
 from pipeline.circuit.heads import attention_patterns
 from pipeline.circuit.interventions import edge_weights
 from pipeline.circuit.masked import Masked
 from pipeline.model.norm import RMSNorm
 from pipeline.model.record import record
 from pipeline.model.transformer import Transformer
-from pipeline.sites import EDGE_KINDS, EdgeKind, Site, edge_key, residual_names, site_key
+from pipeline.sites import EDGE_KINDS, EdgeKind, Site, edge_key, residual_names, site_key, split_site_key
 
 ROWS = tuple(site for site in Site if site.partner is None)  # a layer's rows in a picture: sites but queries and keys
 SHOWN = 2  # likeliest next tokens
@@ -106,9 +107,9 @@ class Attribution:
         """What is added to a channel of the residual stream before a site: the embedding, and the circuit's writes."""
         yield (EMBEDDING, -1), self._embedded[:, channel]
         for key, indices in self.circuit.nodes.items():
-            if before is not None and _place(key) >= _place(before):
+            if before is not None and half_of(key) >= half_of(before):
                 continue
-            if _site(key).writes_residual and bool((indices == channel).any()):
+            if split_site_key(key)[1].writes_residual and bool((indices == channel).any()):
                 yield (key, channel), self.values[key][:, channel]
 
     @cached_property
@@ -129,7 +130,7 @@ class Attribution:
             total = float((direct * self._embedded[last]).sum().detach())
             yield Link((EMBEDDING, int(self.tokens[last]), last), (LOGIT, token, last), total)
             for key, indices in self.circuit.nodes.items():
-                if _site(key).writes_residual:
+                if split_site_key(key)[1].writes_residual:
                     for c in indices.tolist():
                         weight = float((direct[c] * self.values[key][last, c]).detach())
                         if weight:
@@ -139,16 +140,6 @@ class Attribution:
 def _nonzero(source: tuple[str, int], target: tuple[str, int], effect: Float[Tensor, "query key"]) -> Iterator[Link]:
     for query, key in effect.detach().nonzero().tolist():
         yield Link((*source, key), (*target, query), float(effect[query, key]))
-
-
-def _site(key: str) -> Site:
-    return Site(key.partition(".")[2])
-
-
-def _place(key: str) -> int:
-    """Where a site is among all rows of a model."""
-    layer = int(key.partition(".")[0])
-    return layer * len(Site) + list(Site).index(_site(key))
 
 
 def leading_to_logits(links: Sequence[Link]) -> list[Link]:
@@ -203,7 +194,8 @@ def _at_tokens(link: Link, ids: Sequence[int]) -> Link:
 def _row(key: str, n_rows: int) -> str:
     if key in (EMBEDDING, LOGIT):
         return key if key == EMBEDDING else str(n_rows + 1)
-    return str(int(key.partition(".")[0]) * len(ROWS) + ROWS.index(_site(key)))
+    layer, site = split_site_key(key)
+    return str(layer * len(ROWS) + ROWS.index(site))
 
 
 def _id(vertex: Vertex, n_rows: int) -> str:

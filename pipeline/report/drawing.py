@@ -90,9 +90,14 @@ def _words(picture: Picture, explanation: Mapping[str, Any]) -> dict[int, Mappin
     return {n: labels[n] for row in taken.values() for n in row}
 
 
+def path_steps(explanation: Mapping[str, Any]) -> set[tuple[int, int]]:
+    """The steps of the paths that decide, as numbers of two nodes."""
+    return {step for path in explanation.get("paths", ()) for step in zip(path, path[1:], strict=False)}
+
+
 def decisive_edges(picture: Picture, explanation: Mapping[str, Any]) -> set[int]:
     """Numbers of the edges that are steps of a path that decides."""
-    steps = {step for path in explanation.get("paths", ()) for step in zip(path, path[1:], strict=False)}
+    steps = path_steps(explanation)
     ends = zip(picture["edges"]["source"], picture["edges"]["target"], strict=True)
     return {e for e, step in enumerate(ends) if step in steps}
 
@@ -156,7 +161,7 @@ def _ways(picture: Picture, explanation: Mapping[str, Any]) -> list[str]:
     """The steps of paths that decide which are no edges: along a residual channel, or from a query or key to a
     write."""
     edges = set(zip(picture["edges"]["source"], picture["edges"]["target"], strict=True))
-    steps = {step for path in explanation.get("paths", ()) for step in zip(path, path[1:], strict=False)} - edges
+    steps = path_steps(explanation) - edges
     x, y = picture["nodes"]["x"], picture["nodes"]["y"]
     return [edge_curve(x[a], y[a], x[b], y[b]) for a, b in sorted(steps)]
 

@@ -19,8 +19,8 @@ def thumbnail(picture: Picture, *, label: str) -> str:
     A circuit of more than MOST_EDGES edges shows its strongest ones and the nodes at their ends. ``label``: for those
     who hear the page.
     """
-    places, shown = _places(picture), _strongest(picture)
-    edges, strength = picture["edges"], strengths(picture)
+    places, edges, strength = _places(picture), picture["edges"], strengths(picture)
+    shown = sorted(range(len(strength)), key=strength.__getitem__)[-MOST_EDGES:]  # the strongest last
     lines: dict[str, str] = {}
     for edge in shown:
         look = f"{sign_of(edges['weight'][edge])} {'strong' if strength[edge] >= STRONG else 'faint'}"
@@ -34,12 +34,6 @@ def thumbnail(picture: Picture, *, label: str) -> str:
             dots[kind] = dots.get(kind, "") + "M{} {}h0".format(*places[node])
     shapes = {"lines": sorted(lines.items()), "dots": sorted(dots.items()), "label": label}
     return render("thumbnail.svg.j2", width=WIDTH, height=HEIGHT, shapes=shapes)
-
-
-def _strongest(picture: Picture) -> list[int]:
-    """Numbers of the edges that are drawn, the strongest last."""
-    strength = strengths(picture)
-    return sorted(range(len(strength)), key=strength.__getitem__)[-MOST_EDGES:]
 
 
 def _places(picture: Picture) -> list[tuple[int, int]]:

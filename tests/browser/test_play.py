@@ -13,7 +13,18 @@ from pipeline.play.changes import Act, PartChange
 from pipeline.play.server import application
 from pipeline.play.session import Session
 from tests.browser.chromium import Page, wait_until
-from tests.browser.trying import EDGE, NODE, READY, act, bars, click_node, expected, write
+from tests.browser.trying import (
+    EDGE,
+    NODE,
+    READY,
+    act,
+    bars,
+    click_node,
+    expected,
+    reload,
+    switch_off_in_the_whole_model,
+    write,
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +71,12 @@ def test_changed_parts_change_the_answer_and_lie_in_the_address(play, session):
     reply = session.run("f(<q", "closing", answers=[62, 125], changes=changes, other="{ab")
     assert bars(play, 1) == expected(reply, "circuit")
     assert play.evaluate("location.hash").startswith("#/circuit/tiny/closing/0.attn_out.7?text=f")
-    play.evaluate("window.before = true")
-    play.call("Page.reload")
-    play.wait_for(f"!window.before && {READY} && document.querySelectorAll('.ct-act.changed').length === 2", 60)
+    reload(play, 2)
     assert bars(play, 1) == expected(reply, "circuit")
 
 
 def test_in_the_whole_model_changes_move_its_answer(play, session):
-    play.click(".cc-choice[aria-label='Values and changes in'] button:nth-child(2)")
-    click_node(play, NODE)
-    act(play, NODE, "off")
-    play.wait_for("document.querySelectorAll('.ct-act.changed').length === 1")
+    switch_off_in_the_whole_model(play, NODE)
     reply = session.run("<ab", "closing", [NODE], inside="model", answers=[62, 125])
     assert bars(play, 0) == expected(reply, "model")
 

@@ -17,7 +17,18 @@ from pipeline.play.session import Session
 from pipeline.report.bundle import token_texts
 from pipeline.report.write import write_report
 from tests.browser.chromium import Page
-from tests.browser.trying import EDGE, NODE, READY, act, bars, click_node, expected, write
+from tests.browser.trying import (
+    EDGE,
+    NODE,
+    READY,
+    act,
+    bars,
+    click_node,
+    expected,
+    reload,
+    switch_off_in_the_whole_model,
+    write,
+)
 from tests.play.playing import TOKENIZER, make_session
 from tests.report.conftest import FakeTasks, write_model
 
@@ -62,9 +73,7 @@ def test_a_changed_node_and_edge_change_the_answer_and_lie_in_the_address(trying
     assert reply["circuit"]["first"][0] != reply["circuit"]["first"][1]
     address = trying.evaluate("location.hash")
     assert address.startswith("#/circuit/tiny/closing/0.attn_out.7?text=f")
-    trying.evaluate("window.before = true")
-    trying.call("Page.reload")
-    trying.wait_for(f"!window.before && {READY} && document.querySelectorAll('.ct-act.changed').length === 2", 60)
+    reload(trying, 2)
     assert bars(trying, 1) == expected(reply, "circuit") and trying.evaluate("location.hash") == address
     trying.click(".ct h4 button")
     trying.wait_for("!document.querySelectorAll('.ct-act.changed').length")
@@ -72,10 +81,7 @@ def test_a_changed_node_and_edge_change_the_answer_and_lie_in_the_address(trying
 
 
 def test_in_the_whole_model_changes_move_its_answer(trying, session):
-    trying.click(".cc-choice[aria-label='Values and changes in'] button:nth-child(2)")
-    click_node(trying, NODE)
-    act(trying, NODE, "off")
-    trying.wait_for("document.querySelectorAll('.ct-act.changed').length === 1")
+    switch_off_in_the_whole_model(trying, NODE)
     reply = session.run("<ab", "closing", [NODE], inside="model", answers=[62, 125])
     assert bars(trying, 0) == expected(reply, "model")
 

@@ -33,6 +33,21 @@ def act(page: Page, name: str, kind: str) -> None:
                   f"(document.querySelector({json.dumps(select)}))")  # fmt: skip
 
 
+def reload(page: Page, n_changed: int) -> None:
+    """Loads the page anew, at its address, and waits for as many changed parts."""
+    page.evaluate("window.before = true")
+    page.call("Page.reload")
+    changed = f"document.querySelectorAll('.ct-act.changed').length === {n_changed}"
+    page.wait_for(f"!window.before && {READY} && {changed}", 60)
+
+
+def switch_off_in_the_whole_model(page: Page, name: str) -> None:
+    page.click(".cc-choice[aria-label='Values and changes in'] button:nth-child(2)")
+    click_node(page, name)
+    act(page, name, "off")
+    page.wait_for("document.querySelectorAll('.ct-act.changed').length === 1")
+
+
 def bars(page: Page, which: int) -> dict[str, float]:
     """Text → probability in percent of the model's (0) or the circuit's (1) likeliest tokens."""
     rows = f"[...document.querySelectorAll('.ct-choice')[{which}].querySelectorAll('.ct-row')]"

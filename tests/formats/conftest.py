@@ -15,6 +15,7 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.model.initial import new_model
 from pipeline.model.transformer import Transformer
 from pipeline.shape import ModelShape
+from tests.randomised import randomised
 
 TEXT = ["def f(x):\n    return [x, 1]\n", "for name in names:\n    print(name)\n"] * 30
 TINY = {"n_layer": 2, "d_model": 16, "d_head": 4, "n_ctx": 24}
@@ -37,11 +38,7 @@ def small_model() -> Callable[..., Transformer]:
 
     def build(seed: int = 0, **changes: Any) -> Transformer:
         model = new_model(ModelShape.model_validate(TINY | changes), vocab_size=280, seed=seed, bigram=None)
-        generator = torch.Generator().manual_seed(seed + 1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-        return model.freeze()
+        return randomised(model, seed + 1)
 
     return build
 

@@ -14,6 +14,7 @@ from pipeline.model.initial import new_model
 from pipeline.model.transformer import Transformer
 from pipeline.play.session import Session
 from pipeline.workspace import LoadedModel, LoadedTask
+from tests.randomised import randomised
 
 TOKENIZER = Tokenizer({bytes([value]): value for value in range(256)}, PATTERN)
 ANSWERS = [ord(">"), ord("}")]
@@ -44,11 +45,7 @@ def make_model() -> Transformer:
              positions=True, lr=0.01, tokens=4096)
     )  # fmt: skip
     model = new_model(config, vocab_size=257, seed=0, bigram=None)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model.freeze()
+    return randomised(model, 1)
 
 
 def make_circuit(model: Transformer) -> Circuit:

@@ -22,6 +22,7 @@ from tests.report.numbers_of import read, unpacked, wrong
 
 TASKS = {"quotes": (0.05, 0.4), "lists": (0.1, 0.6), "for_while": (0.6, None), "with_as": (None, None)}
 Write = Callable[..., dict[str, Any]]
+Written = tuple[dict[str, Any], str]
 
 
 @pytest.fixture
@@ -51,6 +52,13 @@ def models(make_model: Callable[..., Place]) -> dict[str, Place]:
         "dense_a": make_model("dense_a", "dense", 3.0, TASKS),
         "sparse_a": make_model("sparse_a", "sparse", 3.1, TASKS, seed=1),
     }
+
+
+@pytest.fixture
+def written(write: Write, models: dict[str, Place], tmp_path: Path) -> Written:
+    """The summary of the report and its page's text."""
+    summary = write(models)
+    return summary, (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
 
 
 class Page(HTMLParser):
@@ -145,11 +153,8 @@ def test_every_number_of_the_page_is_the_summarys(write: Write, models: dict[str
 
 
 @pytest.mark.parametrize(("true", "false"), [('value="3.1">', 'value="3.2">'), (">3.100</data>", ">3.200</data>")])
-def test_a_number_that_is_not_the_summarys_is_found(
-    write: Write, models: dict[str, Place], tmp_path: Path, true: str, false: str
-) -> None:
-    summary = write(models)
-    text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+def test_a_number_that_is_not_the_summarys_is_found(written: Written, true: str, false: str) -> None:
+    summary, text = written
     assert true in text
     assert len(wrong(summary, read(text.replace(true, false, 1)).shown)) == 1
 
@@ -158,11 +163,8 @@ def test_a_number_without_a_source_is_found() -> None:
     assert read("<table><tr><td><b>12</b></td><td>none</td></tr></table>").loose == ["12"]
 
 
-def test_the_matrix_says_of_every_task_what_the_summary_says(
-    write: Write, models: dict[str, Place], tmp_path: Path
-) -> None:
-    summary = write(models)
-    text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+def test_the_matrix_says_of_every_task_what_the_summary_says(written: Written) -> None:
+    summary, text = written
     table = text[text.index('id="matrix-table"') : text.index('<section id="curves">')]
     rows = dict(re.findall(r'<tr><th scope="row" id="\w+">(\w+)</th>(.*?)</tr>', table, re.S))
     for task in TASKS:
@@ -171,11 +173,8 @@ def test_the_matrix_says_of_every_task_what_the_summary_says(
     assert "3.750" in text  # the bigram table's loss
 
 
-def test_the_page_begins_with_a_card_for_each_task_that_a_sparse_model_solves(
-    write: Write, models: dict[str, Place], tmp_path: Path
-) -> None:
-    summary = write(models)
-    text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+def test_the_page_begins_with_a_card_for_each_task_that_a_sparse_model_solves(written: Written) -> None:
+    summary, text = written
     begun = text[text.index('<section id="circuits">') : text.index('<section id="frontier">')]
     cards = re.findall(r"<li data-at.*?</li>", begun, re.S)
     tasks = summary["models"][1]["tasks"]
@@ -191,11 +190,8 @@ def test_the_page_begins_with_a_card_for_each_task_that_a_sparse_model_solves(
     assert "with_as</a> not expressible" in begun
 
 
-def test_the_page_says_what_minimisation_and_the_learned_ranking_gain(
-    write: Write, models: dict[str, Place], tmp_path: Path
-) -> None:
-    summary = write(models)
-    text = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+def test_the_page_says_what_minimisation_and_the_learned_ranking_gain(written: Written) -> None:
+    summary, text = written
     section = plain(text[text.index('<section id="pruning">') : text.index('<section id="necessity">')])
     tables = section.partition("<details>")[0]
     row = r'<tr[^>]*><th scope="row">(?:<a[^>]*>)?([\w ]+)(?:</a>)?</th>(.*?)</tr>'

@@ -17,11 +17,11 @@ const CircuitPage = (() => {
     const edges = source.map((from, e) => `${nodes[from].name}->${nodes[target[e]].name}`);
     const stage = make("div", { class: "cp-stage", style: `aspect-ratio:${bundle.drawing.width}/${bundle.drawing.height}` }), panel = make("aside", { class: "cp-panel", "aria-label": "The chosen node" });
     const options = CircuitWords.of(bundle);
-    const page = { bundle, nodes, edges, options, select, labelOf, see, source: "circuit", centre: null, node: null, query: "", look: CircuitLook.first, written };
+    const page = { bundle, nodes, edges, options, select, labelOf, see, pin, source: "circuit", centre: null, node: null, query: "", look: CircuitLook.first, written };
     const stages = make("div", { class: "cp-stages" }, stage), drawn = make("div", { class: "cp-draw" }, stages);
     const left = make("div", { class: "cp-left" }, drawn, key(bundle)), whole = make("div", { class: "cp" }, left, panel);
     element.replaceChildren(whole);
-    page.drawing = CircuitDrawing.mount(stage, bundle.drawing, { ...options, onselect: chosen, onpin, describe: labelOf });
+    page.drawing = CircuitDrawing.mount(stage, bundle.drawing, { ...options, onselect: chosen, onpin: pin, describe: labelOf });
     page.beside = CircuitBeside.of(stages, bundle.task);
     let toolbar = null;
     document.addEventListener("keydown", leaveFull, true);
@@ -71,7 +71,8 @@ const CircuitPage = (() => {
       document.documentElement.classList.toggle("cp-still", page.look.full);
       page.beside.show(page.look.beside, page.look);
     }
-    function onpin(name) {
+    // Pins a node, or takes its pin away.
+    function pin(name) {
       const { pins } = page.look;
       see({ pins: pins.includes(name) ? pins.filter(each => each !== name) : [...pins, name] });
     }

@@ -5,19 +5,19 @@
 // layer); the number is what it carries on a pair, or its weight. Edges on a path that decides are bold, and the others
 // then fainter.
 const CircuitEdges = (() => {
-  const { LEVELS, WIDTHS, ALPHAS } = CircuitScene;
+  const { WIDTHS, ALPHAS, levelOf, stepsOf } = CircuitScene;
   const BOLD = 1.9, BESIDE_BOLD = 0.5; // more width of the bold ones, strength of the others
   const SAMPLES = 14;
 
   // Each edge's { e, number, share, sign, level, bold } and its curve's ends.
   function of(drawing, nodes, numbers, paths = []) {
     const { source, target } = drawing.edges, { x, y } = drawing.nodes, largest = {};
-    const steps = new Set(paths.flatMap(path => path.slice(1).map((to, i) => `${path[i]} ${to}`)));
+    const steps = new Set(stepsOf(paths).map(step => step.join(" ")));
     target.forEach((t, e) => { largest[nodes[t].place] = Math.max(largest[nodes[t].place] ?? 0, Math.abs(numbers[e])); });
     return source.map((s, e) => {
       const t = target[e], most = largest[nodes[t].place], number = numbers[e], share = most ? Math.abs(number) / most : 0;
       return {
-        e, number, share, sign: number < 0 ? "n" : number > 0 ? "p" : "z", level: Math.min(Math.floor(LEVELS * share), LEVELS - 1),
+        e, number, share, sign: number < 0 ? "n" : number > 0 ? "p" : "z", level: levelOf(share),
         bold: steps.has(`${s} ${t}`), x: x[s], y: y[s], tx: x[t], ty: y[t], my: (y[s] + y[t]) / 2,
       };
     });

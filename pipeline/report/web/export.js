@@ -33,9 +33,9 @@ const CircuitExport = (() => {
     return inside.map(rule => rule.cssText).join("\n");
   }
 
-  function json({ bundle, drawing }) {
+  function json({ bundle, options: { carried }, drawing }) {
     const { look, nodes, live, edges } = drawing.seen(), { source, target, weight } = bundle.drawing.edges, { explanation } = bundle;
-    const { carried } = CircuitWords.of(bundle), { x, y } = bundle.drawing.nodes;
+    const { x, y } = bundle.drawing.nodes;
     return JSON.stringify({
       model: bundle.model, task: bundle.task, drawn_by: look.by, pins: look.pins, groups: look.groups,
       nodes: live.map(n => ({ name: nodes[n].name, x: x[n], y: y[n], label: explanation?.nodes[n]?.task_label ?? null })),

@@ -82,10 +82,16 @@ const CircuitScene = (() => {
       streams, arcs);
   }
 
+  // Paths as their steps, each two numbers of nodes.
+  const stepsOf = paths => paths.flatMap(path => path.slice(1).map((to, i) => [path[i], to]));
+
+  // Which of the strengths that are told apart a share (0 to 1) of the largest is.
+  const levelOf = share => Math.min(Math.floor(LEVELS * share), LEVELS - 1);
+
   // The steps of paths that decide which are no edges: along a residual channel, or from a query or key to a write.
   function ways({ nodes: { x, y }, edges: { source, target } }, paths) {
     const edges = new Set(source.map((s, e) => `${s} ${target[e]}`));
-    const steps = paths.flatMap(path => path.slice(1).map((to, i) => [path[i], to])).filter(([a, b]) => !edges.has(`${a} ${b}`));
+    const steps = stepsOf(paths).filter(([a, b]) => !edges.has(`${a} ${b}`));
     const d = ([a, b]) => (x[a] === x[b] ? `M${x[a]} ${y[a]}V${y[b]}` : `M${x[a]} ${y[a]}C${x[a]} ${(y[a] + y[b]) / 2} ${x[b]} ${(y[a] + y[b]) / 2} ${x[b]} ${y[b]}`);
     const once = [...new Map(steps.map(step => [step.join(" "), step])).entries()];
     return draw("g", { "aria-hidden": "true" }, once.map(([of, step]) => draw("path", { class: "cd-way", "data-all": of, d: d(step) })));
@@ -135,7 +141,7 @@ const CircuitScene = (() => {
     const numbers = outputs.ends.map(([channel, , , weight]) => (pushes ? own.get(channel) ?? 0 : weight));
     const largest = Math.max(...numbers.map(Math.abs), 1e-12), named = outputs.answers.map(token => visible(tokens[token]));
     svg.querySelectorAll(".cd-out").forEach((line, i) => {
-      const level = Math.min(Math.floor(LEVELS * Math.abs(numbers[i]) / largest), LEVELS - 1), channel = outputs.ends[i][0];
+      const level = levelOf(Math.abs(numbers[i]) / largest), channel = outputs.ends[i][0];
       line.classList.toggle("n", numbers[i] < 0);
       line.classList.toggle("p", numbers[i] >= 0);
       line.setAttribute("stroke-width", WIDTHS[level]);
@@ -144,5 +150,5 @@ const CircuitScene = (() => {
     });
   }
 
-  return { scene, pushed, LEVELS, WIDTHS, ALPHAS };
+  return { scene, pushed, stepsOf, levelOf, WIDTHS, ALPHAS };
 })();

@@ -4,7 +4,6 @@
 const CircuitStory = (() => {
   const { make, visible, inCode, words } = CircuitElements;
   const BEFORE = 24; // tokens that are shown before the first one in which two prompts differ
-  const MIN_MOVED = 0.8; // as in pipeline/explain/story.py
   const percent = share => `${Math.round(100 * share)} %`;
 
   // page: { bundle, drawing (mounted) }; stage: the drawing's element → [section], or [] without a story
@@ -76,7 +75,7 @@ const CircuitStory = (() => {
     if (moved === null) return make("span", { class: "chip dim" }, "not checked");
     const counted = apart || weak ? whole ?? moved : moved;
     const more = `of ${n} prompts; the answer goes ${percent(share ?? 0)} of the way to the other one, and ${percent(flips ?? 0)} of the right answers flip`;
-    return make("span", { class: `chip${counted < MIN_MOVED ? " dim" : ""}`, title: more }, `moves ${percent(counted)}${weak ? " only" : apart ? " *" : ""}`);
+    return make("span", { class: `chip${weak ? " dim" : ""}`, title: more }, `moves ${percent(counted)}${weak ? " only" : apart ? " *" : ""}`);
   }
 
   return { section, alike };

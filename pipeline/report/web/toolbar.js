@@ -2,7 +2,7 @@
 // The controls of a circuit's drawing: search, what edges are drawn by, how many, pins, groups, the model beside, export.
 //
 // CircuitToolbar.section(page) → { element, told({ nodes, edges }), chosen() }; page: { bundle, nodes, options (words.js),
-// drawing, look, node, see(changes of the look), select(name) }; `told` says how much of
+// drawing, look, node, see(changes of the look), pin(name), select(name) }; `told` says how much of
 // the circuit is shown, `chosen` that another node is chosen
 const CircuitToolbar = (() => {
   const { make, number, visible, choice } = CircuitElements;
@@ -121,12 +121,11 @@ const CircuitToolbar = (() => {
 
   function pins(page) {
     const { look, node } = page, pinned = look.pins.includes(node);
-    const toggle = name => page.see({ pins: look.pins.includes(name) ? look.pins.filter(each => each !== name) : [...look.pins, name] });
     const chips = look.pins.map(name => make("span", { class: "ck-chip" },
-      make("button", { type: "button", class: "cc-link", onclick: () => page.select(name) }, name), remove(`unpin ${name}`, () => toggle(name))));
+      make("button", { type: "button", class: "cc-link", onclick: () => page.select(name) }, name), remove(`unpin ${name}`, () => page.pin(name))));
     const only = make("input", { type: "checkbox", checked: look.only, onchange: () => page.see({ only: only.checked }) });
     return [
-      make("button", { type: "button", class: "ck-pin", disabled: !node, "aria-pressed": String(pinned), title: "Pin the chosen node (P, or Shift+click)", onclick: () => toggle(node) }, pinned ? "unpin" : "pin"),
+      make("button", { type: "button", class: "ck-pin", disabled: !node, "aria-pressed": String(pinned), title: "Pin the chosen node (P, or Shift+click)", onclick: () => page.pin(node) }, pinned ? "unpin" : "pin"),
       ...chips,
       look.pins.length ? make("label", { title: "Only what is on a path through every pinned node" }, only, " only paths through pins") : "",
     ];

@@ -8,9 +8,9 @@ const CircuitWords = (() => {
   const { draw, parted, bare } = CircuitElements;
   const CHAR = 6.35, LINE = 14, BESIDE = 8; // pixels on the screen: a character, a line, from a node to its words
   const LABELLED = 2, NAMED = 3; // zooms from which the whole label has room, and the node's name
-  const APART = LINE / Math.sin(35 * Math.PI / 180); // pixels between slanted words that stay clear of each other
   const SLANT = 35, RISE = Math.sin(SLANT * Math.PI / 180), LEAST = 4, ENOUGH = 9; // degrees; characters that
   // are worth showing of what comes first, and of all else
+  const APART = LINE / RISE; // pixels between slanted words that stay clear of each other
   const FILLED = 0.8; // of the way to the row above that slanted words may take
   const ROW = 68; // height of the only row
 
