@@ -78,7 +78,7 @@ class TaskWords:
 
     def place(self, place: TaskPlace, side: int | None = None, *, flow: bool = False) -> str:
         """``at `␣True` (the end)``, ``after `=```; ``side``: with the tokens that stand there on this side only;
-        ``flow``: what is there, ```␣True` (the end)``; where the prompts part by its tokens alone."""
+        ``flow``: what is there, ```␣True` (the end)``; at the first difference its tokens alone."""
         if place.tokens:
             return f"{place.name} {self.listed(place.tokens)}"
         rows = self.places.there if side is None else self.places.there & self.sides[side][:, None]
