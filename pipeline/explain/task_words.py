@@ -42,7 +42,7 @@ class TaskWords:
         return self.conditions[side] if self.conditions[side] != OTHERWISE else f"except {self.conditions[1 - side]}"
 
     def text(self, statement: TaskStatement) -> str:
-        """Both means and where they are, of two sides the larger magnitude first."""
+        """Both means and where they are, of two sides the larger magnitude first; ``otherwise`` last."""
         return self._of_sides(statement) if statement.of_sides else self._of_place(statement)
 
     def _of_sides(self, statement: TaskStatement) -> str:
@@ -55,7 +55,7 @@ class TaskWords:
         else:
             where, groups = f"{self.place(place)}: ", self.conditions
         values = zip(numbers(statement.means), groups, statement.means, strict=True)
-        ordered = sorted(values, key=lambda each: -abs(each[2]))
+        ordered = sorted(values, key=lambda each: (each[1] in (OTHERWISE, f"at {OTHERS}"), -abs(each[2])))
         return where + " and ".join(f"{number} {group}" for number, group, _ in ordered)
 
     def apart(self, place: TaskPlace) -> list[str] | None:
