@@ -20,7 +20,10 @@ HEAD = """# {n} labels, to be judged
 
 Drawn at random (seed {seed}) from {total} uses of nodes in circuits of sparse models, by
 `python -m benchmarks.label_sheet --seed {seed}`. A label is accepted where it says, rightly and usefully, what the
-values below it show: where the node is high or low, or where the two prompts of a pair differ at it.
+values below it show: where the node is high or low, or where the two prompts of a pair (a and b) differ at it. Numbers
+in it are means over all test pairs. *After `x`* is the side of a pair that has `x` where its prompts first differ (or
+soon after), and *at the end* the last token, after which the model answers. AUC: how surely the label's two groups are
+told apart by the value, on pairs that it was not chosen on; none where no place stands out.
 """
 
 

@@ -28,7 +28,7 @@ from pipeline.model.transformer import Transformer
 from pipeline.sites import Site, node_name, site_key, split_site_key
 
 ONE_PLACE = 0.5  # share of a head's look on one place from which it copies
-TOLD_PLACE = 0.2  # the same of a head that averages, from which the place is told
+TOLD_PLACE = 0.5  # share of what a head that averages brings, from one place, from which that is told
 NO_LOOK = 1e-9  # weight on all tokens, below which a head looks nowhere
 NEARLY_ALL = 0.9  # of the larger mean, from which a write is as far from 0 on both sides
 NEARLY_ZERO = 0.1  # of the larger mean, below which a neuron is off
@@ -96,7 +96,7 @@ class Roles:
         else:
             at = self.values.looks[self.head(key)].query
             mean = float(asked.gather(1, at[:, None]).mean())
-        return " (draws it there)" if mean * statement.means[statement.larger] > 0 else " (keeps it away)"
+        return ": draws attention" if mean * statement.means[statement.larger] > 0 else ": repels attention"
 
     def flow(self, heads: Sequence[Head]) -> str:
         """``copies from `("` to the end (head 0.8)``; heads of several ways one after the other."""
@@ -121,13 +121,28 @@ class Roles:
         return self.places[n], None if min(shares[n]) >= ONE_PLACE else shares[n].index(max(shares[n]))
 
     def mostly(self, head: Head) -> str:
-        """``, 31 % on `,```: of a head that averages, the place that most of its look is on, if that is much."""
-        if self.looked_at(head) is not None:
+        """``, 85 % of it from `,```: of a head that averages, the place that most of what it brings is from."""
+        found = self.looked_at(head)
+        if found is not None and found[0].name != AFTER:
             return ""
-        look, places = self.values.looks[head], [place for place in self.places if place.name != AFTER]
+        look, tokens = self._brings(head), self.values.batch.tokens
+        best = int(torch.bincount(tokens.flatten(), weights=look.weights.double().flatten()).argmax())
+        places = [place for place in self.places if place.name != AFTER] + [TaskPlace("at", tokens == best, (best,))]
         shares = {(n, side): self._share(look, place, side) for n, place in enumerate(places) for side in (0, 1)}
         (n, side), share = max(shares.items(), key=lambda each: each[1])
-        return "" if share < TOLD_PLACE else f", {percent(share)} on {self.words.place(places[n], side, flow=True)}"
+        from_ = self.words.place(places[n], side, flow=True).removeprefix("at ")
+        return "" if share < TOLD_PLACE else f", {percent(share)} of it from {from_}"
+
+    def _brings(self, head: Head) -> Look:
+        """What a head brings from each token: its weight there times the magnitudes of its kept values."""
+        look, nodes = self.values.looks[head], [(node_name(*node), node) for node in self._values_of(head)]
+        large = sum(self.values.nodes[name].abs() for name, _ in nodes if name in self.values.nodes)
+        return Look(look.weights * large, look.query)
+
+    def _values_of(self, head: Head) -> list[Node]:
+        key, d_head = site_key(head[0], Site.ATTN_V), self.model.config.d_head
+        indices = self.circuit.nodes[key].tolist() if key in self.circuit.nodes else []
+        return [(key, index) for index in indices if index // d_head == head[1]]
 
     def _from(self, place: TaskPlace, side: int | None, look: Look) -> str:
         """The way from one place, where prompts of this side have it (None: of both)."""
@@ -203,9 +218,10 @@ class Roles:
             return "is constant"
         source, weight = into[0]
         low, high = sorted(map(abs, statement.means)) if statement else (1.0, 1.0)
-        what = "thresholds" if low <= NEARLY_ZERO * high else "inverts" if weight < 0 else "detects"
-        inverted = " (inverted)" if weight < 0 and what == "thresholds" else ""
-        return f"{what} {named([node_name(*source)])}{inverted}"
+        name = named([node_name(*source)])
+        if low <= NEARLY_ZERO * high:
+            return f"thresholds {name}" if weight > 0 else f"fires where {name} is low"
+        return f"{'inverts' if weight < 0 else 'detects'} {name}"
 
 
 def named(names: list[str]) -> str:

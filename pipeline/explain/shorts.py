@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from pipeline.circuit.graph import Node
 from pipeline.explain.roles import NEARLY_ZERO, Roles
-from pipeline.explain.task_labels import TaskStatement
+from pipeline.explain.task_labels import TaskStatement, steady
 from pipeline.explain.task_places import AFTER, END, PARTING, TaskPlace
 from pipeline.explain.task_words import OTHERS
 from pipeline.sites import Site, node_name, split_site_key
 
 MOST_CHARS = 22
-LATER, STEADY, AVERAGES, PARTS = "later on", "constant", "averages", "where they differ"
+LATER, STEADY, ALL_OVER, AVERAGES, PARTS = "later on", "constant", "all over", "averages", "where they differ"
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,22 @@ class Shorts:
     def __call__(self, node: Node, statement: TaskStatement | None) -> str:
         layer, site = split_site_key(node[0])
         if site in (Site.ATTN_Q, Site.ATTN_K):
-            words = f"{'asks' if site is Site.ATTN_Q else 'finds'} {self.what(statement)}"
+            words = f"{'asks' if site is Site.ATTN_Q else 'finds'} {self.what(node, statement)}"
         elif site is Site.ATTN_V:
             words = self.brings(node)
         elif site is Site.MLP_NEURON:
-            words = self.threshold(node) or self.what(statement)
+            words = self.threshold(node) or self.what(node, statement)
         elif site.writes_residual:
             words = self._of_write(node, statement)
         else:
-            words = self.what(statement)
+            words = self.what(node, statement)
         return clipped(words)
 
-    def what(self, statement: TaskStatement | None) -> str:
+    def what(self, node: Node, statement: TaskStatement | None) -> str:
         """Where a node is far from 0, or on which of the two sides."""
         if statement is None:
-            return STEADY
+            real = self.roles.values.nodes[node_name(*node)][self.roles.words.places.there]
+            return STEADY if steady(real) else ALL_OVER
         if not statement.of_sides:
             return self._place(statement.place, None)
         larger, words = statement.larger, self.roles.words
@@ -95,7 +96,7 @@ class Shorts:
         if pushed is not None:
             return f"→ {self.roles.words.quoted(pushed[0])}"
         source = into[0][0]
-        return self.brings(source) if split_site_key(source[0])[1] is Site.ATTN_V else self.what(statement)
+        return self.brings(source) if split_site_key(source[0])[1] is Site.ATTN_V else self.what(node, statement)
 
 
 def first_of(listed: str) -> str:

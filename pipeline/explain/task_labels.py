@@ -2,14 +2,15 @@
 
 A statement is chosen on one half of the pairs and scored on the other, by the area under the curve (AUC). *Of sides*:
 the share of pairs of one prompt of side a and one of side b that the node's value at a place tells apart. *Of a place*:
-the share of pairs of one position there and one elsewhere. Among the places that tell clearly, that one is named at
+the share of pairs of one position there and one elsewhere; such a place also has to be distinct: not one of many at
+which the node is as high. Among the places that tell clearly, that one is named at
 which the difference moves the answer most; the sides come first, where that does not lose much.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -20,9 +21,10 @@ from pipeline.explain.task_scores import Contrast, Half
 from pipeline.explain.task_values import TaskValues
 
 CLEAR = 0.9  # AUC from which a statement says what a node does
+DISTINCT = 0.5  # F1 of a place from which it stands out
 STEADY = 0.1  # of a node's mean: a standard deviation below which it has one value, unless it tells the sides apart
 LEAST_PROMPTS = 8  # of each side of each half, that have a place for it to be tried
-LEAST_SEEN = 8  # positions of the half of the choice that have a token for a statement to name it
+COMMON = 0.1  # positions for each prompt of the half of the choice at which a token is, for a statement to name it
 MOST_TOKENS = 3  # of a set
 # How much more a statement counts than one of a place: the sides are the task; the end is where the answer is given
 PREFER_SIDES, PREFER_END, LESS_EACH_TOKEN = 2.0, 1.5, 0.8
@@ -32,7 +34,8 @@ PREFER_SIDES, PREFER_END, LESS_EACH_TOKEN = 2.0, 1.5, 0.8
 class TaskStatement:
     """A description of a node: AUC on the half of its choice, AUC and the means of both groups on the other.
 
-    ``of_sides``: the groups are sides a and b at the place; else they are the place and all other positions.
+    ``of_sides``: the groups are sides a and b at the place; else they are the place and all other positions, from which
+    it is ``distinct`` so far (``Half.distinct``, on the half of its choice).
     """
 
     place: TaskPlace
@@ -41,12 +44,18 @@ class TaskStatement:
     moves: float
     score: float
     means: tuple[float, float]
+    distinct: float = 1.0
 
     @property
     def rank(self) -> tuple[bool, float]:
         """The larger, the rather it is the label."""
-        clear = self.chosen >= CLEAR
-        return clear, self._preference * self.moves * (2 * self.chosen - 1) if clear else self.chosen
+        weight = self._preference * self.moves * (2 * self.chosen - 1)
+        return self.clear, self.distinct * (weight if self.clear else self.chosen)
+
+    @property
+    def clear(self) -> bool:
+        """Whether it tells clearly, of a place also that it stands out."""
+        return self.chosen >= CLEAR and self.distinct >= DISTINCT
 
     @property
     def larger(self) -> int:
@@ -62,7 +71,7 @@ class TaskStatement:
 
 class TaskStatements:
     """Describes the nodes of one circuit by their values on pairs: ``statements(name)``, the best of all or None for a
-    node that has one value only."""
+    node that has one value only, or of which no place stands out."""
 
     def __init__(self, values: TaskValues, text: Callable[[int], str]) -> None:
         self.values, self.places = values, TaskPlaces(values.batch, text)
@@ -71,12 +80,14 @@ class TaskStatements:
         self.n_tokens = int(values.batch.tokens.max()) + 1
 
     def __call__(self, name: str) -> TaskStatement | None:
+        best = self.best(name)
+        told = best.clear and (best.of_sides or not steady(self.values.nodes[name][self.places.there]))
+        return best if told else None
+
+    def best(self, name: str) -> TaskStatement:
+        """The best statement about a node, however little it tells."""
         values, slopes = self.values.nodes[name], self.values.slopes[name]
-        found = (*self._of_sides(values, slopes), *self._of_places(values, slopes))
-        best = max(found, key=lambda each: each.rank)
-        real = values[self.places.there]
-        steady = float(real.std()) <= STEADY * abs(float(real.mean()))
-        return None if steady and not (best.of_sides and best.chosen >= CLEAR) else best
+        return max((*self._of_sides(values, slopes), *self._of_places(values, slopes)), key=lambda each: each.rank)
 
     def _of_sides(self, values: Tensor, slopes: Tensor) -> Iterator[TaskStatement]:
         choice, test = (half.of_sides(values, slopes, LEAST_PROMPTS) for half in (self.choice, self.test))
@@ -87,16 +98,28 @@ class TaskStatements:
         columns = [half.columns(values, slopes) for half in halves]
         whole = [column.sum(0) for column in columns]
         fixed = [half.against_elsewhere(half.members @ c, w) for half, c, w in zip(halves, columns, whole, strict=True)]
-        yield from statements(self.choice.fixed, False, *fixed)
+        yield from self._distinct(self.choice.fixed, values, *fixed)
         for follows in (False, True):
             sums = [half.by_token(c, follows, self.n_tokens) for half, c in zip(halves, columns, strict=True)]
-            sets = list(extreme_tokens(sums[0]))
+            sets = list(extreme_tokens(sums[0], round(COMMON * len(self.choice.rows))))
             if not sets:  # no token is seen often enough
                 continue
             of_sets = [torch.stack([part[list(tokens)].sum(0) for tokens in sets]) for part in sums]
             found = [half.against_elsewhere(s, w) for half, s, w in zip(halves, of_sets, whole, strict=True)]
             places = [self.places.of_tokens(tokens, follows) for tokens in sets]
-            yield from statements(places, False, *found)
+            yield from self._distinct(places, values, *found)
+
+    def _distinct(
+        self, places: Sequence[TaskPlace], values: Tensor, choice: Contrast, test: Contrast
+    ) -> Iterator[TaskStatement]:
+        shares = self.choice.distinct(places, choice, values).tolist()
+        for statement, share in zip(statements(places, False, choice, test), shares, strict=True):
+            yield replace(statement, distinct=share)
+
+
+def steady(real: Float[Tensor, " n"]) -> bool:
+    """Whether a node has one value, by its values at all positions."""
+    return float(real.std()) <= STEADY * abs(float(real.mean()))
 
 
 def statements(
@@ -112,14 +135,14 @@ def statements(
         )
 
 
-def extreme_tokens(sums: Float[Tensor, "token column"]) -> Iterator[tuple[int, ...]]:
+def extreme_tokens(sums: Float[Tensor, "token column"], least: int) -> Iterator[tuple[int, ...]]:
     """Sets of the one to ``MOST_TOKENS`` tokens at which a node moves the answer most by being high, or by being low.
 
-    ``sums``: those of ``Half.columns`` by token.
+    ``sums``: those of ``Half.columns`` by token; ``least``: positions that have such a token.
     """
     n, _, values, steep = sums.T
     mean = values.sum() / n.sum()
-    pull = torch.where(n >= LEAST_SEEN, (values / n.clamp(min=1) - mean) * steep, 0)
+    pull = torch.where(n >= least, (values / n.clamp(min=1) - mean) * steep, 0)
     for way in (pull, -pull):
         order = way.argsort(descending=True)[:MOST_TOKENS]
         best = [token for token in order.tolist() if way[token] > 0]

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
@@ -11,17 +16,21 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.explain.roles import Roles
 from pipeline.explain.rounding import rounded
 from pipeline.explain.shorts import Shorts
-from pipeline.explain.task_labels import TaskStatement, TaskStatements
+from pipeline.explain.task_labels import TaskStatement, TaskStatements, steady
+from pipeline.explain.task_places import PARTING
 from pipeline.explain.task_values import TaskValues
-from pipeline.explain.task_words import TaskWords
+from pipeline.explain.task_words import TaskWords, numbers
 from pipeline.model.transformer import Transformer
 from pipeline.rows import TaskLabel
 from pipeline.sites import split_node_name
 
-WEAK_AUC = 0.8  # below which a label says hardly anything, and has to look so
+WEAK_AUC = 0.8  # on the other half, below which a label says hardly anything, and has to look so
 OF_SIDES = "AUC between the two sides, on pairs that it was not chosen on"
 OF_PLACE = "AUC against all other places, on pairs that it was not chosen on"
 STEADY_MEASURE = "the same at all places of the prompts within a tenth"
+NO_MEASURE = "no place of the prompts at which it is high alone, and no difference between the sides"
+AS_STRONG, COMMON = 0.75, 0.25  # of the larger mean, and of the prompts: another token from which it is told, too
+MIDDLE = (0.1, 0.9)  # quantiles between which a node without a place mostly is
 
 
 @dataclass(frozen=True)
@@ -56,21 +65,47 @@ class TaskReading:
     def label(self, name: str) -> TaskLabel:
         """The label of a node: where it differs, how surely, and its role in the flow."""
         statement = self.statements[name]
-        label = label_of(statement, self.words, float(self.values.nodes[name][self.words.places.there].mean()))
+        label = label_of(statement, self.words, self.values.nodes[name])
         node = split_node_name(name)
         label["role"], label["short"] = self.roles(node, statement), Shorts(self.roles)(node, statement)
         return label
 
 
-def label_of(statement: TaskStatement | None, words: TaskWords, mean: float) -> TaskLabel:
-    """A statement as it is kept, without a role; None: the node has about its ``mean`` everywhere."""
+def label_of(statement: TaskStatement | None, words: TaskWords, values: Float[Tensor, "prompt pos"]) -> TaskLabel:
+    """A statement as it is kept, without a role; None: the node has one value, or none that a place stands out by."""
     if statement is None:
-        text = f"about {words.number(mean)} everywhere, on both sides"
-        return {"text": text, "role": "", "score": None, "measure": STEADY_MEASURE, "weak": False}
+        return without_place(values[words.places.there])
     return {
-        "text": words.text(statement),
+        "text": words.text(statement) + also(statement, words, values),
         "role": "",
         "score": rounded(statement.score),
         "measure": OF_SIDES if statement.of_sides else OF_PLACE,
         "weak": statement.score < WEAK_AUC,
     }
+
+
+def without_place(real: Float[Tensor, " n"]) -> TaskLabel:
+    """The label of a node by its values at all positions alone."""
+    known: dict[str, Any] = {"role": "", "score": None}
+    if steady(real):
+        text = f"about {numbers((float(real.mean()), 0.0))[0]} everywhere, on both sides"
+        return {"text": text, "measure": STEADY_MEASURE, "weak": False, **known}
+    low, high = numbers(tuple(torch.quantile(real.float(), torch.tensor(MIDDLE)).tolist()))
+    return {"text": f"mostly {low} to {high}, no place stands out", "measure": NO_MEASURE, "weak": True, **known}
+
+
+def also(statement: TaskStatement, words: TaskWords, values: Float[Tensor, "prompt pos"]) -> str:
+    """`` – also −8.3 at `()⏎```: where the sides differ at their first difference, another common token at which the
+    node is about as strong."""
+    if not statement.of_sides or statement.place.name != PARTING:
+        return ""
+    tokens, elsewhere = words.places.batch.tokens, words.places.there & ~statement.place.mask
+    named = words.tokens_at(statement.place.mask & words.sides[statement.larger][:, None])
+    elsewhere &= ~torch.isin(tokens, torch.tensor(named))
+    n = torch.bincount(tokens[elsewhere])
+    means = torch.bincount(tokens[elsewhere], weights=values[elsewhere].double()) / n.clamp(min=1)
+    strength = means.abs() * (n >= COMMON * len(tokens))
+    best, larger = int(strength.argmax()), statement.means[statement.larger]
+    if strength[best] < AS_STRONG * abs(larger):
+        return ""
+    return f" – also {numbers((float(means[best]), larger))[0]} at {words.quoted(best)}"

@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.data.pairs import PairBatch, parting
 
 N_COUNTED = 6  # tokens before the end, and after the first difference, that have a name
+N_EARLY = (4, 8, 16)  # tokens from the start that are a place
 LEAST_SHARE = 0.5  # of the prompts that have a place for it to be one
 NEARLY_ALL = 0.9  # share of the prompts in which two places are the same for only one to be named
 PARTING, END, AFTER = "at the first difference", "at the end", "after the first difference"  # of a pair's prompts
@@ -96,6 +97,11 @@ class TaskPlaces:
         tokens = self.batch.tokens.unique().tolist()
         members = [(name, [token for token in tokens if holds(self.text(token))]) for name, holds in KINDS]
         return [TaskPlace(name, self.of_tokens(tuple(some), follows=False).mask) for name, some in members if some]
+
+    @cached_property
+    def early(self) -> list[TaskPlace]:
+        """The beginning of every prompt, of some lengths."""
+        return [TaskPlace(f"among the first {n} tokens", self.there & (self.position < n)) for n in N_EARLY]
 
     @cached_property
     def previous(self) -> Int[Tensor, "prompt pos"]:

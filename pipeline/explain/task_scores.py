@@ -5,6 +5,7 @@ Sums over groups of positions are enough: how many they are, of the values, of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,7 +57,7 @@ class Half:
     @cached_property
     def fixed(self) -> list[TaskPlace]:
         """Places that are the same for every node."""
-        return [*self.places.named, *self.places.kinds]
+        return [*self.places.named, *self.places.kinds, *self.places.early]
 
     @cached_property
     def members(self) -> Float[Tensor, "place n"]:
@@ -86,6 +87,17 @@ class Half:
         known = (n > 0) & (others > 0)
         moves = (mean - other).abs() * steep / len(self.rows)
         return Contrast(torch.where(known, found, 0.5), mean, other, torch.where(known, moves, 0))
+
+    def distinct(
+        self, places: Sequence[TaskPlace], found: Contrast, values: Float[Tensor, "prompt pos"]
+    ) -> Float[Tensor, " place"]:
+        """How well each place is told by its positions being nearer to its mean than to the others' (F1): low where the
+        node is as high at many others."""
+        x = values[self.rows][self.there]
+        inside = torch.stack([place.mask[self.rows][self.there] for place in places])
+        high, middle = found.mean > found.other, (found.mean + found.other) / 2
+        nearer = (x > middle[:, None]) == high[:, None]
+        return 2 * (inside & nearer).sum(1) / (inside.sum(1) + nearer.sum(1)).clamp(min=1)
 
     def of_sides(self, values: Tensor, slopes: Tensor, least: int) -> Contrast:
         """Side a against side b at each named place; nothing is told where a side has fewer than ``least`` prompts."""

@@ -32,10 +32,24 @@ class TaskWords:
         answers = places.batch.answers[:, 0]
         self.answers = [Counter(answers[side].tolist()).most_common(1)[0][0] for side in self.sides]
         parting = next((place for place in places.named if place.name == PARTING), None)
-        parted = None if parting is None else self.apart(parting)
-        # the two sides by the tokens where their prompts part, or else by their answers
-        self.after = [f"after {each}" if each != OTHERS else OTHERWISE for each in parted] if parted else None
+        parted = (None if parting is None else self.apart(parting)) or [OTHERS, OTHERS]
+        parted = [each if each != OTHERS else self.telling(side) for side, each in enumerate(parted)]
+        # the two sides by the tokens where their prompts part, or by one behind that, or else by their answers
+        told = any(each != OTHERS for each in parted)
+        self.after = [f"after {each}" if each != OTHERS else OTHERWISE for each in parted] if told else None
         self.conditions = self.after or [f"before {self.quoted(answer)}" for answer in self.answers]
+
+    def telling(self, side: int) -> str:
+        """The token that nearly all prompts of a side have from the first difference on, and hardly any of the other,
+        the last of several; ``OTHERS`` where there is none."""
+        tokens = self.places.batch.tokens
+        behind = self.places.there & (self.places.position >= self.places.parting[:, None])
+        has = torch.zeros(len(tokens), int(tokens.max()) + 1)
+        has[behind.nonzero()[:, 0], tokens[behind]] = 1
+        own, other = (has[self.sides[n]].mean(0) for n in (side, 1 - side))
+        telling = ((own >= COVERED) & (other <= 1 - COVERED)).nonzero().flatten().tolist()
+        late = {token: float((behind & (tokens == token)).nonzero()[:, 1].float().mean()) for token in telling}
+        return self.quoted(max(late, key=late.__getitem__)) if late else OTHERS
 
     def when(self, side: int) -> str:
         """The condition of a side in words: ``after `␣[```, ``except after `␣[[```."""

@@ -197,7 +197,7 @@ def test_what_is_pushed_on_both_sides_has_no_default(quote, monkeypatch):
 
 def test_the_planted_key_draws_its_head_to_the_quote_and_no_further_place_is_told_of_a_head_that_copies(quote):
     (key,), (value,) = of_site(quote, "attn_k"), of_site(quote, "attn_v")
-    assert quote.label(key)["role"].endswith("(draws it there)")
+    assert quote.label(key)["role"].endswith(": draws attention")
     assert "%" not in quote.label(value)["role"]
 
 

@@ -45,7 +45,7 @@ def said(batch):
         statements = TaskStatements(
             TaskValues(batch, {"n": values * there}, {"n": slopes * there}, {}), WORDS.__getitem__
         )
-        return label_of(statements("n"), TaskWords(statements.places), float(values[there].mean()))
+        return label_of(statements("n"), TaskWords(statements.places), values * there)
 
     return label
 
@@ -86,10 +86,29 @@ def test_a_node_that_is_high_at_numbers_says_so(said, batch):
     assert text.startswith("3.0 at `␣") and text.endswith(" (numbers) and 0 elsewhere")
 
 
-def test_pure_noise_is_weak_and_its_score_is_of_pairs_that_it_was_not_chosen_on(said, batch):
+def test_of_pure_noise_no_place_stands_out_and_a_score_is_of_pairs_that_it_was_not_chosen_on(said, batch):
     labels = [said(noise(batch, seed)) for seed in range(8)]
-    assert all(label["weak"] for label in labels)
-    assert sum(label["score"] for label in labels) / len(labels) == pytest.approx(0.5, abs=0.1)
+    assert all(label["weak"] and label["score"] is None for label in labels)
+    assert all(re.fullmatch(r"mostly −1\.\d to 1\.\d, no place stands out", label["text"]) for label in labels)
+    drawn = {str(seed): noise(batch, seed) for seed in range(8)}
+    statements = TaskStatements(TaskValues(batch, drawn, drawn, {}), WORDS.__getitem__)
+    scores = [statements.best(name).score for name in drawn]
+    assert sum(scores) / len(scores) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_place_that_is_one_of_many_at_which_a_node_is_as_high_does_not_stand_out(said, batch):
+    label = said(3 * (at(batch, ONE) + at(batch, TWO) + at(batch, DIGITS[0])) + 0.1 * noise(batch))
+    assert "first difference" not in label["text"] and "␣1" in label["text"]
+
+
+def test_a_node_that_is_high_early_says_so(said, batch):
+    early = (torch.arange(batch.tokens.shape[1]) < 4).float().expand_as(noise(batch))
+    assert said(2 * early + 0.1 * noise(batch))["text"] == "2.0 among the first 4 tokens and 0 elsewhere"
+
+
+def test_another_token_at_which_the_node_is_as_strong_is_told(said, batch):
+    values = 6.3 * at(batch, TWO) + 1.4 * at(batch, ONE) + 6 * at(batch, X) + 0.01 * noise(batch)
+    assert said(values)["text"] == "6.3 at `␣[[` and 1.4 at `␣[` – also 6.0 at `␣x`"
 
 
 def test_a_node_with_one_value_has_no_score_and_says_its_value(said, batch):

@@ -63,7 +63,7 @@ const CircuitStory = (() => {
     ["channel 139", "One number of the residual stream, which nodes write and later ones read."],
     ["pushes, →", "Which answer a write makes likelier, and on which prompt. The colours of edges say the same: on the prompt on which the edge is strong, the answer is pushed that way."],
     ["wins by default", "Where nothing in the circuit speaks for either answer, the rest of the model at its mean, and the bigram table, do."],
-    ["draws it there, keeps it away", "Whether a key makes its head look where it is far from 0: the sign of its product with the query, which is constant where the circuit has none."],
+    ["draws, repels attention", "Whether a key makes its head look where the key is far from 0, or look away: the sign of its product with the query, which is constant where the circuit has none."],
     ["thresholds, > 3.0", "A neuron that is off on one side; in the drawing, the value that its only source has to exceed (<: stay below) for it to fire. Inverts: it is high where its source is low."],
     ["(1 more elsewhere)", "One more node of this step, small beside the others, that is far from 0 at other tokens."],
     ["later on", "Everywhere after the first difference of the two prompts."],
