@@ -26,6 +26,6 @@ def draw(
 
     found = Circuit.load(folder_of(circuit))
     loaded = load_model(model or model_beside(found), tokenizer)
-    made_for = loaded.load_task(task or str(found.about.get("task")), settings_for(loaded.folder, params))
+    made_for = loaded.load_task_of(found, task, settings_for(loaded.folder, params))
     found.draw(out, made_for)
     print(out)
