@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli_options import CIRCUIT_HELP, CutOutOf, MadeFor, ParamsFile, TokenizerDir, folder_of
+from pipeline.artifacts import check_new_file
 
 EXAMPLE = "Example: sparse-circuits draw circuits/sparse_d256/bracket_counting -o figure.pdf"
 
@@ -21,6 +22,7 @@ def draw(
     params: ParamsFile = None,
 ) -> None:
     """Draw a circuit: rows are sites, vertical lines residual channels; edges by sign and strength of their weight."""
+    check_new_file(out)
     from pipeline import Circuit, load_model  # takes seconds to import
     from pipeline.workspace import model_beside, settings_for
 
