@@ -82,6 +82,8 @@ def tasks() -> None:
 def main() -> None:
     """Run the console script; a refusal is one line and status 1."""
     interruption.install()
+    if warning := environment.other_code(environment.find_root()):
+        print(warning, file=sys.stderr)
     sys.exit(environment.guarded(app))
 
 

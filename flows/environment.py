@@ -65,6 +65,17 @@ def workspace() -> Workspace:
     return Workspace(find_root())
 
 
+def other_code(root: Path) -> str | None:
+    """A warning where a workspace that has the project's code is worked on by another place's; else None."""
+    own, running_here = root / "flows" / Path(__file__).name, Path(__file__).resolve()
+    if not own.is_file() or own.resolve() == running_here:
+        return None
+    return (
+        f"warning: the code that runs is that of {running_here.parent.parent}, not of {root}, which has its own; "
+        f"a folder that was moved or copied needs its own environment: make install in {root}"
+    )
+
+
 def apply(root: Path) -> None:
     """Set the defaults of one workspace; variables that are set already stay as they are."""
     spare_proxy()

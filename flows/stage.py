@@ -43,6 +43,8 @@ P = ParamSpec("P")
 def load_study() -> tuple[Workspace, Params]:
     """The workspace of the current directory and its checked settings. Raises ConfigError."""
     workspace = environment.workspace()
+    if warning := environment.other_code(workspace.root):
+        print(warning, file=sys.stderr)
     return workspace, load_params(workspace.params)
 
 

@@ -15,6 +15,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", re.ASCII)
 YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)  # not YAML, not UTF-8, nested too deep
 SHOWN = reprlib.Repr()  # writes a value in a message, however large it is
 SHOWN.maxstring = SHOWN.maxother = 80
+SHOWN.maxlevel = 2
 
 
 def checked_name(name: str) -> str:
