@@ -25,6 +25,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRunResult
 from prefect.exceptions import PrefectException
 from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Failed
 
 from flows import environment, interruption, one_go
@@ -135,7 +136,9 @@ def run(stage: Flow[Any, Any], title: str, parameters: dict[str, Any]) -> State[
         )
         client.update_flow_run(flow_run.id, infrastructure_pid=process_name())
         interruption.at_the_end(lambda: _crash(flow_run.id))
-        state: Any = run_flow(stage, flow_run=flow_run, parameters=parameters, return_type="state")
+        # Without a server Prefect starts one for this process; the workers use the same, or each would have its own.
+        with temporary_settings({PREFECT_API_URL: str(client.api_url)}):
+            state: Any = run_flow(stage, flow_run=flow_run, parameters=parameters, return_type="state")
         return state
 
 

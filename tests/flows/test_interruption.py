@@ -79,6 +79,7 @@ FLOW = """
     from flows import interruption
     from prefect import flow, task
     from flows.mapped import UNIT
+    from flows.stage import run
     from flows.workers import Workers, finished
 
     @task(name="unit", **UNIT)
@@ -98,7 +99,8 @@ FLOW = """
 
     if __name__ == "__main__":
         os.mkdir("seen")
-        stage(os.path.abspath("seen"), ["b"], int(sys.argv[1]))
+        state = run(stage, "stage", {"folder": os.path.abspath("seen"), "killed": ["b"], "most": int(sys.argv[1])})
+        sys.exit(0 if state.is_completed() else state.message)
 """
 
 

@@ -6,10 +6,13 @@ import json
 import shutil
 
 import pytest
-from closing import TASK, run
+from closing import TASK, TOKENIZER, closing_pairs, run
 
 from flows import cli_play, cli_show
 from pipeline import draw, load_model
+from pipeline.data.pair_tables import write_tables
+from pipeline.data.pairs_file import read_pairs
+from pipeline.data.tasks.encode import SCHEMA
 from pipeline.prune.checkpoint import prune_checkpoint
 from pipeline.workspace import WrongPairsError
 
@@ -18,7 +21,14 @@ NAME = "single_double_quote"  # one of the study's twenty
 
 @pytest.fixture(scope="module")
 def taken_name(study, pruned):
-    """A circuit of pairs of one's own in a file that has the name of one of the study's tasks."""
+    """A circuit of pairs of one's own in a file that has the name of one of the study's tasks, which has other pairs."""
+    others = closing_pairs(40)
+    for pair in others:
+        for side in pair.values():
+            side["prompt"] += "zz"
+    (study / "others.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in others), encoding="utf-8")
+    tasks = read_pairs(study / "others.jsonl", TOKENIZER, n_ctx=32, seed=0, name=NAME)
+    write_tables(study / "data/tasks", SCHEMA, tasks.rows[NAME], tasks.report)
     shutil.copy(study / TASK, study / f"{NAME}.jsonl")
     prune_checkpoint(study / "models/tiny", study / f"{NAME}.jsonl", out=study / "taken")
     return study / "taken"
