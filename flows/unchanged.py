@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-
 from pipeline.artifacts import Workspace, file_hash
 from pipeline.refusal import YAML_ERRORS, read_yaml
 
