@@ -62,10 +62,17 @@ def provenance(workspace: Workspace, params: Params) -> dict[str, Any]:
     return {
         "git": git_state(workspace.root),
         "profile": params.profile,
+        "seed": params.seed,
         "params_hash": file_hash(workspace.params),
+        **{f"{name}_hash": file_hash(path) for name, path in origins(workspace).items() if path.is_file()},
         "machine": machine(),
         "seconds": seconds(workspace, params),
     }
+
+
+def origins(workspace: Workspace) -> dict[str, Path]:
+    """The files that, with the settings, all else follows from: the locked packages and the corpus read from them."""
+    return {"lock": workspace.root / "requirements.lock", "corpus": workspace.corpus / "corpus.parquet"}
 
 
 def git_state(root: Path) -> dict[str, Any] | None:

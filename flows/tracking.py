@@ -30,7 +30,8 @@ from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from flows import tracking_words as words
-from flows.tracking_store import Store, TrackingError, as_metrics, digest
+from flows.environment import redacted
+from flows.tracking_store import Store, TrackingError, as_metrics, digest, local_database
 from flows.tracking_trials import (
     PrunedTask,
     circuit_metrics,
@@ -49,7 +50,11 @@ from pipeline.rows import ModelRow, Summary
 FAILURES = (MlflowException, TrackingError, RequestException, SQLAlchemyError, CommandError, OSError, ImportError,
             ValueError)  # fmt: skip
 OF_A_MODEL = ("n_solved", "geomean_edges", "geomean_edges_discretised", "val_loss_nats")  # in a study's run
-CLOSE_SECONDS = 60.0  # how long the end of a stage waits for what is still to be sent
+# A database that another process holds for some seconds, a connection that was cut: tried again after so many seconds.
+PASSING = (MlflowException, RequestException, SQLAlchemyError)
+RETRY_SECONDS = (2.0, 8.0)
+CLOSE_SECONDS = 60.0  # how long the end of a stage waits for what is still to be sent to a server
+CLOSE_LOCAL_SECONDS = 600.0  # to a database of this machine, on a slow disk
 
 Job = Callable[[], None]
 
@@ -69,8 +74,11 @@ class Sender:
         if not self.failed:
             self._jobs.put(job)
 
-    def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Wait for the jobs that are left, but not longer than ``seconds``."""
+    def close(self, seconds: float | None = None) -> None:
+        """Wait for the jobs that are left, but not longer than ``seconds`` (None: as long as its kind of store may
+        take)."""
+        if seconds is None:
+            seconds = CLOSE_SECONDS if local_database(self.uri) is None else CLOSE_LOCAL_SECONDS
         self._jobs.put(None)
         self._thread.join(seconds)
         if self._thread.is_alive():
@@ -78,20 +86,26 @@ class Sender:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None and not self.failed:
-            try:
-                job()
-            except FAILURES as error:
-                self._give_up(f"{type(error).__name__}: {error}")
+            for wait in (*RETRY_SECONDS, None):
+                try:
+                    job()
+                    break
+                except FAILURES as error:
+                    if wait is None or not isinstance(error, PASSING):
+                        self._give_up(f"{type(error).__name__}: {error}")
+                        break
+                    time.sleep(wait)
 
     def _give_up(self, why: str) -> None:
         if self.failed:
             return
         self.failed = True
-        first_line = why.strip().splitlines()[0][:300]
+        first_line = redacted(why.strip().splitlines()[0])[:300]
         print(
-            f"warning: MLflow tracking is off until this stage ends: MLFLOW_TRACKING_URI={self.uri}: {first_line}. "
+            "warning: MLflow tracking is off until this stage ends: "
+            f"MLFLOW_TRACKING_URI={redacted(self.uri)}: {first_line}. "
             "The stage goes on and its files will be complete; start that server, or unset MLFLOW_TRACKING_URI to "
-            "record in .mlflow/mlflow.db",
+            "record in .mlflow/mlflow.db; sparse-circuits track sends afterwards what is missing",
             file=sys.stderr,
         )
 
@@ -131,6 +145,11 @@ class Tracker:
         """End the training's run with what models/<name>/summary.json says; its small files become artifacts."""
         self._flush()
         self.sender.send(lambda: self._end_model(self._training_run(), summary, folder))
+
+    def log_checkpoint(self, checkpoint: Path) -> None:
+        """The run of a trained model, made from its files where MLflow has never heard of it."""
+        summary = read_json(checkpoint / "summary.json")
+        self.sender.send(lambda: self._model_run(summary, checkpoint))
 
     def log_circuits(self, checkpoint: Path, circuits: Path, tested: Mapping[str, Any] | None = None) -> None:
         """A run per task under the model's, from the folders models/<name> and circuits/<name>.
@@ -256,19 +275,26 @@ class Tracker:
         return run
 
 
-def log_study(params: Params, summary: Summary, results: Path) -> None:
-    """Record a report as a run of its own: the frontier's numbers, tasks solved, the files in ``results``."""
+def log_study(params: Params, summary: Summary, results: Path, *, once: bool = False) -> bool:
+    """Record a report as a run of its own: the frontier's numbers, tasks solved, the files in ``results``.
+
+    ``once``: not where there is one of this very summary. False where it could not be recorded.
+    """
     store = Store(params.tracking.experiment)
     sender = Sender(store.uri)
     sender.send(store.connect)
-    sender.send(lambda: _send_study(store, params, summary, results))
+    sender.send(lambda: _send_study(store, params, summary, results, once))
     sender.close()
+    return not sender.failed
 
 
-def _send_study(store: Store, params: Params, summary: Summary, results: Path) -> None:
+def _send_study(store: Store, params: Params, summary: Summary, results: Path, once: bool) -> None:
     provenance = summary["provenance"]
     git = provenance["git"] or {}
     tags = {"kind": "study", "profile": params.profile, "params_hash": provenance["params_hash"]}
+    tags["summary_hash"] = digest(summary)
+    if once and store.find(tags):
+        return
     tags |= {"commit": str(git.get("commit")), "dirty": str(git.get("dirty")).lower()}
     run = store.new_run(f"study {params.profile}", tags)
     numbers = {f"{key}/{model['name']}": model.get(key) for key in OF_A_MODEL for model in summary["models"]}

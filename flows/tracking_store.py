@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import math
 import os
@@ -28,7 +29,9 @@ from flows.tracking_words import experiment_tags
 BATCH = 1000  # metrics that one log_batch takes
 PROBE_SECONDS = 3.0
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens with the table of runs
+DELETED = "deleted"
 SQLITE = "sqlite:///"
+OWN_FOLDER = ".mlflow"
 
 
 class TrackingError(RuntimeError):
@@ -69,6 +72,8 @@ class Store:
         """``artifacts``: where a local database's files lie, given because MLflow would take the current folder."""
         found = self.client.get_experiment_by_name(self.experiment) or self._new_experiment(artifacts)
         self.experiment_id = found.experiment_id
+        if found.lifecycle_stage == DELETED:  # in the UI; its name stays taken
+            self.client.restore_experiment(found.experiment_id)
         for key, value in experiment_tags(found.experiment_id).items():
             if found.tags.get(key) != value:
                 self.client.set_experiment_tag(found.experiment_id, key, value)
@@ -88,6 +93,13 @@ class Store:
                 raise
             return found  # somebody else was quicker
         return self.client.get_experiment(made)
+
+    def restore(self, run: str) -> bool:
+        """Take back the deletion, in the UI, of a run that is still written to; False where it was not deleted."""
+        deleted = self.client.get_run(run).info.lifecycle_stage == DELETED
+        if deleted:
+            self.client.restore_run(run)
+        return deleted
 
     def find(self, tags: Mapping[str, str]) -> list[Run]:
         """All runs that have these tags, the newest first."""
@@ -119,7 +131,12 @@ class Store:
         named = [Param(key, str(value)) for key, value in (params or {}).items()]
         marked = [RunTag(key, value) for key, value in (tags or {}).items()]
         if named or marked or metrics:
-            self.client.log_batch(run, metrics=metrics[:BATCH], params=named, tags=marked)
+            try:
+                self.client.log_batch(run, metrics=metrics[:BATCH], params=named, tags=marked)
+            except MlflowException:
+                if not self.restore(run):
+                    raise
+                self.client.log_batch(run, metrics=metrics[:BATCH], params=named, tags=marked)
         for start in range(BATCH, len(metrics), BATCH):
             self.client.log_batch(run, metrics=metrics[start : start + BATCH])
 
@@ -155,7 +172,10 @@ def probe(uri: str) -> None:
     database, address = local_database(uri), urlsplit(uri)
     try:
         if database is not None:
-            database.parent.mkdir(parents=True, exist_ok=True)
+            if database.parent.name == OWN_FOLDER:  # a workspace's; any other was mistyped where it is not there
+                database.parent.mkdir(exist_ok=True)
+            elif not database.parent.is_dir():
+                raise TrackingError(f"{database.parent}: no such folder")
             with closing(sqlite3.connect(database, timeout=PROBE_SECONDS)) as connection:
                 connection.execute("PRAGMA schema_version")  # fails on a file that is no database
         elif address.scheme in ("http", "https"):
@@ -164,7 +184,9 @@ def probe(uri: str) -> None:
             socket.create_connection((address.hostname, address.port), timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError:
         return  # it answers; what else it can do, the first call shows
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, OverflowError, http.client.HTTPException, sqlite3.Error) as error:
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            return  # another process writes; the first call waits for it
         raise TrackingError(f"no tracking server or database there ({error})") from error
 
 

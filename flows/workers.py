@@ -1,0 +1,68 @@
+"""The processes of a mapped stage, and what happens when one of them is killed: by the system, for want of memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import BrokenExecutor
+from typing import Any
+
+from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ProcessPoolTaskRunner
+
+ATTEMPTS = 3  # how often a unit is begun whose worker is killed
+
+
+class KilledError(ValueError):
+    """Units that could not be finished, for their workers were killed each time."""
+
+
+class Workers(ProcessPoolTaskRunner):
+    """Prefect's pool of processes. When one is killed, all units that are not finished are lost with it."""
+
+    def renew(self) -> None:
+        """Start new processes in the place of a pool that is broken."""
+        self.__exit__(None, None, None)
+        self.__enter__()
+
+
+def finished(
+    submit: Callable[[str], PrefectFuture[Any]], names: Iterable[str], on_done: Callable[[], object], of: str
+) -> dict[str, PrefectFuture[Any]]:
+    """Name → future of its unit, ended; a unit whose worker was killed is submitted again.
+
+    ``on_done`` is called after each. Raises KilledError for units that lost their workers ``ATTEMPTS`` times.
+    """
+    done: dict[str, PrefectFuture[Any]] = {}
+    waiting = list(names)
+    for attempt in range(1, ATTEMPTS + 1):
+        futures, waiting = {name: submit(name) for name in waiting}, []
+        for name, future in futures.items():
+            try:
+                future.wait()
+            except BrokenExecutor:
+                waiting.append(name)
+            else:
+                done[name] = future
+                on_done()
+        if not waiting:
+            return done
+        if attempt < ATTEMPTS:
+            print(
+                f"warning: a worker of {of} was killed, perhaps for want of memory; begun again, {attempt} of "
+                f"{ATTEMPTS - 1}: {', '.join(waiting)}",
+                file=sys.stderr,
+            )
+            _renew_workers()
+    raise KilledError(
+        f"{of}: workers were killed {ATTEMPTS} times while they made {', '.join(waiting)}; what is finished is kept. "
+        "If memory was short (dmesg says so), lower compute.workers in params.yaml; the same command goes on from there"
+    )
+
+
+def _renew_workers() -> None:
+    """New processes for the flow run in progress."""
+    context = FlowRunContext.get()
+    if context is not None and isinstance(context.task_runner, Workers):
+        context.task_runner.renew()
