@@ -15,6 +15,8 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ from pipeline.artifacts import Workspace, write_json
 
 OUTPUTS = ("data", "models", "circuits", "ablations", "validations", "explanations")
 SECONDS = {"seconds", "train_seconds", "provenance"}  # what differs from run to run
-MOST_TRIES = 3  # of the same command after a kill; the first has to succeed, more are counted
+MAX_RETRIES = 3  # of the same command after a kill; a row says how many it took
+LOG = "repro.log"
 
 
 def main() -> int:
@@ -36,59 +39,56 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     root, rng = environment.find_root(), random.Random(asked.seed)
-    began = time.monotonic()
-    unbroken = made(root, root / ".soak" / "unbroken")
-    total = time.monotonic() - began
-    wanted, rows = facts(unbroken), []
+    wanted, seconds = unbroken(root, root / ".soak" / "unbroken")
+    rows: list[dict[str, Any]] = []
     for number in range(asked.studies):
-        rows.append(broken(root, root / ".soak" / "broken", rng.uniform(0, total), rng, wanted))
+        rows.append(broken(root, root / ".soak" / "broken", rng.uniform(0, seconds), rng, wanted))
         print(f"{number + 1} of {asked.studies}: {json.dumps(rows[-1])}", flush=True)
-        write_json(root / ".soak" / "soak.json", {"seconds_unbroken": total, "studies": rows})
-    equal = sum(not row["differs"] for row in rows)
-    print(f"{equal} of {len(rows)} studies that were killed ended as the unbroken one ({total:.0f} s)")
+        write_json(root / ".soak" / "soak.json", {"seconds_unbroken": seconds, "studies": rows})
+    equal = sum(not row["differs"] and not row["statuses"][-1] for row in rows)
+    print(f"{equal} of {len(rows)} studies that were killed ended as the unbroken one ({seconds:.0f} s)")
     return 0 if equal == len(rows) else 1
 
 
-def made(root: Path, into: Path) -> Workspace:
-    """An unbroken small study."""
-    workspace = make_workspace(root, into)
-    with_server(workspace, lambda: repro(workspace).wait())
-    return workspace
+def unbroken(root: Path, into: Path) -> tuple[dict[str, str], float]:
+    """What came out of a small study that nobody killed, and its seconds. Raises ValueError where it failed."""
+    workspace, began = make_workspace(root, into), time.monotonic()
+    with server(workspace):
+        status = repro(workspace).wait()
+    if status:
+        raise ValueError(f"the unbroken study ended with status {status}; {workspace.root / LOG} says why")
+    return facts(workspace), time.monotonic() - began
 
 
 def broken(root: Path, into: Path, after: float, rng: random.Random, wanted: dict[str, str]) -> dict[str, Any]:
     """A small study one of whose processes is killed ``after`` so many seconds: what was killed, and what differs."""
-    workspace, row = make_workspace(root, into), {"after_seconds": after}
-    began = time.monotonic()
-
-    def run() -> None:
+    workspace, began = make_workspace(root, into), time.monotonic()
+    with server(workspace):
         process = repro(workspace)
         time.sleep(after)
-        row["killed"] = kill_one(psutil.Process(process.pid), rng) if process.poll() is None else None
+        killed = kill_one(psutil.Process(process.pid), rng) if process.poll() is None else None
         statuses = [process.wait()]
-        while statuses[-1] and len(statuses) <= MOST_TRIES:
+        while statuses[-1] and len(statuses) <= MAX_RETRIES:
             statuses.append(repro(workspace).wait())
-        row["statuses"] = statuses
-
-    with_server(workspace, run)
-    here = facts(workspace)
+    here, seconds = facts(workspace), time.monotonic() - began
     differs = sorted(path for path in {*here, *wanted} if here.get(path) != wanted.get(path))
-    return row | {"seconds": time.monotonic() - began, "differs": differs}
+    return {"after_seconds": after, "killed": killed, "statuses": statuses, "seconds": seconds, "differs": differs}
 
 
-def with_server(workspace: Workspace, action: Any) -> None:
-    """Call ``action`` while the workspace has a Prefect server."""
+@contextmanager
+def server(workspace: Workspace) -> Iterator[None]:
+    """A Prefect server of the workspace's own."""
     command = [sys.executable, "-m", "flows.services"]
     subprocess.run([*command, "up"], cwd=workspace.root, env=workspace_environment(), check=True)
     try:
-        action()
+        yield
     finally:
         subprocess.run([*command, "down"], cwd=workspace.root, env=workspace_environment(), check=True)
 
 
 def repro(workspace: Workspace) -> subprocess.Popen[bytes]:
-    """``dvc repro``, its output in the workspace's repro.log."""
-    with (workspace.root / "repro.log").open("ab") as log:
+    """``dvc repro``, its output added to the workspace's log."""
+    with (workspace.root / LOG).open("ab") as log:
         command = [sys.executable, "-m", "dvc", "repro"]
         return subprocess.Popen(command, cwd=workspace.root, env=workspace_environment(), stdout=log, stderr=log)
 

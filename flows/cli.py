@@ -1,4 +1,4 @@
-"""The console script ``sparse-circuits``: commands that are no stage. They change nothing; prune and track write."""
+"""The console script ``sparse-circuits``: commands that are no stage and change none of a study's files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from flows import (
     cli_list,
     cli_play,
     cli_prune,
-    cli_record,
     cli_show,
+    cli_track,
     cli_validate,
+    cli_verify,
     environment,
     interruption,
 )
@@ -37,8 +38,8 @@ app.command(epilog=cli_play.EXAMPLE)(cli_play.play)
 app.command("import", epilog=cli_formats.IMPORT_EXAMPLE)(cli_formats.import_)
 app.command(epilog=cli_formats.EXPORT_EXAMPLE)(cli_formats.export)
 app.command(epilog=cli_formats.MEANS_EXAMPLE)(cli_formats.means)
-app.command(epilog=cli_record.TRACK_EXAMPLE)(cli_record.track)
-app.command(epilog=cli_record.VERIFY_EXAMPLE)(cli_record.verify)
+app.command(epilog=cli_track.EXAMPLE)(cli_track.track)
+app.command(epilog=cli_verify.EXAMPLE)(cli_verify.verify)
 app.command(epilog="Example: sparse-circuits models --sort l0 --json")(cli_list.models)
 app.command(epilog="Example: sparse-circuits circuits --task bracket_counting --sort n_edges")(cli_list.circuits)
 
@@ -82,8 +83,6 @@ def tasks() -> None:
 def main() -> None:
     """Run the console script; a refusal is one line and status 1."""
     interruption.install()
-    if warning := environment.other_code(environment.find_root()):
-        print(warning, file=sys.stderr)
     sys.exit(environment.guarded(app))
 
 

@@ -33,7 +33,7 @@ DEBUG_VARIABLE = "SPARSE_CIRCUITS_DEBUG"  # where it is set, expected errors kee
 
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
-ANSWER_BYTES = 1 << 16
+ANSWER_BYTES = 1 << 16  # of a server's answer that are read
 CREDENTIALS = re.compile(r"(\w://)[^/\s'\"]*@")  # https://user:password@host
 SECRET = re.compile(r"(?i)([?&](?:password|token|api_key|key|secret)=)[^&\s'\"]+")
 
@@ -43,6 +43,8 @@ KEPT = "what is finished is kept, the same command goes on from there"
 def guarded(action: Callable[[], int], *expected: type[Exception], after_interrupt: str = KEPT) -> int:
     """The status of ``action``; an expected error (EXPECTED and others) is one line and 1, an interruption 130."""
     try:
+        if warning := other_code(find_root()):
+            print(warning, file=sys.stderr)
         return action()
     except KeyboardInterrupt:
         print(f"interrupted; {after_interrupt}", file=sys.stderr)
@@ -143,7 +145,7 @@ def process_of(noted: dict[str, Any], record: Path) -> psutil.Process | None:
 
 def root_of(record: Path) -> str:
     """The workspace that a note about a server lies in."""
-    return str(record.absolute().parent.parent)
+    return str(record.resolve().parent.parent)
 
 
 def answers(url: str, timeout: float = 3) -> bool:

@@ -78,15 +78,16 @@ def origins(workspace: Workspace) -> dict[str, Path]:
 def git_state(root: Path) -> dict[str, Any] | None:
     """The commit, and whether tracked code or settings differ from it; None outside a git checkout."""
     try:
-        commit = _git(root, "rev-parse", "HEAD")
+        commit = git_says(root, "rev-parse", "HEAD")
         # The study itself writes dvc.lock and results: these do not count as changes.
-        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!results")
+        changes = git_says(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!results")
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"commit": commit, "dirty": bool(changes)}
 
 
-def _git(root: Path, *arguments: str) -> str:
+def git_says(root: Path, *arguments: str) -> str:
+    """What a git command says in a checkout. Raises OSError without git, CalledProcessError where it fails."""
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 

@@ -45,8 +45,6 @@ P = ParamSpec("P")
 def load_study() -> tuple[Workspace, Params]:
     """The workspace of the current directory and its checked settings. Raises ConfigError."""
     workspace = environment.workspace()
-    if warning := environment.other_code(workspace.root):
-        print(warning, file=sys.stderr)
     return workspace, load_params(workspace.params)
 
 
@@ -139,7 +137,7 @@ def run(stage: Flow[Any, Any], title: str, parameters: dict[str, Any]) -> State[
         )
         client.update_flow_run(flow_run.id, infrastructure_pid=process_name())
         interruption.at_the_end(lambda: _crash(flow_run.id))
-        # Without a server Prefect starts one for this process; the workers use the same, or each would have its own.
+        # Where no server runs, Prefect starts one for this process; told of it, the workers start none of their own.
         with temporary_settings({PREFECT_API_URL: str(client.api_url)}):
             state: Any = run_flow(stage, flow_run=flow_run, parameters=parameters, return_type="state")
         return state

@@ -42,8 +42,8 @@ def check_unchanged(before: dict[str, Any], workspace: Workspace, address: str) 
     changed = [name for name, value in before.items() if now.get(name) != value]
     if changed:
         raise ChangedError(
-            f"{', '.join(changed)}: changed while {address} was made from what was there before; "
-            "run the same command again, which makes it from what is there now"
+            f"{', '.join(changed)}: changed while {address} was made from what was there before; to keep what was "
+            f"made, undo the change and run dvc commit -f {address}; the same command makes it from what is there now"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor
+from contextlib import suppress
 from typing import Any
 
 from prefect.context import FlowRunContext
@@ -30,22 +31,17 @@ class Workers(ProcessPoolTaskRunner):
 def finished(
     submit: Callable[[str], PrefectFuture[Any]], names: Iterable[str], on_done: Callable[[], object], of: str
 ) -> dict[str, PrefectFuture[Any]]:
-    """Name → future of its unit, ended; a unit whose worker was killed is submitted again.
+    """Name → future of its unit, ended; a unit whose worker was killed is submitted again, the last time alone.
 
     ``on_done`` is called after each. Raises KilledError for units that lost their workers ``ATTEMPTS`` times.
     """
     done: dict[str, PrefectFuture[Any]] = {}
     waiting = list(names)
     for attempt in range(1, ATTEMPTS + 1):
-        futures, waiting = {name: submit(name) for name in waiting}, []
-        for name, future in futures.items():
-            try:
-                future.wait()
-            except BrokenExecutor:
-                waiting.append(name)
-            else:
-                done[name] = future
-                on_done()
+        groups = [waiting] if attempt < ATTEMPTS else [[name] for name in waiting]
+        for group in groups:
+            done |= _those_that_end(submit, group, on_done)
+        waiting = [name for name in waiting if name not in done]
         if not waiting:
             return done
         if attempt < ATTEMPTS:
@@ -54,11 +50,28 @@ def finished(
                 f"{ATTEMPTS - 1}: {', '.join(waiting)}",
                 file=sys.stderr,
             )
-            _renew_workers()
     raise KilledError(
         f"{of}: workers were killed {ATTEMPTS} times while they made {', '.join(waiting)}; what is finished is kept. "
         "If memory was short (dmesg says so), lower compute.workers in params.yaml; the same command goes on from there"
     )
+
+
+def _those_that_end(
+    submit: Callable[[str], PrefectFuture[Any]], names: list[str], on_done: Callable[[], object]
+) -> dict[str, PrefectFuture[Any]]:
+    """Name → future of those units whose worker was not killed; for the others there are new workers afterwards."""
+    futures, done = {}, {}
+    for name in names:
+        with suppress(BrokenExecutor):
+            futures[name] = submit(name)
+    for name, future in futures.items():
+        with suppress(BrokenExecutor):
+            future.wait()
+            done[name] = future
+            on_done()
+    if len(done) < len(names):
+        _renew_workers()
+    return done
 
 
 def _renew_workers() -> None:
