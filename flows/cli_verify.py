@@ -144,7 +144,8 @@ def locked_stages(workspace: Workspace) -> list[str]:
     try:
         return list(read_yaml(path)["stages"])
     except (KeyError, TypeError, *YAML_ERRORS) as error:
-        raise ArtifactError(f"{path}: damaged ({error}); take it from git again, or run dvc repro") from None
+        why = " ".join(str(error).split())
+        raise ArtifactError(f"{path}: damaged ({why}); take it from git again, or run dvc repro") from None
 
 
 def dvc_status(root: Path) -> dict[str, list[Any]]:

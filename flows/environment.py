@@ -156,7 +156,7 @@ def answers(url: str, timeout: float = 3) -> bool:
 def get(url: str, timeout: float) -> bytes | None:
     """The beginning of what a server says with status 200; None where there is none, or it says something else."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as reply:
+        with urllib.request.urlopen(anonymous(url), timeout=timeout) as reply:
             return reply.read(ANSWER_BYTES) if reply.status == 200 else None
     except (OSError, ValueError, OverflowError, http.client.HTTPException):  # wrong addresses, ports and protocols too
         return None
@@ -195,6 +195,11 @@ def _prefect_version() -> str:
 
 def _same_major(version: str) -> bool:
     return not version or version.split(".")[0] == _prefect_version().split(".")[0]
+
+
+def anonymous(url: str) -> str:
+    """An address without user name and password, which Python takes for part of the host."""
+    return CREDENTIALS.sub(r"\1", url)
 
 
 def redacted(text: str) -> str:

@@ -1,8 +1,8 @@
 """Records of models, circuits and the study in MLflow. No stage reads them, waits for them or fails with them.
 
 Everything is sent from one thread of its own, buffered, to the server that MLFLOW_TRACKING_URI names. When that fails,
-one warning says so and nothing more is sent; the same numbers are in the stage's own files. From these, a run is made
-or, where it is not FINISHED, completed, when a stage or ``sparse-circuits track`` tells of it again. One experiment holds
+one warning says so and nothing more is sent; the same numbers are in the stage's own files. A run is made from these,
+or completed where it is not FINISHED, when a stage or ``sparse-circuits track`` tells of it. One experiment holds
 
 - a run per checkpoint (tag ``kind`` = model; found again by ``model_hash``): curves, sizes, rates;
 - under it a run per task (``kind`` = circuit; found again by ``identity``): sizes, losses, the circuit as artifact;

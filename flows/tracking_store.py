@@ -24,6 +24,7 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from flows.environment import anonymous
 from flows.tracking_words import experiment_tags
 
 BATCH = 1000  # metrics that one log_batch takes
@@ -195,7 +196,7 @@ def probe(uri: str) -> None:
             with closing(sqlite3.connect(database, timeout=PROBE_SECONDS)) as connection:
                 connection.execute("PRAGMA schema_version")  # fails on a file that is no database
         elif address.scheme in ("http", "https"):
-            urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=PROBE_SECONDS).close()
+            urllib.request.urlopen(anonymous(uri).rstrip("/") + "/health", timeout=PROBE_SECONDS).close()
         elif address.hostname and address.port:
             socket.create_connection((address.hostname, address.port), timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError:

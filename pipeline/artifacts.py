@@ -158,7 +158,7 @@ def _remove(path: Path) -> None:
 
 def _settle(path: Path) -> None:
     """Have a new file on the disk, readable for whom the umask allows: safetensors writes for its owner alone."""
-    if path.is_file():
+    if path.is_file() and not path.is_symlink():
         path.chmod(0o666 & ~_UMASK)
         _sync(path)
 

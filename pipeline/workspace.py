@@ -223,7 +223,8 @@ class LoadedTask(LoadedModel):
         """Raises WrongPairsError where the circuit was made with other pairs than these, whatever both are called."""
         made_for = str(circuit.about.get("task", self.task))
         known, here = circuit.about.get("task_hash"), self.tasks.hash(self.task)
-        if known != here if known else made_for != self.task:
+        others = known != here if known else made_for != self.task  # circuits of other projects note no hash
+        if others:
             raise WrongPairsError(
                 f"{circuit.folder or 'the circuit'}: made with other pairs ({known}) of {made_for} than these of "
                 f"{self.task} ({here}); name the task or the file of pairs that it was made for (--task), and the same "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from flows.cli_verify import Check
 from pipeline.artifacts import Workspace, file_hash, read_json, write_json
 
 MODEL = "tiny"
+LOCK = f"pytest=={pytest.__version__}\n"
 DVC = """
 stages:
   copy:
@@ -32,9 +34,10 @@ def git(root: Path, *words: str) -> str:
     return report.git_says(root, "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", *words)
 
 
-@pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A git checkout under DVC with one stage, a model, a circuit and a report of them."""
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git checkout under DVC with one stage, a model, two circuits of a task and a report of them."""
+    tmp_path = tmp_path_factory.mktemp("verified")
     made = Workspace(tmp_path)
     for path, text in {
         "params.yaml": "seed: 0\n",
@@ -64,11 +67,15 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
             "machine": {"torch": torch.__version__, "python": platform.python_version()},
         },
     })  # fmt: skip
+    return tmp_path
+
+
+@pytest.fixture
+def workspace(first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A copy of it, to be changed."""
+    shutil.copytree(first, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    return made
-
-
-LOCK = f"pytest=={pytest.__version__}\n"
+    return Workspace(tmp_path)
 
 
 @pytest.fixture
@@ -83,7 +90,7 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_a_workspace_as_it_was_made_is_the_same(workspace: Workspace, verify: Any) -> None:
     status, said, error = verify()
     assert (status, error) == (0, "") and "DIFFERS" not in said
-    assert said.endswith("9 of 9 are the same\n")
+    assert said.endswith("10 of 10 are the same\n")
     assert [
         of for of in ("code", "requirements.lock", "circuits/tiny/quotes/deciding", "stage copy") if of not in said
     ] == []

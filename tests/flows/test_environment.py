@@ -19,6 +19,7 @@ import pytest
 from flows import environment, services
 from flows.environment import ServiceError, check_prefect, redacted
 from flows.smoke import workspace_environment
+from flows.tracking_store import probe
 
 ROOT = Path(__file__).parent.parent.parent
 Serve = Callable[..., str]
@@ -134,6 +135,13 @@ def test_errors_are_printed_without_credentials(monkeypatch: pytest.MonkeyPatch,
     assert environment.guarded(lambda: check_prefect() or 0) == 1
     said = capsys.readouterr().err
     assert "secret" not in said and "ann" not in said and "127.0.0.1:1" in said
+
+
+def test_a_server_that_wants_a_password_is_found(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = serve({"/api/health": b"true"}).replace("http://", "http://ann:secret@")
+    monkeypatch.setenv("PREFECT_API_URL", address + "/api")
+    check_prefect()
+    probe(address)  # 404 is an answer
 
 
 @pytest.fixture
