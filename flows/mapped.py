@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,24 +111,31 @@ def run_units(
     if shared := next(iter(inputs.values()), None):  # all units of a stage share one model
         loaded_model(environment.workspace().model(shared["model"]), shared["model_hash"], shared["device"])
     again = unit.with_options(refresh_cache=True)
-    about = f"Units of {unit.name} that are done, of {len(inputs)}"
-    key = artifact_key("progress", unit.name, str((shared or {}).get("model", "")))
-    progress: Any = create_progress_artifact(0.0, key=key, description=about)
-    with tqdm(total=len(inputs), desc=unit.name, unit="task") as bar:
 
-        def count() -> None:
-            bar.update()
-            update_progress_artifact(progress, 100 * bar.n / len(inputs))
+    def submit(task: str) -> PrefectFuture[UnitRow]:
+        return (again if task in redo else unit).submit(task, dict(inputs[task]))
 
-        def submit(task: str) -> PrefectFuture[UnitRow]:
-            return (again if task in redo else unit).submit(task, dict(inputs[task]))
-
-        futures = finished(submit, inputs, count, unit.name)
-    if not futures:
-        update_progress_artifact(progress, 100.0)
+    with progress(unit.name, str((shared or {}).get("model", "")), len(inputs)) as on_done:
+        futures = finished(submit, inputs, on_done, unit.name)
     stage = one_go.address(runtime.flow_run.flow_name, runtime.flow_run.parameters)
     one_go.reuse(environment.workspace(), stage, sum(future.state.name == CACHED for future in futures.values()))
     return {task: futures[task].result() for task in inputs}
+
+
+@contextmanager
+def progress(unit: str, model: str, n: int) -> Iterator[Callable[[], None]]:
+    """A function to call after each of ``n`` units: it moves a bar in the terminal and one in Prefect's UI."""
+    about = f"Units of {unit} that are done, of {n}"
+    shown: Any = create_progress_artifact(
+        0.0 if n else 100.0, key=artifact_key("progress", unit, model), description=about
+    )
+    with tqdm(total=n, desc=unit, unit="task") as bar:
+
+        def on_done() -> None:
+            bar.update()
+            update_progress_artifact(shown, 100 * bar.n / n)
+
+        yield on_done
 
 
 def circuits_of(folder: Path, tasks: TaskSet, checkpoint: str) -> dict[str, Path]:

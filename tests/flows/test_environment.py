@@ -186,3 +186,22 @@ def test_a_checkout_whose_environment_is_anothers_says_so(tmp_path: Path) -> Non
     (tmp_path / "flows").mkdir()
     shutil.copy(ROOT / "flows/environment.py", tmp_path / "flows")
     assert "make install in" in (environment.other_code(tmp_path) or "")
+
+
+@pytest.mark.parametrize("name", ["here", "a folder with blanks"])
+def test_make_makes_the_environment_again_where_the_folder_was_moved(tmp_path: Path, name: str) -> None:
+    first, moved = tmp_path / name, tmp_path / f"{name} moved"
+    programs = first / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for file in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / file, first)
+    (programs / "dvc").write_text(f"#!{programs}/python\n", encoding="utf-8")
+    (first / ".venv" / ".installed").touch()
+
+    def planned(folder: Path) -> str:
+        command = ["make", "-n", "install", f"PYTHON={sys.executable}"]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+    assert "pip install" not in planned(first)
+    first.rename(moved)
+    assert "venv --clear" in planned(moved) and "pip install" in planned(moved)
