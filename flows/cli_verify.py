@@ -1,4 +1,4 @@
-"""``sparse-circuits verify``: the files of this workspace are held to what its report and dvc.lock say of them."""
+"""``sparse-circuits verify``: this workspace is compared with what its report and dvc.lock say of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_SHOWN = 3  # files or packages of a row that are named
 
 
 @dataclass(frozen=True)
-class Check:
+class Comparison:
     """One comparison: what of, what the record says, what is here."""
 
     of: str
@@ -48,22 +48,22 @@ def verify() -> None:
     path = existing(workspace.results / "summary.json", "report")
     summary = read_json(path)
     try:
-        checks = [*of_provenance(workspace, summary["provenance"]), *of_models(workspace, summary["models"])]
+        found = [*of_provenance(workspace, summary["provenance"]), *of_models(workspace, summary["models"])]
     except KeyError as error:
         raise ArtifactError(f"{path}: lacks {error}; run its stage again (dvc repro -f report)") from None
-    checks += of_stages(workspace)
+    found += of_stages(workspace)
     table = Table("", "of", "recorded", "here")
-    for check in checks:
-        table.add_row("same" if check.same else "DIFFERS", *map(escape, (check.of, check.recorded, check.here)))
+    for each in found:
+        table.add_row("same" if each.same else "DIFFERS", *map(escape, (each.of, each.recorded, each.here)))
     show(table)
-    wrong = [check.of for check in checks if not check.same]
-    print(f"{len(checks) - len(wrong)} of {len(checks)} are the same")
+    wrong = [each.of for each in found if not each.same]
+    print(f"{len(found) - len(wrong)} of {len(found)} are the same")
     if wrong:
         print("differs: " + ", ".join(wrong), file=sys.stderr)
         raise typer.Exit(1)
 
 
-def of_provenance(workspace: Workspace, recorded: Mapping[str, Any]) -> Iterator[Check]:
+def of_provenance(workspace: Workspace, recorded: Mapping[str, Any]) -> Iterator[Comparison]:
     """Code, settings, packages and corpus against what the report noted of them; what it did not note is not asked."""
     from torch import __version__ as torch_version  # takes seconds to import
 
@@ -71,14 +71,14 @@ def of_provenance(workspace: Workspace, recorded: Mapping[str, Any]) -> Iterator
     from pipeline.data.sources.installed import read_lock
 
     if recorded["git"]:
-        yield Check("code", *code_of(workspace.root, recorded["git"]))
+        yield Comparison("code", *code_of(workspace.root, recorded["git"]))
     for name, path in ({"params": workspace.params} | origins(workspace)).items():
         if wanted := recorded.get(f"{name}_hash"):
-            yield Check(str(path.relative_to(workspace.root)), wanted, hash_of(path))
+            yield Comparison(str(path.relative_to(workspace.root)), wanted, hash_of(path))
     for of, version in (("torch", torch_version), ("python", platform.python_version())):
-        yield Check(of, recorded["machine"][of], str(version))
+        yield Comparison(of, recorded["machine"][of], str(version))
     if (lock := workspace.root / "requirements.lock").is_file():
-        yield Check("packages", "as locked", named(other_packages(read_lock(lock))) or "as locked")
+        yield Comparison("packages", "as locked", named(other_packages(read_lock(lock))) or "as locked")
 
 
 def code_of(root: Path, recorded: Mapping[str, Any]) -> tuple[str, str]:
@@ -108,7 +108,7 @@ def other_packages(pins: Iterable[Requirement]) -> list[str]:
     return others
 
 
-def of_models(workspace: Workspace, models: Iterable[Mapping[str, Any]]) -> Iterator[Check]:
+def of_models(workspace: Workspace, models: Iterable[Mapping[str, Any]]) -> Iterator[Comparison]:
     """Every checkpoint against the report, every circuit against its checkpoint and its pairs."""
     from pipeline.data.tasks import TaskSet
 
@@ -116,12 +116,12 @@ def of_models(workspace: Workspace, models: Iterable[Mapping[str, Any]]) -> Iter
     for model in models:
         name, folder = model["name"], workspace.model(model["name"])
         here = hash_of(folder / "model.safetensors", folder / "config.json")
-        yield Check(f"models/{name}", model["model_hash"], here)
+        yield Comparison(f"models/{name}", model["model_hash"], here)
         for path in circuit_files(workspace.circuits(name)):
             of, about = path.parent.relative_to(workspace.root), read_json(path)["about"]
-            yield Check(f"{of}: its model", model["model_hash"], str(about.get("model_hash")))
+            yield Comparison(f"{of}: its model", model["model_hash"], str(about.get("model_hash")))
             if tasks is not None and about.get("task") in tasks.names:
-                yield Check(f"{of}: its pairs", tasks.hash(about["task"]), str(about.get("task_hash")))
+                yield Comparison(f"{of}: its pairs", tasks.hash(about["task"]), str(about.get("task_hash")))
 
 
 def circuit_files(folder: Path) -> list[Path]:
@@ -129,11 +129,11 @@ def circuit_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*/circuit.json"), *folder.glob(f"*/{DECIDING}/circuit.json")])
 
 
-def of_stages(workspace: Workspace) -> list[Check]:
+def of_stages(workspace: Workspace) -> list[Comparison]:
     """Every stage against dvc.lock, as ``dvc status`` does. Raises ArtifactError where DVC cannot tell."""
     stages, changed = locked_stages(workspace), dvc_status(workspace.root)
     return [
-        Check(f"stage {stage}", "as locked", said_of(changed[stage]) if stage in changed else "as locked")
+        Comparison(f"stage {stage}", "as locked", said_of(changed[stage]) if stage in changed else "as locked")
         for stage in sorted({*stages, *changed})
     ]
 

@@ -16,7 +16,7 @@ import torch
 from closing import TOKENIZER, closing_pairs, run
 
 from flows import cli_verify, report
-from flows.cli_verify import Check
+from flows.cli_verify import Comparison
 from pipeline.artifacts import Workspace, file_hash, read_json, write_json
 
 MODEL = "tiny"
@@ -101,7 +101,7 @@ def test_later_commits_that_change_no_code_do_not_differ(workspace: Workspace) -
     (workspace.root / "README.md").write_text("more", encoding="utf-8")
     git(workspace.root, "add", "README.md")
     git(workspace.root, "commit", "-qm", "words")
-    assert Check("code", *cli_verify.code_of(workspace.root, recorded)).same
+    assert Comparison("code", *cli_verify.code_of(workspace.root, recorded)).same
 
 
 def test_everything_that_was_changed_since_is_named(workspace: Workspace, verify: Any) -> None:
@@ -128,7 +128,7 @@ def test_everything_that_was_changed_since_is_named(workspace: Workspace, verify
     ],
 )
 def test_code_that_cannot_be_had_again_differs(workspace: Workspace, recorded: dict[str, Any], here: str) -> None:
-    found = Check("code", *cli_verify.code_of(workspace.root, recorded))
+    found = Comparison("code", *cli_verify.code_of(workspace.root, recorded))
     assert not found.same and found.here == here
 
 
@@ -144,7 +144,7 @@ def test_circuits_of_other_pairs_differ(workspace: Workspace) -> None:
     path = workspace.circuits(MODEL) / "quotes" / "circuit.json"
     edit(path, '"task_hash": "t"', f'"task_hash": "{tasks.hash("quotes")}"')
     models = read_json(workspace.results / "summary.json")["models"]
-    differs = [check.of for check in cli_verify.of_models(workspace, models) if not check.same]
+    differs = [each.of for each in cli_verify.of_models(workspace, models) if not each.same]
     assert differs == ["circuits/tiny/quotes/deciding: its pairs"]
 
 
@@ -170,6 +170,6 @@ def test_the_report_notes_what_verify_asks_for(params: Any, tmp_path: Path, monk
     made.params.write_text("seed: 0\n", encoding="utf-8")
     (tmp_path / "requirements.lock").write_text(LOCK, encoding="utf-8")
     monkeypatch.setattr(report, "seconds", lambda workspace, params: {})
-    checks = list(cli_verify.of_provenance(made, report.provenance(made, params)))
-    assert {check.of for check in checks} == {"params.yaml", "requirements.lock", "torch", "python", "packages"}
-    assert all(check.same for check in checks)
+    found = list(cli_verify.of_provenance(made, report.provenance(made, params)))
+    assert {each.of for each in found} == {"params.yaml", "requirements.lock", "torch", "python", "packages"}
+    assert all(each.same for each in found)
