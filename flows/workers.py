@@ -28,19 +28,34 @@ class Workers(ProcessPoolTaskRunner):
         self.__enter__()
 
 
+def renew_workers() -> None:
+    """New processes for the flow run in progress."""
+    context = FlowRunContext.get()
+    if context is not None and isinstance(context.task_runner, Workers):
+        context.task_runner.renew()
+
+
 def finished(
-    submit: Callable[[str], PrefectFuture[Any]], names: Iterable[str], on_done: Callable[[], object], of: str
+    submit: Callable[[str], PrefectFuture[Any]],
+    names: Iterable[str],
+    on_done: Callable[[], object],
+    of: str,
+    renew: Callable[[], object] = renew_workers,
 ) -> dict[str, PrefectFuture[Any]]:
     """Name → future of its unit, ended; a unit whose worker was killed is submitted again, the last time alone.
 
-    ``on_done`` is called after each. Raises KilledError for units that lost their workers ``ATTEMPTS`` times.
+    ``on_done`` is called after each, ``renew`` when workers were lost. Raises KilledError for units that lost theirs
+    ``ATTEMPTS`` times.
     """
     done: dict[str, PrefectFuture[Any]] = {}
     waiting = list(names)
     for attempt in range(1, ATTEMPTS + 1):
         groups = [waiting] if attempt < ATTEMPTS else [[name] for name in waiting]
         for group in groups:
-            done |= _those_that_end(submit, group, on_done)
+            ended = _those_that_end(submit, group, on_done)
+            if len(ended) < len(group):
+                renew()
+            done |= ended
         waiting = [name for name in waiting if name not in done]
         if not waiting:
             return done
@@ -59,7 +74,7 @@ def finished(
 def _those_that_end(
     submit: Callable[[str], PrefectFuture[Any]], names: list[str], on_done: Callable[[], object]
 ) -> dict[str, PrefectFuture[Any]]:
-    """Name → future of those units whose worker was not killed; for the others there are new workers afterwards."""
+    """Name → future of those units whose worker was not killed."""
     futures, done = {}, {}
     for name in names:
         with suppress(BrokenExecutor):
@@ -69,13 +84,4 @@ def _those_that_end(
             future.wait()
             done[name] = future
             on_done()
-    if len(done) < len(names):
-        _renew_workers()
     return done
-
-
-def _renew_workers() -> None:
-    """New processes for the flow run in progress."""
-    context = FlowRunContext.get()
-    if context is not None and isinstance(context.task_runner, Workers):
-        context.task_runner.renew()
