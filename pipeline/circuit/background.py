@@ -59,9 +59,10 @@ class Background:
     def sources(self, name: str, n_head: int) -> Sources:
         """The ablation values of what a linear map, ``"0.mlp.c_fc"`` and its like, reads, and what it makes of them."""
         layer, _, matrix = name.partition(".")
-        ablated_to = self.values[site_key(int(layer), SOURCES[matrix])]
+        source = SOURCES[matrix]
+        ablated_to = self.values[site_key(int(layer), source)]
         if self.varies:
-            return Sources(ablated_to, None if n_head > 1 else self.output(int(layer), matrix))
+            return Sources(ablated_to, None if source is Site.ATTN_V else self.output(int(layer), matrix))
         key = f"{name} by head"
         if key not in self._outputs:
             weight = self.model.transformer["h"][int(layer)].get_submodule(matrix).weight

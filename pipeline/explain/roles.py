@@ -7,10 +7,13 @@ the circuit reads any more *pushes* an answer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.graph import Node, Subgraph, ends
@@ -20,14 +23,16 @@ from pipeline.explain.task_labels import TaskStatement
 from pipeline.explain.task_places import AFTER, TaskPlace
 from pipeline.explain.task_values import Head, Look, TaskValues
 from pipeline.explain.task_words import TaskWords
+from pipeline.explain.words import grouped, heads_in_words, percent, spoken
 from pipeline.model.transformer import Transformer
-from pipeline.sites import Site, node_name, split_site_key
+from pipeline.sites import Site, node_name, site_key, split_site_key
 
 ONE_PLACE = 0.5  # share of a head's look on one place from which it copies
+TOLD_PLACE = 0.2  # the same of a head that averages, from which the place is told
 NO_LOOK = 1e-9  # weight on all tokens, below which a head looks nowhere
 NEARLY_ALL = 0.9  # of the larger mean, from which a write is as far from 0 on both sides
 NEARLY_ZERO = 0.1  # of the larger mean, below which a neuron is off
-MOST_NAMED = 2  # sources that a role names
+MOST_NAMED = 2  # sources, and heads, that a role names
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,14 @@ class Roles:
         return {node: sorted(into, key=lambda each: -self._spread(*each)) for node, into in found.items()}
 
     def _spread(self, source: Node, weight: float) -> float:
+        """How far an edge moves its target: by the standard deviation of what it brings, of a value channel of what its
+        head looks at."""
         values = self.values.nodes.get(node_name(*source))  # of a large circuit, not of all nodes
-        return abs(weight) * float(values.std()) if values is not None else 0.0
+        if values is None:
+            return 0.0
+        if split_site_key(source[0])[1] is Site.ATTN_V:
+            values = (self.values.looks[self.head(source)].weights * values).sum(1)
+        return abs(weight) * float(values.std())
 
     @cached_property
     def channels(self) -> Channels:
@@ -61,10 +72,12 @@ class Roles:
         site = split_site_key(node[0])[1]
         if site.reads_residual:
             return self._of_read(node)
-        if site in (Site.ATTN_Q, Site.ATTN_K):
-            return f"detects, as {'query' if site is Site.ATTN_Q else 'key'} of head {spoken(self.head(node))}"
+        if site is Site.ATTN_Q:
+            return f"detects, as query of head {spoken(self.head(node))}"
+        if site is Site.ATTN_K:
+            return f"detects, as key of head {spoken(self.head(node))}{self._pull(node, statement)}"
         if site is Site.ATTN_V:
-            return self.flow(self.head(node))
+            return self.flow([self.head(node)])
         if site is Site.MLP_NEURON:
             return self._of_neuron(node, statement)
         return ", ".join(part for part in (self._brought(node), self._of_write(node)) if part)
@@ -72,9 +85,23 @@ class Roles:
     def head(self, node: Node) -> Head:
         return split_site_key(node[0])[0], node[1] // self.model.config.d_head
 
-    def flow(self, head: Head) -> str:
-        """``copies from `("` to the end (head 0.8)``."""
-        return f"{self.way(head)} (head {spoken(head)})"
+    def _pull(self, key: Node, statement: TaskStatement | None) -> str:
+        """Whether a key draws its head there where it is far from 0, by the sign of its product with the query."""
+        if statement is None:
+            return ""
+        query = site_key(split_site_key(key[0])[0], Site.ATTN_Q)
+        asked = self.values.nodes.get(node_name(query, key[1]))
+        if asked is None:
+            mean = float(self.circuit.constant_ablation.first[query][key[1]])
+        else:
+            at = self.values.looks[self.head(key)].query
+            mean = float(asked.gather(1, at[:, None]).mean())
+        return " (draws it there)" if mean * statement.means[statement.larger] > 0 else " (keeps it away)"
+
+    def flow(self, heads: Sequence[Head]) -> str:
+        """``copies from `("` to the end (head 0.8)``; heads of several ways one after the other."""
+        ways = grouped(heads, self.way)
+        return ", ".join(f"{way}{self.mostly(some[0])} ({heads_in_words(some)})" for way, some in ways.items())
 
     def way(self, head: Head) -> str:
         """``copies from `("` to the end``."""
@@ -92,6 +119,15 @@ class Roles:
         if max(shares[n]) < ONE_PLACE:
             return None
         return self.places[n], None if min(shares[n]) >= ONE_PLACE else shares[n].index(max(shares[n]))
+
+    def mostly(self, head: Head) -> str:
+        """``, 31 % on `,```: of a head that averages, the place that most of its look is on, if that is much."""
+        if self.looked_at(head) is not None:
+            return ""
+        look, places = self.values.looks[head], [place for place in self.places if place.name != AFTER]
+        shares = {(n, side): self._share(look, place, side) for n, place in enumerate(places) for side in (0, 1)}
+        (n, side), share = max(shares.items(), key=lambda each: each[1])
+        return "" if share < TOLD_PLACE else f", {percent(share)} on {self.words.place(places[n], side, flow=True)}"
 
     def _from(self, place: TaskPlace, side: int | None, look: Look) -> str:
         """The way from one place, where prompts of this side have it (None: of both)."""
@@ -117,13 +153,13 @@ class Roles:
         return f"passes on {named(writers)}" if writers else "embeds"
 
     def _brought(self, node: Node) -> str:
-        """The way by which a write came to its place: through the head that moves it most, or from neurons."""
+        """The way by which a write came to its place: through the heads that move it most, or from neurons."""
         into = self.sources.get(node, [])
         if not into:
             return "is constant"
-        source = into[0][0]
-        if split_site_key(source[0])[1] is Site.ATTN_V:
-            return self.flow(self.head(source))
+        if split_site_key(into[0][0][0])[1] is Site.ATTN_V:
+            heads = dict.fromkeys(self.head(source) for source, _ in into)
+            return self.flow(list(heads)[:MOST_NAMED])
         return f"passes on {named([node_name(*each) for each, _ in into])}"
 
     def _of_write(self, node: Node) -> str:
@@ -145,15 +181,21 @@ class Roles:
         far on both); None where something in the circuit reads it later."""
         if self.channels.readers(node):
             return None
-        rows = torch.arange(len(self.values.batch.last))
-        values, slopes = (
-            of[node_name(*node)][rows, self.values.batch.last] for of in (self.values.nodes, self.values.slopes)
-        )
-        means = [float(values[side].mean()) for side in self.words.sides]
+        means, slopes = ([float(x[side].mean()) for side in self.words.sides] for x in self._at_end(node_name(*node)))
         side = int(abs(means[1]) > abs(means[0]))
-        right = means[side] * float(slopes[self.words.sides[side]].mean()) > 0  # the right answer's logit rises
+        right = means[side] * slopes[side] > 0  # the right answer's logit rises
         both = means[0] * means[1] > 0 and abs(means[1 - side]) >= NEARLY_ALL * abs(means[side])
         return self.words.answers[side if right else 1 - side], None if both else side
+
+    def pushes(self, name: str) -> list[float]:
+        """How far a write pushes the right answer at the end, to first order, in logits: the mean on each side."""
+        values, slopes = self._at_end(name)
+        return [float((values * slopes)[side].mean()) for side in self.words.sides]
+
+    def _at_end(self, name: str) -> Iterator[Float[Tensor, " prompt"]]:
+        """A node's values at the end of the prompts, and the slopes of the answer by them."""
+        rows = torch.arange(len(self.values.batch.last))
+        return (of[name][rows, self.values.batch.last] for of in (self.values.nodes, self.values.slopes))
 
     def _of_neuron(self, node: Node, statement: TaskStatement | None) -> str:
         into = self.sources.get(node, [])
@@ -169,8 +211,3 @@ class Roles:
 def named(names: list[str]) -> str:
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
-
-
-def spoken(head: Head) -> str:
-    """``0.8``: layer and number."""
-    return f"{head[0]}.{head[1]}"

@@ -12,7 +12,7 @@ from pipeline.explain.task_words import OTHERS
 from pipeline.sites import Site, node_name, split_site_key
 
 MOST_CHARS = 22
-LATER, STEADY, AVERAGES, PARTS = "later on", "constant", "averages", "where they part"
+LATER, STEADY, AVERAGES, PARTS = "later on", "constant", "averages", "where they differ"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Shorts:
             text = self.roles.words.place(place, side, flow=True)
             return first_of(text) if text.startswith("`") else PARTS
         words = place.name.removeprefix("at ").replace("one token", "1").replace(" tokens", "")
-        return words.replace("before the end", "before end").replace("after the prompts part", "after parting")
+        return words.replace("before the end", "before end").replace(AFTER, "after they differ")
 
     def brings(self, node: Node) -> str:
         """What the head of a value channel does with it."""

@@ -13,9 +13,10 @@ import torch
 from pipeline.explain.roles import Roles
 from pipeline.explain.rounding import HUNDREDTHS
 from pipeline.explain.story_steps import FlowStep, FlowSteps, joined, site_of
-from pipeline.explain.story_words import StoryWords, heads_in_words, numbered, together
+from pipeline.explain.story_words import StoryWords, numbered
 from pipeline.explain.swaps import Outcome, Swaps
 from pipeline.explain.task_nodes import TaskReading
+from pipeline.explain.words import heads_in_words, percent, together
 from pipeline.rows import Story, StoryNumbers, StoryOutcome, StorySentence
 from pipeline.sites import Site, split_node_name
 
@@ -86,7 +87,7 @@ def sentence(step: FlowStep, words: StoryWords, outcome: Outcome) -> StorySenten
     if outcome.moved is None:
         text = also(text, "There was no pair to check this on.")
     elif weak:
-        text = also(text, f"Swapping it moves the answer in {percent(outcome.moved_whole or 0.0)} of prompts only.")
+        text = also(text, f"Swapping it moves the answer in {percent(outcome.moved or 0.0)} of prompts only.")
     nodes, carriers = list(step.nodes), list(step.carriers)
     few = outcome.moved is not None and outcome.moved < MIN_MOVED
     return {
@@ -106,14 +107,14 @@ def also(text: str, more: str) -> str:
 
 def limit(sentences: Sequence[StorySentence], shorter: float) -> str:
     """That some prompts are counted apart, where they are: the shorter ones of their pairs."""
-    apart = {n: each["moved"] or 0.0 for n, each in enumerate(sentences, start=1) if each["apart"]}
+    apart = {n: each["moved_whole"] or 0.0 for n, each in enumerate(sentences, start=1) if each["apart"]}
     if not apart:
         return ""
     steps = either_step(list(apart))
     least, most = percent(min(apart.values())), percent(max(apart.values()))
     return (
         f"{percent(shorter)} of the prompts are shorter than their pair’s other one and have no place for all of "
-        f"{steps} (*), counted on the others; of all prompts {least if least == most else f'{least} to {most}'} move."
+        f"{steps} (*); of the others {least if least == most else f'{least} to {most}'} move."
     )
 
 
@@ -159,7 +160,3 @@ def numbers(outcome: Outcome) -> StoryNumbers:
         "share": share,
         "n_prompts": outcome.n_prompts,
     }
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.0f}\u00a0%"  # no line ends before the sign

@@ -5,21 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TypeVar
 
-from pipeline.explain.roles import NEARLY_ZERO, spoken
+from pipeline.explain.roles import NEARLY_ZERO
 from pipeline.explain.story_steps import FlowPart, FlowStep, site_of
 from pipeline.explain.task_nodes import TaskReading
 from pipeline.explain.task_values import Head
 from pipeline.explain.task_words import OTHERS, OTHERWISE
-from pipeline.explain.words import ended
+from pipeline.explain.words import MOST_NAMED, ended, grouped, heads_in_words, together
 from pipeline.sites import Site, split_node_name, split_site_key
 
-MOST_NAMED = 4  # nodes of a group that a sentence names, and heads that the gist names
 LEAST_GROUP = 0.1  # of what a step's nodes move together: smaller groups of them are only counted
 GIST = 140  # characters, for a gallery
 NOT = "not "
-GroupedT = TypeVar("GroupedT")
 
 
 class StoryWords:
@@ -46,7 +43,10 @@ class StoryWords:
 
     def _move(self, step: FlowStep) -> str:
         ways = grouped(self.heads(step), self.roles.way)
-        said = " and ".join(f"{heads_in_words(heads)} {agree(way, len(heads) > 1)}" for way, heads in ways.items())
+        said = " and ".join(
+            f"{heads_in_words(heads)} {agree(way, len(heads) > 1)}{self.roles.mostly(heads[0])}"
+            for way, heads in ways.items()
+        )
         values = [name for name in step.nodes if site_of(split_node_name(name)) is Site.ATTN_V]
         into = [name for name in step.carriers if not site_of(split_node_name(name)).reads_residual]
         said += f" into {channels(into)}" if into else ""
@@ -79,13 +79,34 @@ class StoryWords:
         return f"{numbered('neuron', names)} of layer {layer} {verb(names, 'fire')} {where}"
 
     def _write(self, step: FlowStep) -> str:
-        answers = self.answers()
-        said = f"{channels(step.nodes)} {verb(step.nodes, 'write')} the answer{answers and f': {answers}'}"
+        default, answers = self.default(step), self.answers()
+        written = f": {answers}" if answers else ""
+        if default is not None:
+            side, less = default
+            won, when = (self.words.quoted(self.words.answers[n]) for n in (1 - side, side)), self.words.conditions
+            written = f" {next(won)} {when[1 - side]} – {when[side]} {less} and {next(won)} wins by default"
+        said = f"{channels(step.nodes)} {verb(step.nodes, 'write')} the answer{written}"
         return f"{said}{self._example('channel', step.nodes)}"
+
+    def default(self, step: FlowStep) -> tuple[int, str] | None:
+        """The side whose right answer the writes of a step do not push, and what they do there; None where they push
+        both sides' answers, or where answers or sides are too many to be named."""
+        if self.n_answers != 2 or not self.words.after:
+            return None
+        pushes = [sum(self.roles.pushes(name)[side] for name in step.nodes) for side in (0, 1)]
+        side = int(pushes[1] < pushes[0])
+        if pushes[side] >= NEARLY_ZERO * pushes[1 - side] or pushes[1 - side] <= 0:
+            return None
+        nothing = abs(pushes[side]) < NEARLY_ZERO * pushes[1 - side]
+        return side, "next to nothing is written" if nothing else "it is pushed less"
+
+    @cached_property
+    def n_answers(self) -> int:
+        return len(self.words.places.batch.answers[:, 0].unique())
 
     def answers(self) -> str:
         """```]]⏎` after `␣[[` and `]⏎` after `␣[```; nothing where there are more than two."""
-        if len(self.words.places.batch.answers[:, 0].unique()) != 2:
+        if self.n_answers != 2:
             return ""
         answers = [self.words.quoted(answer) for answer in self.words.answers]
         if not self.words.after:
@@ -160,7 +181,11 @@ class StoryWords:
             return f"{who} bring{'s' * (len(heads) == 1)} it to the end"
         if part is FlowPart.COMBINE:
             return f"{len(nodes)} neurons fire on it" if len(nodes) > 1 else "one neuron fires on it"
-        return f"writes {self.answers() or 'the answer'}"
+        default = self.default(steps[-1])
+        if default is None:
+            return f"writes {self.answers() or 'the answer'}"
+        written, other = (self.words.quoted(self.words.answers[side]) for side in (1 - default[0], default[0]))
+        return f"writes {written} {self.words.conditions[1 - default[0]]} and {other} otherwise"
 
 
 def half_in_words(step: FlowStep) -> str:
@@ -176,14 +201,6 @@ def read(place: str) -> str:
     return place.removeprefix("at ") if place.startswith("at ") else f"what stands {place}"
 
 
-def grouped(items: Iterable[GroupedT], key: Callable[[GroupedT], str]) -> Mapping[str, list[GroupedT]]:
-    """Items by key, both in the order in which they come."""
-    found: dict[str, list[GroupedT]] = {}
-    for item in items:
-        found.setdefault(key(item), []).append(item)
-    return found
-
-
 def channels(names: Sequence[str]) -> str:
     return numbered("channel", names)
 
@@ -192,18 +209,6 @@ def numbered(kind: str, names: Sequence[str]) -> str:
     """``channels 834, 860, 707 and 5 more``; a channel that several nodes read or write once."""
     numbers = list(dict.fromkeys(str(split_node_name(name)[1]) for name in names))
     return f"{kind}{'s' * (len(numbers) > 1)} {together(numbers)}"
-
-
-def heads_in_words(heads: Sequence[Head]) -> str:
-    return f"head{'s' * (len(heads) > 1)} {together([spoken(head) for head in heads])}"
-
-
-def together(names: Sequence[str]) -> str:
-    """``a, b and c``, ``a, b, c and 2 more``."""
-    some = (
-        list(names) if len(names) <= MOST_NAMED else [*names[: MOST_NAMED - 1], f"{len(names) - MOST_NAMED + 1} more"]
-    )
-    return " and ".join([", ".join(some[:-1]), some[-1]] if some[1:] else some)
 
 
 def verb(names: Sequence[str], plural: str) -> str:

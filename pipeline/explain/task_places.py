@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pipeline.data.pairs import PairBatch, parting
 
-N_COUNTED = 6  # tokens before the end, and after the prompts part, that have a name
+N_COUNTED = 6  # tokens before the end, and after the first difference, that have a name
 LEAST_SHARE = 0.5  # of the prompts that have a place for it to be one
 NEARLY_ALL = 0.9  # share of the prompts in which two places are the same for only one to be named
-PARTING, END, AFTER = "where the prompts part", "at the end", "after the prompts part"
+PARTING, END, AFTER = "at the first difference", "at the end", "after the first difference"  # of a pair's prompts
 KINDS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("at line ends", lambda text: "\n" in text),
     ("at white space", str.isspace),
@@ -79,7 +79,7 @@ class TaskPlaces:
 
     def _by_position(self) -> Iterator[TaskPlace]:
         yield TaskPlace(END, self.position == self.batch.last[:, None])
-        for n, name in enumerate((PARTING, "one token after the prompts part", *_counted("after the prompts part"))):
+        for n, name in enumerate((PARTING, f"one token {AFTER}", *_counted(AFTER))):
             yield TaskPlace(name, self.there & (self.position == (self.parting + n)[:, None]))
         for n, name in enumerate(("one token before the end", *_counted("before the end")), start=1):
             yield TaskPlace(name, self.position == (self.batch.last - n)[:, None])

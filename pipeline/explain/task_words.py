@@ -42,7 +42,7 @@ class TaskWords:
         return self.conditions[side] if self.conditions[side] != OTHERWISE else f"except {self.conditions[1 - side]}"
 
     def text(self, statement: TaskStatement) -> str:
-        """Both means and where they are, of two sides the larger magnitude first."""
+        """Both means and where they are, of two sides the larger magnitude first; ``otherwise`` last."""
         return self._of_sides(statement) if statement.of_sides else self._of_place(statement)
 
     def _of_sides(self, statement: TaskStatement) -> str:
@@ -55,7 +55,7 @@ class TaskWords:
         else:
             where, groups = f"{self.place(place)}: ", self.conditions
         values = zip(numbers(statement.means), groups, statement.means, strict=True)
-        ordered = sorted(values, key=lambda each: -abs(each[2]))
+        ordered = sorted(values, key=lambda each: (each[1] in (OTHERWISE, f"at {OTHERS}"), -abs(each[2])))
         return where + " and ".join(f"{number} {group}" for number, group, _ in ordered)
 
     def apart(self, place: TaskPlace) -> list[str] | None:
@@ -78,7 +78,7 @@ class TaskWords:
 
     def place(self, place: TaskPlace, side: int | None = None, *, flow: bool = False) -> str:
         """``at `␣True` (the end)``, ``after `=```; ``side``: with the tokens that stand there on this side only;
-        ``flow``: what is there, ```␣True` (the end)``; where the prompts part by its tokens alone."""
+        ``flow``: what is there, ```␣True` (the end)``; at the first difference its tokens alone."""
         if place.tokens:
             return f"{place.name} {self.listed(place.tokens)}"
         rows = self.places.there if side is None else self.places.there & self.sides[side][:, None]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from pipeline.artifacts import read_json
 from pipeline.config import ExplainConfig
 from pipeline.data.pairs import PairBatch
@@ -20,7 +18,7 @@ from pipeline.play.switches import PlayError
 from pipeline.prune.checkpoint import circuit_loss
 from pipeline.report.packed_model import pack_model
 from pipeline.report.page import MOST_BYTES, build_circuit_page
-from pipeline.rows import Explanation, OfModel, ValidationRow
+from pipeline.rows import Explanation, OfModel, ValidationRow, VerdictRow
 from pipeline.sites import split_node_name
 
 
@@ -39,15 +37,14 @@ def page_alone(
         explanation, said = with_texts(session, name, explanation, texts)
     unpruned, own = mean_loss(score(session.model, batch)), circuit_loss(session.circuit(name), session.model, batch)
     bundle = bundle_of(session, name, batch, explanation, unpruned_loss=unpruned, circuit_loss=own)
-    line = verdict_of(session, name)
-    body = "" if line is None else Markup("<p><b>Verdict:</b> {}.</p>").format(line)
     packed = pack_model(session.model, session.means, session.tokenizer)
     packed = packed if len(packed) <= MOST_BYTES else ""
-    return build_circuit_page(bundle, title=f"{name} in {session.name}", body=body, packed_model=packed), said
+    verdict = verdict_of(session, name)
+    return build_circuit_page(bundle, title=f"{name} in {session.name}", verdict=verdict, packed_model=packed), said
 
 
-def verdict_of(session: Session, name: str) -> str | None:
-    """What the stage validate says of this very circuit, in one line; None where it did not test it."""
+def verdict_of(session: Session, name: str) -> VerdictRow | None:
+    """What the stage validate says of this very circuit; None where it did not test it."""
     circuit, model = session.circuit(name), session.folder.resolve().name
     task = str(circuit.about.get("task"))
     own, path = session.workspace.circuits(model) / task, session.workspace.validations(model)
@@ -55,7 +52,7 @@ def verdict_of(session: Session, name: str) -> str | None:
         return None
     found: OfModel[ValidationRow] = read_json(path)
     tested = found["model_hash"] == session.model.checkpoint and task in found["tasks"]
-    return found["tasks"][task]["verdict"]["line"] if tested else None
+    return found["tasks"][task]["verdict"] if tested else None
 
 
 def pairs_of(session: Session, name: str) -> PairBatch:

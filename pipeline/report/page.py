@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.data.tasks import Pair
 from pipeline.report.averages import log_edges
 from pipeline.report.charts import charts
-from pipeline.report.chips import SIGNS, chips
+from pipeline.report.chips import NAMES, SIGNS, chips
 from pipeline.report.gallery import gallery
 from pipeline.report.marked_numbers import Numbers
 from pipeline.report.packed import chart_library, pack, pack_json, those_that_fit, within_budget
@@ -22,7 +22,7 @@ from pipeline.report.provenance import origin
 from pipeline.report.solved import KINDS, all_solved, deciding_loss, of_kind
 from pipeline.report.templating import render
 from pipeline.report.validation import checks_of, places_of
-from pipeline.rows import HistoryRow, Summary, TaskSummary
+from pipeline.rows import HistoryRow, Summary, TaskSummary, VerdictRow
 
 WEB = Path(__file__).parent / "web"
 FIRST, LAST = ("elements.js", "packed.js", "scene.js"), "app.js"  # the others use the first ones; the last starts all
@@ -68,11 +68,22 @@ def build_page(summary: Summary, parts: PageParts) -> str:
     return whole(engines=those_that_fit(parts.engines, MOST_BYTES - len(whole().encode())))
 
 
-def build_circuit_page(bundle: Mapping[str, Any], *, title: str, body: str = "", packed_model: str = "") -> str:
-    """HTML text of one circuit's page alone, in the same shell; ``body``: HTML to stand above the drawing;
+def build_circuit_page(
+    bundle: Mapping[str, Any], *, title: str, verdict: VerdictRow | None = None, packed_model: str = ""
+) -> str:
+    """HTML text of one circuit's page alone, in the same shell; ``verdict``: of the stage validate, None without one;
     ``packed_model``: the circuit's model, empty where the page shall not run it."""
     model, task = bundle["model"], bundle["task"]
-    article = render("alone.html.j2", model=model, task=task, title=title, body=body, row=bundle["row"])
+    article = render(
+        "alone.html.j2",
+        model=model,
+        task=task,
+        title=title,
+        verdict=verdict,
+        names=NAMES,
+        sign_of=SIGNS.get,
+        row=bundle["row"],
+    )
     engines = {model: packed_model} if packed_model else {}
     return shell(article, title=title, first="drawing", bundles={(model, task): pack_json(bundle)}, engines=engines)
 

@@ -11,6 +11,7 @@ from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.data.pairs import PairBatch
 from pipeline.explain import explain_circuit
+from pipeline.explain.roles import Roles
 from pipeline.explain.story import NO_NODE, NO_STEP, limit, named_by, sentence, story, whole
 from pipeline.explain.story_steps import FlowPart, FlowStep
 from pipeline.explain.story_words import GIST, StoryWords
@@ -162,8 +163,42 @@ def test_steps_that_shorter_prompts_have_no_place_for_are_counted_apart_and_the_
     told = sentence(step, words, outcome)
     assert told["apart"] and not told["weak"] and "%" not in told["text"]
     said = limit([told, told], outcome.shorter)
-    assert said.count("48\u00a0%") == 1 and "steps 1 and 2 (*)" in said and "of all prompts 51\u00a0% move" in said
+    assert said.count("48\u00a0%") == 1 and "steps 1 and 2 (*)" in said and "of the others 98\u00a0% move" in said
     assert limit([told | {"apart": False}], outcome.shorter) == ""
+
+
+@pytest.mark.parametrize(
+    ("pushes", "said"),
+    [
+        ((1.0, 0.02), "next to nothing is written"),
+        ((1.0, -0.4), "it is pushed less"),
+        ((-0.4, 1.0), "it is pushed less"),
+    ],
+)
+def test_the_answer_that_no_write_pushes_wins_by_default(quote, monkeypatch, pushes, said):
+    monkeypatch.setattr(Roles, "pushes", lambda *_: list(pushes))
+    for sides in ("after", "conditions"):
+        monkeypatch.setattr(quote.words, sides, ["after `<1>`", "after `<2>`"])
+    words, side = StoryWords(quote, dict.fromkeys(quote.values.nodes, 0.0)), pushes.index(min(pushes))
+    step = FlowStep(FlowPart.WRITE, 1, tuple(of_site(quote, "attn_out")))
+    written, other = (quote.words.quoted(quote.words.answers[n]) for n in (1 - side, side))
+    text = words.sentence(step)
+    assert f"the answer {written} {quote.words.conditions[1 - side]} – {quote.words.conditions[side]} {said}" in text
+    assert f"and {other} wins by default" in text and f"and {other} otherwise" in words.gist([step])
+
+
+def test_what_is_pushed_on_both_sides_has_no_default(quote, monkeypatch):
+    monkeypatch.setattr(Roles, "pushes", lambda *_: [1.0, 0.4])
+    monkeypatch.setattr(quote.words, "after", ["after `<1>`", "after `<2>`"])
+    words = StoryWords(quote, dict.fromkeys(quote.values.nodes, 0.0))
+    text = words.sentence(FlowStep(FlowPart.WRITE, 1, tuple(of_site(quote, "attn_out"))))
+    assert "by default" not in text and " and `" in text
+
+
+def test_the_planted_key_draws_its_head_to_the_quote_and_no_further_place_is_told_of_a_head_that_copies(quote):
+    (key,), (value,) = of_site(quote, "attn_k"), of_site(quote, "attn_v")
+    assert quote.label(key)["role"].endswith("(draws it there)")
+    assert "%" not in quote.label(value)["role"]
 
 
 def test_heads_and_neurons_that_no_step_is_about_are_named(readings):

@@ -76,7 +76,7 @@ def test_a_node_that_knows_the_side_at_the_end_says_after_which_token(said, batc
 
 def test_a_node_that_marks_a_place_of_both_sides_is_described_against_all_others(said, batch):
     label = said(4.2 * (at(batch, TWO) + at(batch, ONE)) + 0.1 * noise(batch))
-    assert label["text"].startswith("4.2 at `␣[` or `␣[[` (where the prompts part) and ")
+    assert label["text"].startswith("4.2 at `␣[` or `␣[[` (the first difference) and ")
     assert label["text"].endswith(" elsewhere") and label["score"] == 1 and "other places" in label["measure"]
 
 

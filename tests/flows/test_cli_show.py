@@ -19,6 +19,10 @@ from pipeline.prune.checkpoint import circuit_loss
 from pipeline.report.packed import unpack
 
 OF = ("--model", "models/tiny", "--task", TASK)
+VERDICT = {
+    "line": "supports <5>",
+    "claims": {"not_artefact": {"outcome": "not supported", "statement": "is <real>", "says": "1 % <b>"}},
+}
 BUNDLE = re.compile(r'<script[^>]*id="bundle-tiny-closing"[^>]*>([^<]+)</script>')
 
 
@@ -118,9 +122,10 @@ def test_the_verdict_is_shown_of_the_studys_own_circuit_of_this_very_model(shown
 
     def line_of(circuit, **changes):
         session = load_session(model, params, circuits=[circuit], task=task)[0]
-        row = {"model_hash": session.model.checkpoint, "tasks": {"closing": {"verdict": {"line": "supports <5>"}}}}
+        row = {"model_hash": session.model.checkpoint, "tasks": {"closing": {"verdict": VERDICT}}}
         write_json(place.validations("tiny"), row | changes)
-        return verdict_of(session, "closing")
+        found = verdict_of(session, "closing")
+        return found and found["line"]
 
     own = place.circuits("tiny") / "closing"
     assert line_of(own) == "supports <5>"
@@ -128,7 +133,9 @@ def test_the_verdict_is_shown_of_the_studys_own_circuit_of_this_very_model(shown
     line_of(own)
     page = tmp_path / "page.html"
     shown(own, "--model", model, "--task", task, "--params", study / "params.yaml", "-o", page)
-    assert "<b>Verdict:</b> supports &lt;5&gt;." in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "<b>Verdict:</b> supports &lt;5&gt;." in text
+    assert 'class="no" title="not supported: 1 % &lt;b&gt;">✗</span> <b>not artefact</b>: is &lt;real&gt;' in text
 
 
 def test_without_a_place_it_goes_to_the_workspaces_scratch_or_this_machines(shown, study, tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.ablation import Ablation
+from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.cut_linear import CutLinear, MaskedEdges, Sources, by_edges
 from pipeline.circuit.graph import Subgraph, dead_ends, induced_edges
@@ -71,6 +73,21 @@ def test_the_loss_of_masked_edges_is_that_of_the_model_with_these_edges(tiny_mod
             source, target = edges[key].T
             ours = gradient[kind.rows(len(gradient)).start + target, source]
             torch.testing.assert_close(found, ours, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("d_head", [4, 16])  # several heads, and a single one
+def test_all_edges_have_the_circuits_loss_where_ablation_values_differ_by_prompt(tiny_model, pairs, d_head):
+    model = tiny_model(sink=True, d_model=16, d_head=d_head)
+    generator = torch.Generator().manual_seed(0)
+    means = {key: torch.randn(width, generator=generator) for key, width in model.widths().items()}
+    kept = {key: (torch.rand(len(value), generator=generator) < 0.7).float() for key, value in means.items()}
+    nodes, edges = {key: mask.nonzero().flatten() for key, mask in kept.items()}, induced_edges(model, kept)
+    ablation = AblationValues.of(Ablation.COUNTERFACTUAL, means)
+    masking = EdgeMasking(model, (ablation,), EdgeLayout(Subgraph(nodes, edges)))
+    losses, _ = masking.slopes(torch.ones(1, masking.layout.n_units), pairs)
+    circuit = Circuit(nodes, edges, means, means, (ablation,))
+    expected = prompt_losses(circuit.answers(model, pairs)).mean()
+    assert float(losses[0]) == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_few_of_the_edges_between_all_nodes_do_the_task(able, pairs, params):

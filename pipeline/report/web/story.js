@@ -27,6 +27,7 @@ const CircuitStory = (() => {
     return [make("section", { class: "st", "aria-label": "The circuit in sentences" },
       pair(page.bundle), make("p", { class: "st-gist" }, words(story.gist)),
       sentences.length ? make("ol", {}, story.sentences.map((sentence, i) => make("li", { class: sentence.weak ? "weak" : null }, sentences[i], chip(sentence)))) : null,
+      sentences.length ? make("p", { class: "dim" }, MOVES) : null,
       rest.map(text => make("p", { class: "dim" }, words(text))),
       sentences.length ? legend() : null)];
   }
@@ -56,13 +57,16 @@ const CircuitStory = (() => {
     return [begin, end];
   }
 
+  const MOVES = "Moves N %: given the values that they have on the pair’s other prompt, the nodes of the sentence move the answer towards the other one in N % of prompts, by a twentieth of the way at least. This is the circuit alone, all else at its mean; whether the model works so, too, is what its claims are about.";
   const TERMS = [
-    ["moves N %", "To check a sentence, its nodes get the values that they have on the pair’s other prompt, position by position; in N % of prompts the answer then moves towards the other one, by a twentieth of the way at least. These are prompts that the sentences were not made from."],
-    ["head 0.45", "Head 45 of layer 0. It copies where most of its attention is on one place, and averages where it is on none. In the drawing its queries ask and its keys find: at what they are far from 0."],
+    ["head 0.45", "Head 45 of layer 0. It copies where most of its attention is on one place, and averages where no place has half of it. In the drawing its queries ask and its keys find: at what they are far from 0."],
     ["channel 139", "One number of the residual stream, which nodes write and later ones read."],
     ["pushes, →", "Which answer a write makes likelier, and on which prompt. The colours of edges say the same: on the prompt on which the edge is strong, the answer is pushed that way."],
+    ["wins by default", "Where nothing in the circuit speaks for either answer, the rest of the model at its mean, and the bigram table, do."],
+    ["draws it there, keeps it away", "Whether a key makes its head look where it is far from 0: the sign of its product with the query, which is constant where the circuit has none."],
+    ["thresholds, > 3.0", "A neuron that is off on one side; in the drawing, the value that its only source has to exceed (<: stay below) for it to fire. Inverts: it is high where its source is low."],
     ["(1 more elsewhere)", "One more node of this step, small beside the others, that is far from 0 at other tokens."],
-    ["later on", "Everywhere after the place where the two prompts part."],
+    ["later on", "Everywhere after the first difference of the two prompts."],
     ["weak, grey", "The label tells hardly anything apart, or the step moves few answers."],
   ];
 
@@ -71,11 +75,10 @@ const CircuitStory = (() => {
       make("dl", {}, TERMS.map(([term, meaning]) => [make("dt", {}, term), make("dd", {}, meaning)])));
   }
 
-  function chip({ moved, moved_whole: whole, flips, share, n_prompts: n, weak, apart }) {
+  function chip({ moved, flips, share, n_prompts: n, weak, apart }) {
     if (moved === null) return make("span", { class: "chip dim" }, "not checked");
-    const counted = apart || weak ? whole ?? moved : moved;
     const more = `of ${n} prompts; the answer goes ${percent(share ?? 0)} of the way to the other one, and ${percent(flips ?? 0)} of the right answers flip`;
-    return make("span", { class: `chip${weak ? " dim" : ""}`, title: more }, `moves ${percent(counted)}${weak ? " only" : apart ? " *" : ""}`);
+    return make("span", { class: `chip${weak ? " dim" : ""}`, title: more }, `moves ${percent(moved)}${weak ? " only" : apart ? " *" : ""}`);
   }
 
   return { section, alike };
