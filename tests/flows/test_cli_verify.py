@@ -42,7 +42,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path, text in {
         "params.yaml": "seed: 0\n",
         "dvc.yaml": DVC,
-        "flows/a.py": "",
+        "flows/report.py": "",
         "requirements.lock": LOCK,
     }.items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
