@@ -106,7 +106,11 @@ FLOW = """
 
 def run_flow(folder: Path, most: int) -> subprocess.CompletedProcess[str]:
     (folder / "flow.py").write_text(textwrap.dedent(FLOW), encoding="utf-8")
-    variables = workspace_environment() | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(folder / ".prefect")}
+    variables = workspace_environment() | {
+        "PYTHONPATH": str(ROOT),
+        "PREFECT_HOME": str(folder / ".prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "400",  # a busy machine
+    }
     command = [sys.executable, "flow.py", str(most)]
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600)
 
