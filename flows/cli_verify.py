@@ -20,7 +20,6 @@ from rich.table import Table
 from flows import environment
 from flows.tables import show
 from pipeline.artifacts import DECIDING, ArtifactError, Workspace, existing, file_hash, read_json
-from pipeline.refusal import YAML_ERRORS, read_yaml
 
 EXAMPLE = "Example: sparse-circuits verify"
 STATUS_SECONDS = 600  # in which DVC has to compare all files
@@ -131,21 +130,13 @@ def circuit_files(folder: Path) -> list[Path]:
 
 def of_stages(workspace: Workspace) -> list[Comparison]:
     """Every stage against dvc.lock, as ``dvc status`` does. Raises ArtifactError where DVC cannot tell."""
-    stages, changed = locked_stages(workspace), dvc_status(workspace.root)
+    from flows.study import stage_graph
+
+    changed = dvc_status(workspace.root)
     return [
         Comparison(f"stage {stage}", "as locked", said_of(changed[stage]) if stage in changed else "as locked")
-        for stage in sorted({*stages, *changed})
+        for stage in sorted(stage_graph(workspace.root))
     ]
-
-
-def locked_stages(workspace: Workspace) -> list[str]:
-    """The stages that dvc.lock knows."""
-    path = existing(workspace.root / "dvc.lock")
-    try:
-        return list(read_yaml(path)["stages"])
-    except (KeyError, TypeError, *YAML_ERRORS) as error:
-        why = " ".join(str(error).split())
-        raise ArtifactError(f"{path}: damaged ({why}); take it from git again, or run dvc repro") from None
 
 
 def dvc_status(root: Path) -> dict[str, list[Any]]:
