@@ -3,28 +3,36 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
-BIN := $(CURDIR)/$(VENV)/bin
+BIN := $(VENV)/bin
+HERE := $(CURDIR)/$(BIN)
 
 # dvc.yaml says `python`: that has to be the environment's.
-export PATH := $(BIN):$(PATH)
+export PATH := $(HERE):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install setup study trained smoke test ui down clean
+.PHONY: help install setup study trained smoke soak test ui down clean
 
 help:
 	@echo "make study   the whole study with real Python code, hours on two cores; the report: results/index.html"
 	@echo "make trained  takes over the widest models as the committed study trained them, which spares make study an hour"
 	@echo "make smoke   the same pipeline on a tiny profile, in .smoke/, in under ten minutes"
+	@echo "make soak    the small study 20 times, killed at a random moment in each: all have to end the same; hours"
 	@echo "make test    lint, types and every test that this machine can run, the small study among them"
 	@echo "make ui      the UIs of Prefect and MLflow on localhost, with their addresses"
 	@echo "make down    stop the servers that make started"
 	@echo "make clean   delete .smoke, .scratch and caches of tools; keeps data, models, circuits, results, .venv"
 
-# The environment is made again where the lock or the project's metadata changed since.
+# The environment is made again where the lock or the project's metadata changed since, and where this folder was moved or
+# copied: its programs name the place where they were made, and would run that one's code.
+MADE_HERE := $(shell grep -qsF -e "$(HERE)/python" -e "$(realpath $(BIN))/python" "$(BIN)/dvc" && echo yes)
+ifneq ($(MADE_HERE),yes)
+.PHONY: $(INSTALLED)
+endif
+
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("needs Python 3.11, not " + sys.version.split()[0] \
 		+ "; say which: make PYTHON=/path/to/python3.11")'
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python && test "$(MADE_HERE)" = yes || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing the pinned packages into $(VENV) (minutes, the first time)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
@@ -57,6 +65,9 @@ trained: setup
 smoke: setup
 	$(BIN)/python -m flows.smoke
 
+soak: setup
+	$(BIN)/python -m benchmarks.soak
+
 # On two cores: about as long as all others together, the small study among them
 BESIDE := tests/planted tests/prune tests/validate
 
@@ -79,5 +90,5 @@ down:
 	@if test -x $(VENV)/bin/python; then $(BIN)/python -m flows.services down; else echo "nothing runs: no $(VENV)"; fi
 
 clean: down
-	rm -rf .smoke .scratch .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .smoke .soak .scratch .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 	find flows pipeline tests -name __pycache__ -type d -prune -exec rm -rf {} +

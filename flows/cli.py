@@ -1,4 +1,4 @@
-"""The console script ``sparse-circuits``: commands that are no stage. They ask MLflow, change nothing; prune writes."""
+"""The console script ``sparse-circuits``: commands that are no stage and change none of a study's files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from flows import cli_draw, cli_formats, cli_list, cli_play, cli_prune, cli_show, cli_validate, environment
+from flows import (
+    cli_draw,
+    cli_formats,
+    cli_list,
+    cli_play,
+    cli_prune,
+    cli_show,
+    cli_track,
+    cli_validate,
+    cli_verify,
+    environment,
+    interruption,
+)
 from flows.tables import show
 
 app = typer.Typer(
@@ -26,6 +38,8 @@ app.command(epilog=cli_play.EXAMPLE)(cli_play.play)
 app.command("import", epilog=cli_formats.IMPORT_EXAMPLE)(cli_formats.import_)
 app.command(epilog=cli_formats.EXPORT_EXAMPLE)(cli_formats.export)
 app.command(epilog=cli_formats.MEANS_EXAMPLE)(cli_formats.means)
+app.command(epilog=cli_track.EXAMPLE)(cli_track.track)
+app.command(epilog=cli_verify.EXAMPLE)(cli_verify.verify)
 app.command(epilog="Example: sparse-circuits models --sort l0 --json")(cli_list.models)
 app.command(epilog="Example: sparse-circuits circuits --task bracket_counting --sort n_edges")(cli_list.circuits)
 
@@ -68,6 +82,7 @@ def tasks() -> None:
 
 def main() -> None:
     """Run the console script; a refusal is one line and status 1."""
+    interruption.install()
     sys.exit(environment.guarded(app))
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from flows.cli_options import CutOutOf, ParamsFile, TokenizerDir, folder_of
+from pipeline.artifacts import check_new_file, check_new_folder
 
 if TYPE_CHECKING:
     from pipeline.circuit import Circuit
@@ -58,12 +59,11 @@ def import_(
 
 def _import_circuit(source: Path, out: Path, model: Path | None, tokenizer: Path | None) -> None:
     from pipeline import load_model
-    from pipeline.formats.foreign import refuse_existing
     from pipeline.formats.viz import read_viz, to_circuit_folder
 
     if model is None:
         raise ValueError(f"{source}: a circuit; name the model that it is of (--model)")
-    refuse_existing(out)
+    check_new_folder(out)
     loaded = load_model(model, tokenizer)
     published = read_viz(source, loaded.model, loaded.means, {"model": loaded.name, "task": out.name})
     for note in published.notes:
@@ -114,6 +114,7 @@ def _export_circuit(
     circuit, path = Circuit.load(folder), out or folder / OF_CIRCUITS[form]
     if path.exists():
         raise FileExistsError(f"{path}: is there; name another file to write to, or delete it first")
+    check_new_file(path)
     if form == "viz":
         write_viz(circuit, path)
         return path
@@ -137,11 +138,10 @@ def _export_attribution(circuit: Circuit, loaded: LoadedModel, path: Path, promp
 
 def _export_tokens(folder: Path, out: Path | None) -> Path:
     from pipeline.data.tokenizer import Tokenizer
-    from pipeline.formats.foreign import refuse_existing
     from pipeline.formats.rows import write_dataset
 
     place = out or folder.with_name(f"{folder.resolve().name}-datasets")
-    refuse_existing(place)
+    check_new_folder(place)
     write_dataset(folder, place, Tokenizer.load(folder).eot)
     return place
 

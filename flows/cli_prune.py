@@ -13,6 +13,7 @@ from rich.table import Table
 from flows.cli_options import ModelDir, ParamsFile, TokenizerDir, TokensDir
 from flows.tables import count, nats, show
 from pipeline.ablation import Ablation
+from pipeline.artifacts import check_new_folder
 from pipeline.rows import Sizes
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def prune(
 
     The task is one of the twenty by name, or your own contrast pairs. Defaults are those of params.yaml.
     """
+    check_new_folder(out)  # before a search of hours
     from pipeline.model.device import prepare_cpu
     from pipeline.prune.checkpoint import prune_checkpoint  # takes seconds to import
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from flows.cli_options import CIRCUIT_HELP, CutOutOf, MadeFor, NoBrowser, ParamsFile, TokenizerDir, folder_of
 from flows.environment import find_root
-from pipeline.artifacts import Workspace, whole_file
+from pipeline.artifacts import Workspace, check_new_file, whole_file
 
 EXAMPLE = "Example: sparse-circuits show circuits/sparse_d256/bracket_counting --prompt 'rows = [[1, 2'"
 
@@ -34,6 +34,8 @@ def show(
 ) -> None:
     """Open the page of one circuit: its drawing, and for every node its typical inputs, its values token by token, its
     effect and its edges. The page is one file and needs neither network nor server."""
+    if out is not None:
+        check_new_file(out)
     from pipeline.circuit import Circuit
     from pipeline.model.device import prepare_cpu
     from pipeline.play.alone import explanation_of, page_alone

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from flows.cli_options import CIRCUIT_HELP, MadeFor, ModelDir, ParamsFile, TokenizerDir, TokensDir, folder_of
 from flows.tables import show
+from pipeline.artifacts import check_new_file, write_json
 from pipeline.rows import ValidationRow
 
 EXAMPLE = "Example: sparse-circuits validate --model models/sparse_d256 --circuit circuits/sparse_d256/bracket_brace"
@@ -33,7 +34,8 @@ def validate(
 ) -> None:
     """Try to refute a circuit on test pairs: each check with its outcome and its numbers, and which of the six claims
     about the circuit they support."""
-    from pipeline.artifacts import write_json
+    if out is not None:
+        check_new_file(out)  # before tests of minutes
     from pipeline.model.device import prepare_cpu
     from pipeline.validate import validate_checkpoint  # takes seconds to import
 
@@ -51,13 +53,13 @@ def validate(
             workers=WORKERS,
             on_progress=lambda what: status.update(escape(what)),
         )
-    if out is not None:
-        write_json(out, found)
     show(table_of_checks(found, str(folder)))
     show(table_of_claims(found, str(folder)))
     print(found["verdict"]["line"])
     if "published" in found:
         print(f"the published mechanism: {found['published']['line']}")
+    if out is not None:
+        write_json(out, found)  # last: what was found is said in any case
 
 
 def table_of_claims(found: ValidationRow, title: str) -> Table:

@@ -6,14 +6,18 @@ MLflow's in ``.mlflow/``. Variables that the user has set win. Importing ``flows
 
 from __future__ import annotations
 
+import http.client
+import importlib.metadata
 import json
 import os
+import re
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from pipeline.artifacts import ArtifactError, Workspace
 
@@ -28,12 +32,19 @@ EXPECTED = (ValueError, ArtifactError, ServiceError, OSError)
 DEBUG_VARIABLE = "SPARSE_CIRCUITS_DEBUG"  # where it is set, expected errors keep their traceback
 
 
+LOCAL = ("localhost", "127.0.0.1", "::1")
+ANSWER_BYTES = 1 << 16  # of a server's answer that are read
+CREDENTIALS = re.compile(r"(\w://)[^/\s'\"]*@")  # https://user:password@host
+SECRET = re.compile(r"(?i)([?&](?:password|token|api_key|key|secret)=)[^&\s'\"]+")
+
 KEPT = "what is finished is kept, the same command goes on from there"
 
 
 def guarded(action: Callable[[], int], *expected: type[Exception], after_interrupt: str = KEPT) -> int:
     """The status of ``action``; an expected error (EXPECTED and others) is one line and 1, an interruption 130."""
     try:
+        if warning := other_code(find_root()):
+            print(warning, file=sys.stderr)
         return action()
     except KeyboardInterrupt:
         print(f"interrupted; {after_interrupt}", file=sys.stderr)
@@ -41,7 +52,7 @@ def guarded(action: Callable[[], int], *expected: type[Exception], after_interru
     except EXPECTED + expected as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
         return 1
 
 
@@ -56,8 +67,20 @@ def workspace() -> Workspace:
     return Workspace(find_root())
 
 
+def other_code(root: Path) -> str | None:
+    """A warning where a workspace that has the project's code is worked on by another place's; else None."""
+    own, running_here = root / "flows" / Path(__file__).name, Path(__file__).resolve()
+    if not own.is_file() or own.resolve() == running_here:
+        return None
+    return (
+        f"warning: the code that runs is that of {running_here.parent.parent}, not of {root}, which has its own; "
+        f"a folder that was moved or copied needs its own environment: make install in {root}"
+    )
+
+
 def apply(root: Path) -> None:
     """Set the defaults of one workspace; variables that are set already stay as they are."""
+    spare_proxy()
     defaults = {
         "PREFECT_HOME": str(root / ".prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -102,25 +125,91 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def running(record: Path) -> str | None:
-    """The noted url of a server, for Prefect's that of its API, if it is up."""
-    url = read_record(record).get("url")
-    return url if url and answers(url + "/health") else None
+    """The noted url of a server, for Prefect's that of its API, if it is up and was started for this workspace."""
+    noted = read_record(record)
+    url = noted.get("url")
+    return url if url and process_of(noted, record) and answers(url + "/health") else None
+
+
+def process_of(noted: dict[str, Any], record: Path) -> psutil.Process | None:
+    """The noted process of a server; None where it ended, its number is another program's since, or the note came with
+    a copy of the folder that it was started for."""
+    if noted.get("root", root_of(record)) != root_of(record):
+        return None
+    try:
+        process = psutil.Process(noted["pid"])
+        return process if abs(process.create_time() - noted["created"]) <= 1 else None
+    except (KeyError, TypeError, ValueError, psutil.Error):
+        return None
+
+
+def root_of(record: Path) -> str:
+    """The workspace that a note about a server lies in."""
+    return str(record.resolve().parent.parent)
 
 
 def answers(url: str, timeout: float = 3) -> bool:
     """Whether something at ``url`` says 200 within ``timeout`` seconds."""
+    return get(url, timeout) is not None
+
+
+def get(url: str, timeout: float) -> bytes | None:
+    """The beginning of what a server says with status 200; None where there is none, or it says something else."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as reply:
-            return reply.status == 200
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
+        with urllib.request.urlopen(anonymous(url), timeout=timeout) as reply:
+            return reply.read(ANSWER_BYTES) if reply.status == 200 else None
+    except (OSError, ValueError, OverflowError, http.client.HTTPException):  # wrong addresses, ports and protocols too
+        return None
 
 
 def check_prefect() -> None:
-    """Raises ServiceError where PREFECT_API_URL is set and nothing healthy answers there."""
-    url = os.environ.get("PREFECT_API_URL")
-    if url and not answers(url.rstrip("/") + "/health", timeout=10):
-        raise ServiceError(
-            f"PREFECT_API_URL={url} does not answer ({url.rstrip('/')}/health); "
-            "start that server, or unset PREFECT_API_URL to use a local one"
-        )
+    """Raises ServiceError where PREFECT_API_URL is set and no Prefect server that this client can use answers there."""
+    url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    if not url:
+        return
+    health = get(url + "/health", timeout=10)
+    if health is None:
+        wrong = f"does not answer ({url}/health)"
+    elif health.strip() != b"true":
+        wrong = f"is no Prefect server: {url}/health does not say true (an API's address ends with /api)"
+    elif not _same_major(version := _version(url)):
+        wrong = f"is a Prefect server of version {version}, which this one ({_prefect_version()}) cannot use"
+    else:
+        return
+    raise ServiceError(
+        redacted(f"PREFECT_API_URL={url} {wrong}; start that server, or unset PREFECT_API_URL to use a local one")
+    )
+
+
+def _version(url: str) -> str:
+    """The version that a Prefect server says it has; "" where it says none."""
+    try:
+        return str(json.loads(get(url + "/admin/version", timeout=10) or b'""'))
+    except ValueError:
+        return ""
+
+
+def _prefect_version() -> str:
+    return importlib.metadata.version("prefect")
+
+
+def _same_major(version: str) -> bool:
+    return not version or version.split(".")[0] == _prefect_version().split(".")[0]
+
+
+def anonymous(url: str) -> str:
+    """An address without user name and password, which Python takes for part of the host."""
+    return CREDENTIALS.sub(r"\1", url)
+
+
+def redacted(text: str) -> str:
+    """A text without the user names, passwords and tokens in its addresses."""
+    return SECRET.sub(r"\1***", CREDENTIALS.sub(r"\1***@", text))
+
+
+def spare_proxy() -> None:
+    """Have calls to this machine itself go there, not to a proxy that the environment names."""
+    known = [name for name in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",") if name]
+    if urllib.request.getproxies_environment() and "*" not in known:
+        spared = ",".join(dict.fromkeys([*known, *LOCAL]))
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = spared

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +20,12 @@ import yaml
 from prefect import Task, runtime
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import INPUTS, TASK_SOURCE
+from prefect.futures import PrefectFuture
 from tqdm import tqdm
 
 import pipeline
 from flows import environment, one_go
+from flows.workers import finished
 from pipeline.artifacts import DECIDING, ArtifactError, Workspace, file_hash, read_json
 from pipeline.circuit import Circuit
 from pipeline.config import Params
@@ -108,18 +111,31 @@ def run_units(
     if shared := next(iter(inputs.values()), None):  # all units of a stage share one model
         loaded_model(environment.workspace().model(shared["model"]), shared["model_hash"], shared["device"])
     again = unit.with_options(refresh_cache=True)
-    futures = {task: (again if task in redo else unit).submit(task, dict(values)) for task, values in inputs.items()}
-    about = f"Units of {unit.name} that are done, of {len(futures)}"
-    key = artifact_key("progress", unit.name, str((shared or {}).get("model", "")))
-    progress: Any = create_progress_artifact(0.0, key=key, description=about)
-    for n_done, future in enumerate(tqdm(futures.values(), desc=unit.name, unit="task"), start=1):
-        future.wait()
-        update_progress_artifact(progress, 100 * n_done / len(futures))
-    if not futures:
-        update_progress_artifact(progress, 100.0)
+
+    def submit(task: str) -> PrefectFuture[UnitRow]:
+        return (again if task in redo else unit).submit(task, dict(inputs[task]))
+
+    with progress(unit.name, str((shared or {}).get("model", "")), len(inputs)) as on_done:
+        futures = finished(submit, inputs, on_done, unit.name)
     stage = one_go.address(runtime.flow_run.flow_name, runtime.flow_run.parameters)
     one_go.reuse(environment.workspace(), stage, sum(future.state.name == CACHED for future in futures.values()))
-    return {task: future.result() for task, future in futures.items()}
+    return {task: futures[task].result() for task in inputs}
+
+
+@contextmanager
+def progress(unit: str, model: str, n: int) -> Iterator[Callable[[], None]]:
+    """A function to call after each of ``n`` units: it moves a bar in the terminal and one in Prefect's UI."""
+    about = f"Units of {unit} that are done, of {n}"
+    shown: Any = create_progress_artifact(
+        0.0 if n else 100.0, key=artifact_key("progress", unit, model), description=about
+    )
+    with tqdm(total=n, desc=unit, unit="task") as bar:
+
+        def on_done() -> None:
+            bar.update()
+            update_progress_artifact(shown, 100 * bar.n / n)
+
+        yield on_done
 
 
 def circuits_of(folder: Path, tasks: TaskSet, checkpoint: str) -> dict[str, Path]:

@@ -62,24 +62,32 @@ def provenance(workspace: Workspace, params: Params) -> dict[str, Any]:
     return {
         "git": git_state(workspace.root),
         "profile": params.profile,
+        "seed": params.seed,
         "params_hash": file_hash(workspace.params),
+        **{f"{name}_hash": file_hash(path) for name, path in origins(workspace).items() if path.is_file()},
         "machine": machine(),
         "seconds": seconds(workspace, params),
     }
 
 
+def origins(workspace: Workspace) -> dict[str, Path]:
+    """The files that, with the settings, all else follows from: the locked packages and the corpus read from them."""
+    return {"lock": workspace.root / "requirements.lock", "corpus": workspace.corpus / "corpus.parquet"}
+
+
 def git_state(root: Path) -> dict[str, Any] | None:
     """The commit, and whether tracked code or settings differ from it; None outside a git checkout."""
     try:
-        commit = _git(root, "rev-parse", "HEAD")
+        commit = git_says(root, "rev-parse", "HEAD")
         # The study itself writes dvc.lock and results: these do not count as changes.
-        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!results")
+        changes = git_says(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!results")
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"commit": commit, "dirty": bool(changes)}
 
 
-def _git(root: Path, *arguments: str) -> str:
+def git_says(root: Path, *arguments: str) -> str:
+    """What a git command says in a checkout. Raises OSError without git, CalledProcessError where it fails."""
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 

@@ -97,10 +97,16 @@ def _start(service: Service, command: list[str], port: int) -> str:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    created = psutil.Process(process.pid).create_time()
-    write_json(service.record, {"url": url, "pid": process.pid, "created": created})
+    started = psutil.Process(process.pid)
+    note = {
+        "url": url,
+        "pid": process.pid,
+        "created": started.create_time(),
+        "root": environment.root_of(service.record),
+    }
+    write_json(service.record, note)
     deadline = time.monotonic() + START_SECONDS
-    while not environment.answers(url + "/health", timeout=1):
+    while not (environment.answers(url + "/health", timeout=1) and listens(started, port)):
         if process.poll() is not None or time.monotonic() > deadline:
             stop(service)
             raise ServiceError(f"the {service.title} server did not start; its last words are in {log}")
@@ -108,15 +114,20 @@ def _start(service: Service, command: list[str], port: int) -> str:
     return url
 
 
+def listens(process: psutil.Process, port: int) -> bool:
+    """Whether it is this process, or one that it started, that takes connections there, and not another's server."""
+    with suppress(psutil.Error):
+        family = [process, *process.children(recursive=True)]
+        open_ports = (one for member in family for one in member.net_connections(kind="tcp"))
+        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in open_ports)
+    return False
+
+
 def stop(service: Service) -> bool:
     """Stop the noted server with its children, and forget it; False where none of ours was running."""
-    record = environment.read_record(service.record)
+    process = environment.process_of(environment.read_record(service.record), service.record)
     service.record.unlink(missing_ok=True)
-    try:
-        process = psutil.Process(record["pid"])
-        if abs(process.create_time() - record["created"]) > 1:
-            return False  # another program has got that number since
-    except (KeyError, psutil.NoSuchProcess):
+    if process is None:
         return False
     end(process, {signal.SIGTERM: 10.0, signal.SIGKILL: 1.0})
     return True
@@ -146,11 +157,11 @@ def main() -> int:
             print(f"{service.title}: {'stopped' if stop(service) else 'not running'}")
         return 0
     api = start_prefect(root)
-    print(f"Prefect server: {api}")
+    print(f"Prefect server: {environment.redacted(api)}")
     if action == "ui":
         pages = useful_pages(api.removesuffix("/api"), start_mlflow(root))
         for title, url in pages.items():
-            print(f"{title + ':':<28}{url}")
+            print(f"{title + ':':<28}{environment.redacted(url)}")
         print("make down stops them.")
         open_pages(pages.values())
     return 0

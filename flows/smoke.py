@@ -31,7 +31,8 @@ MARKER = ".smoke-workspace"  # marks a folder that may be wiped
 NOT_COPIED = {
     ".venv", "data", "models", "circuits", "ablations", "validations", "explanations", "example", "results",
     "dvc.lock",
-    ".prefect", ".mlflow", ".scratch", ".smoke", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
+    ".prefect", ".mlflow", ".scratch", ".smoke", ".soak", ".git",
+    ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
 }  # fmt: skip
 NOT_COPIED_OF_DVC = {"cache", "tmp", "config.local", "plots.html"}
 WAIT_SECONDS = 15.0

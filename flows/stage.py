@@ -10,33 +10,34 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import signal
 import socket
 import sys
-import threading
-import types
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec
 
 import psutil
+from filelock import FileLock, Timeout
 from prefect import Flow, Task, flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRunResult
 from prefect.exceptions import PrefectException
 from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Failed
-from prefect.task_runners import ProcessPoolTaskRunner
 
-from flows import environment, one_go
-from flows.environment import DEBUG_VARIABLE, EXPECTED
+from flows import environment, interruption, one_go
+from flows.environment import DEBUG_VARIABLE, EXPECTED, ServiceError
+from flows.unchanged import check_unchanged, inputs_of
+from flows.workers import Workers
 from pipeline.artifacts import Workspace
 from pipeline.config import Params, load_params
 
 PARENT_VARIABLE = "SPARSE_CIRCUITS_PARENT_FLOW_RUN"  # set by flows.study for the stages it starts
 TASK_VARIABLE = "SPARSE_CIRCUITS_PARENT_TASK_RUN"  # the task run of that flow run which started the stage
-INTERRUPT_SECONDS = 5.0
+WAIT_SECONDS = 20.0  # how long a stage waits for one that was interrupted and is about to end
 
 P = ParamSpec("P")
 
@@ -52,13 +53,14 @@ def stage_flow(function: Callable[P, None]) -> Flow[P, Any]:
 
     @functools.wraps(function)
     def refusing_plainly(*args: P.args, **kwargs: P.kwargs) -> State[Any] | None:
+        interruption.keep()
         try:
             function(*args, **kwargs)
             return None
         except EXPECTED as error:
             if os.environ.get(DEBUG_VARIABLE):
                 raise
-            return Failed(message=f"{error}" or type(error).__name__)
+            return Failed(message=environment.redacted(f"{error}") or type(error).__name__)
 
     return flow(name=function.__name__, validate_parameters=False)(refusing_plainly)
 
@@ -79,9 +81,12 @@ def main(stage: Flow[Any, Any], *, per_model: bool, mapped: bool = False) -> Non
     sys.exit(guarded(lambda: _run_checked(stage, arguments, mapped)))
 
 
-def guarded(action: Callable[[], int]) -> int:
-    """The status of ``action`` as ``environment.guarded`` has it; Prefect's errors are expected ones too."""
-    _leave_soon_after_interrupt()
+def guarded(action: Callable[[], int], *, seconds: float = interruption.GRACE_SECONDS) -> int:
+    """The status of ``action`` as ``environment.guarded`` has it; Prefect's errors are expected ones too.
+
+    ``seconds``: how long it may take to end when it is interrupted.
+    """
+    interruption.install(seconds)
     return environment.guarded(action, PrefectException)
 
 
@@ -91,22 +96,39 @@ def _run_checked(stage: Flow[Any, Any], parameters: dict[str, Any], mapped: bool
         params.model(parameters["model"])
     environment.check_prefect()
     if mapped:
-        pool: Any = ProcessPoolTaskRunner(max_workers=params.compute.workers)  # Any: TaskRunner's future is invariant
+        pool: Any = Workers(params.compute.workers, initializer=interruption.end_with_parent)
         stage = stage.with_options(task_runner=pool)
     address = one_go.address(stage.name, parameters)
-    one_go.begin(workspace, address)
-    state = run(stage, " ".join([stage.name, *map(str, parameters.values())]), parameters)
-    if state.is_completed():
-        one_go.finish(workspace, address)
-        return 0
+    with alone(workspace, address):
+        one_go.begin(workspace, address)
+        before = inputs_of(workspace, address)
+        state = run(stage, " ".join([stage.name, *map(str, parameters.values())]), parameters)
+        if state.is_completed():
+            check_unchanged(before, workspace, address)
+            one_go.finish(workspace, address)
+            return 0
     print(f"error: {state.message or state.name}", file=sys.stderr)
     return 1
+
+
+@contextmanager
+def alone(workspace: Workspace, address: str) -> Iterator[None]:
+    """Only one process at a time makes a stage in a workspace. Raises ServiceError where another goes on with it."""
+    path = workspace.scratch / "making" / f"{address}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=WAIT_SECONDS):
+            yield
+    except Timeout:
+        raise ServiceError(
+            f"another process makes {address} in {workspace.root}; wait until it has ended, or end it (Ctrl-C there)"
+        ) from None
 
 
 def run(stage: Flow[Any, Any], title: str, parameters: dict[str, Any]) -> State[Any]:
     """The final state of a flow run named ``title``, which is a sub-run of the study's run where there is one."""
     with get_client(sync_client=True) as client:
-        _crash_dead_runs(client, stage.name)
+        _crash_dead_runs(client)
         flow_run = client.create_flow_run(
             stage,
             name=title,
@@ -114,7 +136,10 @@ def run(stage: Flow[Any, Any], title: str, parameters: dict[str, Any]) -> State[
             parent_task_run_id=_place_under_study(client, title),
         )
         client.update_flow_run(flow_run.id, infrastructure_pid=process_name())
-        state: Any = run_flow(stage, flow_run=flow_run, parameters=parameters, return_type="state")
+        interruption.at_the_end(lambda: _crash(flow_run.id))
+        # Where no server runs, Prefect starts one for this process; told of it, the workers start none of their own.
+        with temporary_settings({PREFECT_API_URL: str(client.api_url)}):
+            state: Any = run_flow(stage, flow_run=flow_run, parameters=parameters, return_type="state")
         return state
 
 
@@ -136,11 +161,16 @@ def process_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
-def _crash_dead_runs(client: SyncPrefectClient, flow_name: str) -> None:
-    """Set runs of this flow to Crashed that were killed and so still say Running."""
+def _crash(flow_run: uuid.UUID) -> None:
+    """Set a run to Crashed whose process does not end by itself."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run, Crashed(message="interrupted"), force=True)
+
+
+def _crash_dead_runs(client: SyncPrefectClient) -> None:
+    """Set runs to Crashed, of any flow, that were killed and so still say Running."""
     running = FlowRunFilter.model_validate({"state": {"type": {"any_": [StateType.RUNNING, StateType.PENDING]}}})
-    of_this_flow = FlowFilter.model_validate({"name": {"any_": [flow_name]}})
-    for flow_run in client.read_flow_runs(flow_filter=of_this_flow, flow_run_filter=running):
+    for flow_run in client.read_flow_runs(flow_run_filter=running):
         if _is_dead(flow_run):
             client.set_flow_run_state(flow_run.id, Crashed(message="the process was killed"), force=True)
 
@@ -154,15 +184,3 @@ def _is_dead(flow_run: FlowRun) -> bool:
         return abs(psutil.Process(int(pid)).create_time() - float(created)) > 1
     except (psutil.NoSuchProcess, ValueError):
         return True
-
-
-def _leave_soon_after_interrupt() -> None:
-    """On Ctrl-C, give flow and threads a few seconds to end, then go: every artifact is written whole or not at all."""
-
-    def interrupt(number: int, frame: types.FrameType | None) -> None:
-        timer = threading.Timer(INTERRUPT_SECONDS, os._exit, args=(130,))
-        timer.daemon = True
-        timer.start()
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupt)

@@ -25,7 +25,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import environment, services
+from flows import environment, interruption, services
 from flows.one_go import BEGAN_VARIABLE
 from flows.stage import PARENT_VARIABLE, TASK_VARIABLE, guarded, load_study, run
 
@@ -81,13 +81,18 @@ _thread_pool: Any = ThreadPoolTaskRunner(max_workers=SIDE_BY_SIDE)  # Any: Prefe
 @flow(name="study", task_runner=_thread_pool)
 def study() -> State[None]:
     """Completed when every stage is up to date, else Failed, naming what failed and what could not run for it."""
+    interruption.keep()
     root = environment.find_root()
     study_run, began = runtime.flow_run.id, os.environ.get(BEGAN_VARIABLE) or f"{time.time():.2f}"
     futures: dict[str, PrefectFuture[None]] = {}
     for stage, needed in stage_graph(root).items():
         before = [futures[name] for name in needed]
         futures[stage] = repro.submit(stage, root, study_run, began, return_state=False, wait_for=before)
-    wait(list(futures.values()))
+    try:
+        wait(list(futures.values()))
+    except BaseException:  # interrupted, or cancelled by Prefect: no dvc may stay behind
+        interruption.tell_children()
+        raise
     return final_state({stage: future.state for stage, future in futures.items()})
 
 
@@ -111,7 +116,7 @@ def main() -> int:
     stage_graph(workspace.root)
     url = services.start_prefect(workspace.root)
     os.environ["PREFECT_API_URL"] = url
-    print(f"Prefect UI: {url.removesuffix('/api')} (make down stops it)", flush=True)
+    print(f"Prefect UI: {environment.redacted(url.removesuffix('/api'))} (make down stops it)", flush=True)
     with temporary_settings({PREFECT_API_URL: url}):
         state = run(study, "study", {})
     print(f"study: {state.message}", file=sys.stdout if state.is_completed() else sys.stderr)
@@ -119,4 +124,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(guarded(main, seconds=interruption.GRACE_OF_STARTER_SECONDS))

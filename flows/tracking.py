@@ -1,12 +1,13 @@
 """Records of models, circuits and the study in MLflow. No stage reads them, waits for them or fails with them.
 
 Everything is sent from one thread of its own, buffered, to the server that MLFLOW_TRACKING_URI names. When that fails,
-one warning says so and nothing more is sent; the same numbers are in the stage's own files. One experiment holds
+one warning says so and nothing more is sent; the same numbers are in the stage's own files. A run is made from these,
+or completed where it is not FINISHED, when a stage or ``sparse-circuits track`` tells of it. One experiment holds
 
 - a run per checkpoint (tag ``kind`` = model; found again by ``model_hash``): curves, sizes, rates;
 - under it a run per task (``kind`` = circuit; found again by ``identity``): sizes, losses, the circuit as artifact;
 - under that a run per trial of its search (``kind`` = trial), never among the latest;
-- a run per report (``kind`` = study): the ratio and what lies in results/.
+- a run per report (``kind`` = study; found again by ``summary_hash``): the ratio and what lies in results/.
 
 Of runs of the same thing the tag ``latest`` is true for the newest only, so that queries can leave out the past.
 """
@@ -30,7 +31,8 @@ from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from flows import tracking_words as words
-from flows.tracking_store import Store, TrackingError, as_metrics, digest
+from flows.environment import redacted
+from flows.tracking_store import FINISHED, Store, TrackingError, as_metrics, digest, local_database
 from flows.tracking_trials import (
     PrunedTask,
     circuit_metrics,
@@ -49,9 +51,13 @@ from pipeline.rows import ModelRow, Summary
 FAILURES = (MlflowException, TrackingError, RequestException, SQLAlchemyError, CommandError, OSError, ImportError,
             ValueError)  # fmt: skip
 OF_A_MODEL = ("n_solved", "geomean_edges", "geomean_edges_discretised", "val_loss_nats")  # in a study's run
-CLOSE_SECONDS = 60.0  # how long the end of a stage waits for what is still to be sent
+# Errors that may pass: a database that another process holds for some seconds, a connection that was cut.
+PASSING = (MlflowException, RequestException, SQLAlchemyError)
+RETRY_SECONDS = (2.0, 8.0)  # how long one waits before a job is tried again
+CLOSE_SECONDS = 60.0  # how long the end of a stage waits for what is still to be sent to a server
+CLOSE_LOCAL_SECONDS = 600.0  # to a database of this machine, on a slow disk
 
-Job = Callable[[], None]
+Job = Callable[[], object]
 
 
 class Sender:
@@ -69,8 +75,11 @@ class Sender:
         if not self.failed:
             self._jobs.put(job)
 
-    def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Wait for the jobs that are left, but not longer than ``seconds``."""
+    def close(self, seconds: float | None = None) -> None:
+        """Wait for the jobs that are left, but not longer than ``seconds`` (None: as long as its kind of store may
+        take)."""
+        if seconds is None:
+            seconds = CLOSE_SECONDS if local_database(self.uri) is None else CLOSE_LOCAL_SECONDS
         self._jobs.put(None)
         self._thread.join(seconds)
         if self._thread.is_alive():
@@ -79,7 +88,7 @@ class Sender:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None and not self.failed:
             try:
-                job()
+                _tried(job)
             except FAILURES as error:
                 self._give_up(f"{type(error).__name__}: {error}")
 
@@ -87,20 +96,32 @@ class Sender:
         if self.failed:
             return
         self.failed = True
-        first_line = why.strip().splitlines()[0][:300]
+        first_line = redacted(why.strip().splitlines()[0])[:300]
         print(
-            f"warning: MLflow tracking is off until this stage ends: MLFLOW_TRACKING_URI={self.uri}: {first_line}. "
-            "The stage goes on and its files will be complete; start that server, or unset MLFLOW_TRACKING_URI to "
-            "record in .mlflow/mlflow.db",
+            f"warning: MLflow is told no more by this command: MLFLOW_TRACKING_URI={redacted(self.uri)}: {first_line}. "
+            "The study's files are complete without it; start that server, or unset MLFLOW_TRACKING_URI to record in "
+            ".mlflow/mlflow.db; sparse-circuits track then sends what is missing",
             file=sys.stderr,
         )
+
+
+def _tried(job: Job) -> None:
+    """Run a job, up to three times where its error may pass."""
+    for seconds in RETRY_SECONDS:
+        try:
+            job()
+            return
+        except PASSING:
+            time.sleep(seconds)
+    job()
 
 
 class Tracker:
     """Tells MLflow of one model: its training, its circuits, their ablations. A context manager."""
 
-    def __init__(self, params: Params, model: str) -> None:
-        self.params, self.model = params, model
+    def __init__(self, params: Params, model: str, *, close_seconds: float | None = None) -> None:
+        """``close_seconds``: how long the end waits for what is still to be sent (None: as ``Sender.close``)."""
+        self.params, self.model, self.close_seconds = params, model, close_seconds
         self.store = Store(params.tracking.experiment)
         self.sender = Sender(self.store.uri)
         self.sender.send(self.store.connect)
@@ -119,7 +140,7 @@ class Tracker:
         if kind is not None:
             status = "FAILED" if issubclass(kind, Exception) else "KILLED"
             self.sender.send(lambda: self._end_training(status))
-        self.sender.close()
+        self.sender.close(self.close_seconds)
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a point to the curves of the training in progress; sent every ``tracking.flush_seconds``."""
@@ -131,6 +152,11 @@ class Tracker:
         """End the training's run with what models/<name>/summary.json says; its small files become artifacts."""
         self._flush()
         self.sender.send(lambda: self._end_model(self._training_run(), summary, folder))
+
+    def log_checkpoint(self, checkpoint: Path) -> None:
+        """A trained model's run, made or completed from its files."""
+        summary = read_json(checkpoint / "summary.json")
+        self.sender.send(lambda: self._model_run(summary, checkpoint))
 
     def log_circuits(self, checkpoint: Path, circuits: Path, tested: Mapping[str, Any] | None = None) -> None:
         """A run per task under the model's, from the folders models/<name> and circuits/<name>.
@@ -201,15 +227,15 @@ class Tracker:
         self.store.supersede(self.store.find({"kind": "model", "model": self.model}), run)
         for name in ("config.json", "summary.json", "history.jsonl"):
             self.store.add_file(run, folder / name)
-        self.store.end(run, "FINISHED")
+        self.store.end(run, FINISHED)
 
     def _model_run(self, summary: ModelRow, folder: Path) -> str:
-        """The run of a checkpoint; made from its files where MLflow has never heard of it."""
-        tags = {"kind": "model", "model": self.model, "model_hash": summary["model_hash"]}
-        if found := self.store.find(tags):
+        """The run of a checkpoint; made from its files where MLflow never heard of it, or not to its training's end."""
+        found = self.store.find({"kind": "model", "model": self.model, "model_hash": summary["model_hash"]})
+        if found and found[0].info.status == FINISHED:
             return found[0].info.run_id
-        run = self.store.new_run(self.model, tags)
-        self.store.write(run, params=self._settings(), metrics=list(_history(folder / "history.jsonl")))
+        run = found[0].info.run_id if found else self._training_run()
+        self.store.write(run, metrics=self.store.unknown(run, list(_history(folder / "history.jsonl"))))
         self._end_model(run, summary, folder)
         return run
 
@@ -231,8 +257,10 @@ class Tracker:
         files = [task.folder / name for name in ("circuit.json", "circuit.safetensors")] if task.folder else []
         found = file_hash(*files) if files else None
         identity = digest(summary["model_hash"], task.name, self.params.prune.target_loss, found)
-        same = [run.info.run_id for run in recorded if run.data.tags.get("identity") == identity]
-        run = same[0] if same else self._new_circuit(summary, identity, task)
+        same = [run for run in recorded if run.data.tags.get("identity") == identity]
+        run = same[0].info.run_id if same else self._new_circuit(summary, identity, task.name)
+        if not same or same[0].info.status != FINISHED:
+            self._describe(run, summary, task)
         metrics = circuit_metrics(row) | {"model_val_loss": summary["val_loss_nats"]}
         solved = is_solved(row, self.params.prune.target_loss)
         tags = {"solved": str(solved).lower(), "mlflow.parentRunId": parent}
@@ -242,35 +270,49 @@ class Tracker:
         tags |= {words.COLOUR: words.COLOURS[summary["kind"]]}
         self.store.write(run, metrics=as_metrics(metrics, 0), tags=tags)
         self.store.supersede(recorded, run)
-        self.store.end(run, "FINISHED")
+        self.store.end(run, FINISHED)
         return run
 
-    def _new_circuit(self, summary: ModelRow, identity: str, task: PrunedTask) -> str:
-        tags = {"kind": "circuit", "model": self.model, "task": task.name, "model_hash": summary["model_hash"]}
-        run = self.store.new_run(f"{self.model} {task.name}", tags | {"identity": identity})
+    def _new_circuit(self, summary: ModelRow, identity: str, task: str) -> str:
+        tags = {"kind": "circuit", "model": self.model, "task": task, "model_hash": summary["model_hash"]}
+        return self.store.new_run(f"{self.model} {task}", tags | {"identity": identity})
+
+    def _describe(self, run: str, summary: ModelRow, task: PrunedTask) -> None:
+        """Give a circuit's run its params and its files."""
         params = {"model": self.model, "task": task.name, "target_loss": self.params.prune.target_loss}
         params |= {key: summary[key] for key in ("kind", "n_layer", "d_model", "n_params", "l0")}
         self.store.write(run, params=params | (task.row.get("hyperparameters") or {}))
         if task.folder is not None:
             self.store.add_folder(run, task.folder, "circuit")
-        return run
 
 
-def log_study(params: Params, summary: Summary, results: Path) -> None:
-    """Record a report as a run of its own: the frontier's numbers, tasks solved, the files in ``results``."""
+def log_study(params: Params, summary: Summary, results: Path, *, close_seconds: float | None = None) -> bool:
+    """Record a report as a run of its own: the frontier's numbers, tasks solved, the files in ``results``.
+
+    The same report is one run, however often it is told. False where it could not be recorded.
+    """
     store = Store(params.tracking.experiment)
     sender = Sender(store.uri)
     sender.send(store.connect)
     sender.send(lambda: _send_study(store, params, summary, results))
-    sender.close()
+    sender.close(close_seconds)
+    return not sender.failed
 
 
 def _send_study(store: Store, params: Params, summary: Summary, results: Path) -> None:
     provenance = summary["provenance"]
     git = provenance["git"] or {}
     tags = {"kind": "study", "profile": params.profile, "params_hash": provenance["params_hash"]}
-    tags |= {"commit": str(git.get("commit")), "dirty": str(git.get("dirty")).lower()}
-    run = store.new_run(f"study {params.profile}", tags)
+    tags |= {"commit": str(git.get("commit")), "dirty": str(git.get("dirty")).lower(), "summary_hash": digest(summary)}
+    found = store.find(tags)
+    if not found or found[0].info.status != FINISHED:
+        run = found[0].info.run_id if found else store.new_run(f"study {params.profile}", tags)
+        _describe_study(store, run, params, summary, results)
+    _complete_models(store, summary, results)
+
+
+def _describe_study(store: Store, run: str, params: Params, summary: Summary, results: Path) -> None:
+    """Give a report's run its numbers, its settings and the files in ``results``."""
     numbers = {f"{key}/{model['name']}": model.get(key) for key in OF_A_MODEL for model in summary["models"]}
     baselines = summary["baselines"]["overall"]
     numbers |= {f"ratio_baseline_to_learned_edges/{name}": found["ratio"] for name, found in baselines.items()}
@@ -284,8 +326,7 @@ def _send_study(store: Store, params: Params, summary: Summary, results: Path) -
     store.write(run, params=settings, metrics=as_metrics(numbers, 0), tags=note)
     store.supersede(store.find({"kind": "study", "profile": params.profile}), run)
     store.add_folder(run, results, "results")
-    store.end(run, "FINISHED")
-    _complete_models(store, summary, results)
+    store.end(run, FINISHED)
 
 
 def _complete_models(store: Store, summary: Summary, results: Path) -> None:

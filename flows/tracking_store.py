@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import math
 import os
@@ -12,10 +13,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -23,12 +24,17 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from flows.environment import anonymous
 from flows.tracking_words import experiment_tags
 
 BATCH = 1000  # metrics that one log_batch takes
 PROBE_SECONDS = 3.0
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens with the table of runs
+FINISHED = "FINISHED"  # the status of a run to which all was written
+DELETED = "deleted"  # in the UI: still there, not found, not written to
 SQLITE = "sqlite:///"
+OWN_FOLDER = ".mlflow"
+T = TypeVar("T")
 
 
 class TrackingError(RuntimeError):
@@ -69,6 +75,7 @@ class Store:
         """``artifacts``: where a local database's files lie, given because MLflow would take the current folder."""
         found = self.client.get_experiment_by_name(self.experiment) or self._new_experiment(artifacts)
         self.experiment_id = found.experiment_id
+        self._restore()
         for key, value in experiment_tags(found.experiment_id).items():
             if found.tags.get(key) != value:
                 self.client.set_experiment_tag(found.experiment_id, key, value)
@@ -89,6 +96,25 @@ class Store:
             return found  # somebody else was quicker
         return self.client.get_experiment(made)
 
+    def _restore(self, run: str | None = None) -> bool:
+        """Take back the deletion of the experiment and of a run; False where neither was deleted."""
+        deleted = self.client.get_experiment(self.experiment_id).lifecycle_stage == DELETED
+        if deleted:
+            self.client.restore_experiment(self.experiment_id)
+        if run is not None and self.client.get_run(run).info.lifecycle_stage == DELETED:
+            self.client.restore_run(run)
+            deleted = True
+        return deleted
+
+    def _restoring(self, call: Callable[[], T], run: str | None = None) -> T:
+        """What ``call`` gives, also where somebody deleted what it writes to while a stage ran."""
+        try:
+            return call()
+        except MlflowException:
+            if not self._restore(run):
+                raise
+            return call()
+
     def find(self, tags: Mapping[str, str]) -> list[Run]:
         """All runs that have these tags, the newest first."""
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
@@ -105,7 +131,8 @@ class Store:
 
     def new_run(self, name: str, tags: Mapping[str, str]) -> str:
         """The id of a new run."""
-        return self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name).info.run_id
+        made = self._restoring(lambda: self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name))
+        return made.info.run_id
 
     def write(
         self,
@@ -119,9 +146,16 @@ class Store:
         named = [Param(key, str(value)) for key, value in (params or {}).items()]
         marked = [RunTag(key, value) for key, value in (tags or {}).items()]
         if named or marked or metrics:
-            self.client.log_batch(run, metrics=metrics[:BATCH], params=named, tags=marked)
+            first = metrics[:BATCH]
+            self._restoring(lambda: self.client.log_batch(run, metrics=first, params=named, tags=marked), run)
         for start in range(BATCH, len(metrics), BATCH):
             self.client.log_batch(run, metrics=metrics[start : start + BATCH])
+
+    def unknown(self, run: str, metrics: Sequence[Metric]) -> list[Metric]:
+        """Those of the points that a run does not have yet."""
+        keys = {point.key for point in metrics}
+        known = {(key, point.step) for key in keys for point in self.client.get_metric_history(run, key)}
+        return [point for point in metrics if (point.key, point.step) not in known]
 
     def supersede(self, others: Iterable[Run], run: str) -> None:
         """Mark ``run`` as the latest, and the others as not."""
@@ -155,16 +189,21 @@ def probe(uri: str) -> None:
     database, address = local_database(uri), urlsplit(uri)
     try:
         if database is not None:
-            database.parent.mkdir(parents=True, exist_ok=True)
+            if database.parent.name == OWN_FOLDER:  # a workspace's; any other was mistyped where it is not there
+                database.parent.mkdir(exist_ok=True)
+            elif not database.parent.is_dir():
+                raise TrackingError(f"{database.parent}: no such folder")
             with closing(sqlite3.connect(database, timeout=PROBE_SECONDS)) as connection:
                 connection.execute("PRAGMA schema_version")  # fails on a file that is no database
         elif address.scheme in ("http", "https"):
-            urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=PROBE_SECONDS).close()
+            urllib.request.urlopen(anonymous(uri).rstrip("/") + "/health", timeout=PROBE_SECONDS).close()
         elif address.hostname and address.port:
             socket.create_connection((address.hostname, address.port), timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError:
         return  # it answers; what else it can do, the first call shows
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, OverflowError, http.client.HTTPException, sqlite3.Error) as error:
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            return  # another process writes; the first call waits for it
         raise TrackingError(f"no tracking server or database there ({error})") from error
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.tracking_store import Store, as_metrics, digest
+from flows.tracking_store import FINISHED, Store, as_metrics, digest
 from pipeline.artifacts import DECIDING, read_json
 from pipeline.report.averages import log_edges
 from pipeline.report.chips import chips
@@ -53,7 +53,7 @@ def send_trials(store: Store, model: str, tasks: Mapping[str, PrunedTask], stopp
                 tags = _tags(model) | {"task": task.name, "identity": identity, PARENT: parent}
                 run_id = store.new_run(f"{model} {task.name} trial {trial['number']}", tags)
                 _complete(store, run_id, task.name, trial)
-            elif run.info.status != "FINISHED":  # its recording was interrupted
+            elif run.info.status != FINISHED:  # its recording was interrupted
                 _complete(store, run.info.run_id, task.name, trial)
 
 
@@ -71,7 +71,7 @@ def _complete(store: Store, run: str, task: str, trial: TrialRow) -> None:
         ),
         tags={"state": trial["state"], "source": trial["source"]},
     )
-    store.end(run, "FINISHED")
+    store.end(run, FINISHED)
 
 
 def circuit_metrics(row: Mapping[str, Any]) -> dict[str, Any]:

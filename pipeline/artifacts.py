@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,13 +91,19 @@ class Workspace:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A fresh temporary folder beside ``path`` that takes its place when the block ends well, and vanishes if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    _forget_partial(path)
+    partial, before = _partial(path), path.with_name(f".{path.name}.before.partial")
     partial.mkdir()
     try:
         yield partial
-        shutil.rmtree(path, ignore_errors=True)
+        for file in sorted(partial.rglob("*")):
+            _settle(file)
+        _remove(before)
+        if path.exists():
+            path.rename(before)
         partial.rename(path)
+        _sync(path.parent)
+        _remove(before)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -105,12 +112,108 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary file name beside ``path`` that takes its place, atomically, when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    _forget_partial(path)
+    partial = _partial(path)
     try:
         yield partial
+        _settle(partial)
         os.replace(partial, path)
+        _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    """Where this process makes what is to lie at ``path``; another process has another place."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def _forget_partial(path: Path) -> None:
+    """Remove what processes that were killed left half made beside ``path``."""
+    begin, end = f".{path.name}.", ".partial"
+    for other in path.parent.iterdir():
+        owner = other.name[len(begin) : -len(end)]
+        if other.name.startswith(begin) and other.name.endswith(end) and owner.isdecimal() and not _runs(int(owner)):
+            _remove(other)
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is a process of that number; not this one, which is about to begin."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return pid != os.getpid()
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _settle(path: Path) -> None:
+    """Have a new file on the disk, readable for whom the umask allows: safetensors writes for its owner alone."""
+    if path.is_file() and not path.is_symlink():
+        path.chmod(0o666 & ~_UMASK)
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk; nothing where the file system cannot."""
+    with suppress(OSError):
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _umask() -> int:
+    """The umask of this process, which can only be read by setting it."""
+    found = os.umask(0o077)
+    os.umask(found)
+    return found
+
+
+_UMASK = _umask()
+
+
+def check_new_folder(path: Path) -> Path:
+    """The path, where a new folder can be written there. Raises FileExistsError or PermissionError, before any work."""
+    if path.is_symlink():
+        raise FileExistsError(f"{path}: is a link; name a new folder to write to")
+    if path.exists():
+        if path.resolve() == Path.cwd().resolve():
+            raise FileExistsError(f"{path}: is the current folder; name a new one to write to")
+        if not path.is_dir() or any(path.iterdir()):
+            raise FileExistsError(
+                f"{path}: is there and not empty; name another folder to write to, or delete it first"
+            )
+    _check_writable(path)
+    return path
+
+
+def check_new_file(path: Path) -> Path:
+    """The path, where a file can be written there. Raises IsADirectoryError or PermissionError, before any work."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; name a file to write to")
+    _check_writable(path)
+    return path
+
+
+def _check_writable(path: Path) -> None:
+    """Raises an OSError where nothing can be made in the folder that ``path`` is to lie in, by trying."""
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise type(error)(f"{path}: cannot be written in {there} ({error.strerror}); name another place") from None
 
 
 def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
@@ -133,7 +236,9 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file of an earlier stage. Raises ArtifactError where it is missing or damaged."""
     try:
         return json.loads(existing(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: damaged ({error}); delete it and run its stage again") from error
 
 

@@ -12,14 +12,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.ablation import Ablation
-from pipeline.refusal import sentence
+from pipeline.refusal import YAML_ERRORS, ModelName, read_yaml, sentence
 from pipeline.shape import ModelShape, PositiveFraction, PositiveInt
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average
 
 
 class ConfigError(ValueError):
@@ -29,7 +29,7 @@ class ConfigError(ValueError):
 class Settings(BaseModel):
     """A part of params.yaml: immutable, complete, without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ComputeConfig(Settings):
@@ -125,7 +125,7 @@ class ModelConfig(ModelShape):
     positions: bool
     block_density: PositiveFraction  # nonzero fraction of attention and MLP matrices; 1 = dense
     embed_density: PositiveFraction  # nonzero fraction of embedding, unembedding and biases
-    lr: Annotated[float, Field(gt=0)]  # base learning rate
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]  # base learning rate
     tokens: PositiveInt  # training tokens
     # This model's seed instead of the study's, for a second seed of one architecture: its initial weights and the order
     # of its batches follow from it. Dumped only where it is set, so that a model without it keeps its identity.
@@ -147,8 +147,8 @@ class PretrainConfig(Settings):
     anneal_start: Fraction  # fraction of steps after which weights begin to be zeroed
     anneal_end: Fraction  # fraction of steps at which the target density is reached
     warmup: Fraction  # fraction of steps of learning-rate warm-up
-    beta1: Fraction
-    beta2: Fraction
+    beta1: Decay
+    beta2: Decay
     eps: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     dense_gradient_every: PositiveInt  # steps after annealing; between them of few weights (pretrain/backward_set.py)
@@ -160,8 +160,8 @@ class PretrainConfig(Settings):
 
     @model_validator(mode="after")
     def _anneals_forwards(self) -> PretrainConfig:
-        if self.anneal_start > self.anneal_end:
-            raise ValueError(f"anneal_start {self.anneal_start:g} is after anneal_end {self.anneal_end:g}")
+        if self.anneal_start >= self.anneal_end:
+            raise ValueError(f"anneal_start {self.anneal_start:g} is not before anneal_end {self.anneal_end:g}")
         return self
 
     def sequences_at_once(self, processes: int) -> int:
@@ -191,7 +191,7 @@ class Hyperparameters(Settings):
     init_noise_bias: float
     weight_decay: Annotated[float, Field(ge=0)]
     lr: Annotated[float, Field(gt=0)]
-    beta2: Annotated[float, Field(ge=0, lt=1)]
+    beta2: Decay
     warmup: Fraction  # of the steps
     heaviside_temp: Annotated[float, Field(gt=0)]
 
@@ -333,7 +333,7 @@ class Params(Settings):
     tokenise: TokeniseConfig
     tasks: TasksConfig
     pretrain: PretrainConfig
-    models: Annotated[dict[str, ModelConfig], Field(min_length=1)]
+    models: Annotated[dict[ModelName, ModelConfig], Field(min_length=1)]
     prune: PruneConfig
     ablate: AblateConfig
     generalisation: GeneralisationConfig
@@ -385,8 +385,8 @@ def load_params(path: Path | str = "params.yaml") -> Params:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; run from the project's folder")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        raw = read_yaml(path)
+    except YAML_ERRORS as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     return parse_params(raw, origin=str(path))
 

@@ -51,15 +51,16 @@ def draw(
 
     ``model``: None for the one beside the circuit, which was loaded from circuits/<model>/<task>; a ``LoadedTask`` says
     which pairs the drawing's values are of (else those of the task that the circuit names). Raises ValueError for
-    another kind of file, WrongModelError for a circuit of another model, TaskError where its task is none of the
-    twenty, ArtifactError where the model is not found.
+    another kind of file, WrongModelError for a circuit of another model, WrongPairsError for pairs that it was not made
+    with, TaskError where its task is none of the twenty, ArtifactError where the model is not found.
     """
     if out is not None and Path(out).suffix not in FILES:
         raise ValueError(f"{out}: cannot write {Path(out).suffix or 'no ending'}; allowed: {', '.join(FILES)}")
     found = circuit if isinstance(circuit, Circuit) else Circuit.load(circuit)
     loaded = _loaded(model or model_beside(found))
     found.check_model(loaded.model)
-    task = loaded if isinstance(loaded, LoadedTask) else loaded.load_task(str(found.about.get("task")))
+    task = loaded if isinstance(loaded, LoadedTask) else loaded.load_task_of(found)
+    task.check_pairs(found)
     picture = picture_of(found, task.model, task.batch("test"), token_texts(task.tokenizer))
     svg = drawn(found, picture, f"{task.task} in {task.name}")
     if out is not None:

@@ -3,9 +3,49 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, get_args, get_origin
+import re
+import reprlib
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel
+import yaml
+from pydantic import AfterValidator, BaseModel
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", re.ASCII)
+YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)  # not YAML, not UTF-8, nested too deep
+SHOWN = reprlib.Repr()  # writes a value in a message, however large it is
+SHOWN.maxstring = SHOWN.maxother = 80
+SHOWN.maxlevel = 2
+
+
+def checked_name(name: str) -> str:
+    """A name that is a folder's, a word of a shell's and a key of DVC's. Raises ValueError for any other."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{SHOWN.repr(name)} names no model; allowed: letters a to z, digits, _ and -, no - first, at most 64"
+        )
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(checked_name)]
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """A reader of YAML that refuses a key given twice, of which the plain one silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"key {key.value} twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in a YAML file. Raises one of ``YAML_ERRORS``."""
+    return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=UniqueKeys)
 
 
 def sentence(detail: dict[str, Any], root: type[BaseModel]) -> str:
@@ -22,8 +62,8 @@ def sentence(detail: dict[str, Any], root: type[BaseModel]) -> str:
         return f"missing key {key}"
     message = detail["msg"].removeprefix("Value error, ")
     value = detail.get("input")
-    shown = "" if isinstance(value, dict) else f" (got {value!r})"
-    return f"{key}: {message}{shown}"
+    shown = "" if isinstance(value, dict) or key.endswith("[key]") else f" (got {SHOWN.repr(value)})"
+    return f"{key.removesuffix('.[key]')}: {message}{shown}"
 
 
 def _known_names(loc: tuple[Any, ...], root: type[BaseModel]) -> list[str]:

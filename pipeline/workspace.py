@@ -32,6 +32,10 @@ from pipeline.model.transformer import Cuts, Intervene, Transformer, sees_residu
 from pipeline.sites import residual_names, site_keys
 
 
+class WrongPairsError(TaskError):
+    """A circuit is to be shown on pairs that it was not made for."""
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A checkpoint, its tokenizer and the means of its nodes over the pretraining distribution."""
@@ -83,8 +87,23 @@ class LoadedModel:
         ``params``: the settings that say how many pairs there are (None: those of the model's workspace). Raises
         TaskError, PairsFileError, ArtifactError or ConfigError for a task that cannot be used.
         """
-        tasks = _tasks_for(self, str(task), params or settings_for(self.folder))
-        return LoadedTask(**vars(self), tasks=tasks, task=str(task) if str(task) in tasks.names else Path(task).stem)
+        tasks, name = _tasks_for(self, str(task), params or settings_for(self.folder))
+        return LoadedTask(**vars(self), tasks=tasks, task=name)
+
+    def load_task_of(
+        self, circuit: Circuit, task: str | Path | None = None, params: Params | None = None
+    ) -> LoadedTask:
+        """The task that a circuit was made for, found by its pairs: a file of them may have any name.
+
+        ``task``: a name, or a file of contrast pairs (None: the name that the circuit says). Raises WrongPairsError for
+        other pairs than the circuit's, and as ``load_task``.
+        """
+        made_for = str(circuit.about.get("task"))
+        asked = made_for if task is None else str(task)
+        tasks, name = _tasks_for(self, asked, params or settings_for(self.folder), called=made_for)
+        found = LoadedTask(**vars(self), tasks=tasks, task=name)
+        found.check_pairs(circuit)
+        return found
 
     def to_tokens(self, text: str | Sequence[str] | Int[Tensor, "prompt pos"]) -> Int[Tensor, "prompt pos"]:
         """Token ids on the model's device: each text begins with ``<|endoftext|>``, as documents do in training.
@@ -200,6 +219,18 @@ class LoadedTask(LoadedModel):
         task_hash = self.tasks.hash(self.task)
         return {"task": self.task, "model": self.name, "model_hash": self.model.checkpoint, "task_hash": task_hash}
 
+    def check_pairs(self, circuit: Circuit) -> None:
+        """Raises WrongPairsError where the circuit was made with other pairs than these, whatever both are called."""
+        made_for = str(circuit.about.get("task", self.task))
+        known, here = circuit.about.get("task_hash"), self.tasks.hash(self.task)
+        others = known != here if known else made_for != self.task  # circuits of other projects note no hash
+        if others:
+            raise WrongPairsError(
+                f"{circuit.folder or 'the circuit'}: made with other pairs ({known}) of {made_for} than these of "
+                f"{self.task} ({here}); name the task or the file of pairs that it was made for (--task), and the same "
+                "settings (--params)"
+            )
+
 
 def _changes_of(
     model: Transformer, circuit: Circuit | None, intervene: Intervene | None, cuts: Cuts | None
@@ -273,11 +304,13 @@ def _tokenizer_of(folder: Path, model: Transformer, trained_with: str | None, ch
     return tokenizer
 
 
-def _tasks_for(loaded: LoadedModel, task: str, params: Params) -> TaskSet:
-    """A set that has the task: pairs of a file; or the study's where it is in these tokens, else made now."""
+def _tasks_for(loaded: LoadedModel, task: str, params: Params, *, called: str | None = None) -> tuple[TaskSet, str]:
+    """A set that has the task, and its name there: pairs of a file; or the study's where it is in these tokens, else
+    made now. ``called``: the name that a file's pairs get (None: the file's)."""
     tokenizer, n_ctx = loaded.tokenizer, loaded.model.config.n_ctx
     if task not in task_names() and Path(task).is_file():
-        return read_pairs(Path(task), tokenizer, n_ctx=n_ctx, seed=params.seed)
+        name = called or Path(task).stem
+        return read_pairs(Path(task), tokenizer, n_ctx=n_ctx, seed=params.seed, name=name), name
     known, report = _known(task), loaded.workspace.tasks / "report.json"
     tasks = _study_tasks(report.parent, report.stat().st_mtime_ns) if report.is_file() else None
     if tasks is None or task not in tasks.names or tasks.tokenizer_hash != tokenizer.hash:
@@ -289,7 +322,7 @@ def _tasks_for(loaded: LoadedModel, task: str, params: Params) -> TaskSet:
             f"task {task}: its longest prompt has {longest} tokens; allowed: at most the model's n_ctx, {n_ctx}; "
             "take another task or a model that reads more"
         )
-    return tasks
+    return tasks, task
 
 
 @lru_cache(maxsize=1)

@@ -57,7 +57,12 @@ def test_a_missing_key_is_named(raw):
         ("tokenise.vocab_size", 100, "tokenise.vocab_size: Input should be greater than or equal to 257 (got 100)"),
         ("prune.target_loss", 0, "prune.target_loss"),
         ("compute.device", "tpu", "'cuda', 'mps' or 'cpu' (got 'tpu')"),
-        ("pretrain.anneal_start", 0.9, "anneal_start 0.9 is after anneal_end"),
+        ("pretrain.anneal_start", 0.9, "anneal_start 0.9 is not before anneal_end"),
+        ("pretrain.anneal_end", 0.01, "anneal_start 0.01 is not before anneal_end 0.01"),
+        ("pretrain.beta1", 1, "pretrain.beta1: Input should be less than 1 (got 1)"),
+        ("pretrain.eps", float("nan"), "pretrain.eps: Input should be a finite number"),
+        ("prune.target_loss", float("inf"), "prune.target_loss: Input should be a finite number"),
+        ("models.sparse_d256.lr", float("inf"), "models.sparse_d256.lr: Input should be a finite number"),
         ("ablate.n_random", 0, "ablate.n_random"),
     ],
 )
@@ -76,6 +81,22 @@ def test_a_value_out_of_range_is_refused_with_what_is_allowed(raw, path, value, 
 def test_sizes_that_do_not_fit_are_refused(raw, key, value, words):
     name = next(name for name, model in raw["models"].items() if model["block_density"] < 1)
     assert words in refused(changed(raw, f"models.{name}.{key}", value))
+
+
+@pytest.mark.parametrize("name", ["v1.5", "a b", "a@b", "../x", "/x", "", "-x", "a/b", "é", "x" * 65, "a\n"])
+def test_a_model_has_a_name_that_is_a_folders_a_shells_and_dvcs(raw, name):
+    raw["models"][name] = next(iter(raw["models"].values()))
+    assert "names no model; allowed: letters a to z, digits, _ and -" in refused(raw)
+
+
+@pytest.mark.parametrize(
+    "text", ["seed: 1\nseed: 2\n", "a: {b: 1, b: 2}\n", "[" * 100_000, "a: [", b"\xff".decode("latin1")]
+)
+def test_a_file_that_is_no_yaml_or_gives_a_key_twice_is_named(tmp_path, text):
+    (tmp_path / "params.yaml").write_bytes(text.encode("latin1"))
+    with pytest.raises(ConfigError, match=r"params\.yaml: not valid YAML") as caught:
+        load_params(tmp_path / "params.yaml")
+    assert ("twice" in str(caught.value)) == text.endswith(("2\n", "2}\n"))
 
 
 def test_source_weights_add_up_and_idioms_are_at_most_half(raw):

@@ -28,12 +28,12 @@ class PairsFileError(ValueError):
     """A file of contrast pairs that cannot be used; the message has file, line, value and what is allowed."""
 
 
-def read_pairs(path: Path, tokenizer: Tokenizer, *, n_ctx: int, seed: int) -> TaskSet:
-    """The file's pairs as the only task of a set, named like the file; half train, a quarter validation, the rest test.
+def read_pairs(path: Path, tokenizer: Tokenizer, *, n_ctx: int, seed: int, name: str | None = None) -> TaskSet:
+    """The file's pairs as the only task of a set; half train, a quarter validation, the rest test.
 
-    The split is a shuffle that depends on ``seed`` alone. No prompt is in two pairs, so that none of train is in test.
-    Prompts begin after ``<|endoftext|>``. Raises PairsFileError for a pair that cannot be used, and where there are
-    fewer than ``LEAST_PAIRS``; ArtifactError where there is no such file.
+    ``name``: the task's (None: the file's). The split is a shuffle that depends on ``seed`` alone. No prompt is in two
+    pairs, so that none of train is in test. Prompts begin after ``<|endoftext|>``. Raises PairsFileError for a pair
+    that cannot be used, and where there are fewer than ``LEAST_PAIRS``; ArtifactError where there is no such file.
     """
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; write one pair a line: {FORM}")
@@ -51,7 +51,7 @@ def read_pairs(path: Path, tokenizer: Tokenizer, *, n_ctx: int, seed: int) -> Ta
             f"training masks, {LEAST_PAIRS // 4} for choosing the circuit and {LEAST_PAIRS // 4} for testing it; "
             f"add {LEAST_PAIRS - len(encoded)}"
         )
-    return _task_set(path.stem, encoded, tokenizer, seed)
+    return _task_set(name or path.stem, encoded, tokenizer, seed)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -68,11 +68,27 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _pair(where: str, line: str) -> Pair:
     """The pair in one line."""
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=_without_repeats)
+    except RepeatedKeyError as error:
+        raise PairsFileError(f"{where}: key {error} is given twice; allowed: {FORM}") from None
     except (ValueError, RecursionError) as error:
         raise PairsFileError(f"{where}: not JSON ({error}); allowed: one pair a line, {FORM}") from error
     a, b = _fields(where, value, ("a", "b"))
     return Pair(_side(f"{where}: a", a), _side(f"{where}: b", b))
+
+
+class RepeatedKeyError(Exception):
+    """A JSON object gives one key twice, of which Python's reader would silently keep the last."""
+
+
+def _without_repeats(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values. Raises RepeatedKeyError."""
+    found: dict[str, Any] = {}
+    for key, value in items:
+        if key in found:
+            raise RepeatedKeyError(repr(key))
+        found[key] = value
+    return found
 
 
 def _side(where: str, value: Any) -> Side:
@@ -146,7 +162,7 @@ def _encode_side(where: str, side: Side, tokenizer: Tokenizer) -> tuple[list[int
     if len(after) > 1:
         raise PairsFileError(
             f"{where}.answer {_shown(side.answer)} is {len(after)} tokens after its prompt: "
-            f"{', '.join(repr(tokenizer.decode([token])) for token in after)}; allowed: one; take another word, or its "
+            f"{', '.join(_token_shown(token, tokenizer) for token in after)}; allowed: one; take another word, or its "
             f"first token if that tells the answers apart"
         )
     return tokens, answer
@@ -165,6 +181,15 @@ def _task_set(name: str, encoded: list[EncodedPair], tokenizer: Tokenizer, seed:
         "n_tokens_max": max(len(tokens) for item in encoded for tokens in item.tokens),
     }
     return TaskSet({"tokenizer": tokenizer.hash, "seed": seed, "tasks": {name: about}}, {name: rows})
+
+
+def _token_shown(token: int, tokenizer: Tokenizer) -> str:
+    """A token as Python writes its text, or its bytes where these are part of a character."""
+    raw = tokenizer.encoding.decode_single_token_bytes(token)
+    try:
+        return repr(raw.decode())
+    except UnicodeDecodeError:
+        return repr(raw)
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import file_hash, read_json, whole_folder, write_json
+from pipeline.artifacts import check_new_folder, file_hash, read_json, whole_folder, write_json
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.formats import released, vocabulary
 from pipeline.formats.errors import FormatError
@@ -114,7 +114,7 @@ def import_model(folder: Path, out: Path, tokenizer: Path | None = None) -> Fore
     Means of its nodes come along where they lie beside it; else ``sparse-circuits means`` makes them. Raises
     FileExistsError, FormatError.
     """
-    refuse_existing(out)
+    check_new_folder(out)
     if folder.is_dir() and not is_foreign(folder) and (folder / HUB_FILE).is_file():
         raise FormatError(f"{folder}: is one of ours already; copy the folder")
     read = read_foreign(folder, tokenizer)
@@ -130,18 +130,12 @@ def import_model(folder: Path, out: Path, tokenizer: Path | None = None) -> Fore
     return read
 
 
-def refuse_existing(out: Path) -> None:
-    """Raises FileExistsError for a folder to write to that has something in it."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out}: is there and not empty; name another folder to write to, or delete it first")
-
-
 def export_model(
     model: Transformer, tokenizer: Tokenizer | None, form: Format, out: Path, means: dict[str, Tensor] | None = None
 ) -> None:
     """Write one of our models in a format of others into a new folder, whole or not at all: the same logits, bit for
     bit, when it is read back in float32. ``means``: written beside it as means.safetensors. Raises FileExistsError."""
-    refuse_existing(out)
+    check_new_folder(out)
     config = released.config_of(model, f"sparse-circuits-{tokenizer.hash}" if tokenizer else "")
     tensors = released.tensors_of(model)
     with whole_folder(out) as partial:

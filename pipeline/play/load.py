@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.artifacts import read_json
@@ -11,7 +11,7 @@ from pipeline.config import Params
 from pipeline.data.tasks import TaskError
 from pipeline.play.session import Session
 from pipeline.rows import Explanation
-from pipeline.workspace import LoadedModel, LoadedTask
+from pipeline.workspace import LoadedModel, LoadedTask, WrongPairsError
 
 
 def load_session(
@@ -26,8 +26,8 @@ def load_session(
 
     ``circuits``: their folders; none: all of the model's in its workspace, circuits/<name>, of which those of another
     checkpoint are left out. ``task``: the pairs that a circuit was made for, where these are in a file. Raises
-    ArtifactError for files that are missing, damaged or do not belong together, WrongModelError for circuits asked for,
-    TaskError for a task that no circuit was made for.
+    ArtifactError for files that are missing, damaged or do not belong together, WrongModelError and WrongPairsError for
+    circuits asked for, TaskError for a task that no circuit was made for.
     """
     loaded = LoadedModel.open(folder, params, tokenizer)
     own = loaded.workspace.circuits(folder.resolve().name)
@@ -44,18 +44,36 @@ def load_session(
             continue
         name = str(circuit.about.get("task", path.name))
         found[name if name not in found else f"{name}_{len(found) + 1}"] = circuit
-    if found and task is not None and Path(task).stem not in {circuit.about.get("task") for circuit in found.values()}:
-        raise TaskError(f"{task}: no circuit was made for it; they were made for {', '.join(found)}")
-    tasks = {name: _task_of(circuit, loaded, task, params) for name, circuit in found.items()}
+    tasks = _tasks_of(found, loaded, task, params)
+    wrong = next((reason for reason in tasks.values() if isinstance(reason, WrongPairsError)), None)
+    if circuits and wrong is not None:
+        raise wrong
     return Session(**vars(loaded), circuits=found, tasks=tasks, explanation=_explanation(loaded)), left_out
 
 
+def _tasks_of(
+    circuits: Mapping[str, Circuit], loaded: LoadedModel, task: str | None, params: Params
+) -> dict[str, LoadedTask | TaskError]:
+    """Name of a circuit → the task that it was made for; where its pairs cannot be had, the reason.
+
+    ``task`` is that of the circuits which have its pairs. Raises WrongPairsError where none of them has.
+    """
+    given: dict[str, LoadedTask | TaskError] = {}
+    if task is not None:
+        given = {name: _task_of(circuit, loaded, task, params) for name, circuit in circuits.items()}
+        if circuits and all(isinstance(found, TaskError) for found in given.values()):
+            [*_, wrong] = given.values()
+            raise TaskError(f"{task}: no circuit was made for it; they were made for {', '.join(circuits)}: {wrong}")
+    return {
+        name: found if isinstance(found := given.get(name), LoadedTask) else _task_of(circuit, loaded, None, params)
+        for name, circuit in circuits.items()
+    }
+
+
 def _task_of(circuit: Circuit, loaded: LoadedModel, task: str | None, params: Params) -> LoadedTask | TaskError:
-    """The task that a circuit was made for; where its pairs cannot be had, the reason."""
-    made_for = str(circuit.about.get("task"))
-    given = task if task is not None and Path(task).stem == made_for else made_for
+    """The task that a circuit was made for; where its pairs cannot be had, or ``task`` has others, the reason."""
     try:
-        found = loaded.load_task(given, params)
+        found = loaded.load_task_of(circuit, task, params)
         found.batch("test")
         return found
     except TaskError as error:

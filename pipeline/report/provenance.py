@@ -8,7 +8,8 @@ from typing import Any
 SECONDS, CORPUS, SETTINGS = "Seconds of work", "Corpus", "Settings"
 HEADINGS = {"git": "Code", "machine": "Machine", "seconds": SECONDS, "corpus": CORPUS}  # all else: settings
 WORDS = {
-    "dirty": "changed since that commit", "params_hash": "hash of params.yaml", "cpu": "processor", "gpu": "GPU",
+    "dirty": "changed since that commit", "params_hash": "hash of params.yaml",
+    "lock_hash": "hash of requirements.lock", "corpus_hash": "hash of the corpus", "cpu": "processor", "gpu": "GPU",
     "dtype": "a token on disk", "total": "from the beginning to the report", "pretrain": "training",
     "prune": "pruning", "validate": "validation",
 }  # fmt: skip
