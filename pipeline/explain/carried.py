@@ -1,9 +1,11 @@
 """What the edges of a circuit carry between the two prompts of a pair, and how far that moves the answer.
 
 A *difference* is a value on the prompt with the first answer minus the value on the pair's other prompt, at the
-position that is aligned with it (``counterparts``; 0 where there is none), in the run of the circuit alone. A *slope*
-is the derivative of the first answer's logit minus the second's by a value, the mean of both prompts' at aligned
-positions. A node *decides* at the position of a pair at which slope · difference is largest in magnitude.
+position that is aligned with it (``counterparts``), in the run of the circuit alone; where there is none, as at the
+tokens that only the longer prompt has, the node's mean stands for the other prompt, as it does where values are
+swapped. A *slope* is the derivative of the first answer's logit minus the second's by a value, the mean of both
+prompts' at aligned positions. A node *decides* at the position of a pair at which slope · difference is largest in
+magnitude.
 
 An edge *carries* weight × difference of its source at the position at which its target decides, sign kept: what it adds
 to its target on the first prompt more than on the second. Behind attention the source is what the head brings to that
@@ -20,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.circuit import Circuit
@@ -81,45 +83,64 @@ def orientation(batch: PairBatch) -> Float[Tensor, " pair"]:
 def _part(model: Transformer, circuit: Circuit, batch: PairBatch, signs: Float[Tensor, " pair"]) -> Carried:
     """Sums over a few pairs, in one pass forward and backward."""
     values, slopes = values_and_slopes(model, circuit, batch)
-    aligned = Aligned(counterparts(batch)[::2], signs)
+    aligned, means = (
+        Aligned.of(batch, signs),
+        {key: mean.to(batch.tokens.device) for key, mean in circuit.means.items()},
+    )
     steep = {key: aligned.mean(slopes[key][..., index]) for key, index in circuit.nodes.items()}
-    apart = {key: aligned.difference(values[key][..., index]) for key, index in circuit.nodes.items()}
+    apart = {key: aligned.difference(values[key][..., at], means[key][at]) for key, at in circuit.nodes.items()}
     edges, effects, sides = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
     for key, ends in circuit.edges.items():
         source, target = sites_of(key)
         at = torch.searchsorted(circuit.nodes[target], ends[:, 1].contiguous())  # nodes are ascending
         weight = edge_weights(model, key)[ends[:, 1], ends[:, 0]].detach().float()
-        sources = _source(model, values, source)[..., ends[:, 0]]
-        brought = aligned.difference(sources) * weight
+        sources, mean = _source(model, values, source)[..., ends[:, 0]], means[source][ends[:, 0]]
+        brought = aligned.difference(sources, mean) * weight
         place = (steep[target] * apart[target]).abs().argmax(1)[:, at]
         edges[key] = brought.gather(1, place[:, None]).sum((0, 1)).cpu()
-        sides[key] = aligned.difference(sources.abs()).gather(1, place[:, None]).sum((0, 1)).cpu()
+        sides[key] = aligned.difference(sources.abs(), mean.abs()).gather(1, place[:, None]).sum((0, 1)).cpu()
         effects[key] = (brought * steep[target][..., at]).sum((0, 1)).cpu()
     nodes = {key: (steep[key] * apart[key]).sum((0, 1)).cpu() for key in circuit.nodes}
     writes = {key: index for key, index in circuit.nodes.items() if split_site_key(key)[1].writes_residual}
     final, end = aligned.mean(slopes[FINAL]), batch.last[::2, None]
     direct = {key: (final[..., index] * apart[key]).sum((0, 1)).cpu() for key, index in writes.items()}
-    farther = {key: aligned.difference(values[key][..., index].abs()) for key, index in writes.items()}
+    farther = {key: aligned.difference(values[key][..., at].abs(), means[key][at].abs()) for key, at in writes.items()}
     at_end = {key: x[torch.arange(len(x), device=x.device), end[:, 0]].sum(0).cpu() for key, x in farther.items()}
     return Carried(edges, effects, nodes, direct, sides, at_end)
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """Aligned positions of pairs. ``other``: of each position of a first prompt in the second, −1 where there is none;
-    ``signs``: as ``orientation`` has them."""
+    """Places of pairs at which a difference is: the positions of the first prompts, then those of the second ones, of
+    which only those count that have no counterpart.
+
+    ``other``: of each position of a first prompt in the second, −1 where there is none; ``alone``: positions without a
+    counterpart, of first and of second prompts; ``signs``: as ``orientation`` has them.
+    """
 
     other: Int[Tensor, "pair pos"]
+    alone: tuple[Bool[Tensor, "pair pos"], Bool[Tensor, "pair pos"]]
     signs: Float[Tensor, " pair"]
 
-    def difference(self, x: Float[Tensor, "prompt pos n"]) -> Float[Tensor, "pair pos n"]:
-        place = self.other.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])
-        apart = x[::2] - x[1::2].gather(1, place)
-        return (apart * (self.signs[:, None] * (self.other >= 0))[..., None]).float()
+    @classmethod
+    def of(cls, batch: PairBatch, signs: Float[Tensor, " pair"]) -> Aligned:
+        across = counterparts(batch)
+        there = torch.arange(across.shape[1], device=across.device) <= batch.last[:, None]
+        alone = (across < 0) & there
+        return cls(across[::2], (alone[::2], alone[1::2]), signs)
 
-    def mean(self, slopes: Float[Tensor, "prompt pos n"]) -> Float[Tensor, "pair pos n"]:
+    def difference(self, x: Float[Tensor, "prompt pos n"], mean: Float[Tensor, " n"] | float) -> Tensor:
+        """First prompts less second ones [pair, 2 · pos, n]."""
+        first, second = x[::2], x[1::2]
+        place = self.other.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])
+        own, others = (alone[..., None] for alone in self.alone)
+        apart = torch.where((self.other >= 0)[..., None], first - second.gather(1, place), (first - mean) * own)
+        return (torch.cat([apart, (mean - second) * others], dim=1) * self.signs[:, None, None]).float()
+
+    def mean(self, slopes: Float[Tensor, "prompt pos n"]) -> Float[Tensor, "pair pos_of_both n"]:
         """Slopes of right less wrong as those of the first answer less the second."""
-        return self.difference(slopes) / 2
+        halved = torch.cat([self.other >= 0, torch.zeros_like(self.alone[1])], dim=1)
+        return self.difference(slopes, 0.0) * torch.where(halved, 0.5, 1.0)[..., None]
 
 
 def _source(model: Transformer, values: AtSites, key: str) -> Float[Tensor, "prompt pos _width"]:

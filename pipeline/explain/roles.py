@@ -27,10 +27,9 @@ from pipeline.explain.words import grouped, heads_in_words, percent, spoken
 from pipeline.model.transformer import Transformer
 from pipeline.sites import Site, node_name, site_key, split_site_key
 
-ONE_PLACE = 0.5  # share of a head's look on one place from which it copies
-TOLD_PLACE = 0.5  # share of what a head that averages brings, from one place, from which that is told
+ONE_PLACE = 0.5  # share of a head's look, or of what it brings, from which one place is told
 NO_LOOK = 1e-9  # weight on all tokens, below which a head looks nowhere
-NEARLY_ALL = 0.9  # of the larger mean, from which a write is as far from 0 on both sides
+NEARLY_ALL = 0.9  # of the larger mean, from which a write is as far from 0 on both sides; of all that a head brings
 NEARLY_ZERO = 0.1  # of the larger mean, below which a neuron is off
 MOST_NAMED = 2  # sources, and heads, that a role names
 
@@ -111,27 +110,37 @@ class Roles:
         return self._from(*found, look)
 
     def looked_at(self, head: Head) -> tuple[TaskPlace, int | None] | None:
-        """The place that most of a head's look is on, and the side whose prompts it is so for (None: both); None where
-        it is on no one place."""
-        look = self.values.looks[head]
-        shares = [[self._share(look, place, side) for side in (0, 1)] for place in self.places]
+        """The place that most of a head's look is on, or nearly all that it brings is from, and the side whose prompts
+        it is so for (None: both); None where it is no one place."""
+        found = self._most(self.places, self.values.looks[head], ONE_PLACE)
+        if found is not None and found[0].name != AFTER:
+            return found
+        return self._most(self._sources_of(head), self._brings(head), NEARLY_ALL) or found
+
+    def _most(self, places: Sequence[TaskPlace], look: Look, least: float) -> tuple[TaskPlace, int | None] | None:
+        """The place with the largest share of a look, of at least so much, and its side (None: both)."""
+        shares = [[self._share(look, place, side) for side in (0, 1)] for place in places]
         n = max(range(len(shares)), key=lambda i: max(shares[i]))
-        if max(shares[n]) < ONE_PLACE:
+        if max(shares[n]) < least:
             return None
-        return self.places[n], None if min(shares[n]) >= ONE_PLACE else shares[n].index(max(shares[n]))
+        return places[n], None if min(shares[n]) >= least else shares[n].index(max(shares[n]))
+
+    def _sources_of(self, head: Head) -> list[TaskPlace]:
+        """Places that a head may bring something from: those with a name, and the token that it brings most from."""
+        tokens = self.values.batch.tokens
+        best = int(torch.bincount(tokens.flatten(), weights=self._brings(head).weights.double().flatten()).argmax())
+        return [place for place in self.places if place.name != AFTER] + [TaskPlace("at", tokens == best, (best,))]
 
     def mostly(self, head: Head) -> str:
-        """``, 85 % of it from `,```: of a head that averages, the place that most of what it brings is from."""
+        """``, 85 % of what it brings from `,```: of a head that averages, the place that most of that is from."""
         found = self.looked_at(head)
         if found is not None and found[0].name != AFTER:
             return ""
-        look, tokens = self._brings(head), self.values.batch.tokens
-        best = int(torch.bincount(tokens.flatten(), weights=look.weights.double().flatten()).argmax())
-        places = [place for place in self.places if place.name != AFTER] + [TaskPlace("at", tokens == best, (best,))]
-        shares = {(n, side): self._share(look, place, side) for n, place in enumerate(places) for side in (0, 1)}
-        (n, side), share = max(shares.items(), key=lambda each: each[1])
-        from_ = self.words.place(places[n], side, flow=True).removeprefix("at ")
-        return "" if share < TOLD_PLACE else f", {percent(share)} of it from {from_}"
+        most = self._most(self._sources_of(head), self._brings(head), ONE_PLACE)
+        if most is None:
+            return ""
+        share = max(self._share(self._brings(head), most[0], side) for side in (0, 1))
+        return f", {percent(share)} of what it brings from {self.words.place(*most, flow=True)}"
 
     def _brings(self, head: Head) -> Look:
         """What a head brings from each token: its weight there times the magnitudes of its kept values."""

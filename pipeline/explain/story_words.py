@@ -26,7 +26,7 @@ class StoryWords:
         self.reading, self.words, self.roles, self.falls = reading, reading.words, reading.roles, falls
 
     def sentence(self, step: FlowStep) -> str:
-        """``Channels 834 and 860 read `␣[[` – channel 834 is 4.9 at `␣[[` and −1.9 at `␣[```."""
+        """``Channels 834 and 860 read `␣[[` – 0.attn_in.834 is 4.9 at `␣[[` and −1.9 at `␣[```."""
         tell = {
             FlowPart.READ: self._read,
             FlowPart.MOVE: self._move,
@@ -39,7 +39,7 @@ class StoryWords:
     def _read(self, step: FlowStep) -> str:
         said = self._by_place(step.nodes, lambda names, place: f"{channels(names)} {verb(names, 'read')} {read(place)}")
         where = "" if step.site is Site.ATTN_IN and step.layer == 0 else f" for {half_in_words(step)}"
-        return f"{said}{where}{self._example('channel', step.nodes)}"
+        return f"{said}{where}{self._example(step.nodes)}"
 
     def _move(self, step: FlowStep) -> str:
         ways = grouped(self.heads(step), self.roles.way)
@@ -51,7 +51,7 @@ class StoryWords:
         into = [name for name in step.carriers if not site_of(split_node_name(name)).reads_residual]
         said += f" into {channels(into)}" if into else ""
         shown = [name for name in values if self._looked_at(name)]
-        return f"{self._reading(step)}{said}{self._example('value channel', shown)}"
+        return f"{self._reading(step)}{said}{self._example(shown)}"
 
     def _looked_at(self, name: str) -> bool:
         """Whether a value is far from 0 where its head looks; a head of one side's tokens shows no other side's."""
@@ -62,7 +62,7 @@ class StoryWords:
 
     def _combine(self, step: FlowStep) -> str:
         said = self._by_place(step.nodes, self._fire)
-        return f"{self._reading(step)}{said}{self._example('neuron', step.nodes)}"
+        return f"{self._reading(step)}{said}{self._example(step.nodes)}"
 
     @staticmethod
     def _reading(step: FlowStep) -> str:
@@ -86,7 +86,7 @@ class StoryWords:
             won, when = (self.words.quoted(self.words.answers[n]) for n in (1 - side, side)), self.words.conditions
             written = f" {next(won)} {when[1 - side]} – {when[side]} {less} and {next(won)} wins by default"
         said = f"{channels(step.nodes)} {verb(step.nodes, 'write')} the answer{written}"
-        return f"{said}{self._example('channel', step.nodes)}"
+        return f"{said}{self._example(step.nodes)}"
 
     def default(self, step: FlowStep) -> tuple[int, str] | None:
         """The side whose right answer the writes of a step do not push, and what they do there; None where they push
@@ -150,13 +150,12 @@ class StoryWords:
         rest = groups[side] in (f"at {OTHERS}", OTHERWISE)
         return NOT + groups[1 - side] if rest else groups[side]
 
-    def _example(self, kind: str, names: Sequence[str]) -> str:
-        """``– at the end, neuron 858 is 3.4 after `␣[[` and −0.1 after `␣[```: of the first node, which moves most."""
+    def _example(self, names: Sequence[str]) -> str:
+        """``– at the end, 0.mlp_neuron.858 is 3.4 after `␣[[` and 0 after `␣[```: the first node, which moves most."""
         statement = self.reading.statements[names[0]] if names else None
         if statement is None:
             return ""
-        who = f"{kind} {split_node_name(names[0])[1]}"
-        text = self.words.text(statement)
+        who, text = names[0], self.words.text(statement)
         found = re.match(r"(.*?): (?=[−\d])", text)  # where, if that is said first
         return f" – {found[1]}, {who} is {text[found.end() :]}" if found else f" – {who} is {text}"
 
@@ -180,7 +179,7 @@ class StoryWords:
             who = heads_in_words(heads) if len(heads) <= MOST_NAMED else f"{len(heads)} heads"
             return f"{who} bring{'s' * (len(heads) == 1)} it to the end"
         if part is FlowPart.COMBINE:
-            return f"{len(nodes)} neurons fire on it" if len(nodes) > 1 else "one neuron fires on it"
+            return f"{len(nodes)} neurons respond" if len(nodes) > 1 else "one neuron responds"
         default = self.default(steps[-1])
         if default is None:
             return f"writes {self.answers() or 'the answer'}"

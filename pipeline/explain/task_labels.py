@@ -16,12 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.explain.task_places import END, TaskPlace, TaskPlaces
+from pipeline.explain.task_places import END, NEARLY_ALL, TaskPlace, TaskPlaces
 from pipeline.explain.task_scores import Contrast, Half
 from pipeline.explain.task_values import TaskValues
 
 CLEAR = 0.9  # AUC from which a statement says what a node does
 DISTINCT = 0.5  # F1 of a place from which it stands out
+AS_STRONG = 0.75  # of a mean: a value that counts as strong as it
 STEADY = 0.1  # of a node's mean: a standard deviation below which it has one value, unless it tells the sides apart
 LEAST_PROMPTS = 8  # of each side of each half, that have a place for it to be tried
 COMMON = 0.1  # positions for each prompt of the half of the choice at which a token is, for a statement to name it
@@ -35,7 +36,8 @@ class TaskStatement:
     """A description of a node: AUC on the half of its choice, AUC and the means of both groups on the other.
 
     ``of_sides``: the groups are sides a and b at the place; else they are the place and all other positions, from which
-    it is ``distinct`` so far (``Half.distinct``, on the half of its choice).
+    it is ``distinct`` so far (``Half.distinct``, on the half of its choice). ``shared``: the node is as strong on the
+    other side as well, at another place.
     """
 
     place: TaskPlace
@@ -45,6 +47,7 @@ class TaskStatement:
     score: float
     means: tuple[float, float]
     distinct: float = 1.0
+    shared: bool = False
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -65,7 +68,7 @@ class TaskStatement:
     @property
     def _preference(self) -> float:
         if self.of_sides:
-            return PREFER_SIDES * (PREFER_END if self.place.name == END else 1.0)
+            return (1.0 if self.shared else PREFER_SIDES) * (PREFER_END if self.place.name == END else 1.0)
         return LESS_EACH_TOKEN ** len(self.place.tokens)
 
 
@@ -91,7 +94,16 @@ class TaskStatements:
 
     def _of_sides(self, values: Tensor, slopes: Tensor) -> Iterator[TaskStatement]:
         choice, test = (half.of_sides(values, slopes, LEAST_PROMPTS) for half in (self.choice, self.test))
-        return statements(self.places.named, True, choice, test)
+        for statement in statements(self.places.named, True, choice, test):
+            yield replace(statement, shared=self._shared(statement, values))
+
+    def _shared(self, statement: TaskStatement, values: Tensor) -> bool:
+        """Whether nearly all prompts of the other side have a value as strong behind the first difference."""
+        strong, side_a = statement.means[statement.larger], self.places.side_a
+        behind = self.places.there & (self.places.position >= self.places.parting[:, None])
+        other = behind & (side_a if statement.larger else ~side_a)[:, None]
+        has = ((values * (1 if strong > 0 else -1) >= AS_STRONG * abs(strong)) & other).any(1)
+        return bool(has[other.any(1)].float().mean() >= NEARLY_ALL)
 
     def _of_places(self, values: Tensor, slopes: Tensor) -> Iterator[TaskStatement]:
         halves = self.choice, self.test
@@ -136,14 +148,14 @@ def statements(
 
 
 def extreme_tokens(sums: Float[Tensor, "token column"], least: int) -> Iterator[tuple[int, ...]]:
-    """Sets of the one to ``MOST_TOKENS`` tokens at which a node moves the answer most by being high, or by being low.
+    """Sets of the one to ``MOST_TOKENS`` tokens at which a node is highest or lowest, or moves the answer most by it.
 
     ``sums``: those of ``Half.columns`` by token; ``least``: positions that have such a token.
     """
     n, _, values, steep = sums.T
     mean = values.sum() / n.sum()
-    pull = torch.where(n >= least, (values / n.clamp(min=1) - mean) * steep, 0)
-    for way in (pull, -pull):
+    apart = torch.where(n >= least, values / n.clamp(min=1) - mean, 0)
+    for way in (apart * steep, -apart * steep, apart, -apart):
         order = way.argsort(descending=True)[:MOST_TOKENS]
         best = [token for token in order.tolist() if way[token] > 0]
         yield from (tuple(best[:size]) for size in range(1, len(best) + 1))

@@ -16,7 +16,7 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.explain.roles import Roles
 from pipeline.explain.rounding import rounded
 from pipeline.explain.shorts import Shorts
-from pipeline.explain.task_labels import TaskStatement, TaskStatements, steady
+from pipeline.explain.task_labels import AS_STRONG, TaskStatement, TaskStatements, steady
 from pipeline.explain.task_places import PARTING
 from pipeline.explain.task_values import TaskValues
 from pipeline.explain.task_words import TaskWords, numbers
@@ -29,8 +29,7 @@ OF_SIDES = "AUC between the two sides, on pairs that it was not chosen on"
 OF_PLACE = "AUC against all other places, on pairs that it was not chosen on"
 STEADY_MEASURE = "the same at all places of the prompts within a tenth"
 NO_MEASURE = "no place of the prompts at which it is high alone, and no difference between the sides"
-AS_STRONG, COMMON = 0.75, 0.25  # of the larger mean, and of the prompts: another token from which it is told, too
-MIDDLE = (0.1, 0.9)  # quantiles between which a node without a place mostly is
+COMMON = 0.5  # of the prompts that have another token for it to be told, too
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,8 @@ class TaskReading:
 def label_of(statement: TaskStatement | None, words: TaskWords, values: Float[Tensor, "prompt pos"]) -> TaskLabel:
     """A statement as it is kept, without a role; None: the node has one value, or none that a place stands out by."""
     if statement is None:
-        return without_place(values[words.places.there])
+        share = words.places.position / words.places.batch.last[:, None].clamp(min=1)
+        return without_place(values[words.places.there], share[words.places.there])
     return {
         "text": words.text(statement) + also(statement, words, values),
         "role": "",
@@ -84,14 +84,17 @@ def label_of(statement: TaskStatement | None, words: TaskWords, values: Float[Te
     }
 
 
-def without_place(real: Float[Tensor, " n"]) -> TaskLabel:
-    """The label of a node by its values at all positions alone."""
+def without_place(real: Float[Tensor, " n"], share: Float[Tensor, " n"]) -> TaskLabel:
+    """The label of a node by its values at all positions alone; ``share``: of the prompt that lies before each."""
     known: dict[str, Any] = {"role": "", "score": None}
     if steady(real):
         text = f"about {numbers((float(real.mean()), 0.0))[0]} everywhere, on both sides"
         return {"text": text, "measure": STEADY_MEASURE, "weak": False, **known}
-    low, high = numbers(tuple(torch.quantile(real.float(), torch.tensor(MIDDLE)).tolist()))
-    return {"text": f"mostly {low} to {high}, no place stands out", "measure": NO_MEASURE, "weak": True, **known}
+    third = (3 * share).long().clamp(max=2)
+    means = [float(real[third == n].mean()) for n in range(3)]
+    early, midway, late = (numbers((mean, max(means, key=abs)))[0] for mean in means)
+    text = f"no place stands out: about {early} early, {midway} midway, {late} late in the prompt"
+    return {"text": text, "measure": NO_MEASURE, "weak": True, **known}
 
 
 def also(statement: TaskStatement, words: TaskWords, values: Float[Tensor, "prompt pos"]) -> str:

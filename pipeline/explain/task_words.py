@@ -20,6 +20,7 @@ from pipeline.explain.words import either, quoted
 NAMED = 3  # tokens of a place that are named
 OTHERS, OTHERWISE = "other tokens", "otherwise"  # on the side whose tokens are too many to be named
 COVERED = 0.9  # share of a place's positions that the named tokens have
+SHARED = 0.5  # share of the other side's prompts that have a side's tokens, from which these do not name it
 DIGITS, MOST_DIGITS = 2, 4  # of the larger of two means; more where they are the same otherwise
 
 
@@ -33,17 +34,31 @@ class TaskWords:
         self.answers = [Counter(answers[side].tolist()).most_common(1)[0][0] for side in self.sides]
         parting = next((place for place in places.named if place.name == PARTING), None)
         parted = (None if parting is None else self.apart(parting)) or [OTHERS, OTHERS]
-        parted = [each if each != OTHERS else self.telling(side) for side, each in enumerate(parted)]
+        parted = [self._named(parting, side, each) for side, each in enumerate(parted)]
         # the two sides by the tokens where their prompts part, or by one behind that, or else by their answers
         told = any(each != OTHERS for each in parted)
         self.after = [f"after {each}" if each != OTHERS else OTHERWISE for each in parted] if told else None
         self.conditions = self.after or [f"before {self.quoted(answer)}" for answer in self.answers]
 
+    def _named(self, parting: TaskPlace | None, side: int, tokens: str) -> str:
+        """What names a side: its tokens at the first difference, unless the other side has them soon after."""
+        if parting is None or tokens == OTHERS:
+            return self.telling(side)
+        own = self.tokens_at(parting.mask & self.sides[side][:, None] & self.places.there)
+        other = self.places.there & self.behind & self.sides[1 - side][:, None]
+        has = (torch.isin(self.places.batch.tokens, torch.tensor(own)) & other).any(1)[self.sides[1 - side]]
+        return self.telling(side) if float(has.float().mean()) > SHARED else tokens
+
+    @property
+    def behind(self) -> Bool[Tensor, "prompt pos"]:
+        """The positions from the first difference on."""
+        return self.places.position >= self.places.parting[:, None]
+
     def telling(self, side: int) -> str:
         """The token that nearly all prompts of a side have from the first difference on, and hardly any of the other,
         the last of several; ``OTHERS`` where there is none."""
         tokens = self.places.batch.tokens
-        behind = self.places.there & (self.places.position >= self.places.parting[:, None])
+        behind = self.places.there & self.behind
         has = torch.zeros(len(tokens), int(tokens.max()) + 1)
         has[behind.nonzero()[:, 0], tokens[behind]] = 1
         own, other = (has[self.sides[n]].mean(0) for n in (side, 1 - side))
@@ -94,7 +109,8 @@ class TaskWords:
         """``at `␣True` (the end)``, ``after `=```; ``side``: with the tokens that stand there on this side only;
         ``flow``: what is there, ```␣True` (the end)``; at the first difference its tokens alone."""
         if place.tokens:
-            return f"{place.name} {self.listed(place.tokens)}"
+            named = self.listed(place.tokens)
+            return named if flow and not place.follows else f"{place.name} {named}"
         rows = self.places.there if side is None else self.places.there & self.sides[side][:, None]
         tokens = self.tokens_at(place.mask & rows)
         bare = place.name.removeprefix("at ")

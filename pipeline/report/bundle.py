@@ -13,7 +13,7 @@ from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tokenizer import END_OF_TEXT, Tokenizer
 from pipeline.model.transformer import Transformer
-from pipeline.report.picture import TokenTable, picture_of, rounded
+from pipeline.report.picture import Picture, TokenTable, picture_of, rounded
 from pipeline.rows import Explanation
 
 MODEL_FIELDS = ("name", "kind", "n_layer", "d_model", "l0", "val_loss_nats")
@@ -27,6 +27,7 @@ ROW_FIELDS = (
     "ablated_nodes_loss",
     "curve",
 )
+CORE_FROM = 30  # nodes of a circuit from which the paths that decide in it are also drawn alone
 CONTEXTS = ("top", "bottom", "random")
 FLOW = ("carried", "order", "sizes", "size_pairs")  # of the edges, as the explanation has them; nodes are renumbered
 
@@ -58,8 +59,27 @@ def circuit_bundle(
         "calibration": [rounded(value) for value in circuit.calibration],
         "certificate": certified(circuit, picture),
         "drawing": picture,
+        "core": core_of(circuit, model, batch, texts, paths_of(explanation, task)),
         "explanation": explained(picture, explanation, task),
     }
+
+
+def paths_of(explanation: Explanation | None, task: str) -> list[list[str]]:
+    """The paths that decide in a circuit, as node names; none without an explanation."""
+    found = explanation["circuits"].get(task) if explanation else None
+    return list(found.get("paths", ())) if found else []
+
+
+def core_of(
+    circuit: Circuit, model: Transformer, batch: PairBatch | None, texts: Sequence[str], paths: Sequence[Sequence[str]]
+) -> Picture | None:
+    """The picture of the nodes on some paths alone and of the edges between them; None for a small circuit, and where
+    there are no paths."""
+    names = {name for path in paths for name in path}
+    if circuit.n_nodes < CORE_FROM or not names:
+        return None
+    edges = [edge for edge in circuit.edge_names if names.issuperset(edge.split("->"))]
+    return picture_of(circuit.of_names(names, edges), model, batch, texts)
 
 
 def token_texts(tokenizer: Tokenizer) -> list[str]:

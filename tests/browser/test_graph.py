@@ -37,7 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, bundle: dict[str, Any]) -> P
     (folder / "alone.html").write_text(build_circuit_page(bundle, title="t"), encoding="utf-8")
     bare = bundle | {"explanation": None, "certificate": None}
     (folder / "bare.html").write_text(build_circuit_page(bare, title="t"), encoding="utf-8")
-    article = render("alone.html.j2", model="tiny", task=TASK, title="t", body="", row=bundle["row"])
+    article = render("alone.html.j2", model="tiny", task=TASK, title="t", verdict=None, row=bundle["row"])
     bundles = {("tiny", TASK): pack_json(bundle), (OTHER, TASK): pack_json(bundle | {"model": OTHER})}
     (folder / "two.html").write_text(shell(article, title="t", first="drawing", bundles=bundles), encoding="utf-8")
     return folder

@@ -7,8 +7,8 @@ import torch
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.interventions import edge_weights
-from pipeline.data.pairs import counterparts
-from pipeline.explain.carried import carried, orientation
+from pipeline.data.pairs import PairBatch, counterparts
+from pipeline.explain.carried import Aligned, carried, orientation
 from pipeline.explain.flow import flow, inner, most_needed, shrunk
 from pipeline.explain.paths import deciding_paths, steps
 from pipeline.explain.task_values import TaskValues
@@ -87,6 +87,19 @@ def test_effects_into_the_answer_sum_up_to_the_difference_of_the_two_prompts_ans
 def test_aligned_positions_are_those_of_the_pairs(quote):
     batch = quote.batch("test", 4)
     assert (counterparts(batch)[torch.arange(8), batch.last] >= 0).all()
+
+
+def test_where_a_token_has_no_counterpart_the_mean_is_the_other_value_on_whichever_side_it_is():
+    """``0 1 5`` against ``0 2 3 5``: the 2 has none. And the same with both prompts changed over."""
+    x, mean = torch.tensor([[10.0, 11, 12, 0], [20, 21, 22, 23]])[..., None], torch.ones(1)
+    wanted = torch.tensor([[-10.0, -11, -11, 0, 0, -20, 0, 0]])
+    halved = torch.tensor([[-5.0, -5.5, -5.5, 0, 0, -21, 0, 0]])
+    batch = PairBatch.of([[0, 1, 5], [0, 2, 3, 5]], [[6, 7], [7, 6]])
+    aligned = Aligned.of(batch, torch.ones(1))
+    assert torch.equal(aligned.difference(x, mean)[..., 0], wanted)
+    assert torch.equal(aligned.mean(x)[..., 0], halved)
+    other = Aligned.of(batch.prompts(torch.tensor([1, 0])), -torch.ones(1)).difference(x.flip(0), mean)[..., 0]
+    assert torch.equal(other, torch.tensor([[-10.0, -20, -11, -11, 0, 0, 0, 0]]))
 
 
 def test_the_planted_paths_decide_widest_first(quote, lists):

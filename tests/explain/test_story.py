@@ -216,11 +216,11 @@ def test_heads_and_neurons_that_no_step_is_about_are_named(readings):
 def test_an_example_number_is_of_a_value_that_is_far_from_0_where_its_head_looks(quote, monkeypatch):
     words, (value,) = StoryWords(quote, dict.fromkeys(quote.values.nodes, 1.0)), of_site(quote, "attn_v")
     step = FlowStep(FlowPart.MOVE, 1, (value,))
-    assert quote.statements[value].of_sides and "value channel" in words.sentence(step)
+    assert quote.statements[value].of_sides and "attn_v" in words.sentence(step)
     place = quote.roles.looked_at(quote.roles.head(split_node_name(value)))[0]
     larger = quote.statements[value].larger
     monkeypatch.setattr(type(quote.roles), "looked_at", lambda self, head: (place, larger))
-    assert "value channel" in words.sentence(step)
+    assert "attn_v" in words.sentence(step)
     monkeypatch.setattr(type(quote.roles), "looked_at", lambda self, head: (place, 1 - larger))
     assert "value channel" not in words.sentence(step)
 

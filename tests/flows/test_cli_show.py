@@ -21,7 +21,15 @@ from pipeline.report.packed import unpack
 OF = ("--model", "models/tiny", "--task", TASK)
 VERDICT = {
     "line": "supports <5>",
-    "claims": {"not_artefact": {"outcome": "not supported", "statement": "is <real>", "says": "1 % <b>"}},
+    "claims": {
+        "not_artefact": {
+            "outcome": "not supported",
+            "statement": "is <real>",
+            "says": "1 % <b>",
+            "number": 0.25,
+            "measure": "share",
+        }
+    },
 }
 BUNDLE = re.compile(r'<script[^>]*id="bundle-tiny-closing"[^>]*>([^<]+)</script>')
 

@@ -15,13 +15,15 @@ const CircuitPage = (() => {
     if (!bundle.drawing) return mountModel(element, bundle, query);
     const nodes = describe(bundle.drawing), { source, target } = bundle.drawing.edges;
     const edges = source.map((from, e) => `${nodes[from].name}->${nodes[target[e]].name}`);
-    const stage = make("div", { class: "cp-stage", style: `aspect-ratio:${bundle.drawing.width}/${bundle.drawing.height}` }), panel = make("aside", { class: "cp-panel", "aria-label": "The chosen node" });
+    const stage = make("div", { class: "cp-stage" }), panel = make("aside", { class: "cp-panel", "aria-label": "The chosen node" });
     const options = CircuitWords.of(bundle);
     const page = { bundle, nodes, edges, options, select, labelOf, see, pin, source: "circuit", centre: null, node: null, query: "", look: CircuitLook.first, written };
     const stages = make("div", { class: "cp-stages" }, stage), drawn = make("div", { class: "cp-draw" }, stages);
     const left = make("div", { class: "cp-left" }, drawn, key(bundle)), whole = make("div", { class: "cp" }, left, panel);
     element.replaceChildren(whole);
-    page.drawing = CircuitDrawing.mount(stage, bundle.drawing, { ...options, onselect: chosen, onpin: pin, describe: labelOf });
+    const core = page.core = CircuitCore.of(bundle, nodes, labelOf);
+    let drawnWhole = null;
+    draw();
     page.beside = CircuitBeside.of(stages, bundle.task);
     let toolbar = null;
     document.addEventListener("keydown", leaveFull, true);
@@ -66,10 +68,22 @@ const CircuitPage = (() => {
       attempt?.restore(query);
     }
     function looked() {
+      draw();
       toolbar.told(page.drawing.see(page.look));
       whole.classList.toggle("full", page.look.full);
       document.documentElement.classList.toggle("cp-still", page.look.full);
       page.beside.show(page.look.beside, page.look);
+    }
+    // The whole circuit, or the paths alone that decide in it.
+    function draw() {
+      const whole = !core || page.look.whole;
+      if (whole === drawnWhole) return;
+      drawnWhole = whole;
+      const { width, height } = whole ? bundle.drawing : bundle.core, acts = { onselect: chosen, onpin: pin, describe: labelOf };
+      page.drawing?.destroy();
+      stage.style.aspectRatio = `${width}/${height}`;
+      page.drawing = whole ? CircuitDrawing.mount(stage, bundle.drawing, { ...options, ...acts }) : core.mount(stage, acts);
+      page.drawing.select(page.node);
     }
     // Pins a node, or takes its pin away.
     function pin(name) {
@@ -86,6 +100,7 @@ const CircuitPage = (() => {
 
     // A node was chosen on this page: it is drawn, described, and written into the address.
     function select(name) {
+      if (name && core && !page.look.whole && !core.has(name)) see({ whole: true });
       page.drawing.select(name);
       chosen(name);
       if (stage.getBoundingClientRect().bottom < 60 || matchMedia("(max-width: 1000px)").matches) panel.scrollIntoView({ block: "nearest" });
@@ -101,6 +116,7 @@ const CircuitPage = (() => {
       if (kind === "circuit" || query) history.replaceState(null, "", place);
     }
     function show(name) {
+      if (name && core && !page.look.whole && !core.has(name)) see({ whole: true });
       page.drawing.select(name);
       describePanel(name);
     }

@@ -140,7 +140,7 @@ const CircuitDrawing = (() => {
     }
 
     const seen = () => ({
-      host, view, svg: parts.svg, labels: parts.labels, nodes, look, edges: kept, anyBold: paths.length > 0,
+      drawing, carried, host, view, svg: parts.svg, labels: parts.labels, nodes, look, edges: kept, anyBold: paths.length > 0,
       live: nodes.map((_, n) => n).filter(n => live.nodes[n]),
     });
 

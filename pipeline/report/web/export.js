@@ -33,12 +33,12 @@ const CircuitExport = (() => {
     return inside.map(rule => rule.cssText).join("\n");
   }
 
-  function json({ bundle, options: { carried }, drawing }) {
-    const { look, nodes, live, edges } = drawing.seen(), { source, target, weight } = bundle.drawing.edges, { explanation } = bundle;
-    const { x, y } = bundle.drawing.nodes;
+  function json({ bundle, nodes: whole, drawing: shown }) {
+    const { drawing, carried, look, nodes, live, edges } = shown.seen(), { source, target, weight } = drawing.edges, { x, y } = drawing.nodes;
+    const labels = new Map(whole.map(({ name }, n) => [name, bundle.explanation?.nodes[n]?.task_label ?? null]));
     return JSON.stringify({
       model: bundle.model, task: bundle.task, drawn_by: look.by, pins: look.pins, groups: look.groups,
-      nodes: live.map(n => ({ name: nodes[n].name, x: x[n], y: y[n], label: explanation?.nodes[n]?.task_label ?? null })),
+      nodes: live.map(n => ({ name: nodes[n].name, x: x[n], y: y[n], label: labels.get(nodes[n].name) })),
       edges: edges.map(({ e, bold }) => ({
         source: nodes[source[e]].name, target: nodes[target[e]].name, weight: weight[e], carried: carried ? carried[e] : null, on_a_deciding_path: bold,
       })),

@@ -12,6 +12,7 @@ const CircuitLook = (() => {
     pins: [], groups: [], // node names; { name, nodes: node names }
     beside: null, // another model's name
     full: false, // as high as the window
+    whole: false, // all of a large circuit, not the paths alone that decide
   });
   const BETWEEN = "~"; // of a group's name and its nodes
 
@@ -24,7 +25,7 @@ const CircuitLook = (() => {
       size: within(written.get("size"), 1, Infinity), only: written.get("only") === "1", pins: [...new Set(written.getAll("pin"))],
       groups: written.getAll("group").map(group => group.split(BETWEEN)).filter(([name, ...nodes]) => name && nodes.length)
         .map(([name, ...nodes]) => ({ name, nodes })),
-      beside: written.get("beside"), full: written.get("full") === "1",
+      beside: written.get("beside"), full: written.get("full") === "1", whole: written.get("whole") === "1",
     };
   }
 
@@ -38,6 +39,7 @@ const CircuitLook = (() => {
     for (const { name, nodes } of look.groups) written.append("group", [name.replaceAll(BETWEEN, "-"), ...nodes].join(BETWEEN));
     if (look.beside) written.set("beside", look.beside);
     if (look.full) written.set("full", 1);
+    if (look.whole) written.set("whole", 1);
     return String(written);
   }
 

@@ -57,7 +57,7 @@ const CircuitStory = (() => {
     return [begin, end];
   }
 
-  const MOVES = "Moves N %: given the values that they have on the pair’s other prompt, the nodes of the sentence move the answer towards the other one in N % of prompts, by a twentieth of the way at least. This is the circuit alone, all else at its mean; whether the model works so, too, is what its claims are about.";
+  const MOVES = "Moves N % · M %: given the values that they have on the pair’s other prompt, the nodes of the sentence move the answer towards the other one in N % of prompts (by a twentieth of the way at least), on average M % of the way. This is the circuit alone, all else at its mean; whether the model works so, too, is what its claims are about.";
   const TERMS = [
     ["head 0.45", "Head 45 of layer 0. It copies where most of its attention is on one place, and averages where no place has half of it. In the drawing its queries ask and its keys find: at what they are far from 0."],
     ["channel 139", "One number of the residual stream, which nodes write and later ones read."],
@@ -78,7 +78,7 @@ const CircuitStory = (() => {
   function chip({ moved, flips, share, n_prompts: n, weak, apart }) {
     if (moved === null) return make("span", { class: "chip dim" }, "not checked");
     const more = `of ${n} prompts; the answer goes ${percent(share ?? 0)} of the way to the other one, and ${percent(flips ?? 0)} of the right answers flip`;
-    return make("span", { class: `chip${weak ? " dim" : ""}`, title: more }, `moves ${percent(moved)}${weak ? " only" : apart ? " *" : ""}`);
+    return make("span", { class: `chip${weak ? " dim" : ""}`, title: more }, `moves ${percent(moved)}${weak ? " only" : apart ? " *" : ""}${share === null ? "" : ` · ${percent(share)}`}`);
   }
 
   return { section, alike };

@@ -9,16 +9,17 @@ const CircuitToolbar = (() => {
   const STEPS = 40; // of the slider of shares
 
   function section(page) {
-    const { bundle, options } = page, told = make("p", { class: "ck-told dim", role: "status" });
+    const { bundle, options } = page, sized = sizes(page), told = make("p", { class: "ck-told dim", role: "status" });
     const pinned = make("span", { class: "ck-pins" }), whole = full(page);
     const element = make("section", { class: "ck", "aria-label": "What the drawing shows" },
-      make("div", { class: "ck-line" }, search(page), options.carried ? by(page) : null, threshold(page), sizes(page)),
+      make("div", { class: "ck-line" }, part(page), search(page), options.carried ? by(page) : null, threshold(page), sized),
       make("div", { class: "ck-line" }, pinned, beside(page), saving(page), whole), told);
 
     function fresh({ nodes, edges }) {
       const { nodes: { x }, edges: { weight } } = bundle.drawing;
       const part = edges < weight.length || nodes < x.length ? `Shown: ${nodes} of ${x.length} nodes, ${edges} of ${weight.length} edges. ` : "";
       told.textContent = part + (options.paths.length ? `Bold: the ${options.paths.length === 1 ? "path" : `${options.paths.length} paths`} that decide${options.paths.length === 1 ? "s" : ""}.` : "");
+      if (sized) sized.hidden = Boolean(page.core) && !page.look.whole;
       whole.setAttribute("aria-pressed", String(page.look.full));
       whole.textContent = page.look.full ? "leave full height" : "full height";
       chosen();
@@ -79,6 +80,7 @@ const CircuitToolbar = (() => {
 
   // --- edges
 
+  const part = page => (page.core ? choice("Part of the circuit", [[false, "what decides"], [true, "whole circuit"]], page.look.whole, value => page.see({ whole: value })) : null);
   const by = page => choice("Edges drawn by", [["carried", "what they carry"], ["weight", "their weight"]], page.look.by, value => page.see({ by: value }));
 
   function slider(label, value, most, say, chosen) {
