@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -11,6 +13,10 @@ from closing import TASK, write_study
 
 from pipeline.prune import Pruned
 from pipeline.prune.checkpoint import prune_checkpoint
+
+if TYPE_CHECKING:
+    from flows.tracking_store import Store
+    from pipeline.config import Params
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +29,20 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
         Store("unused").connect()
     return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch, params: Params) -> Iterator[Store]:
+    """The store of a fresh workspace in ``tmp_path``, connected."""
+    from flows.tracking_store import Store  # takes seconds to import
+
+    database = tmp_path / ".mlflow" / "mlflow.db"
+    database.parent.mkdir()
+    shutil.copy(empty_database, database)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    store = Store(params.tracking.experiment)
+    store.connect()
+    yield store
 
 
 @pytest.fixture(scope="module")

@@ -21,18 +21,6 @@ from pipeline.artifacts import read_json, write_json
 from pipeline.config import Params
 
 
-@pytest.fixture
-def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch, params: Params) -> Iterator[Store]:
-    """The store of a fresh workspace in ``tmp_path``, connected."""
-    database = tmp_path / ".mlflow" / "mlflow.db"
-    database.parent.mkdir()
-    shutil.copy(empty_database, database)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
-    store = Store(params.tracking.experiment)
-    store.connect()
-    yield store
-
-
 def train(params: Params, folder: Path, model_hash: str) -> None:
     """What flows.pretrain tells of a training."""
     with Tracker(params, MODEL) as tracker:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,17 +15,6 @@ from flows import tracking
 from flows.tracking import Sender, Tracker
 from flows.tracking_store import Store, TrackingError, probe
 from pipeline.config import Params
-
-
-@pytest.fixture
-def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch, params: Params) -> Iterator[Store]:
-    database = tmp_path / ".mlflow" / "mlflow.db"
-    database.parent.mkdir()
-    shutil.copy(empty_database, database)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
-    store = Store(params.tracking.experiment)
-    store.connect()
-    yield store
 
 
 @pytest.mark.parametrize("what", ["run", "experiment"])
