@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -86,15 +85,14 @@ def label_of(statement: TaskStatement | None, words: TaskWords, values: Float[Te
 
 def without_place(real: Float[Tensor, " n"], share: Float[Tensor, " n"]) -> TaskLabel:
     """The label of a node by its values at all positions alone; ``share``: of the prompt that lies before each."""
-    known: dict[str, Any] = {"role": "", "score": None}
     if steady(real):
         text = f"about {numbers((float(real.mean()), 0.0))[0]} everywhere, on both sides"
-        return {"text": text, "measure": STEADY_MEASURE, "weak": False, **known}
+        return {"text": text, "role": "", "score": None, "measure": STEADY_MEASURE, "weak": False}
     third = (3 * share).long().clamp(max=2)
     means = [float(real[third == n].mean()) for n in range(3)]
     early, midway, late = (numbers((mean, max(means, key=abs)))[0] for mean in means)
     text = f"no place stands out: about {early} early, {midway} midway, {late} late in the prompt"
-    return {"text": text, "measure": NO_MEASURE, "weak": True, **known}
+    return {"text": text, "role": "", "score": None, "measure": NO_MEASURE, "weak": True}
 
 
 def also(statement: TaskStatement, words: TaskWords, values: Float[Tensor, "prompt pos"]) -> str:
