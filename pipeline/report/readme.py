@@ -93,16 +93,7 @@ def ratios(summary: Summary) -> list[dict[str, Any]]:
     for key, what, paper in WAYS_TO_COUNT:
         if row := frontier.get(key, {}).get(target):
             found.append(row | {"what": what, "paper": paper, "widest": row["widest"]["ratio"]})
-    return found or [
-        {
-            "what": "minimised",
-            "paper": "not done",
-            "ratio": frontier["ratio_dense_to_sparse_edges_at_matched_loss"],
-            "interval": frontier["interval"],
-            "n_pairs": frontier["n_interpolated"] + frontier["n_nearest"],
-            "widest": None,
-        }
-    ]
+    return found
 
 
 def medians(models: Sequence[ModelSummary], key: str) -> tuple[float, float] | None:

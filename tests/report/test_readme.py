@@ -35,7 +35,7 @@ def test_the_readme_is_one_screen():
 @pytest.mark.parametrize(
     "change",
     [
-        lambda summary: summary["frontier"].update(ratio_dense_to_sparse_edges_at_matched_loss=16.0),
+        lambda summary: summary["frontier"]["paper_count"]["0.15"].update(ratio=99.0),
         lambda summary: summary["validation"]["by_test"][0].update(name="gone") or summary["models"].pop(),
         lambda summary: summary["models"][0]["tasks"]["for_while"].update(circuit_loss=9.0),
     ],
