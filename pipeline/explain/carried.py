@@ -83,10 +83,8 @@ def orientation(batch: PairBatch) -> Float[Tensor, " pair"]:
 def _part(model: Transformer, circuit: Circuit, batch: PairBatch, signs: Float[Tensor, " pair"]) -> Carried:
     """Sums over a few pairs, in one pass forward and backward."""
     values, slopes = values_and_slopes(model, circuit, batch)
-    aligned, means = (
-        Aligned.of(batch, signs),
-        {key: mean.to(batch.tokens.device) for key, mean in circuit.means.items()},
-    )
+    aligned = Aligned.of(batch, signs)
+    means = {key: mean.to(batch.tokens.device) for key, mean in circuit.means.items()}
     steep = {key: aligned.mean(slopes[key][..., index]) for key, index in circuit.nodes.items()}
     apart = {key: aligned.difference(values[key][..., at], means[key][at]) for key, at in circuit.nodes.items()}
     edges, effects, sides = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()

@@ -7,7 +7,7 @@ the circuit reads any more *pushes* an answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.circuit.graph import Node, Subgraph, ends
+from pipeline.circuit.heads import kept_heads
 from pipeline.circuit.interventions import edge_weights
 from pipeline.explain.channels import Channels
 from pipeline.explain.task_labels import TaskStatement
@@ -112,10 +113,17 @@ class Roles:
     def looked_at(self, head: Head) -> tuple[TaskPlace, int | None] | None:
         """The place that most of a head's look is on, or nearly all that it brings is from, and the side whose prompts
         it is so for (None: both); None where it is no one place."""
+        return self._looked_at[head]
+
+    @cached_property
+    def _looked_at(self) -> Mapping[Head, tuple[TaskPlace, int | None] | None]:
+        return {head: self._place_of(head) for head in self.values.looks}
+
+    def _place_of(self, head: Head) -> tuple[TaskPlace, int | None] | None:
         found = self._most(self.places, self.values.looks[head], ONE_PLACE)
         if found is not None and found[0].name != AFTER:
             return found
-        return self._most(self._sources_of(head), self._brings(head), NEARLY_ALL) or found
+        return self._most(self._sources_of(head), self._brings[head], NEARLY_ALL) or found
 
     def _most(self, places: Sequence[TaskPlace], look: Look, least: float) -> tuple[TaskPlace, int | None] | None:
         """The place with the largest share of a look, of at least so much, and its side (None: both)."""
@@ -128,7 +136,7 @@ class Roles:
     def _sources_of(self, head: Head) -> list[TaskPlace]:
         """Places that a head may bring something from: those with a name, and the token that it brings most from."""
         tokens = self.values.batch.tokens
-        best = int(torch.bincount(tokens.flatten(), weights=self._brings(head).weights.double().flatten()).argmax())
+        best = int(torch.bincount(tokens.flatten(), weights=self._brings[head].weights.double().flatten()).argmax())
         return [place for place in self.places if place.name != AFTER] + [TaskPlace("at", tokens == best, (best,))]
 
     def mostly(self, head: Head) -> str:
@@ -136,22 +144,23 @@ class Roles:
         found = self.looked_at(head)
         if found is not None and found[0].name != AFTER:
             return ""
-        most = self._most(self._sources_of(head), self._brings(head), ONE_PLACE)
+        brings = self._brings[head]
+        most = self._most(self._sources_of(head), brings, ONE_PLACE)
         if most is None:
             return ""
-        share = max(self._share(self._brings(head), most[0], side) for side in (0, 1))
+        share = max(self._share(brings, most[0], side) for side in (0, 1))
         return f", {percent(share)} of what it brings from {self.words.place(*most, flow=True)}"
 
-    def _brings(self, head: Head) -> Look:
-        """What a head brings from each token: its weight there times the magnitudes of its kept values."""
-        look, nodes = self.values.looks[head], [(node_name(*node), node) for node in self._values_of(head)]
-        large = sum(self.values.nodes[name].abs() for name, _ in nodes if name in self.values.nodes)
-        return Look(look.weights * large, look.query)
-
-    def _values_of(self, head: Head) -> list[Node]:
-        key, d_head = site_key(head[0], Site.ATTN_V), self.model.config.d_head
-        indices = self.circuit.nodes[key].tolist() if key in self.circuit.nodes else []
-        return [(key, index) for index in indices if index // d_head == head[1]]
+    @cached_property
+    def _brings(self) -> Mapping[Head, Look]:
+        """What each head brings from each token: its weight there times the magnitudes of its kept values."""
+        found = {}
+        for head, look in self.values.looks.items():
+            kept = kept_heads(self.circuit, head[0], self.model.config.d_head)[head[1]]["v"]
+            values = (self.values.nodes.get(node_name(site_key(head[0], Site.ATTN_V), index)) for index in kept)
+            large = sum(value.abs() for value in values if value is not None)
+            found[head] = Look(look.weights * large, look.query)
+        return found
 
     def _from(self, place: TaskPlace, side: int | None, look: Look) -> str:
         """The way from one place, where prompts of this side have it (None: of both)."""

@@ -100,8 +100,7 @@ class TaskStatements:
     def _shared(self, statement: TaskStatement, values: Tensor) -> bool:
         """Whether nearly all prompts of the other side have a value as strong behind the first difference."""
         strong, side_a = statement.means[statement.larger], self.places.side_a
-        behind = self.places.there & (self.places.position >= self.places.parting[:, None])
-        other = behind & (side_a if statement.larger else ~side_a)[:, None]
+        other = self.places.behind & (side_a if statement.larger else ~side_a)[:, None]
         has = ((values * (1 if strong > 0 else -1) >= AS_STRONG * abs(strong)) & other).any(1)
         return bool(has[other.any(1)].float().mean() >= NEARLY_ALL)
 

@@ -86,7 +86,7 @@ def label_of(statement: TaskStatement | None, words: TaskWords, values: Float[Te
 def without_place(real: Float[Tensor, " n"], share: Float[Tensor, " n"]) -> TaskLabel:
     """The label of a node by its values at all positions alone; ``share``: of the prompt that lies before each."""
     if steady(real):
-        text = f"about {numbers((float(real.mean()), 0.0))[0]} everywhere, on both sides"
+        text = f"about {TaskWords.number(float(real.mean()))} everywhere, on both sides"
         return {"text": text, "role": "", "score": None, "measure": STEADY_MEASURE, "weak": False}
     third = (3 * share).long().clamp(max=2)
     means = [float(real[third == n].mean()) for n in range(3)]

@@ -70,6 +70,11 @@ class TaskPlaces:
         return parting(self.batch).repeat_interleave(2)
 
     @cached_property
+    def behind(self) -> Bool[Tensor, "prompt pos"]:
+        """Where a prompt has a token, from the first difference on."""
+        return self.there & (self.position >= self.parting[:, None])
+
+    @cached_property
     def named(self) -> list[TaskPlace]:
         """Places by position that half of the prompts have, none of them nearly the same as one before it."""
         found = list[TaskPlace]()

@@ -45,20 +45,15 @@ class TaskWords:
         if parting is None or tokens == OTHERS:
             return self.telling(side)
         own = self.tokens_at(parting.mask & self.sides[side][:, None] & self.places.there)
-        other = self.places.there & self.behind & self.sides[1 - side][:, None]
+        other = self.places.behind & self.sides[1 - side][:, None]
         has = (torch.isin(self.places.batch.tokens, torch.tensor(own)) & other).any(1)[self.sides[1 - side]]
         return self.telling(side) if float(has.float().mean()) > SHARED else tokens
-
-    @property
-    def behind(self) -> Bool[Tensor, "prompt pos"]:
-        """The positions from the first difference on."""
-        return self.places.position >= self.places.parting[:, None]
 
     def telling(self, side: int) -> str:
         """The token that nearly all prompts of a side have from the first difference on, and hardly any of the other,
         the last of several; ``OTHERS`` where there is none."""
         tokens = self.places.batch.tokens
-        behind = self.places.there & self.behind
+        behind = self.places.behind
         has = torch.zeros(len(tokens), int(tokens.max()) + 1)
         has[behind.nonzero()[:, 0], tokens[behind]] = 1
         own, other = (has[self.sides[n]].mean(0) for n in (side, 1 - side))

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from pipeline.report.templating import count, nats, percent, ratio
+from pipeline.report.templating import count, nats, percent, plain, ratio
 from pipeline.rows import Summary
 
 NAMES = ("name", "model", "family", "task")  # an entry of a list is named by the first of these keys that it has
@@ -21,7 +21,7 @@ WAYS: Mapping[str, Callable[[Any], str]] = {
     "count": count,
     "ratio": ratio,
     "percent": percent,
-    "plain": lambda value: "–" if value is None else f"{value:g}",
+    "plain": plain,
     "text": lambda value: "–" if value is None else str(value),
 }
 

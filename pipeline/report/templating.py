@@ -35,6 +35,11 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f} %"
 
 
+def plain(value: float | None) -> str:
+    """``4.5``; an en dash where there is nothing."""
+    return "–" if value is None else f"{value:g}"
+
+
 def words(name: str) -> str:
     """``integrated gradients`` for ``integrated_gradients``."""
     return name.replace("_", " ")
@@ -62,7 +67,7 @@ def _environment(package: str) -> Environment:
     environment = Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    filters = (nats, count, ratio, percent, words, all_visible, code, breakable, script_json)
+    filters = (nats, count, ratio, percent, plain, words, all_visible, code, breakable, script_json)
     environment.filters |= {each.__name__: each for each in filters}
     return environment
 

@@ -100,8 +100,7 @@ const CircuitPage = (() => {
 
     // A node was chosen on this page: it is drawn, described, and written into the address.
     function select(name) {
-      if (name && core && !page.look.whole && !core.has(name)) see({ whole: true });
-      page.drawing.select(name);
+      drawSelected(name);
       chosen(name);
       if (stage.getBoundingClientRect().bottom < 60 || matchMedia("(max-width: 1000px)").matches) panel.scrollIntoView({ block: "nearest" });
     }
@@ -115,9 +114,13 @@ const CircuitPage = (() => {
       const place = `#/circuit/${bundle.model}/${bundle.task}${page.node ? `/${page.node}` : ""}${query}`;
       if (kind === "circuit" || query) history.replaceState(null, "", place);
     }
-    function show(name) {
+    // Of a node that is not on the paths that decide, the whole circuit has to be drawn.
+    function drawSelected(name) {
       if (name && core && !page.look.whole && !core.has(name)) see({ whole: true });
       page.drawing.select(name);
+    }
+    function show(name) {
+      drawSelected(name);
       describePanel(name);
     }
     function describePanel(name) {
