@@ -54,7 +54,8 @@ def page_alone(
     bundle["run"] = run_part(circuit, session.means, batch)
     line = verdict_of(session, name)
     body = "" if line is None else Markup("<p><b>Verdict:</b> {}.</p>").format(line)
-    packed = pack_model(session.model, session.means, session.tokenizer)
+    plain = session.model.config.is_studys  # what the page's own forward pass computes
+    packed = pack_model(session.model, session.means, session.tokenizer) if plain else ""
     packed = packed if len(packed) <= MOST_BYTES else ""
     return build_circuit_page(bundle, title=f"{name} in {session.name}", body=body, packed_model=packed), said
 
