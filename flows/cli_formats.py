@@ -156,7 +156,8 @@ def means(
     params: ParamsFile = None,
 ) -> None:
     """Compute the mean of every node over text, which pruning ablates nodes to, and write it beside the model."""
-    from pipeline.formats.means import make_means, write_means
+    from pipeline.formats.means import make_means
+    from pipeline.formats.stored_means import write_means
     from pipeline.model.device import prepare_cpu
     from pipeline.workspace import LoadedModel, settings_for
 

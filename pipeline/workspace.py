@@ -24,7 +24,7 @@ from pipeline.data.tasks import Task, TaskError, TaskSet, find_task, task_names
 from pipeline.data.tasks.encode import encode_task
 from pipeline.data.tokenizer import SETTINGS_FILE, Tokenizer
 from pipeline.formats import is_foreign, read_foreign
-from pipeline.formats.means import MEANS_FILE, read_means
+from pipeline.formats.stored_means import MEANS_FILE, read_means
 from pipeline.model.checkpoint import load_model
 from pipeline.model.device import pick_device
 from pipeline.model.record import record

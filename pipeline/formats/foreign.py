@@ -14,7 +14,7 @@ from pipeline.artifacts import file_hash, read_json, whole_folder, write_json
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.formats import gpt2, released, vocabulary
 from pipeline.formats.errors import FormatError
-from pipeline.formats.means import read_means
+from pipeline.formats.stored_means import read_means
 from pipeline.formats.tensors import fitted, read_weights, write_shards
 from pipeline.model.checkpoint import save_means, save_model
 from pipeline.model.transformer import Transformer

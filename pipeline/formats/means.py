@@ -1,4 +1,4 @@
-"""Means of the nodes of any model: from text or tokens, and read from beside a model (§4)."""
+"""Means of the nodes of any model over text or tokens (§4)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.artifacts import whole_file
 from pipeline.config import FilesSource, HuggingFaceSource, Params, Source
 from pipeline.data.batches import CorpusTooSmallError, validation_batches
 from pipeline.data.shards import STATS_FILE, TokenStream, token_dtype
@@ -23,29 +21,12 @@ from pipeline.formats.rows import BUILDERS, local_texts
 from pipeline.formats.tensors import readable
 from pipeline.model.means import node_means
 from pipeline.model.transformer import Transformer
-from pipeline.sites import site_keys
 
-MEANS_FILE = "means.safetensors"
 LOCK = Path(__file__).parents[2] / "requirements.lock"  # which packages the source ``installed`` reads
 TOKEN_FILES = (".npy", ".bin")
 TEXT_FILES = (".py", ".jsonl", ".parquet", ".txt")
 BATCH = 16  # windows of one forward pass
 ALL = {"weight": 1.0, "min_lines": 1, "max_lines": 10**6, "column": "text"}  # every function of a text
-
-
-def read_means(folder: Path, model: Transformer) -> dict[str, Tensor] | None:
-    """Site key → mean of every node, beside a model, on its device; None where there are none. Raises FormatError."""
-    path = folder / MEANS_FILE
-    if not path.is_file():
-        return None
-    with readable(path):
-        means = load_file(path)
-    wrong = set(site_keys(model.config.n_layer)) ^ set(means)
-    if wrong:
-        raise FormatError(f"{path}: sites do not fit the model: {', '.join(sorted(wrong))}")
-    if {key: len(mean) for key, mean in means.items()} != model.widths():
-        raise FormatError(f"{path}: sites of other widths than the model's; make them again (sparse-circuits means)")
-    return {key: mean.to(model.device) for key, mean in means.items()}
 
 
 def make_means(model: Transformer, tokenizer: Tokenizer, data: str, params: Params, n_tokens: int) -> dict[str, Tensor]:
@@ -59,14 +40,6 @@ def make_means(model: Transformer, tokenizer: Tokenizer, data: str, params: Para
     stream = token_stream(model, tokenizer, data, params, n_tokens)
     windows = validation_batches(stream, BATCH, model.config.n_ctx, n_tokens)
     return node_means(model, (window[:, :-1] for window in windows))
-
-
-def write_means(means: dict[str, Tensor], folder: Path) -> Path:
-    """Write means beside a model, whole or not at all; the file's path."""
-    path = folder / MEANS_FILE
-    with whole_file(path) as partial:
-        save_file({key: mean.cpu().contiguous() for key, mean in means.items()}, partial)
-    return path
 
 
 def token_stream(model: Transformer, tokenizer: Tokenizer, data: str, params: Params, n_tokens: int) -> TokenStream:

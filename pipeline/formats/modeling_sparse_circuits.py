@@ -37,7 +37,7 @@ def abs_topk(x: Tensor, released: dict[str, Any], site: str) -> Tensor:
     return torch.zeros_like(x).scatter(-1, kept, x.gather(-1, kept))
 
 
-class Norm(nn.Module):
+class SparseNorm(nn.Module):
     """RMSNorm or LayerNorm over the last dimension."""
 
     def __init__(self, released: dict[str, Any], width: int) -> None:
@@ -52,7 +52,7 @@ class Norm(nn.Module):
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
 
 
-class Sink(nn.Module):
+class SparseSink(nn.Module):
     """A learned logit per head in the softmax's denominator."""
 
     def __init__(self, n_head: int) -> None:
@@ -60,14 +60,14 @@ class Sink(nn.Module):
         self.sink_logit = nn.Parameter(torch.zeros(n_head))
 
 
-class Attention(nn.Module):
+class SparseAttention(nn.Module):
     def __init__(self, released: dict[str, Any], d_head: int, d_in: int) -> None:
         super().__init__()
         self.released, self.n_head, self.d_head = released, released["n_head"], d_head
         width = self.n_head * d_head
         self.c_attn = nn.Linear(d_in, 3 * width, bias=released["bias"])
         self.c_proj = nn.Linear(width, released["d_model"], bias=released["bias"])
-        self.attn_imp = Sink(self.n_head) if released["sink"] else None
+        self.attn_imp = SparseSink(self.n_head) if released["sink"] else None
 
     def forward(self, x: Tensor) -> Tensor:
         parts = self.c_attn(x).chunk(3, dim=-1)
@@ -85,7 +85,7 @@ class Attention(nn.Module):
         return abs_topk(self.c_proj(mixed), self.released, "attn_out")
 
 
-class MLP(nn.Module):
+class SparseMLP(nn.Module):
     def __init__(self, released: dict[str, Any], d_mlp: int, d_in: int) -> None:
         super().__init__()
         self.released = released
@@ -98,16 +98,16 @@ class MLP(nn.Module):
         return abs_topk(self.c_proj(abs_topk(h, self.released, "mlp_neuron")), self.released, "mlp_out")
 
 
-class Block(nn.Module):
+class SparseBlock(nn.Module):
     def __init__(self, released: dict[str, Any]) -> None:
         super().__init__()
         self.released, d_model, d_pos = released, released["d_model"], released["d_pos_emb"]
         d_head, d_mlp = released["d_head"] or d_model // released["n_head"], released["d_mlp"] or 4 * d_model
-        self.ln_1, self.ln_2 = Norm(released, d_model), Norm(released, d_model)
+        self.ln_1, self.ln_2 = SparseNorm(released, d_model), SparseNorm(released, d_model)
         if d_pos:
-            self.ln_p1, self.ln_p2 = Norm(released, d_pos), Norm(released, d_pos)
-        self.attn = Attention(released, d_head, d_model + (d_pos or 0))
-        self.mlp = MLP(released, d_mlp, d_model + (d_pos or 0))
+            self.ln_p1, self.ln_p2 = SparseNorm(released, d_pos), SparseNorm(released, d_pos)
+        self.attn = SparseAttention(released, d_head, d_model + (d_pos or 0))
+        self.mlp = SparseMLP(released, d_mlp, d_model + (d_pos or 0))
 
     def read(self, x: Tensor, positions: Tensor | None, half: str, site: str) -> Tensor:
         """What a half layer reads: the norm of the stream, beside it the norm of the positions where they are apart."""
@@ -130,7 +130,7 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
     """The language model. Logits [batch, pos, vocab] in nats."""
 
     config_class = SparseCircuitsConfig
-    _no_split_modules = ["Block"]
+    _no_split_modules = ["SparseBlock"]
 
     def __init__(self, config: SparseCircuitsConfig) -> None:
         super().__init__(config)
@@ -140,8 +140,8 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
             {
                 "wte": nn.Embedding(vocab, d_model),
                 "wpe": nn.Embedding(released["block_size"], released["d_pos_emb"] or d_model),
-                "h": nn.ModuleList(Block(released) for _ in range(released["n_layer"])),
-                "ln_f": Norm(released, d_model),
+                "h": nn.ModuleList(SparseBlock(released) for _ in range(released["n_layer"])),
+                "ln_f": SparseNorm(released, d_model),
             }
         )
         self.lm_head = nn.Linear(d_model, vocab, bias=False)

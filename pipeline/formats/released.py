@@ -202,8 +202,9 @@ def parameters_of(config: ReleasedConfig, tensors: Mapping[str, Tensor], shape: 
     if not shape.positions and not shape.d_pos:
         found.pop("transformer.wpe.weight")
     if config.tied_unembed:
-        head = found.setdefault("lm_head.weight", found.get("transformer.wte.weight", torch.empty(0)))
-        found.setdefault("transformer.wte.weight", head)
+        table = found.get("transformer.wte.weight", found.get("lm_head.weight"))
+        assert table is not None, "shape_of refuses a model without both"
+        found |= {"transformer.wte.weight": table, "lm_head.weight": table.clone()}  # files hold no shared tensors
     if not config.bias:
         maps = [name for name in found if ".c_" in name and name.endswith(".weight")]
         found |= {f"{name.removesuffix('.weight')}.bias": torch.zeros(len(found[name])) for name in maps}

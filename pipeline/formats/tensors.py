@@ -1,4 +1,4 @@
-"""Weights out of files of other projects: read without running code, and held to names and shapes.
+"""Weights out of files of other projects: read without running code, and checked by name and shape.
 
 PyTorch's files are read with ``weights_only``, which refuses any pickle that would call a function.
 """

@@ -12,7 +12,8 @@ from pipeline import load_model
 from pipeline.data.batches import CorpusTooSmallError
 from pipeline.data.shards import write_stream
 from pipeline.formats import FormatError
-from pipeline.formats.means import make_means, read_means, source_of, token_stream, write_means
+from pipeline.formats.means import make_means, source_of, token_stream
+from pipeline.formats.stored_means import read_means, write_means
 from pipeline.model.record import record
 
 CODE = "def f(x):\n    return [x, 1]\n\n\ndef g(name):\n    for one in name:\n        print(one)\n"

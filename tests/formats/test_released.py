@@ -68,6 +68,9 @@ def test_an_imported_model_is_a_checkpoint_with_the_same_logits(released, tokeni
     assert loaded.model(TOKENS).equal(read_foreign(folder).model(TOKENS))
     assert load_model(folder, place).model(TOKENS).equal(loaded.model(TOKENS))
     assert checkpoint.load_model(tmp_path / "models/tiny").checkpoint == loaded.model.checkpoint
+    tied = released("tied", tied_unembed=True)
+    import_model(tied, tmp_path / "models/tied", place)
+    assert load_model(tmp_path / "models/tied").model(TOKENS).equal(read_foreign(tied).model(TOKENS))
 
 
 def test_a_model_without_means_says_how_to_make_them(released, tokenizer, tmp_path):
