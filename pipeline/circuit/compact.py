@@ -3,7 +3,7 @@
 In a circuit's run, nodes of the complement have their ablation values, and an edge of the complement carries its
 source's. So a node of the complement reads constants only, and in AbsTopK it is a competitor of known size: a node of
 the circuit passes where fewer than k others are larger. The residual stream is the embedding, a constant, and a few
-columns; where a shape does more to it than add, it is held whole. The result is the masked model's up to rounding, at a
+columns; where a shape does more to it than add, it is kept whole. The result is the masked model's up to rounding, at a
 cost that falls with the circuit's size; it runs on a CPU.
 
 Attention with a sink is the exception: it scales an ablated value channel by its head's weight on real tokens. That
@@ -63,7 +63,7 @@ class Stream:
 
     @classmethod
     def of(cls, x: Float[Tensor, "row d_model"]) -> Stream:
-        """A stream that is held whole."""
+        """A stream that is kept whole."""
         return cls(torch.zeros(x.shape[1]), NONE, x.new_zeros(len(x), 0), x)
 
 

@@ -90,7 +90,7 @@ def parameters_of(
     if tied and not head.equal(tensors["wte.weight"]):
         raise FormatError(f"{place}: tie_word_embeddings is true, but wte.weight and lm_head.weight differ")
     ours = {f"transformer.{name}": t.T.contiguous() if name.endswith(TURNED) else t for name, t in tensors.items()}
-    return ours | {"lm_head.weight": tensors["wte.weight"] if tied else head}
+    return ours | {"lm_head.weight": tensors["wte.weight"].clone() if tied else head}  # files hold no shared tensors
 
 
 def beyond_gpt2(shape: ModelShape) -> list[str]:
