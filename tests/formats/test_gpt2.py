@@ -45,7 +45,7 @@ def test_logits_are_those_of_transformers(tmp_path, changes):
 def test_shards_and_half_precision_are_read(tmp_path):
     model = theirs().to(torch.bfloat16)
     model.save_pretrained(tmp_path / "gpt2", max_shard_size="20KB")
-    assert len(list((tmp_path / "gpt2").glob("model-*.safetensors"))) > 2
+    assert len(list((tmp_path / "gpt2").glob("model-*.safetensors"))) > 1
     with torch.no_grad():
         expected = model.float()(TOKENS).logits
         assert (read_foreign(tmp_path / "gpt2").model(TOKENS) - expected).abs().max() <= 1e-5
@@ -60,9 +60,8 @@ def test_a_dense_model_that_fits_is_written_and_transformers_reads_it(small_mode
     with torch.no_grad():
         assert (found(TOKENS).logits - model(TOKENS)).abs().max() <= 1e-5
     assert read_foreign(tmp_path / "out").model(TOKENS).equal(model(TOKENS))
-    assert transformers.AutoTokenizer.from_pretrained(str(tmp_path / "out")).encode("x = 1") == tokenizer.encode(
-        "x = 1"
-    )
+    words = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "out"))
+    assert words.encode("x = 1") == tokenizer.encode("x = 1")
 
 
 def test_a_model_that_does_not_fit_is_refused_with_all_that_is_in_the_way(small_model, tmp_path):
