@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from closing import TASK, TOKENIZER, run, write_settings, write_tokens
+from closing import TASK, TOKENIZER, closing_pairs, run, write_settings, write_tokens
 
 from pipeline import load_model
 from pipeline.artifacts import Workspace
@@ -18,7 +19,6 @@ from pipeline.formats.foreign import Format, export_model
 from pipeline.model.initial import new_model
 from pipeline.model.transformer import Transformer
 from pipeline.shape import ModelShape
-from tests.flows.closing import closing_pairs
 
 SIZES = {"n_layer": 1, "d_model": 12, "d_head": 4, "n_ctx": 32, "bigram": False}
 MODELS = {
@@ -51,8 +51,6 @@ def trained(shape: ModelShape, root: Path) -> Transformer:
 @pytest.fixture(params=MODELS.values(), ids=MODELS)
 def foreign(request, tmp_path, monkeypatch) -> Path:
     """A workspace, and in ``foreign`` a trained model in a format of another project."""
-    import json
-
     changes, form = request.param
     write_settings(tmp_path)
     (tmp_path / TASK).write_text("".join(json.dumps(pair) + "\n" for pair in closing_pairs(48)))

@@ -15,7 +15,8 @@ from pipeline.ablation import Ablation
 from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.graph import induced_edges
-from pipeline.circuit.interventions import node_masks
+from pipeline.circuit.interventions import mask_nodes, node_masks
+from pipeline.circuit.node_masks import NodeMasks
 from pipeline.data.pairs import PairBatch
 from pipeline.formats import import_model, read_foreign
 from pipeline.formats.foreign import Format, export_model
@@ -123,6 +124,19 @@ def test_the_compact_executor_of_a_background_is_the_masked_model(place):
         masked = circuit(model)(TOKENS, at=last)
         expected = masked.gather(1, batch.answers)
         assert (circuit.answers(model, batch) - expected).abs().max() <= 1e-4
+
+    same()
+
+
+def test_node_masks_are_their_definition(place):
+    @FEW
+    @given(configs().filter(fits), st.integers(0, 1000))
+    def same(config, seed):
+        model, _ = model_of(config, place / "model", seed)
+        circuit = some_circuit(model, seed)
+        masks = node_masks(circuit.nodes, circuit.means)
+        expected = model(TOKENS, intervene=mask_nodes(masks, circuit.means))
+        assert (model(TOKENS, **NodeMasks(model, circuit.means)(masks)) - expected).abs().max() <= 1e-4
 
     same()
 
