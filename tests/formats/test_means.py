@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,18 @@ def test_text_gives_the_tokens_that_training_would_see(model, tokenizer, params,
     for name in ("a.py", "b.jsonl"):
         tokens = token_stream(model, tokenizer, str(tmp_path / name), params, 100).tokens
         assert tokenizer.decode(tokens.tolist()).count("return [x, 1]") == 1
+
+
+def test_packed_files_of_the_datasets_library_are_read(model, tokenizer, params, tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((json.dumps({"text": CODE}) + "\n").encode()))
+    datasets.Dataset.from_dict({"text": [CODE]}).save_to_disk(str(tmp_path / "arrow"))
+    [arrow] = (tmp_path / "arrow").glob("*.arrow")
+    for path in (tmp_path / "a.jsonl.gz", arrow):
+        tokens = token_stream(model, tokenizer, str(path), params, 100).tokens
+        assert tokenizer.decode(tokens.tolist()).count("return [x, 1]") == 1
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"code": "x"}\n'))
+    with pytest.raises(FormatError, match="no column 'text'; it has code"):
+        token_stream(model, tokenizer, str(tmp_path / "b.jsonl.gz"), params, 100)
 
 
 def test_packed_tokens_and_the_settings_sources_are_read(model, tokenizer, params, tmp_path):
