@@ -67,7 +67,7 @@ class FilesSource(CodeSource):
 
 
 class HuggingFaceSource(CodeSource):
-    """Any hub dataset, streamed through the datasets library."""
+    """Any dataset that the datasets library reads: of the hub, of a local folder, or of files."""
 
     kind: Literal["huggingface"]
     path: str
@@ -75,6 +75,9 @@ class HuggingFaceSource(CodeSource):
     split: str
     column: str
     filter: dict[str, str]  # column → value a row must have
+    # Files (globs) that ``path``, then json, parquet, arrow or text, reads; packed ones too, such as .jsonl.gz.
+    data_files: list[str] | None = Field(default=None, exclude_if=lambda files: files is None)
+    streaming: bool = Field(default=True, exclude_if=lambda streaming: streaming)  # false: downloaded whole first
 
 
 class IdiomsSource(Settings):
@@ -107,6 +110,8 @@ class TokeniseConfig(Settings):
 
     vocab_size: Annotated[int, Field(ge=257, le=200_000)]  # 256 bytes and <|endoftext|> at least
     bigram_smoothing: Annotated[float, Field(gt=0)]  # pseudo-count, spread as the unigram distribution
+    # A folder with a tokenizer to take, as tokenise writes it, instead of one that is learnt from the corpus.
+    tokenizer: str | None = Field(default=None, exclude_if=lambda folder: folder is None)
 
 
 class TasksConfig(Settings):
