@@ -7,7 +7,7 @@ stored twice too large, and token samples are padded on the right with token 0, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,6 @@ def write_viz(circuit: Circuit, path: Path) -> None:
 def to_circuit_folder(published: Published, out: Path) -> Circuit:
     """Save a released circuit as a folder of ours; what was saved, with its losses in ``about``."""
     about = dict(published.circuit.about) | {f"published_{name}": loss for name, loss in published.losses.items()}
-    circuit = Circuit(**{**vars(published.circuit), "about": about})
+    circuit = replace(published.circuit, about=about)
     circuit.save(out)
     return circuit
