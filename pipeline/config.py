@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.ablation import Ablation
 from pipeline.refusal import sentence
-from pipeline.shape import ModelShape, PositiveFraction, PositiveInt
+from pipeline.shape import ModelShape, PositiveFraction, PositiveInt, option
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -75,9 +75,8 @@ class HuggingFaceSource(CodeSource):
     split: str
     column: str
     filter: dict[str, str]  # column → value a row must have
-    # Files (globs) that ``path``, then json, parquet, arrow or text, reads; packed ones too, such as .jsonl.gz.
-    data_files: list[str] | None = Field(default=None, exclude_if=lambda files: files is None)
-    streaming: bool = Field(default=True, exclude_if=lambda streaming: streaming)  # false: downloaded whole first
+    data_files: list[str] | None = option(None)  # globs of files; ``path`` is then json, parquet, arrow or text
+    streaming: bool = option(True)  # false: downloaded whole first
 
 
 class IdiomsSource(Settings):
@@ -110,8 +109,7 @@ class TokeniseConfig(Settings):
 
     vocab_size: Annotated[int, Field(ge=257, le=200_000)]  # 256 bytes and <|endoftext|> at least
     bigram_smoothing: Annotated[float, Field(gt=0)]  # pseudo-count, spread as the unigram distribution
-    # A folder with a tokenizer to take, as tokenise writes it, instead of one that is learnt from the corpus.
-    tokenizer: str | None = Field(default=None, exclude_if=lambda folder: folder is None)
+    tokenizer: str | None = option(None)  # a folder with one to take, instead of learning one from the corpus
 
 
 class TasksConfig(Settings):
@@ -135,7 +133,7 @@ class ModelConfig(ModelShape):
     tokens: PositiveInt  # training tokens
     # This model's seed instead of the study's, for a second seed of one architecture: its initial weights and the order
     # of its batches follow from it. Dumped only where it is set, so that a model without it keeps its identity.
-    seed: Annotated[int, Field(ge=0)] | None = Field(default=None, exclude_if=lambda seed: seed is None)
+    seed: Annotated[int, Field(ge=0)] | None = option(None)
 
     @property
     def kind(self) -> Literal["sparse", "dense"]:

@@ -14,7 +14,7 @@ PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 AT_SITES = ("attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out")
 IN_STREAM = ("resid_post_attn", "resid_post_mlp")  # after a half layer's write was added to the residual stream
-Place = Literal[
+TopkPlace = Literal[
     "attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out",
     "resid_post_attn", "resid_post_mlp",
 ]  # fmt: skip
@@ -45,7 +45,7 @@ class ModelShape(BaseModel):
     norm_bias: bool = option(True)  # of LayerNorm
     activation: Literal["gelu", "gelu_new", "relu"] = option("gelu")  # gelu_new: GPT-2's, by tanh
     residual_relu: bool = option(False)  # of the residual stream, after each half layer
-    topk_at: tuple[Place, ...] | None = option(None)  # where AbsTopK acts; None: at all eight sites
+    topk_at: tuple[TopkPlace, ...] | None = option(None)  # where AbsTopK acts; None: at all eight sites
     d_pos: PositiveInt | None = option(
         None
     )  # learned positions, read beside the residual stream, in this many channels

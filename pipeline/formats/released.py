@@ -19,7 +19,7 @@ from pipeline.artifacts import read_json
 from pipeline.formats.errors import FormatError, refuse
 from pipeline.model.transformer import Transformer
 from pipeline.refusal import sentence
-from pipeline.shape import AT_SITES, IN_STREAM, ModelShape, Place
+from pipeline.shape import AT_SITES, IN_STREAM, ModelShape, TopkPlace
 
 CONFIG_FILE = "beeg_config.json"
 WEIGHTS = ("final_model", "model")
@@ -179,7 +179,7 @@ def shape_of(config: ReleasedConfig, tensors: Mapping[str, Tensor], place: Path)
             norm_bias=config.rms_norm or config.ln_bias,
             activation=config.activation_type,
             residual_relu=config.residual_activation_type == "relu",
-            topk_at=None if every else cast("tuple[Place, ...]", tuple(sorted(set(config.sites), key=_order))),
+            topk_at=None if every else cast("tuple[TopkPlace, ...]", tuple(sorted(set(config.sites), key=_order))),
             d_pos=config.d_pos_emb,
             logits_bias=bias is not None and bool(bias.any()),
         )

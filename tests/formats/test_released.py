@@ -39,7 +39,7 @@ def test_logits_equal_the_reference(released, changes):
     assert (found(TOKENS) - expected).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("form", list(Format))
+@pytest.mark.parametrize("form", [Format.OPENAI, Format.SAFETENSORS, Format.HF])
 @pytest.mark.parametrize("changes", [{}, {"sink": True, "positions": True, "afrac": 0.25}, {"bigram": False}])
 def test_a_model_written_and_read_back_has_the_same_bits(small_model, tokenizer, tmp_path, form, changes):
     model = small_model(**changes)
