@@ -131,9 +131,7 @@ class ModelConfig(ModelShape):
     embed_density: PositiveFraction  # nonzero fraction of embedding, unembedding and biases
     lr: Annotated[float, Field(gt=0)]  # base learning rate
     tokens: PositiveInt  # training tokens
-    # This model's seed instead of the study's, for a second seed of one architecture: its initial weights and the order
-    # of its batches follow from it. Dumped only where it is set, so that a model without it keeps its identity.
-    seed: Annotated[int, Field(ge=0)] | None = option(None)
+    seed: Annotated[int, Field(ge=0)] | None = option(None)  # its own instead of the study's: of weights and batches
 
     @property
     def kind(self) -> Literal["sparse", "dense"]:
@@ -356,10 +354,8 @@ class Params(Settings):
                 )
         unknown = [name for name in self.validate.control_models if name not in self.models]
         if unknown:
-            raise ValueError(
-                f"validate.control_models: unknown model {unknown[0]!r}; "
-                f"allowed: names in models, {', '.join(self.models)}"
-            )
+            allowed = f"allowed: names in models, {', '.join(self.models)}"
+            raise ValueError(f"validate.control_models: unknown model {unknown[0]!r}; {allowed}")
         return self
 
     def model(self, name: str) -> ModelConfig:
