@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 IMPORT_EXAMPLE = "Example: sparse-circuits import csp_yolo2 --tokenizer tinypython_2k --out models/csp_yolo2"
 EXPORT_EXAMPLE = "Example: sparse-circuits export models/sparse_d256 --format hf --out sparse_d256_hf"
 MEANS_EXAMPLE = "Example: sparse-circuits means models/csp_yolo2 --data 'src/**/*.py'"
-OF_MODELS = ("openai", "safetensors", "hf")
+OF_MODELS = ("openai", "safetensors", "hf", "gpt2")
 OF_CIRCUITS = {
     "graphml": "circuit.graphml",
     "node-link": "graph.json",

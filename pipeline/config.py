@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.ablation import Ablation
 from pipeline.refusal import YAML_ERRORS, ModelName, read_yaml, sentence
-from pipeline.shape import ModelShape, PositiveFraction, PositiveInt
+from pipeline.shape import ModelShape, PositiveFraction, PositiveInt, option
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average
@@ -66,7 +66,7 @@ class FilesSource(CodeSource):
 
 
 class HuggingFaceSource(CodeSource):
-    """Any hub dataset, streamed through the datasets library."""
+    """Any dataset that the datasets library reads: of the hub, of a local folder, or of files."""
 
     kind: Literal["huggingface"]
     path: str
@@ -74,6 +74,8 @@ class HuggingFaceSource(CodeSource):
     split: str
     column: str
     filter: dict[str, str]  # column → value a row must have
+    data_files: list[str] | None = option(None)  # globs of files; ``path`` is then json, parquet, arrow or text
+    streaming: bool = option(True)  # false: downloaded whole first
 
 
 class IdiomsSource(Settings):
@@ -106,6 +108,7 @@ class TokeniseConfig(Settings):
 
     vocab_size: Annotated[int, Field(ge=257, le=200_000)]  # 256 bytes and <|endoftext|> at least
     bigram_smoothing: Annotated[float, Field(gt=0)]  # pseudo-count, spread as the unigram distribution
+    tokenizer: str | None = option(None)  # a folder with one to take, instead of learning one from the corpus
 
 
 class TasksConfig(Settings):
@@ -127,9 +130,7 @@ class ModelConfig(ModelShape):
     embed_density: PositiveFraction  # nonzero fraction of embedding, unembedding and biases
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]  # base learning rate
     tokens: PositiveInt  # training tokens
-    # This model's seed instead of the study's, for a second seed of one architecture: its initial weights and the order
-    # of its batches follow from it. Dumped only where it is set, so that a model without it keeps its identity.
-    seed: Annotated[int, Field(ge=0)] | None = Field(default=None, exclude_if=lambda seed: seed is None)
+    seed: Annotated[int, Field(ge=0)] | None = option(None)  # its own instead of the study's: of weights and batches
 
     @property
     def kind(self) -> Literal["sparse", "dense"]:
@@ -354,10 +355,8 @@ class Params(Settings):
                 )
         unknown = [name for name in self.validate.control_models if name not in self.models]
         if unknown:
-            raise ValueError(
-                f"validate.control_models: unknown model {unknown[0]!r}; "
-                f"allowed: names in models, {', '.join(self.models)}"
-            )
+            allowed = f"allowed: names in models, {', '.join(self.models)}"
+            raise ValueError(f"validate.control_models: unknown model {unknown[0]!r}; {allowed}")
         return self
 
     def model(self, name: str) -> ModelConfig:

@@ -6,12 +6,23 @@ checkpoints go on loading.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
+AT_SITES = ("attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out")
+IN_STREAM = ("resid_post_attn", "resid_post_mlp")  # after a half layer's write was added to the residual stream
+TopkPlace = Literal[
+    "attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out",
+    "resid_post_attn", "resid_post_mlp",
+]  # fmt: skip
+
+
+def option(default: Any) -> Any:
+    """A field that is dumped only where it is set, so that a model without it keeps its identity."""
+    return Field(default=default, exclude_if=lambda value: value == default)
 
 
 class ModelShape(BaseModel):
@@ -27,13 +38,28 @@ class ModelShape(BaseModel):
     sink: bool = False  # a learned logit per head in the softmax's denominator
     positions: bool = False  # learned positional embedding, added to the token embedding
     bigram: bool = True  # a table of logits by current token, added to the model's
+    # Options of released and of GPT-2's models (docs/checkpoint_format.md); the study's have none of them.
+    heads: PositiveInt | None = option(None)  # how many; None: as many as fit into d_model
+    hidden: PositiveInt | None = option(None)  # width of the MLP; None: 4 · d_model
+    norm: Literal["rms", "layer"] = option("rms")
+    norm_bias: bool = option(True)  # of LayerNorm
+    activation: Literal["gelu", "gelu_new", "relu"] = option("gelu")  # gelu_new: GPT-2's, by tanh
+    residual_relu: bool = option(False)  # of the residual stream, after each half layer
+    topk_at: tuple[TopkPlace, ...] | None = option(None)  # where AbsTopK acts; None: at all eight sites
+    d_pos: PositiveInt | None = option(
+        None
+    )  # learned positions, read beside the residual stream, in this many channels
+    logits_bias: bool = option(False)  # added to the logits
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ModelShape:
-        if self.d_model % self.d_head:
+        if self.heads is None and self.d_model % self.d_head:
             raise ValueError(f"d_model {self.d_model} is not a multiple of d_head {self.d_head}")
-        if int(self.afrac * self.d_model) < 1:
-            raise ValueError(f"afrac {self.afrac:g} keeps no entry at width d_model {self.d_model}; raise afrac")
+        if self.positions and self.d_pos:
+            raise ValueError(f"positions are added, or read beside the stream (d_pos {self.d_pos}), not both")
+        narrowest = min([self.width_at(place) for place in self.topk_places], default=self.d_model)
+        if int(self.afrac * narrowest) < 1:
+            raise ValueError(f"afrac {self.afrac:g} keeps no entry at width {narrowest}; raise afrac")
         return self
 
     @property
@@ -43,8 +69,41 @@ class ModelShape(BaseModel):
 
     @property
     def n_head(self) -> int:
-        return self.d_model // self.d_head
+        return self.heads or self.d_model // self.d_head
 
     @property
     def d_mlp(self) -> int:
-        return 4 * self.d_model
+        return self.hidden or 4 * self.d_model
+
+    @property
+    def d_read(self) -> int:
+        """What a half layer reads: the residual stream, and beside it the positions where they are not added."""
+        return self.d_model + (self.d_pos or 0)
+
+    @property
+    def topk_places(self) -> tuple[str, ...]:
+        """Where AbsTopK acts: names of sites, and of the residual stream after half layers."""
+        return AT_SITES if self.topk_at is None else self.topk_at
+
+    def width_at(self, place: str) -> int:
+        """The width of a site, or of the residual stream."""
+        if place in ("attn_q", "attn_k", "attn_v"):
+            return self.n_head * self.d_head
+        return {"attn_in": self.d_read, "mlp_in": self.d_read, "mlp_neuron": self.d_mlp}.get(place, self.d_model)
+
+    def k_at(self, place: str) -> int:
+        """How many entries AbsTopK keeps at a site, or in the residual stream after a half layer: all where it does
+        not act."""
+        width = self.width_at(place)
+        return int(self.afrac * width) if place in self.topk_places else width
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the residual stream is the sum of what is written to it."""
+        return not self.residual_relu and all(self.k_at(place) == self.d_model for place in IN_STREAM)
+
+    @property
+    def is_studys(self) -> bool:
+        """Whether it has none of the options of other projects' models."""
+        plain = {name: getattr(self, name) for name in list(ModelShape.model_fields)[:8]}
+        return self.shape == ModelShape(**plain)

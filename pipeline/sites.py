@@ -50,9 +50,7 @@ class Site(StrEnum):
 
     def width(self, shape: ModelShape) -> int:
         """How many nodes it has."""
-        if self.in_head:
-            return shape.n_head * shape.d_head
-        return shape.d_mlp if self is Site.MLP_NEURON else shape.d_model
+        return shape.width_at(self.value)
 
 
 SITES = tuple(Site)

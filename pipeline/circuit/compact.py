@@ -3,8 +3,8 @@
 In a circuit's run, nodes of the complement have their ablation values, and an edge of the complement carries its
 source's. So a node of the complement reads constants only, and in AbsTopK it is a competitor of known size: a node of
 the circuit passes where fewer than k others are larger. The residual stream is the embedding, a constant, and a few
-columns. The result is the masked model's up to rounding, at a cost that falls with the circuit's size; it runs on a
-CPU.
+columns; where a shape does more to it than add, it is kept whole. The result is the masked model's up to rounding, at a
+cost that falls with the circuit's size; it runs on a CPU.
 
 Attention with a sink is the exception: it scales an ablated value channel by its head's weight on real tokens. That
 weight follows from the position alone, except in heads with a query or key channel in the circuit.
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -26,6 +27,9 @@ from pipeline.circuit.compact_parts import KINDS, MIN_ROWS, NONE, Edges, Frozen,
 from pipeline.kernels.compact_cpu import read_rows
 from pipeline.kernels.threads import in_shares
 from pipeline.model.layout import PackedPrompts
+from pipeline.model.norm import NormTerms
+from pipeline.model.transformer import Transformer
+from pipeline.shape import IN_STREAM
 from pipeline.sites import Site
 
 __all__ = ["Compact", "Frozen", "Trace"]
@@ -33,16 +37,34 @@ __all__ = ["Compact", "Frozen", "Trace"]
 
 @dataclass(frozen=True)
 class Stream:
-    """The residual stream: the embedding plus ``constant`` [d_model], plus ``delta`` [row, column] in ``columns``."""
+    """The residual stream: the embedding plus ``constant`` [d_model], plus ``delta`` [row, column] in ``columns``.
+
+    ``base`` [row, d_model] is in place of the embedding where the shape does more to the stream than add.
+    """
 
     constant: Tensor
     columns: Tensor
     delta: Tensor
+    base: Tensor | None = None
 
     def plus(self, constant: Tensor, columns: Tensor, delta: Tensor | None) -> Stream:
         columns = torch.cat([self.columns, columns])
         delta = self.delta if delta is None else torch.cat([self.delta, delta], dim=1)
-        return Stream(self.constant + constant, columns, delta)
+        return Stream(self.constant + constant, columns, delta, self.base)
+
+    def at(self, rows: Tensor) -> Stream:
+        """Some rows of it."""
+        return replace(self, delta=self.delta[rows], base=None if self.base is None else self.base[rows])
+
+    def whole(self, embedding: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+        """All channels; ``embedding``: of its rows."""
+        x = (embedding if self.base is None else self.base) + self.constant
+        return x.index_add_(1, self.columns, self.delta)
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "row d_model"]) -> Stream:
+        """A stream that is kept whole."""
+        return cls(torch.zeros(x.shape[1]), NONE, x.new_zeros(len(x), 0), x)
 
 
 @dataclass
@@ -70,11 +92,11 @@ class CompactMLP:
     ) -> None:
         """``inner``, ``out``: maps of another circuit, used again where they are the same."""
         kinds = KINDS[Site.MLP_IN, Site.MLP_NEURON], KINDS[Site.MLP_NEURON, Site.MLP_OUT]
-        self.inner = Map.renewed(inner, frozen, layer, kinds[0], nodes, edges, gelu=True)
+        self.inner = Map.renewed(inner, frozen, layer, kinds[0], nodes, edges)
         self.out = Map.renewed(out, frozen, layer, kinds[1], nodes, edges)
         self.reads = self.inner.sources if len(self.writes) else NONE
         self.norm = frozen.block(layer).ln_2
-        self.read_k = frozen.k(Site.MLP_IN)
+        self.site = Site.MLP_IN
 
     @property
     def maps(self) -> tuple[Map, ...]:
@@ -131,6 +153,8 @@ class Compact:
         logits = model.lm_head(x)
         if model.bigram_table is not None:
             logits = F.embedding(token, model.bigram_table) + logits
+        if model.final_logits_bias is not None:
+            logits = logits + model.final_logits_bias
         return logits if at is not None else logits[prompts.index]
 
     @torch.no_grad()
@@ -138,8 +162,7 @@ class Compact:
         """Logits of two answers a prompt [prompt, 2], from the ``first`` half layer on, whose past is in ``trace``."""
         x, token = self.finish(self.run(prompts, trace, first), prompts)
         model = self.frozen.model
-        logits = (model.lm_head.weight[answers] @ x[:, :, None])[..., 0]
-        return logits if model.bigram_table is None else logits + model.bigram_table[token[:, None], answers]
+        return two_logits(model, x, token, answers)
 
     def run(self, prompts: PackedPrompts, trace: Trace, first: int) -> Stream:
         """The residual stream after the last layer; ``trace`` is filled from the ``first`` half on."""
@@ -167,9 +190,12 @@ class Compact:
                 delta = part(mix, prompts, last_layer)
             else:
                 delta = part(h)
-        if last_layer and mixing:
-            stream = Stream(stream.constant, stream.columns, stream.delta[prompts.end])
-        return stream.plus(part.when_ablated, part.writes, delta)
+        ended = prompts.last and index == len(self.halves) - 2
+        stream = (stream.at(prompts.end) if ended else stream).plus(part.when_ablated, part.writes, delta)
+        if self.frozen.config.adds_up:
+            return stream
+        x = stream.whole(self.embedding(*prompts.rows(last_layer)))
+        return Stream.of(self.frozen.block(index // 2).settle(IN_STREAM[index % 2], x))
 
     def read(
         self, index: int, part: HalfLayer, stream: Stream, rows: tuple[Tensor, Tensor], trace: Trace
@@ -180,22 +206,38 @@ class Compact:
             known, values = trace.reads[index]
             if bool(torch.isin(wanted, known).all()):
                 return columns(values, known, wanted)
-        token, position = rows
+        token, position = (each.numpy() for each in rows)
         out = torch.empty(len(token), len(wanted))
         if out.numel():
-            arrays = (token.numpy(), position.numpy(), self.frozen.tables)
+            arrays = (token, position, self.frozen.tables)
+            if stream.base is not None:
+                nothing = np.zeros((1, stream.base.shape[1]), np.float32)
+                arrays = (np.arange(len(out)), np.zeros(len(out), np.int64), (stream.base.numpy(), nothing))
             past = (stream.constant.numpy(), stream.columns.numpy(), stream.delta.numpy())
-            site = (part.norm.weight.detach().numpy(), part.read_k, wanted.numpy())
-            in_shares(lambda a, b: read_rows(a, b, *arrays, past, site, out.numpy()), len(out), least=MIN_ROWS)
+            beside = self.frozen.beside(index // 2, part.site).numpy(), position
+            norm, site = NormTerms.of(part.norm).arguments, (self.frozen.k(part.site), wanted.numpy())
+            inputs = (*arrays, past, beside, norm, site, out.numpy())
+            in_shares(lambda a, b: read_rows(a, b, *inputs), len(out), least=MIN_ROWS)
         trace.reads[index] = (wanted, out)
         return out
 
     def finish(self, stream: Stream, prompts: PackedPrompts) -> tuple[Tensor, Tensor]:
         """The final norm of the stream at the rows of the last layer [row, d_model], and their tokens."""
         token, position = prompts.rows(prompts.last)
+        x = stream.whole(self.embedding(token, position))
+        return self.frozen.model.transformer["ln_f"](x), token
+
+    def embedding(self, token: Tensor, position: Tensor) -> Float[Tensor, "row d_model"]:
         model = self.frozen.model.transformer
-        x = F.embedding(token, model["wte"].weight) + stream.constant
-        if "wpe" in model:
-            x = x + model["wpe"].weight[position]
-        x.index_add_(1, stream.columns, stream.delta)
-        return model["ln_f"](x), token
+        x = F.embedding(token, model["wte"].weight)
+        return x + model["wpe"].weight[position] if self.frozen.config.positions else x
+
+
+def two_logits(
+    model: Transformer, x: Float[Tensor, "prompt d_model"], token: Int[Tensor, " prompt"], answers: Tensor
+) -> Float[Tensor, "prompt 2"]:
+    """Logits of two answers a prompt, of the normed stream at its end."""
+    logits = (model.lm_head.weight[answers] @ x[:, :, None])[..., 0]
+    if model.bigram_table is not None:
+        logits = logits + model.bigram_table[token[:, None], answers]
+    return logits if model.final_logits_bias is None else logits + model.final_logits_bias[answers]

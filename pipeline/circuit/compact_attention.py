@@ -71,7 +71,7 @@ class CompactAttention:
         self.q, self.k, self.v, self.out = self.maps
         self.reads = torch.cat([self.q.sources, self.k.sources, self.v.sources]).unique() if len(self.writes) else NONE
         self.norm = frozen.block(layer).ln_1
-        self.read_k = frozen.k(Site.ATTN_IN)
+        self.site = Site.ATTN_IN
         self.sink = frozen.block(layer).attn.sink_logit
         self.frozen = frozen
 
@@ -190,7 +190,7 @@ class CompactAttention:
     @property
     def competes(self) -> bool:
         """Whether AbsTopK makes a channel depend on those of other heads."""
-        return self.q.k < len(self.q.full)
+        return any(part.k < len(part.full) for part in (self.q, self.k, self.v))
 
     def changed(self, other: CompactAttention) -> Int[Tensor, " head"]:
         """The heads of which some channel differs from another circuit's, in what it reads or in being there."""

@@ -7,13 +7,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.kernels.compact_cpu import compete
 from pipeline.kernels.threads import in_shares
-from pipeline.model.transformer import Block, Transformer
+from pipeline.model.transformer import Block, Transformer, activation
 from pipeline.sites import EDGE_KINDS, EdgeKind, Site, edge_key, site_key
 
 Nodes = Mapping[str, Int[Tensor, " _n"]]
@@ -33,8 +32,8 @@ class Frozen:
         self.ablated_to = {key: value.float().cpu() for key, value in ablated_to.items()}
         parts = self.model.transformer
         wte = parts["wte"].weight.detach()
-        wpe = parts["wpe"].weight.detach() if "wpe" in parts else torch.zeros(model.config.n_ctx, wte.shape[1])
-        self.tables = (wte.numpy(), wpe.numpy())
+        added = parts["wpe"].weight.detach() if self.config.positions else torch.zeros(self.config.n_ctx, wte.shape[1])
+        self.tables = (wte.numpy(), added.numpy())
         self._made: dict[str, Tensor] = {}
 
     def block(self, layer: int) -> Block:
@@ -63,10 +62,23 @@ class Frozen:
         )
 
     def k(self, site: Site) -> int:
-        return int(self.config.afrac * self.width(site))
+        return self.config.k_at(site.value)
 
-    def width(self, site: Site) -> int:
-        return len(self.ablated_to[site_key(0, site)])
+    @torch.no_grad()
+    def beside(self, layer: int, site: Site) -> Float[Tensor, "pos d_pos"]:
+        """What a half layer reads beside the residual stream: the norm of every position, of no channels without."""
+        return self.once(f"{layer}.{site} beside", lambda: norm_of_positions(self.model, layer, site))
+
+
+@torch.no_grad()
+def norm_of_positions(model: Transformer, layer: int, site: Site) -> Float[Tensor, "pos d_pos"]:
+    """The positions that a half layer reads beside the residual stream, behind their norm; no channels without."""
+    if not model.config.d_pos:
+        return torch.zeros(model.config.n_ctx, 0)
+    block: Block = model.transformer["h"][layer]
+    norm = block.ln_p1 if site is Site.ATTN_IN else block.ln_p2
+    places: Tensor = norm(model.transformer["wpe"].weight)
+    return places.contiguous()
 
 
 def columns(x: Float[Tensor, "row known"], known: Tensor, wanted: Tensor) -> Float[Tensor, "row wanted"]:
@@ -75,9 +87,10 @@ def columns(x: Float[Tensor, "row known"], known: Tensor, wanted: Tensor) -> Flo
 
 
 class Map:
-    """One linear map between the nodes of a circuit, and AbsTopK at the site that it writes."""
+    """One linear map between the nodes of a circuit, the nonlinearity of neurons, and AbsTopK at the site that it
+    writes."""
 
-    def __init__(self, frozen: Frozen, layer: int, kind: EdgeKind, nodes: Nodes, edges: Edges, gelu: bool = False):
+    def __init__(self, frozen: Frozen, layer: int, kind: EdgeKind, nodes: Nodes, edges: Edges):
         self.targets = nodes.get(site_key(layer, kind.target), NONE)
         self.pairs = pairs = edges.get(edge_key(layer, kind), NO_ENDS)
         self.sources = pairs[:, 0].unique()
@@ -85,7 +98,8 @@ class Map:
         source, target = pairs.T.contiguous()
         row, column = torch.searchsorted(self.targets, target), torch.searchsorted(self.sources, source)
         self.weight[row, column] = frozen.weight(layer, kind)[target, source]
-        self.full, self.k, self.gelu = frozen.constants(layer, kind), frozen.k(kind.target), gelu
+        self.full, self.k = frozen.constants(layer, kind), frozen.k(kind.target)
+        self.activation = frozen.config.activation if kind.target is Site.MLP_NEURON else None
         self.ablated_to = frozen.ablated_to[site_key(layer, kind.target)]
         ablated_to = frozen.ablated_to[site_key(layer, kind.source)][self.sources]
         self.constant = self.full[self.targets] - self.weight @ ablated_to
@@ -93,19 +107,16 @@ class Map:
         self.when_ablated[self.targets] = 0
 
     @classmethod
-    def renewed(
-        cls, before: Map | None, frozen: Frozen, layer: int, kind: EdgeKind, nodes: Nodes, edges: Edges,
-        gelu: bool = False,
-    ) -> Map:  # fmt: skip
+    def renewed(cls, before: Map | None, frozen: Frozen, layer: int, kind: EdgeKind, nodes: Nodes, edges: Edges) -> Map:
         """The map, which is the one of ``before`` where its nodes and edges are the very same tensors."""
         now = nodes.get(site_key(layer, kind.target), NONE), edges.get(edge_key(layer, kind), NO_ENDS)
         same = before is not None and before.targets is now[0] and before.pairs is now[1]
-        return before if before is not None and same else cls(frozen, layer, kind, nodes, edges, gelu)
+        return before if before is not None and same else cls(frozen, layer, kind, nodes, edges)
 
     @cached_property
     def competitors(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of the site's other nodes: magnitudes, ascending, their indices; and the site with zeros at this map's."""
-        values = F.gelu(self.full) if self.gelu else self.full
+        values = self.activated(self.full)
         others = torch.ones(len(values), dtype=torch.bool)
         others[self.targets] = False
         indices = others.nonzero().flatten()
@@ -116,7 +127,10 @@ class Map:
 
     def __call__(self, x: Float[Tensor, "row source"], constant: Tensor | None = None) -> Float[Tensor, "row target"]:
         y = torch.addmm(self.constant if constant is None else constant, x, self.weight.T)
-        return self.chosen(F.gelu(y) if self.gelu else y)
+        return self.chosen(self.activated(y))
+
+    def activated(self, y: Tensor) -> Tensor:
+        return y if self.activation is None else activation(self.activation, y)
 
     def some(
         self, h: Float[Tensor, "row known"], known: Tensor, wanted: Bool[Tensor, " target"]

@@ -22,13 +22,16 @@ from torch import Tensor
 
 from pipeline.circuit.ablation_values import Values
 from pipeline.circuit.background import EVERYWHERE, Background
-from pipeline.circuit.compact_parts import KINDS, MIN_ROWS, NO_ENDS, NONE, Edges, Nodes, columns
+from pipeline.circuit.compact import two_logits
+from pipeline.circuit.compact_parts import KINDS, MIN_ROWS, NO_ENDS, NONE, Edges, Nodes, columns, norm_of_positions
 from pipeline.kernels.compact_cpu import compete_rows, read_rows
 from pipeline.kernels.threads import in_shares
 from pipeline.model.attention import attend
 from pipeline.model.layout import PackedPrompts
 from pipeline.model.linear import Linear
-from pipeline.model.transformer import Block
+from pipeline.model.norm import NormTerms
+from pipeline.model.transformer import Block, activation
+from pipeline.shape import IN_STREAM
 from pipeline.sites import EDGE_KINDS, EdgeKind, Site, edge_key, site_key, split_site_key
 
 
@@ -48,12 +51,12 @@ class FrozenRows:
         self.by_channel = {key: value.T.contiguous() for key, value in values.items()}  # site key → [width, row]
         heads = {key for key in values if split_site_key(key)[1].in_head}
         self.everywhere = {key: behind.values[key].T.contiguous() for key in heads}  # the same at all rows
-        self.streams = self._streams(values)
+        self.streams, self.unsettled = self._streams(values)
         self.mixed = [self._mixed(layer) for layer in range(self.config.n_layer)]
         kinds = [(layer, kind) for layer in range(self.config.n_layer) for kind in EDGE_KINDS]
         self.outputs = {edge_key(layer, kind): self._output(layer, kind, values) for layer, kind in kinds}
         neurons = [edge_key(layer, kind) for layer, kind in kinds if kind.target is Site.MLP_NEURON]
-        self.competing = self.outputs | {key: F.gelu(self.outputs[key]) for key in neurons}
+        self.competing = self.outputs | {key: self.activated(self.outputs[key]) for key in neurons}
 
     def answers(self, nodes: Nodes, edges: Edges, answers: Int[Tensor, "prompt 2"]) -> Float[Tensor, "prompt 2"]:
         """Logits of two answers a prompt by a circuit."""
@@ -63,16 +66,31 @@ class FrozenRows:
         block: Block = self.model.transformer["h"][layer]
         return block
 
+    def activated(self, y: Tensor) -> Tensor:
+        return activation(self.config.activation, y)
+
     @torch.no_grad()
-    def _streams(self, values: Values) -> list[Float[Tensor, "_row d_model"]]:
-        """The residual stream before every half layer and after the last."""
-        x, streams = self.model.embed(self.prompts)[0][self.moved], []
+    def _streams(self, values: Values) -> tuple[list[Float[Tensor, "_row d_model"]], list[Tensor]]:
+        """The residual stream before every half layer and after the last; and after each one's write, before what the
+        shape does to the stream besides."""
+        x, streams, unsettled = self.model.embed(self.prompts)[0][self.moved], [], []
         for index in range(2 * self.config.n_layer):
             streams.append(x)
             layer, mixing = index // 2, index % 2 == 0
             x = x[self.ends] if mixing and self.at_ends(layer) else x
-            x = x + values[site_key(layer, Site.ATTN_OUT if mixing else Site.MLP_OUT)]
-        return [*streams, x]
+            unsettled.append(x + values[site_key(layer, Site.ATTN_OUT if mixing else Site.MLP_OUT)])
+            x = self.settled(index, unsettled[-1])
+        return [*streams, x], unsettled
+
+    def settled(self, index: int, x: Tensor) -> Float[Tensor, "row d_model"]:
+        """The stream after a half layer, by the stream after its write."""
+        return x if self.config.adds_up else self.block(index // 2).settle(IN_STREAM[index % 2], x)
+
+    def positions(self, index: int) -> Int[Tensor, " row"]:
+        """The position of every row that a half layer reads."""
+        if self.at_ends(index // 2) and index % 2:
+            return self.prompts.length - 1
+        return self.prompts.position[self.moved]
 
     @torch.no_grad()
     def _output(self, layer: int, kind: EdgeKind, values: Values) -> Float[Tensor, "row target"]:
@@ -120,7 +138,7 @@ class FrozenRows:
         return self.rows(mixed, layer, Site.ATTN_OUT)
 
     def k(self, site: Site) -> int:
-        return int(self.config.afrac * self.width(site))
+        return self.config.k_at(site.value)
 
     def width(self, site: Site) -> int:
         return site.width(self.config)
@@ -156,7 +174,7 @@ class DifferenceMap:
         y = torch.addmm(self.start, difference, self.weight.T)
         if more is not None:
             y += more[:, self.targets]
-        y = F.gelu(y) if self.kind.target is Site.MLP_NEURON else y
+        y = self.frozen.activated(y) if self.kind.target is Site.MLP_NEURON else y
         k = self.frozen.k(self.kind.target)
         if k < self.frozen.width(self.kind.target) and y.numel():
             site = self.frozen.competing[edge_key(self.layer, self.kind)]
@@ -290,10 +308,8 @@ class CompactRows:
     ) -> Float[Tensor, "prompt 2"]:
         """Logits of two answers a prompt, from the ``first`` half layer on, whose past is in ``trace``; of the
         background's prompts, whose layout is its own."""
-        x, model = self.finish(self.run(trace, first)), self.frozen.model
-        logits = (model.lm_head.weight[answers] @ x[:, :, None])[..., 0]
-        token = self.frozen.prompts.read_tokens(1)
-        return logits if model.bigram_table is None else logits + model.bigram_table[token[:, None], answers]
+        x, token = self.finish(self.run(trace, first)), self.frozen.prompts.read_tokens(1)
+        return two_logits(self.frozen.model, x, token, answers)
 
     def run(self, trace: RowsTrace, first: int) -> Difference:
         """The residual stream after the last layer; ``trace`` is filled from the ``first`` half on."""
@@ -310,9 +326,14 @@ class CompactRows:
         written = part(self.read(index, part, stream)) if len(part.out.targets) else None
         if index == len(self.halves) - 2:
             stream = replace(stream, delta=stream.delta[self.frozen.ends])
-        if written is None:
+        if written is not None:
+            both = torch.cat([stream.columns, part.out.targets]), torch.cat([stream.delta, written], dim=1)
+            stream = Difference(*both)
+        if self.frozen.config.adds_up or not stream.delta.shape[1]:
             return stream
-        return Difference(torch.cat([stream.columns, part.out.targets]), torch.cat([stream.delta, written], dim=1))
+        x = self.frozen.unsettled[index].index_add(1, stream.columns, stream.delta)
+        change = self.frozen.settled(index, x) - self.frozen.streams[index + 1]
+        return Difference(torch.arange(x.shape[1]), change)
 
     def read(self, index: int, part: HalfRows, stream: Difference) -> Float[Tensor, "row read"]:
         """How the half layer's reads differ from the background, behind its norm and AbsTopK."""
@@ -322,8 +343,11 @@ class CompactRows:
             nothing = np.zeros((1, base.shape[1]), np.float32)
             arrays = (np.arange(len(base)), np.zeros(len(base), np.int64), (base.numpy(), nothing))
             past = (nothing[0], stream.columns.numpy(), stream.delta.numpy())
-            site = (part.norm.weight.detach().numpy(), self.frozen.k(part.site), wanted.numpy())
-            in_shares(lambda a, b: read_rows(a, b, *arrays, past, site, out.numpy()), len(out), least=MIN_ROWS)
+            places = norm_of_positions(self.frozen.model, index // 2, part.site)
+            beside = places.detach().numpy(), self.frozen.positions(index).numpy()
+            norm, site = NormTerms.of(part.norm).arguments, (self.frozen.k(part.site), wanted.numpy())
+            inputs = (*arrays, past, beside, norm, site, out.numpy())
+            in_shares(lambda a, b: read_rows(a, b, *inputs), len(out), least=MIN_ROWS)
         return out - self.frozen.columns(index // 2, part.site, wanted)
 
     def finish(self, stream: Difference) -> Float[Tensor, "prompt d_model"]:

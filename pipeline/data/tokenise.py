@@ -41,7 +41,9 @@ def tokenise_corpus(corpus: Path, config: TokeniseConfig, folder: Path) -> dict[
     """
     check_table_fits(config.vocab_size)
     n_chars = {split: _count_characters(corpus, split) for split in SPLITS}
-    tokenizer = Tokenizer.train(tqdm(_training_sample(corpus, n_chars["train"]), desc="BPE"), config.vocab_size)
+    tokenizer = given_tokenizer(config) or Tokenizer.train(
+        tqdm(_training_sample(corpus, n_chars["train"]), desc="BPE"), config.vocab_size
+    )
     with whole_folder(folder) as partial:
         tokenizer.save(partial)
         sizes = {split: _encode_split(corpus, split, tokenizer, partial / f"{split}.bin") for split in SPLITS}
@@ -59,6 +61,20 @@ def tokenise_corpus(corpus: Path, config: TokeniseConfig, folder: Path) -> dict[
         }
         write_json(partial / STATS_FILE, stats)
     return stats
+
+
+def given_tokenizer(config: TokeniseConfig) -> Tokenizer | None:
+    """The tokenizer that the settings name; None where one is to be learnt. Raises ArtifactError for one that is
+    missing, damaged, or of another size than the settings say."""
+    if config.tokenizer is None:
+        return None
+    found = Tokenizer.load(Path(config.tokenizer))
+    if found.vocab_size != config.vocab_size:
+        raise ArtifactError(
+            f"{config.tokenizer}: a tokenizer of {found.vocab_size} ids, but tokenise.vocab_size is "
+            f"{config.vocab_size}; set that to {found.vocab_size}"
+        )
+    return found
 
 
 def read_documents(corpus: Path, split: str) -> Iterator[str]:

@@ -23,6 +23,7 @@ from pipeline.circuit.graph import half_of
 from pipeline.circuit.heads import attention_patterns
 from pipeline.circuit.interventions import edge_weights
 from pipeline.circuit.masked import Masked
+from pipeline.formats.errors import refuse
 from pipeline.model.norm import RMSNorm
 from pipeline.model.record import record
 from pipeline.model.transformer import Transformer
@@ -49,6 +50,10 @@ class Attribution:
 
     def __init__(self, circuit: Circuit, model: Transformer, tokens: Int[Tensor, " pos"]) -> None:
         circuit.check_model(model)
+        has = {"LayerNorm": model.config.norm != "rms", "a nonlinear residual stream": not model.config.adds_up}
+        refuse(
+            "attribution graph", (name for name, there in has.items() if there), "this model's effects do not add up"
+        )
         self.circuit, self.model, self.tokens = circuit, model, tokens.to(model.device)
         masked = Masked(model, circuit.nodes, circuit.edges, circuit.constant_ablation.first)
         with torch.no_grad():
@@ -99,6 +104,8 @@ class Attribution:
         channels = self.circuit.nodes.get(target, torch.zeros(0, dtype=torch.long)).tolist()
         factor = norm.scale(self.values[place]) * norm.weight.double()  # [pos, d_model]
         for c in channels:
+            if c >= self.model.config.d_model:
+                continue  # a position, read beside the residual stream
             passed = (self.values[target][:, c] != 0) * factor[:, c]  # AbsTopK lets a value through or not
             for source, value in self._written(c, target):
                 yield from _nonzero(source, (target, c), torch.diag(passed * value))
@@ -115,7 +122,7 @@ class Attribution:
     @cached_property
     def _embedded(self) -> Float[Tensor, "pos d_model"]:
         embedding = self.model.transformer["wte"].weight[self.tokens].double()
-        if "wpe" in self.model.transformer:
+        if self.model.config.positions:
             embedding = embedding + self.model.transformer["wpe"].weight[: len(self.tokens)].double()
         return embedding.detach()
 

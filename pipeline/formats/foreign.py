@@ -12,12 +12,13 @@ from torch import Tensor
 
 from pipeline.artifacts import check_new_folder, file_hash, read_json, whole_folder, write_json
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.formats import released, vocabulary
+from pipeline.formats import gpt2, released, vocabulary
 from pipeline.formats.errors import FormatError
 from pipeline.formats.stored_means import read_means
 from pipeline.formats.tensors import fitted, read_weights, write_shards
 from pipeline.model.checkpoint import save_means, save_model
 from pipeline.model.transformer import Transformer
+from pipeline.shape import ModelShape
 
 HUB_FILE = "config.json"
 HUB_KEY = "released"  # of a Hugging Face config that we wrote: the released config
@@ -28,7 +29,7 @@ HUB_KEYS = frozenset(
     "pad_token_id tie_word_embeddings is_decoder _name_or_path return_dict output_attentions output_hidden_states "
     "max_position_embeddings hidden_size num_attention_heads num_hidden_layers".split()
 )
-ALLOWED = "allowed: a released sparse model (beeg_config.json), one that was exported from here"
+ALLOWED = "allowed: a released sparse model (beeg_config.json), GPT-2, one that was exported from here"
 
 
 class Format(StrEnum):
@@ -37,6 +38,7 @@ class Format(StrEnum):
     OPENAI = "openai"  # beeg_config.json, final_model.pt, encoder.json, vocab.bpe
     SAFETENSORS = "safetensors"  # the same with model.safetensors and tokenizer.json
     HF = "hf"  # a folder for AutoModelForCausalLM.from_pretrained(…, trust_remote_code=True)
+    GPT2 = "gpt2"  # a folder for GPT2LMHeadModel.from_pretrained; of dense models that fit it
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,37 @@ def read_foreign(folder: Path, tokenizer: Path | None = None) -> Foreign:
     """
     if not folder.is_dir():
         raise FormatError(f"{folder}: no such folder; {ALLOWED}")
+    model, notes = (_read_gpt2 if _is_gpt2(folder) else _read_released)(folder)
+    read = vocabulary.find_tokenizer(folder) if tokenizer is None else vocabulary.read_tokenizer(tokenizer)
+    _check_size(read, model, folder)
+    return Foreign(model.freeze(), read, tuple(notes))
+
+
+def _is_gpt2(folder: Path) -> bool:
+    path = folder / HUB_FILE
+    described = read_json(path) if path.is_file() and not (folder / released.CONFIG_FILE).is_file() else None
+    return isinstance(described, dict) and described.get("model_type") == "gpt2"
+
+
+def _read_gpt2(folder: Path) -> tuple[Transformer, list[str]]:
+    path = folder / HUB_FILE
+    shape, vocab_size, tied = gpt2.read_shape(path)
+    found, files = read_weights(folder, gpt2.WEIGHTS)
+    model = _with_weights(shape, vocab_size, gpt2.parameters_of(found, shape, vocab_size, tied, folder))
+    model.checkpoint = file_hash(path, *files)
+    return model, []
+
+
+def _read_released(folder: Path) -> tuple[Transformer, list[str]]:
     path, config, notes = _config_of(folder)
     found, files = read_weights(folder, released.WEIGHTS)
     masks = released.buffers(found)
     found = {name: tensor for name, tensor in found.items() if name not in masks}
     tensors = fitted(found, released.shapes_of(config), folder, released.optional_in(config))
     shape = released.shape_of(config, tensors, path)
-    model = _with_weights(Transformer(shape, config.vocab_size), released.parameters_of(config, tensors, shape))
+    model = _with_weights(shape, config.vocab_size, released.parameters_of(config, tensors, shape))
     model.checkpoint = file_hash(path, *files)
-    read = vocabulary.find_tokenizer(folder) if tokenizer is None else vocabulary.read_tokenizer(tokenizer)
-    _check_size(read, model, folder)
-    return Foreign(model.freeze(), read, tuple(notes))
+    return model, notes
 
 
 def _config_of(folder: Path) -> tuple[Path, released.ReleasedConfig, list[str]]:
@@ -94,8 +116,10 @@ def _config_of(folder: Path) -> tuple[Path, released.ReleasedConfig, list[str]]:
     return path, *released.read_config(path, HUB_KEYS, section=HUB_KEY)
 
 
-def _with_weights(model: Transformer, parameters: dict[str, Tensor]) -> Transformer:
-    """The model with these parameters, in place of its own and without a copy of them."""
+def _with_weights(shape: ModelShape, vocab_size: int, parameters: dict[str, Tensor]) -> Transformer:
+    """The model with these very tensors; no others are ever made."""
+    with torch.device("meta"):
+        model = Transformer(shape, vocab_size)
     model.load_state_dict(parameters, strict=True, assign=True)
     return model
 
@@ -136,16 +160,26 @@ def export_model(
     """Write one of our models in a format of others into a new folder, whole or not at all: the same logits, bit for
     bit, when it is read back in float32. ``means``: written beside it as means.safetensors. Raises FileExistsError."""
     check_new_folder(out)
-    config = released.config_of(model, f"sparse-circuits-{tokenizer.hash}" if tokenizer else "")
-    tensors = released.tensors_of(model)
     with whole_folder(out) as partial:
-        if form is Format.HF:
-            _write_hub(config, tensors, tokenizer, partial)
+        if form is Format.GPT2:
+            _write_gpt2(model, tokenizer, partial)
+        elif form is Format.HF:
+            _write_hub(released.config_of(model), released.tensors_of(model), tokenizer, partial)
         else:
+            config = released.config_of(model, f"sparse-circuits-{tokenizer.hash}" if tokenizer else "")
             write_json(partial / released.CONFIG_FILE, released.as_json(config))
-            _write_plain(form, tensors, tokenizer, partial)
+            _write_plain(form, released.tensors_of(model), tokenizer, partial)
         if means:
             save_means({key: mean.cpu() for key, mean in means.items()}, partial)
+
+
+def _write_gpt2(model: Transformer, tokenizer: Tokenizer | None, folder: Path) -> None:
+    config = gpt2.config_of(model)
+    if tokenizer is not None:
+        vocabulary.write_hugging_face(tokenizer, folder)
+        config |= {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
+    write_json(folder / HUB_FILE, config)
+    write_shards(gpt2.tensors_of(model, config["tie_word_embeddings"]), folder)
 
 
 def _write_plain(form: Format, tensors: dict[str, Tensor], tokenizer: Tokenizer | None, folder: Path) -> None:

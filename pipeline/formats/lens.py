@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.formats.errors import FormatError, refuse
+from pipeline.kernels.simd import EPS
 from pipeline.model.transformer import Transformer
 from pipeline.sites import Site, split_node_name, split_site_key
 
@@ -32,6 +33,7 @@ def to_transformer_lens(model: Transformer) -> Any:
     """
     shape = model.config
     reasons = {"AbsTopK (afrac below 1)": shape.afrac < 1, "a sink": shape.sink, "a bigram table": shape.bigram}
+    reasons |= {"a residual ReLU": shape.residual_relu, "positions beside the residual stream": bool(shape.d_pos)}
     refuse("TransformerLens", (name for name, there in reasons.items() if there), "this model cannot be one of its")
     try:
         from transformer_lens import HookedTransformer, HookedTransformerConfig
@@ -39,8 +41,9 @@ def to_transformer_lens(model: Transformer) -> Any:
         raise FormatError('TransformerLens 3 is not installed; pip install "sparse-circuits[lens]"') from error
     config = HookedTransformerConfig(
         n_layers=shape.n_layer, d_model=shape.d_model, n_ctx=shape.n_ctx, d_head=shape.d_head, n_heads=shape.n_head,
-        d_mlp=shape.d_mlp, d_vocab=model.vocab_size, act_fn="gelu", normalization_type="RMS", device="cpu",
-        eps=torch.finfo(torch.float32).eps, default_prepend_bos=False,
+        d_mlp=shape.d_mlp, d_vocab=model.vocab_size, act_fn=shape.activation, device="cpu",
+        normalization_type="RMS" if shape.norm == "rms" else "LN", eps=EPS if shape.norm == "rms" else 1e-5,
+        default_prepend_bos=False,
     )  # fmt: skip
     hooked = HookedTransformer(config)
     hooked.load_state_dict(_their_weights(model), strict=False)
@@ -53,8 +56,8 @@ def _their_weights(model: Transformer) -> dict[str, Tensor]:
     shape = model.config
     found = {"embed.W_E": ours["transformer.wte.weight"], "unembed.W_U": ours["lm_head.weight"].T}
     found["pos_embed.W_pos"] = ours.get("transformer.wpe.weight", torch.zeros(shape.n_ctx, shape.d_model))
-    found["unembed.b_U"] = torch.zeros(model.vocab_size)
-    found["ln_final.w"] = ours["transformer.ln_f.weight"]
+    found["unembed.b_U"] = ours.get("final_logits_bias", torch.zeros(model.vocab_size))
+    found |= _norm("ln_final", "transformer.ln_f", ours)
     for layer in range(shape.n_layer):
         at, to = f"transformer.h.{layer}", f"blocks.{layer}"
         weights, biases = ours[f"{at}.attn.c_attn.weight"].chunk(3), ours[f"{at}.attn.c_attn.bias"].chunk(3)
@@ -66,8 +69,15 @@ def _their_weights(model: Transformer) -> dict[str, Tensor]:
         for name, (theirs, bias_name) in {"c_fc": ("W_in", "b_in"), "c_proj": ("W_out", "b_out")}.items():
             found[f"{to}.mlp.{theirs}"] = ours[f"{at}.mlp.{name}.weight"].T
             found[f"{to}.mlp.{bias_name}"] = ours[f"{at}.mlp.{name}.bias"]
-        found |= {f"{to}.ln{half}.w": ours[f"{at}.ln_{half}.weight"] for half in "12"}
+        for half in "12":
+            found |= _norm(f"{to}.ln{half}", f"{at}.ln_{half}", ours)
     return {name: tensor.contiguous() for name, tensor in found.items()}
+
+
+def _norm(theirs: str, name: str, ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A norm's gain and bias; TransformerLens ignores the bias of an RMSNorm, which has none."""
+    gain = ours[f"{name}.weight"]
+    return {f"{theirs}.w": gain, f"{theirs}.b": ours.get(f"{name}.bias", torch.zeros_like(gain))}
 
 
 def hook_of(node: str, d_head: int) -> tuple[str, tuple[int, ...]]:

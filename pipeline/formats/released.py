@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
@@ -19,8 +19,7 @@ from pipeline.artifacts import read_json
 from pipeline.formats.errors import FormatError, refuse
 from pipeline.model.transformer import Transformer
 from pipeline.refusal import sentence
-from pipeline.shape import ModelShape
-from pipeline.sites import SITES
+from pipeline.shape import AT_SITES, IN_STREAM, ModelShape, TopkPlace
 
 CONFIG_FILE = "beeg_config.json"
 WEIGHTS = ("final_model", "model")
@@ -154,51 +153,53 @@ def buffers(names: Mapping[str, Tensor]) -> set[str]:
     return {name for name in names if name.endswith(".attn.bias")}
 
 
-def beyond_us(config: ReleasedConfig) -> list[str]:
-    """The options of a config that our forward pass does not have."""
-    every = {site.value for site in SITES}
-    kept = set(config.sites) if config.afrac is not None and config.afrac < 1 else every
-    has = {
-        "rms_norm false (LayerNorm)": not config.rms_norm,
-        "residual_activation_type relu": config.residual_activation_type == "relu",
-        "activation_type relu": config.activation_type == "relu",
-        f"afrac_loctypes {config.afrac_loctypes} (not all eight sites)": kept != every,
-        f"d_pos_emb {config.d_pos_emb} (positions beside the residual stream)": config.d_pos_emb is not None,
-        f"d_head {config.width} · n_head {config.n_head} ≠ d_model": config.width * config.n_head != config.d_model,
-        f"d_mlp {config.hidden} ≠ 4 · d_model": config.hidden != 4 * config.d_model,
-    }
-    return [name for name, there in has.items() if there]
-
-
 def shape_of(config: ReleasedConfig, tensors: Mapping[str, Tensor], place: Path) -> ModelShape:
-    """The shape of the model that computes the same. Raises FormatError for options that our forward pass lacks."""
-    refuse(place, beyond_us(config), "this version's forward pass does not have it")
+    """The shape of the model that computes the same. Raises FormatError for sizes and sites that no model can have."""
     bias, (wte, head) = tensors.get("final_logits_bias"), (tensors.get(name) for name in TIED)
     both = [table for table in (wte, head) if table is not None]
     if not both or config.tied_unembed and not both[0].equal(both[-1]):
         raise FormatError(f"{place}: tied_unembed is true, but {' and '.join(TIED)} are not one tensor")
-    if bias is not None and bias.any():
-        raise FormatError(f"{place}: final_logits_bias is not zero; this version's forward pass does not have it")
+    sparse = config.afrac is not None and config.afrac < 1
+    every = not sparse or set(config.sites) == set(AT_SITES)
+    added = config.d_pos_emb is None and bool(tensors["transformer.wpe.weight"].any())  # a table of zeros adds nothing
+    fits = config.width * config.n_head == config.d_model
     try:
         return ModelShape(
             n_layer=config.n_layer,
             d_model=config.d_model,
             d_head=config.width,
             n_ctx=config.block_size,
-            afrac=1.0 if config.afrac is None else min(1.0, config.afrac),
+            afrac=config.afrac if sparse and config.afrac is not None else 1.0,
             sink=config.sink,
-            positions=bool(tensors["transformer.wpe.weight"].any()),  # a table of zeros adds nothing
+            positions=added,
             bigram=config.enable_bigram_table,
+            heads=None if fits else config.n_head,
+            hidden=None if config.hidden == 4 * config.d_model else config.hidden,
+            norm="rms" if config.rms_norm else "layer",
+            norm_bias=config.rms_norm or config.ln_bias,
+            activation=config.activation_type,
+            residual_relu=config.residual_activation_type == "relu",
+            topk_at=None if every else cast("tuple[TopkPlace, ...]", tuple(sorted(set(config.sites), key=_order))),
+            d_pos=config.d_pos_emb,
+            logits_bias=bias is not None and bool(bias.any()),
         )
     except ValidationError as error:
         wrong = (sentence(dict(detail), ModelShape) for detail in error.errors())
         raise FormatError(f"{place}: {'; '.join(wrong)}") from error
 
 
+def _order(place: str) -> int:
+    """Where AbsTopK's places come in a forward pass; unknown ones, which the shape refuses, last."""
+    places = (*AT_SITES, *IN_STREAM)
+    return places.index(place) if place in places else len(places)
+
+
 def parameters_of(config: ReleasedConfig, tensors: Mapping[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
     """Our parameters: the same tensors by our names; biases that the model lacks are zeros, tied embeddings twice."""
-    found = {name.replace(".attn_imp.", "."): tensor for name, tensor in tensors.items() if name != "final_logits_bias"}
-    if not shape.positions:
+    found = {name.replace(".attn_imp.", "."): tensor for name, tensor in tensors.items()}
+    if not shape.logits_bias:
+        found.pop("final_logits_bias", None)
+    if not shape.positions and not shape.d_pos:
         found.pop("transformer.wpe.weight")
     if config.tied_unembed:
         table = found.get("transformer.wte.weight", found.get("lm_head.weight"))
@@ -211,8 +212,10 @@ def parameters_of(config: ReleasedConfig, tensors: Mapping[str, Tensor], shape: 
 
 
 def config_of(model: Transformer, tokenizer_name: str = "") -> ReleasedConfig:
-    """The config of one of our models."""
+    """The config of one of our models. Raises FormatError for a nonlinearity that the format does not have."""
     shape = model.config
+    if shape.activation == "gelu_new":
+        raise FormatError("activation gelu_new: the released format has gelu and relu; export it as gpt2")
     return ReleasedConfig(
         block_size=shape.n_ctx,
         vocab_size=model.vocab_size,
@@ -221,13 +224,17 @@ def config_of(model: Transformer, tokenizer_name: str = "") -> ReleasedConfig:
         d_head=shape.d_head,
         d_model=shape.d_model,
         d_mlp=shape.d_mlp,
-        rms_norm=True,
+        rms_norm=shape.norm == "rms",
+        ln_bias=shape.norm_bias,
+        activation_type=shape.activation,
+        residual_activation_type="relu" if shape.residual_relu else "identity",
         afrac=None if shape.afrac == 1 else shape.afrac,
-        afrac_loctypes=",".join(SITES),
+        afrac_loctypes=",".join(shape.topk_places),
         tied_unembed=False,
         enable_bigram_table=shape.bigram,
         learnable_bigram_table=shape.bigram,
         sink=shape.sink,
+        d_pos_emb=shape.d_pos,
         tokenizer_name=tokenizer_name,
     )
 
@@ -238,7 +245,7 @@ def tensors_of(model: Transformer) -> dict[str, Tensor]:
     found = {name: p.detach().float().cpu().contiguous() for name, p in model.named_parameters()}
     found = {name.replace("attn.sink_logit", "attn.attn_imp.sink_logit"): tensor for name, tensor in found.items()}
     found.setdefault("transformer.wpe.weight", torch.zeros(shape.n_ctx, shape.d_model))
-    found["final_logits_bias"] = torch.zeros(model.vocab_size)
+    found.setdefault("final_logits_bias", torch.zeros(model.vocab_size))
     return {name: found[name] for name in shapes_of(config_of(model))}
 
 

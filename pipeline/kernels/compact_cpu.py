@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from pipeline.kernels.simd import BITS, EPS, TILE, add_rows, exp2_differences
+from pipeline.kernels.simd import BITS, TILE, add_rows, exp2_differences
 from pipeline.kernels.threshold import magnitudes, threshold
 
 COUNTED = 2  # wanted entries up to which each is ranked by itself; above, the threshold of the whole site is sought
@@ -19,32 +19,47 @@ FEW = 12  # live nodes up to which each is ranked among constant competitors; ab
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def read_rows(start: int, stop: int, token: Any, position: Any, tables: Any, stream: Any, site: Any, out: Any) -> None:
-    """RMSNorm, then AbsTopK, of rows of the residual stream, at a few channels.
+def read_rows(
+    start: int, stop: int, token: Any, position: Any, tables: Any, stream: Any, beside: Any, norm: Any, site: Any,
+    out: Any,
+) -> None:  # fmt: skip
+    """The norm, then AbsTopK, of rows of the residual stream, at a few channels.
 
-    A row is ``tables[0][token] + tables[1][position] + constant``, plus ``delta`` in some columns. ``site``: the norm's
-    gain, k, and the channels that are wanted.
+    A row is ``tables[0][token] + tables[1][position] + constant``, plus ``delta`` in some columns. ``beside``: a table
+    of channels that are read beside the stream, whose norm has been taken, and the place of each row in it. ``norm``:
+    gain, bias, whether the mean is taken off, epsilon. ``site``: k, and the channels that are wanted.
     """
     constant, columns, delta = stream
-    gain, k, wanted = site
-    width = len(constant)
-    row = np.empty(width, np.float32)
-    magnitude, last = np.empty(width, np.int32), np.int64(0)
+    table, place_of = beside
+    gain, bias, centred, eps = norm
+    k, wanted = site
+    width, n_beside = len(constant), table.shape[1]
+    row = np.empty(width + n_beside, np.float32)
+    magnitude, last = np.empty(width + n_beside, np.int32), np.int64(0)
     for r in range(start, stop):
         embedding, place = tables[0][token[r]], tables[1][position[r]]
         for i in range(width):
             row[i] = embedding[i] + place[i] + constant[i]
         for j in range(len(columns)):
             row[columns[j]] += delta[r, j]
+        if centred:
+            mean = np.float32(0)
+            for i in range(width):
+                mean += row[i]
+            mean = np.float32(mean / width)
+            for i in range(width):
+                row[i] -= mean
         total = np.float32(0)
         for i in range(width):
             total += row[i] * row[i]
-        scale = np.float32(1 / np.sqrt(total / width + EPS))
+        scale = np.float32(1 / np.sqrt(total / width + eps))
         for i in range(width):
-            row[i] = row[i] * scale * gain[i]
+            row[i] = row[i] * scale * gain[i] + bias[i]
+        for i in range(n_beside):
+            row[width + i] = table[place_of[r], i]
         for j in range(len(wanted)):
             out[r, j] = row[wanted[j]]
-        if k < width:
+        if k < width + n_beside:
             last = _keep(row, k, wanted, out[r], magnitude, last)
 
 

@@ -1,9 +1,12 @@
-"""RMSNorm; on a CPU one pass forward and one backward, where torch takes a pass for each of its ten operations."""
+"""RMSNorm and LayerNorm. RMSNorm is on a CPU one pass forward and one backward, where torch takes a pass for each of
+its ten operations."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -34,9 +37,51 @@ class RMSNorm(nn.RMSNorm):
         return y
 
 
-def new_norm(shape: ModelShape) -> RMSNorm:
-    """The norm in front of attention, MLP and unembedding of a model of this shape."""
-    return RMSNorm(shape.d_model)
+class LayerNorm(nn.LayerNorm):
+    """``nn.LayerNorm`` over the last dimension, its default epsilon, with or without a bias."""
+
+    def scaled(
+        self, x: Float[Tensor, "*batch width"], scale: Float[Tensor, "*batch 1"]
+    ) -> Float[Tensor, "*batch width"]:
+        """The norm of ``x`` with a scale of another run in place of its own."""
+        y = (x - x.mean(-1, keepdim=True)) * scale * self.weight
+        return y if self.bias is None else y + self.bias
+
+    def scale(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch 1"]:
+        """The factor that each centred row is multiplied by, before the gain."""
+        return (x.var(-1, keepdim=True, correction=0) + self.eps).rsqrt()
+
+
+Norm = RMSNorm | LayerNorm
+
+
+def new_norm(shape: ModelShape, width: int | None = None) -> Norm:
+    """The norm in front of attention, MLP and unembedding of a model of this shape; ``width``: None for d_model."""
+    width = shape.d_model if width is None else width
+    return RMSNorm(width) if shape.norm == "rms" else LayerNorm(width, bias=shape.norm_bias)
+
+
+@dataclass(frozen=True)
+class NormTerms:
+    """A norm as kernels take it: (x − mean, where ``centred``) / sqrt(variance + eps) · gain + bias."""
+
+    gain: np.ndarray
+    bias: np.ndarray
+    centred: bool
+    eps: float
+
+    @classmethod
+    def of(cls, norm: Norm) -> NormTerms:
+        gain = norm.weight.detach().numpy()
+        bias = getattr(norm, "bias", None)
+        centred = isinstance(norm, LayerNorm)
+        return cls(
+            gain, np.zeros_like(gain) if bias is None else bias.detach().numpy(), centred, norm.eps if centred else EPS
+        )
+
+    @property
+    def arguments(self) -> tuple[np.ndarray, np.ndarray, bool, float]:
+        return self.gain, self.bias, self.centred, self.eps
 
 
 class Normalise(torch.autograd.Function):

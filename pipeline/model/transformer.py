@@ -118,6 +118,13 @@ def refuse_compiled(model: nn.Module) -> None:
         raise CompiledModelError("a compiled model takes no interventions and no cuts: pass the model it was made from")
 
 
+def activation(kind: str, x: Tensor) -> Tensor:
+    """The nonlinearity of a shape's MLPs."""
+    if kind == "relu":
+        return F.relu(x)
+    return F.gelu(x, approximate="tanh" if kind == "gelu_new" else "none")
+
+
 class Attention(nn.Module):
     """Causal multi-head attention with an optional learned sink logit per head."""
 
@@ -125,7 +132,7 @@ class Attention(nn.Module):
         super().__init__()
         width = shape.n_head * shape.d_head
         self.n_head, self.d_head = shape.n_head, shape.d_head
-        self.c_attn = Linear(shape.d_model, 3 * width)
+        self.c_attn = Linear(shape.d_read, 3 * width)
         self.c_proj = Linear(width, shape.d_model)
         self.sink_logit = nn.Parameter(torch.zeros(shape.n_head)) if shape.sink else None
 
@@ -141,7 +148,7 @@ class MLP(nn.Module):
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
-        self.c_fc = Linear(shape.d_model, shape.d_mlp)
+        self.c_fc = Linear(shape.d_read, shape.d_mlp)
         self.c_proj = Linear(shape.d_mlp, shape.d_model)
 
 
@@ -150,22 +157,38 @@ class Block(nn.Module):
 
     def __init__(self, shape: ModelShape, layer: int) -> None:
         super().__init__()
-        self.layer, self.afrac = layer, shape.afrac
+        self.layer, self.shape = layer, shape
         self.ln_1 = new_norm(shape)
         self.attn = Attention(shape)
         self.ln_2 = new_norm(shape)
         self.mlp = MLP(shape)
+        if shape.d_pos:
+            self.ln_p1, self.ln_p2 = new_norm(shape, shape.d_pos), new_norm(shape, shape.d_pos)
 
-    def abs_topk(self, x: Tensor) -> Tensor:
+    def abs_topk(self, site: Site, x: Tensor) -> Tensor:
         """AbsTopK at a site; its argument may be overwritten."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        return abs_topk(x, int(self.afrac * x.shape[-1]), inplace=True)  # nobody else has seen x
+        kept_for_backward = site is Site.MLP_NEURON and self.shape.activation == "relu"
+        return abs_topk(x, self.shape.k_at(site.value), inplace=not kept_for_backward)  # nobody else has seen x
 
     def site(self, site: Site, x: Tensor, intervene: Intervene | None) -> Tensor:
         """The value at a site: AbsTopK, then whatever the intervention makes of it."""
-        x = self.abs_topk(x)
+        x = self.abs_topk(site, x)
         return x if intervene is None else intervene(site_key(self.layer, site), x)
+
+    def read(self, site: Site, x: Tensor, positions: Tensor | None) -> Tensor:
+        """What a half layer reads, before AbsTopK: the norm of the stream, and beside it that of the positions."""
+        norm, beside = (self.ln_1, "ln_p1") if site is Site.ATTN_IN else (self.ln_2, "ln_p2")
+        if positions is None:
+            return norm(x)
+        places = getattr(self, beside)(positions)
+        return torch.cat([norm(x), places.repeat(len(x) // len(places), 1, 1)], dim=-1)
+
+    def settle(self, place: str, x: Tensor) -> Tensor:
+        """The residual stream after a half layer's write was added: its ReLU and AbsTopK, where the shape has them."""
+        x = F.relu(x) if self.shape.residual_relu else x
+        return abs_topk(x, self.shape.k_at(place))
 
     def attend(self, h: Tensor, intervene: Intervene | None, cuts: Cuts, layout: Layout, last: bool) -> Tensor:
         h = h if intervene is None else intervene(site_key(self.layer, Site.ATTN_IN), h)
@@ -180,26 +203,35 @@ class Block(nn.Module):
         out = linear(self.attn.c_proj, mixed, cuts.get(f"{self.layer}.attn.c_proj"), attended)
         return self.site(Site.ATTN_OUT, out, intervene)
 
-    def mlp_out(self, x: Tensor, intervene: Intervene | None, cuts: Cuts) -> Tensor:
-        h = self.site(Site.MLP_IN, self.ln_2(x), intervene)
-        h = F.gelu(linear(self.mlp.c_fc, h, cuts.get(f"{self.layer}.mlp.c_fc")))
+    def mlp_out(self, x: Tensor, intervene: Intervene | None, cuts: Cuts, positions: Tensor | None) -> Tensor:
+        h = self.site(Site.MLP_IN, self.read(Site.MLP_IN, x, positions), intervene)
+        h = activation(self.shape.activation, linear(self.mlp.c_fc, h, cuts.get(f"{self.layer}.mlp.c_fc")))
         h = self.site(Site.MLP_NEURON, h, intervene)
         return self.site(Site.MLP_OUT, linear(self.mlp.c_proj, h, cuts.get(f"{self.layer}.mlp.c_proj")), intervene)
 
     def forward(
-        self, x: Tensor, intervene: Intervene | None, cuts: Cuts, layout: Layout, last: bool = False, copies: int = 1
+        self,
+        x: Tensor,
+        intervene: Intervene | None,
+        cuts: Cuts,
+        layout: Layout,
+        last: bool = False,
+        copies: int = 1,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """The residual stream after the layer; of the ``last``, only at the positions that the layout asks for.
 
-        With ``copies``, the batch is that many times as long from the first intervention on.
+        With ``copies``, the batch is that many times as long from the first intervention on. ``positions``: those that
+        are read beside the stream, of one copy.
         """
         x = residual(f"{self.layer}.resid_pre", x, intervene)
-        h = self.abs_topk(self.ln_1(x))
+        h = self.abs_topk(Site.ATTN_IN, self.read(Site.ATTN_IN, x, positions))
         if copies > 1:
             x, h = x.repeat(copies, 1, 1), h.repeat(copies, 1, 1)
         x = (layout.ends(x) if last else x) + self.attend(h, intervene, cuts, layout, last)
-        x = residual(f"{self.layer}.resid_mid", x, intervene)
-        return x + self.mlp_out(x, intervene, cuts)
+        x = residual(f"{self.layer}.resid_mid", self.settle("resid_post_attn", x), intervene)
+        places = layout.ends(positions) if last and positions is not None else positions
+        return self.settle("resid_post_mlp", x + self.mlp_out(x, intervene, cuts, places))
 
 
 class Transformer(nn.Module):
@@ -216,11 +248,12 @@ class Transformer(nn.Module):
         wte = nn.Embedding(vocab_size, shape.d_model)
         blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
         self.transformer = nn.ModuleDict({"wte": wte, "h": blocks, "ln_f": new_norm(shape)})
-        if shape.positions:
-            self.transformer["wpe"] = nn.Embedding(shape.n_ctx, shape.d_model)
+        if shape.positions or shape.d_pos:
+            self.transformer["wpe"] = nn.Embedding(shape.n_ctx, shape.d_pos or shape.d_model)
         self.lm_head = Linear(shape.d_model, vocab_size, bias=False)
         table = torch.empty(vocab_size, vocab_size).uniform_(0, 0.02) if shape.bigram else None
         self.bigram_table = None if table is None else nn.Parameter(table)
+        self.final_logits_bias = nn.Parameter(torch.zeros(vocab_size)) if shape.logits_bias else None
 
     @property
     def device(self) -> torch.device:
@@ -243,9 +276,15 @@ class Transformer(nn.Module):
 
     def embed(self, layout: Layout) -> Float[Tensor, "batch pos d_model"]:
         x = self.transformer["wte"](layout.tokens)
-        if "wpe" in self.transformer:
+        if self.config.positions:
             x = x + self.transformer["wpe"].weight[layout.positions]
         return x
+
+    def beside(self, layout: Layout) -> Float[Tensor, "batch pos d_pos"] | None:
+        """The positions that half layers read beside the residual stream; None where they are added to it, or none."""
+        if not self.config.d_pos:
+            return None
+        return self.transformer["wpe"].weight[layout.positions].expand(len(layout.tokens), -1, -1)
 
     def forward(
         self,
@@ -272,14 +311,16 @@ class Transformer(nn.Module):
             )
         if isinstance(tokens, PackedPrompts) and not tokens.last:
             raise ValueError("packed prompts without ends; make them with the position asked for of each")
-        x = self.embed(layout)
+        x, positions = self.embed(layout), self.beside(layout)
         for layer, block in enumerate(self.transformer["h"]):
             last = layout.last and layer == self.config.n_layer - 1
-            x = block(x, intervene, cuts or {}, layout, last, copies if layer == 0 else 1)
+            x = block(x, intervene, cuts or {}, layout, last, copies if layer == 0 else 1, positions)
         x = residual("final_resid", x, intervene)
         if layout.last:
             x = x.flatten(0, 1)
         logits: Tensor = self.lm_head(self.transformer["ln_f"](x))
+        if self.final_logits_bias is not None:
+            logits = logits + self.final_logits_bias
         if self.bigram_table is None:
             return logits.float()
         # In place: a table of logits less, in float32 whatever type the product has.

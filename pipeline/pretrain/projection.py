@@ -55,7 +55,7 @@ def sparse_targets(model: Transformer, config: ModelConfig) -> list[Target]:
             targets.append(Target(name, parameter, config.block_density, 0, layers[name]))
         elif name.endswith(".c_proj.weight"):
             targets.append(Target(name, parameter, config.block_density, 1, layers[name]))
-        elif name.endswith((".bias", "wte.weight", "lm_head.weight")):
+        elif name.endswith((".bias", "wte.weight", "lm_head.weight")) and ".ln_" not in name:
             targets.append(Target(name, parameter, config.embed_density, None, layers.get(name)))
     return [target for target in targets if target.density < 1]
 
@@ -134,5 +134,5 @@ def nonzeros(model: nn.Module) -> dict[str, int]:
 
 def l0(counts: Mapping[str, int]) -> int:
     """Nonzero entries of all tensors that can be made sparse (§2), of the counts that ``nonzeros`` gives."""
-    never_sparse = ("bigram_table", "sink_logit", "wpe.", "ln_")
+    never_sparse = ("bigram_table", "sink_logit", "wpe.", "ln_", "final_logits_bias")
     return sum(count for name, count in counts.items() if not any(part in name for part in never_sparse))

@@ -185,7 +185,8 @@ def _inputs(
         for row, last in list(zip(batch.tokens, batch.last, strict=True))[:EXAMPLE_PROMPTS]:
             shown[row[: last + 1]] = True
     for channel, ys in sorted(_heights(layout, lambda site: site.reads_residual).items()):
-        entries = _largest(embedding[:, channel], shown)
+        beside = channel >= embedding.shape[1]  # a position that is read beside the residual stream
+        entries = [] if beside else _largest(embedding[:, channel], shown)
         found = [[tokens(token), rounded(value)] for token, value in entries]
         yield [channel, round(layout.channels[channel]), round(max(ys)), found]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -121,6 +122,18 @@ def test_a_dataset_folder_is_streamed_filtered_and_cut(tmp_path: Path, lock: Pat
         build_corpus(config(source.model_copy(update={"column": "text"})), 0, lock, [], tmp_path / "out")
     with pytest.raises(SourceError, match="split 'nosuch'"):
         build_corpus(config(source.model_copy(update={"split": "nosuch"})), 0, lock, [], tmp_path / "out")
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_files_that_the_library_reads_are_a_source(tmp_path: Path, lock: Path, streaming: bool) -> None:
+    lines = "\n".join(json.dumps({"text": function(n)}) for n in range(8))
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    source = HuggingFaceSource(
+        kind="huggingface", weight=1, path="json", name=None, split="train", column="text", filter={},
+        data_files=[str(tmp_path / "*.jsonl.gz")], streaming=streaming, **LINES,
+    )  # fmt: skip
+    build_corpus(config(source, validation_frac=0.4), 0, lock, [], tmp_path / "out")
+    assert {row["text"] for row in rows(tmp_path / "out")} == {function(n) for n in range(8)}
 
 
 def test_a_glob_without_files_and_a_foreign_file_are_refused_by_name(project: Path, lock: Path) -> None:

@@ -14,11 +14,19 @@ from tests.formats.test_circuits import NODES, circuit_of
 TOKENS = torch.randint(280, (2, 12), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("positions", [True, False])
-def test_logits_and_values_at_hooks_are_the_same(small_model, positions):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"positions": True},
+        {"positions": False},
+        {"norm": "layer", "activation": "gelu_new", "positions": True, "heads": 3, "hidden": 40, "logits_bias": True},
+        {"norm": "layer", "norm_bias": False, "activation": "relu"},
+    ],
+)
+def test_logits_and_values_at_hooks_are_the_same(small_model, changes):
     lens = pytest.importorskip("transformer_lens", reason="the extra `lens` is not installed")
     assert lens.HookedTransformer
-    model = small_model(bigram=False, positions=positions)
+    model = small_model(bigram=False, **changes)
     hooked = to_transformer_lens(model)
     logits, cache = hooked.run_with_cache(TOKENS)
     ours, values = record(model, TOKENS)
@@ -28,7 +36,9 @@ def test_logits_and_values_at_hooks_are_the_same(small_model, positions):
         there = cache[hook][(..., *place)]
         layer, site = int(key[0]), Site(key[2:])
         if site.reads_residual:
-            there = there * getattr(model.transformer["h"][layer], "ln_1" if site is Site.ATTN_IN else "ln_2").weight[5]
+            norm = getattr(model.transformer["h"][layer], "ln_1" if site is Site.ATTN_IN else "ln_2")
+            bias = getattr(norm, "bias", None)
+            there = there * norm.weight[5] + (0 if bias is None else bias[5])
         assert (there - value[..., 5]).abs().max() <= 1e-4
 
 

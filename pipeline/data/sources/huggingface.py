@@ -43,7 +43,13 @@ def _open(settings: HuggingFaceSource) -> Any:
     import datasets  # slow to import, and needed by this source only
 
     try:
-        return datasets.load_dataset(settings.path, settings.name, split=settings.split, streaming=True)
+        return datasets.load_dataset(
+            settings.path,
+            settings.name,
+            data_files=settings.data_files,
+            split=settings.split,
+            streaming=settings.streaming,
+        )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise SourceError(
             f"dataset {settings.path!r} (name {settings.name!r}, split {settings.split!r}) cannot be opened: {error}; "
