@@ -21,7 +21,7 @@ NAME = "single_double_quote"  # one of the study's twenty
 
 @pytest.fixture(scope="module")
 def taken_name(study, pruned):
-    """A circuit of pairs of one's own in a file that has the name of one of the study's tasks, which has other pairs."""
+    """A circuit of pairs of one's own in a file that has the name of a task of the study, with other pairs."""
     others = closing_pairs(40)
     for pair in others:
         for side in pair.values():
