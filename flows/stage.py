@@ -30,6 +30,7 @@ from prefect.states import Crashed, Failed
 
 from flows import environment, interruption, one_go
 from flows.environment import DEBUG_VARIABLE, EXPECTED, ServiceError
+from flows.unchanged import check_unchanged, inputs_of
 from flows.workers import Workers
 from pipeline.artifacts import Workspace
 from pipeline.config import Params, load_params
@@ -102,8 +103,10 @@ def _run_checked(stage: Flow[Any, Any], parameters: dict[str, Any], mapped: bool
     address = one_go.address(stage.name, parameters)
     with alone(workspace, address):
         one_go.begin(workspace, address)
+        before = inputs_of(workspace, address)
         state = run(stage, " ".join([stage.name, *map(str, parameters.values())]), parameters)
         if state.is_completed():
+            check_unchanged(before, workspace, address)
             one_go.finish(workspace, address)
             return 0
     print(f"error: {state.message or state.name}", file=sys.stderr)
