@@ -77,13 +77,12 @@ def at_the_end(words: Callable[[], object]) -> None:
 
 
 def end_with_parent() -> None:
-    """For a worker: this process, and every fork of it, ends when the process that started it does."""
-    parent = os.getppid()
-    _watch(lambda: os.getppid() == parent, lambda: os._exit(INTERRUPTED))
-    os.register_at_fork(after_in_child=_end_fork_with_parent)
+    """For a worker: this process, and every process split off from it, ends when the one that started it does."""
+    _watch_parent()
+    os.register_at_fork(after_in_child=_watch_parent)
 
 
-def _end_fork_with_parent() -> None:
+def _watch_parent() -> None:
     parent = os.getppid()
     _watch(lambda: os.getppid() == parent, lambda: os._exit(INTERRUPTED))
 

@@ -37,7 +37,7 @@ from pipeline.config import Params, load_params
 
 PARENT_VARIABLE = "SPARSE_CIRCUITS_PARENT_FLOW_RUN"  # set by flows.study for the stages it starts
 TASK_VARIABLE = "SPARSE_CIRCUITS_PARENT_TASK_RUN"  # the task run of that flow run which started the stage
-HELD_SECONDS = 20.0  # how long a stage waits for one that was interrupted and is about to end
+WAIT_SECONDS = 20.0  # how long a stage waits for one that was interrupted and is about to end
 
 P = ParamSpec("P")
 
@@ -119,7 +119,7 @@ def alone(workspace: Workspace, address: str) -> Iterator[None]:
     path = workspace.scratch / "making" / f"{address}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(path, timeout=HELD_SECONDS):
+        with FileLock(path, timeout=WAIT_SECONDS):
             yield
     except Timeout:
         raise ServiceError(
