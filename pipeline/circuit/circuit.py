@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.ablation import Ablation
-from pipeline.artifacts import ArtifactError, read_json, whole_folder, write_json
+from pipeline.artifacts import ArtifactError, existing, read_json, whole_folder, write_json
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.background import background
 from pipeline.circuit.compact import Compact, Frozen
 from pipeline.circuit.compact_rows import FrozenRows
 from pipeline.circuit.interventions import edge_weights, node_masks
 from pipeline.circuit.masked import Masked, MaskedPairs
+from pipeline.circuit.parts import check_parts
 from pipeline.data.pairs import PairBatch, answer_logits
+from pipeline.model.checkpoint import finite
 from pipeline.model.scoring import calibrated
 from pipeline.model.transformer import Transformer
 from pipeline.rows import Certificate
@@ -126,6 +129,7 @@ class Circuit:
         prompt, with both sides of each pair. Raises WrongModelError."""
         model = plain(model)
         self.check_model(model)
+        check_parts(self.nodes, self.edges, model.widths())
         if self.ablation_values.kind.varies:
             return MaskedPairs(model, self.nodes, self.edges, self.ablation_values)
         return Masked(model, self.nodes, self.edges, self.ablation_values.draws[draw])
@@ -143,6 +147,7 @@ class Circuit:
         the same for all prompts. Raises WrongModelError, ValueError for others."""
         model = plain(model)
         self.check_model(model)
+        check_parts(self.nodes, self.edges, model.widths())
         if self.ablation_values.kind.varies:
             kind = self.ablation_values.kind.value
             raise ValueError(f"{kind} ablation follows from the pairs: use circuit.answers(model, pairs)")
@@ -285,16 +290,31 @@ class Circuit:
     def load(cls, folder: Path | str) -> Circuit:
         """The circuit saved in ``folder``. Raises ArtifactError where it is missing, damaged or of another format."""
         folder = Path(folder)
-        description = read_json(folder / "circuit.json")
+        path, weights = folder / "circuit.json", folder / "circuit.safetensors"
+        description = read_json(path)
+        if not isinstance(description, dict):
+            raise ArtifactError(f"{path}: no circuit; allowed: what Circuit.save wrote")
         if description.get("format") != FORMAT:
             raise ArtifactError(f"{folder}: circuit format {description.get('format')!r}; this version reads {FORMAT}")
         try:
-            tensors = load_file(folder / "circuit.safetensors")
-        except Exception as error:  # safetensors raises its own untyped errors
-            raise ArtifactError(f"{folder}/circuit.safetensors: damaged ({error}); run prune again") from error
+            tensors = finite(load_file(existing(weights)), weights)
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(f"{weights}: damaged ({error}); run prune again") from error
+        if not _named(tensors, "mean."):
+            raise ArtifactError(f"{weights}: has no means of nodes; run prune again")
+        try:
+            circuit = cls._of(description, tensors, folder)
+            check_parts(circuit.nodes, circuit.edges, {key: len(mean) for key, mean in circuit.means.items()})
+        except KeyError as error:
+            raise ArtifactError(f"{path}: no {error.args[0]}; run prune again") from error
+        except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+            raise ArtifactError(f"{path}: damaged ({str(error).splitlines()[0]}); run prune again") from error
+        return circuit
+
+    @classmethod
+    def _of(cls, description: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> Circuit:
+        """The circuit that circuit.json and circuit.safetensors describe."""
         means = _named(tensors, "mean.")
-        if not means:
-            raise ArtifactError(f"{folder}/circuit.safetensors: has no means of nodes; run prune again")
         return cls(
             nodes={key: torch.tensor(value) for key, value in description["nodes"].items()},
             edges={key: torch.tensor(value).view(-1, 2) for key, value in description["edges"].items()},
@@ -304,8 +324,8 @@ class Circuit:
                 AblationValues.of(Ablation(kind), means, _named(tensors, _draws(i)))
                 for i, kind in enumerate(description.get("ablations") or [description["ablation"]])  # one, before
             ),
-            calibration=(description["calibration"]["scale"], description["calibration"]["shift"]),
-            about=description["about"],
+            calibration=(float(description["calibration"]["scale"]), float(description["calibration"]["shift"])),
+            about=dict(description["about"]),
             certificate=description["certificate"],
             folder=folder,
         )

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pipeline.circuit.compact_attention import CompactAttention, Mixed
 from pipeline.circuit.compact_parts import KINDS, MIN_ROWS, NONE, Edges, Frozen, Map, Nodes, columns
+from pipeline.circuit.parts import check_tokens
 from pipeline.kernels.compact_cpu import read_rows
 from pipeline.kernels.threads import in_shares
 from pipeline.model.layout import PackedPrompts
@@ -146,7 +147,10 @@ class Compact:
 
     @torch.no_grad()
     def __call__(self, tokens: Int[Tensor, "prompt pos"], *, at: Int[Tensor, " prompt"] | None = None) -> Tensor:
-        """Logits [prompt, pos, vocab], or [prompt, vocab] at one position of each; as ``Transformer.forward``'s."""
+        """Logits [prompt, pos, vocab], or [prompt, vocab] at one position of each; as ``Transformer.forward``'s.
+
+        Raises IndexError for a token outside the vocabulary."""
+        check_tokens(tokens, self.frozen.model.vocab_size)
         prompts = PackedPrompts.of(tokens.cpu(), None if at is None else at.cpu())
         x, token = self.finish(self.run(prompts, Trace(), 0), prompts)
         model = self.frozen.model

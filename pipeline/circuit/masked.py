@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.background import background
 from pipeline.circuit.interventions import edge_cuts, mask_nodes, masks_in
+from pipeline.circuit.parts import check_tokens
 from pipeline.data.pairs import PairBatch
 from pipeline.model.layout import pick
 from pipeline.model.transformer import Transformer, refuse_compiled
@@ -39,6 +40,7 @@ class Masked:
     @torch.no_grad()
     def __call__(self, tokens: Int[Tensor, "prompt pos"], *, at: Int[Tensor, " prompt"] | None = None) -> Tensor:
         """Logits [prompt, pos, vocab], or [prompt, vocab] at one position of each; as ``Transformer.forward``'s."""
+        check_tokens(tokens, self.model.vocab_size)
         logits: Tensor = self.model(tokens, at=at, intervene=self.intervene, cuts=self.cuts)
         return logits
 

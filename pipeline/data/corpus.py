@@ -27,6 +27,7 @@ from pipeline.seeds import seed_of
 CORPUS_FILE = "corpus.parquet"
 REPORT_FILE = "report.json"
 SPLITS = ("train", "validation")
+MAX_REASONS = 3  # that a message names
 
 
 class CorpusError(ValueError):
@@ -109,6 +110,12 @@ class _Gathering:
                     full.add(document.group)
                 progress.update(n)
         self.n_chars += taken
+        if budget and not taken:
+            left_out = ", ".join(f"{n} {reason}" for reason, n in source.tally.skipped.most_common(MAX_REASONS))
+            raise CorpusError(
+                f"corpus source {name}: gives no function (left out: {left_out or 'nothing'}); correct it or leave it "
+                "out of corpus.sources"
+            )
 
     def _admit(self, name: str, source: DocumentSource, document: Document) -> int:
         """The document's characters if it becomes part of the corpus, 0 if it is refused."""

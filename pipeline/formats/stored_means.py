@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.artifacts import whole_file
 from pipeline.formats.errors import FormatError
 from pipeline.formats.tensors import readable
+from pipeline.model.checkpoint import finite
 from pipeline.model.transformer import Transformer
 from pipeline.sites import site_keys
 
@@ -23,6 +24,7 @@ def read_means(folder: Path, model: Transformer) -> dict[str, Tensor] | None:
         return None
     with readable(path):
         means = load_file(path)
+    means = finite(means, path)
     wrong = set(site_keys(model.config.n_layer)) ^ set(means)
     if wrong:
         raise FormatError(f"{path}: sites do not fit the model: {', '.join(sorted(wrong))}")

@@ -40,14 +40,18 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
     no other.
     """
     described = read_json(folder / "config.json")
+    if not isinstance(described, dict):
+        raise ArtifactError(f"{folder}/config.json: not that of a checkpoint")
     if described.get("format") not in (1, FORMAT):
         raise ArtifactError(f"{folder}: checkpoint format {described.get('format')!r}; allowed: 1 and {FORMAT}")
     tensors = _read(folder / "model.safetensors")
     try:
         model = Transformer(_shape(described), described["vocab_size"])
         shapes = {name: p.shape for name, p in model.named_parameters()}
-        model.load_state_dict(unpacked(tensors, shapes), strict=True)
-    except (ValidationError, KeyError, RuntimeError, IndexError) as error:
+        model.load_state_dict(finite(unpacked(tensors, shapes), folder / "model.safetensors"), strict=True)
+    except (ValidationError, KeyError, RuntimeError, IndexError, TypeError) as error:
+        if isinstance(error, ArtifactError):
+            raise
         raise ArtifactError(f"{folder}: not a checkpoint of this project: {error}; run pretrain again") from error
     model.checkpoint = model_hash(folder)
     return model.to(device).freeze()
@@ -66,8 +70,11 @@ def save_means(means: dict[str, Tensor], folder: Path) -> None:
 
 def load_means(folder: Path) -> dict[str, Tensor]:
     """Site key → mean of every node. Raises ArtifactError where they are missing or not those of a whole model."""
-    means = _read(folder / "means.safetensors")
-    n_layer = read_json(folder / "config.json")["model"]["n_layer"]
+    means = finite(_read(folder / "means.safetensors"), folder / "means.safetensors")
+    try:
+        n_layer = read_json(folder / "config.json")["model"]["n_layer"]
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{folder}/config.json: not that of a checkpoint: no model.n_layer") from error
     missing = set(site_keys(n_layer)) ^ set(means)
     if missing:
         raise ArtifactError(f"{folder}/means.safetensors: sites do not fit the model: {', '.join(sorted(missing))}")
@@ -79,10 +86,23 @@ def model_hash(folder: Path) -> str:
     return file_hash(folder / "model.safetensors", folder / "config.json")
 
 
+def finite(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, those of less than 32 bits in float32. Raises ArtifactError, by name, for one that holds
+    a NaN, an infinity or no floating-point numbers."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ArtifactError(f"{path}: {name} is of {tensor.dtype}; allowed: floating-point numbers")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ArtifactError(f"{path}: {name} is not finite: it holds a NaN or an infinity; make the file again")
+    return {name: tensor.float() if tensor.dtype.itemsize < 4 else tensor for name, tensor in tensors.items()}
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; run pretrain (dvc repro)")
     try:
         return load_file(path)
+    except PermissionError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path}: damaged ({error}); delete it and run pretrain again") from error

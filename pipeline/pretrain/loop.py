@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import pickle
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +36,8 @@ from pipeline.pretrain.projection import l0, nonzeros
 from pipeline.pretrain.step import next_token_loss, recompute_blocks, train_step
 from pipeline.rows import ModelRow
 from pipeline.seeds import seed_of
+
+CHECKPOINT = "checkpoint.pt"
 
 OnLog = Callable[[int, dict[str, float]], None]
 
@@ -105,24 +109,31 @@ def pretrain(
     """
     prepare_cpu(compute.threads)
     run = _start(name, config, shared, seed, tokens, pick_device(compute), ranks)
-    checkpoint = scratch / "pretrain" / _identity(name, config, shared, compute, seed, tokens) / "checkpoint.pt"
-    if checkpoint.is_file():
-        run.restore(torch.load(checkpoint, map_location=run.model.device, weights_only=True))
+    checkpoint = scratch / "pretrain" / _identity(name, config, shared, compute, seed, tokens) / CHECKPOINT
+    if (kept := last_whole(checkpoint, run.model.device)) is not None:
+        run.restore(kept)
     ranks.check_step(run.step)
     validation = TokenStream.open(tokens, "validation")
+    validation_batches(validation, run.sequences, config.n_ctx, shared.validation_tokens)  # refuses too short a text
     precision = training_precision(compute, run.model.device)
     skipped = _skip_zeros(run, compute, precision, scratch)
     with tqdm(total=run.n_steps, initial=run.step, desc=name, unit="step", disable=not ranks.is_first) as bar:
         while run.step < run.n_steps:
-            metrics = _train_until_next_log(run, precision, bar)
+            try:
+                metrics = _train_until_next_log(run, precision, bar)
+            except ZeroDivisionError as error:  # of a kernel: a softmax over numbers that are none
+                raise _diverged(run, checkpoint) from error
+            if not math.isfinite(metrics["train_loss"]):
+                raise _diverged(run, checkpoint)
             if ranks.is_first:
-                _validate(run, validation, metrics)
+                _validate(run, validation, metrics, checkpoint)
                 on_log(run.step, metrics)
                 bar.set_postfix(loss=f"{metrics['val_loss']:.3f}", L0=int(metrics["l0"]))
                 _keep(run, checkpoint)
     finished = _finish(run, tokens, folder, skipped) if ranks.is_first else None
     summary = cast(ModelRow, ranks.from_first(finished))
-    checkpoint.unlink(missing_ok=True)
+    for path in (checkpoint, before(checkpoint)):
+        path.unlink(missing_ok=True)
     return summary
 
 
@@ -137,23 +148,83 @@ def _skip_zeros(run: TrainingRun, compute: ComputeConfig, precision: Any, scratc
     return density
 
 
-def _validate(run: TrainingRun, stream: TokenStream, metrics: dict[str, float]) -> None:
+def _validate(run: TrainingRun, stream: TokenStream, metrics: dict[str, float], checkpoint: Path) -> None:
     """Add the validation loss to ``metrics`` and those to the history. Raises ValueError where training diverged."""
     batches = validation_batches(stream, run.sequences, run.config.n_ctx, run.shared.validation_tokens)
-    metrics["val_loss"] = validation_loss(run.model, batches)
-    if not math.isfinite(metrics["train_loss"] + metrics["val_loss"]):
-        raise ValueError(
-            f"{run.name}: the loss is not finite at step {run.step} (learning rate {metrics['lr']:.3g}); "
-            f"lower models.{run.name}.lr and run the stage again"
-        )
+    try:
+        metrics["val_loss"] = validation_loss(run.model, batches)
+    except ZeroDivisionError as error:
+        raise _diverged(run, checkpoint) from error
+    if not math.isfinite(metrics["val_loss"]):
+        raise _diverged(run, checkpoint)
     run.history.append(metrics)
 
 
+def _diverged(run: TrainingRun, checkpoint: Path) -> ValueError:
+    """What is said of a training whose loss is no number any more."""
+    rate = run.optimizer.schedule.get("lr", math.nan)
+    kept = f"the last good checkpoint is {checkpoint}" if checkpoint.is_file() else "there is no checkpoint before it"
+    return ValueError(
+        f"{run.name}: the loss is not finite at step {run.step} (learning rate {rate:.3g}; the batches of the last "
+        f"{run.shared.validate_every} steps); {kept}; lower models.{run.name}.lr and run the stage again"
+    )
+
+
+def before(checkpoint: Path) -> Path:
+    """The place of the checkpoint before the last one."""
+    return checkpoint.with_name(f"before-{checkpoint.name}")
+
+
+def last_whole(checkpoint: Path, device: torch.device) -> dict[str, Any] | None:
+    """The last resumable checkpoint that is whole, on a device; None where there is none.
+
+    One that a crash of the machine left empty, cut or filled with zeros is passed over, with a warning.
+    """
+    for path in (checkpoint, before(checkpoint)):
+        if not path.is_file():
+            continue
+        try:
+            saved = torch.load(path, map_location=device, weights_only=True)
+            if saved["digest"] != _digest(saved["state"]):
+                raise ValueError("other bits than were written")
+            state: dict[str, Any] = saved["state"]
+            return state
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            print(f"warning: {path} is damaged ({why}); training goes on from an earlier step", file=sys.stderr)
+    return None
+
+
+def _digest(value: Any) -> str:
+    """The identity of the tensors and numbers in a state."""
+    digest = hashlib.sha256()
+
+    def add(part: Any) -> None:
+        if isinstance(part, Tensor):
+            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        elif isinstance(part, dict):
+            for key in part:
+                digest.update(repr(key).encode())
+                add(part[key])
+        elif isinstance(part, list | tuple):
+            for one in part:
+                add(one)
+        else:
+            digest.update(repr(part).encode())
+
+    add(value)
+    return digest.hexdigest()
+
+
 def _keep(run: TrainingRun, checkpoint: Path) -> None:
-    """Write a resumable checkpoint where one is due."""
+    """Write a resumable checkpoint where one is due, and keep the one before."""
     if run.step % run.shared.checkpoint_every < run.shared.validate_every and run.step < run.n_steps:
+        state = run.state()
         with whole_file(checkpoint) as partial:
-            torch.save(run.state(), partial)
+            torch.save({"state": state, "digest": _digest(state)}, partial)
+            if checkpoint.is_file():
+                checkpoint.replace(before(checkpoint))
 
 
 def _start(

@@ -10,8 +10,10 @@ from pipeline.config import PretrainConfig
 def anneal_progress(step: int, n_steps: int, config: PretrainConfig) -> float:
     """How much of the way from dense to the target L0 is gone after ``step``: 0 … 1, linear between them."""
     start, end = config.anneal_start * n_steps, config.anneal_end * n_steps
-    if step >= end:
+    if step >= end:  # also where both are the same step: all at once
         return 1.0
+    if step <= start:
+        return 0.0
     return max(0.0, (step - start) / (end - start))
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import whole_folder, write_json
+from pipeline.artifacts import check_new_folder, whole_folder, write_json
 from pipeline.circuit import Circuit
 from pipeline.circuit.make_ablations import ablations_for
 from pipeline.config import ConfigError, Params, PruneConfig, parse_params
@@ -61,8 +61,8 @@ def prune_checkpoint(
     budget of trials and an ``out``, a search that was killed goes on when this is called again in the same way.
     """
     folder, out = Path(model), None if out is None else Path(out)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out}: is there and not empty; name another folder to write to, or delete it first")
+    if out is not None:
+        check_new_folder(out)
     settings = params if isinstance(params, Params) else settings_for(folder, params)
     config = _changed(settings, {name: value for name, value in changes.items() if value is not None})
     loaded = LoadedModel.open(folder, settings, tokenizer).load_task(task, settings)

@@ -7,6 +7,8 @@ the paper reports: edges at the target loss, after Phase 3.
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,10 +16,13 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.artifacts import whole_file
 from pipeline.config import Hyperparameters
 from pipeline.prune import limits
 from pipeline.prune.discretise import Ranking
@@ -32,7 +37,55 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE: dict[str, BaseDistribution] = {
     name: FloatDistribution(*ends, log=name not in limits.LINEAR) for name, ends in limits.RANGES.items()
 }
+JOURNAL = "trials.log"
+SET_TRIAL_STATE = JournalOperation.SET_TRIAL_STATE_VALUES.value
 NO_CIRCUIT = 1e9  # the objective of a trial that no number of nodes brings to the target
+
+
+def mend(storage: Path) -> None:
+    """Make a search's folder good that a crash left: a torn end of its journal is cut off, and where a ranking that the
+    journal counts on is missing or damaged, the search begins again. Warns of both."""
+    journal, said = storage / JOURNAL, []
+    if not journal.is_file():
+        return
+    kept = whole_lines(journal.read_bytes())
+    if len(kept) < journal.stat().st_size:
+        said.append(f"{journal} has a torn end; the search goes on from the line before")
+        with whole_file(journal) as partial:
+            partial.write_bytes(kept)
+    for number in scored(kept):
+        try:
+            load_file(storage / f"scores-{number}.safetensors")["scores"]
+        except (SafetensorError, OSError, KeyError):
+            said.append(f"{storage}: the ranking of trial {number} is missing or damaged; the search begins again")
+            for path in storage.iterdir():
+                path.unlink()
+            break
+    for sentence in said:
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
+def whole_lines(content: bytes) -> bytes:
+    """The lines of a journal up to the first that is none."""
+    end = 0
+    for line in content.splitlines(keepends=True):
+        try:
+            if not line.endswith(b"\n") or not isinstance(json.loads(line), dict):
+                break
+        except ValueError:
+            break
+        end += len(line)
+    return content[:end]
+
+
+def scored(lines: bytes) -> list[int]:
+    """The numbers of the trials that a journal says are complete, whose rankings are kept beside it."""
+    found = []
+    for line in lines.splitlines():
+        entry = json.loads(line)
+        if entry.get("op_code") == SET_TRIAL_STATE and entry.get("state") == TrialState.COMPLETE.value:
+            found.append(int(entry["trial_id"]))
+    return found
 
 
 class Tuner:
@@ -45,7 +98,8 @@ class Tuner:
         kept: InMemoryStorage | JournalStorage = InMemoryStorage()
         if storage is not None:
             storage.mkdir(parents=True, exist_ok=True)
-            kept = JournalStorage(JournalFileBackend(str(storage / "trials.log")))
+            mend(storage)
+            kept = JournalStorage(JournalFileBackend(str(storage / JOURNAL)))
         pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2, bootstrap_count=0)
         self.study = optuna.create_study(storage=kept, study_name="prune", load_if_exists=True, pruner=pruner)
 
@@ -110,7 +164,8 @@ class Tuner:
         found = search(problem.masking, problem.train, self.config, sets, seeds, batches, self.watch(trials))
         for place, scores in found.items():
             if self.storage is not None:
-                save_file({"scores": scores}, self.scores_file(numbers[place]))
+                with whole_file(self.scores_file(numbers[place])) as partial:
+                    save_file({"scores": scores}, partial)
             ranking = self.rankings[numbers[place]] = problem.ranking(scores)
             circuit = ranking.smallest(self.config.target_loss, self.max_units())
             for name, value in sizes(circuit).items():

@@ -58,7 +58,7 @@ class FunctionSource(DocumentSource):
         try:
             raw = path.read_bytes()
             reason = "empty file" if not raw.strip() else "binary file" if b"\0" in raw else None
-            text = raw.decode("utf-8")
+            text = raw.decode("utf-8-sig")
         except OSError:
             reason = "unreadable file"
         except UnicodeDecodeError:
@@ -75,5 +75,8 @@ class FunctionSource(DocumentSource):
             cut = list(cut_functions(text, self._limits.min_lines, self._limits.max_lines, self.tally.skipped))
         except NotPythonError:
             self.tally.skipped["not Python"] += 1
+            return []
+        except RecursionError:
+            self.tally.skipped["nested too deep"] += 1
             return []
         return [Document(function, group) for function in cut]
