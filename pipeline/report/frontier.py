@@ -8,7 +8,7 @@ nearest dense model stands in and says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,9 +25,12 @@ METHOD = (
     "edge count of the dense model nearest in loss (marked 'nearest', with the gap in nats, dense loss - sparse "
     "loss: such a pair is compared at unequal losses; interpolated_only leaves those pairs out). The ratio is the "
     "geometric mean of dense edges / sparse edges over all (sparse model, task) pairs; a circuit without edges "
-    "counts as one edge. Interval: 95 % percentile bootstrap over tasks (a task brings all its models along), "
-    "null for fewer than two tasks; it says nothing of other seeds or other models. A second seed of an architecture "
-    "counts as a further model, sparse or dense; seed_spread has what lies between the seeds."
+    "counts as one edge, and a task for which no model's circuit has an edge (the bigram table does it alone) is left "
+    "out: it has no ratio (n_without_edges says how many pairs that are; as pairs of ratio 1 they would bring the mean "
+    "to ratio ** (n_pairs / (n_pairs + n_without_edges))). Interval: 95 % percentile bootstrap over tasks (a task "
+    "brings all its models along), null for fewer than two tasks; it says nothing of other seeds or other models. A "
+    "second seed of an architecture counts as a further model, sparse or dense; seed_spread has what lies between the "
+    "seeds."
 )
 
 
@@ -100,22 +103,21 @@ def by_target(
     summarise: Callable[[Sequence[Match]], dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
     """Target loss → ``ratio`` and its ``interval``, ``n_pairs`` (sparse model, task) and of these ``n_bracketed`` with
-    dense models on both sides in loss, and the same of the ``widest`` sparse models alone; for one way to count edges.
-    Targets without a pair are absent."""
-    width = max((model["d_model"] for model in of_kind(models, "sparse")), default=0)
-    widest = {model["name"] for model in models if model["d_model"] == width}
+    dense models on both sides in loss, ``n_without_edges`` left out, and the same of the ``widest`` sparse models
+    alone; for one way to count edges. Targets without a pair are absent."""
+    widths = {model["name"]: model["d_model"] for model in of_kind(models, "sparse")}
+    widest = {name for name, width in widths.items() if width == max(widths.values())}
 
-    def found(matches: Sequence[Match]) -> dict[str, Any]:
+    def found(sizes: Mapping[str, Mapping[str, int]], names: Set[str]) -> dict[str, Any]:
+        matches = [match for match in match_all(models, list(sizes.values())) if match.sparse.model in names]
         bracketed = sum(match.matched == "interpolated" for match in matches)
         overall = {key: value for key, value in summarise(matches).items() if key != "tasks_compared"}
-        return overall | {"n_pairs": len(matches), "n_bracketed": bracketed}
+        left_out = sum(len(without_edges(sizes.values()) & set(sizes[name])) for name in names)
+        return overall | {"n_pairs": len(matches), "n_bracketed": bracketed, "n_without_edges": left_out}
 
-    every = {target: match_all(models, [edges(model, target) for model in models]) for target in targets}
-    return {
-        f"{target:g}": found(matches) | {"widest": found([match for match in matches if match.sparse.model in widest])}
-        for target, matches in every.items()
-        if matches
-    }
+    every = {target: {model["name"]: edges(model, target) for model in models} for target in targets}
+    rows = {target: found(sizes, widths.keys()) | {"widest": found(sizes, widest)} for target, sizes in every.items()}
+    return {f"{target:g}": row for target, row in rows.items() if row["n_pairs"]}
 
 
 def _per_model(
@@ -162,20 +164,29 @@ def _discretised(points: Iterable[tuple[str, CurvePoint]], target: float) -> dic
 
 
 def match_all(models: Sequence[ModelSummary], sizes: Sequence[Mapping[str, int]]) -> list[Match]:
-    """A match for every sparse model and every task that it and some dense model have, in order.
+    """A match for every sparse model and every task that it and some dense model have, in order; none for a task
+    without edges in all of them.
 
     ``sizes``: task → edges, of each model.
     """
+    empty = without_edges(sizes)
     points: dict[str, list[dict[str, CircuitPoint]]] = {"sparse": [], "dense": []}
     for model, edges in zip(models, sizes, strict=True):
         name, loss = model["name"], model["val_loss_nats"]
-        points[model["kind"]].append({task: CircuitPoint(name, loss, max(n, 1)) for task, n in edges.items()})
+        compared = {task: max(n, 1) for task, n in edges.items() if task not in empty}
+        points[model["kind"]].append({task: CircuitPoint(name, loss, n) for task, n in compared.items()})
     return [
         match_loss(task, point, dense)
         for own in points["sparse"]
         for task, point in own.items()
         if (dense := [other[task] for other in points["dense"] if task in other]) and point.loss is not None
     ]
+
+
+def without_edges(sizes: Iterable[Mapping[str, int]]) -> set[str]:
+    """The tasks for which no model's circuit has an edge; ``sizes``: task → edges, of each model."""
+    sizes = list(sizes)
+    return {task for edges in sizes for task in edges} - {task for edges in sizes for task, n in edges.items() if n}
 
 
 def match_loss(task: str, sparse: CircuitPoint, dense: Sequence[CircuitPoint]) -> Match:

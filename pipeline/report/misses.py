@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from pipeline.report.averages import known, log_edges, mean_ratio
-from pipeline.report.frontier import discretised_edges
+from pipeline.report.frontier import discretised_edges, without_edges
 from pipeline.report.solved import KINDS, all_solved, of_kind
 from pipeline.rows import ModelSummary, Summary
 
@@ -18,6 +18,7 @@ def misses(summary: Summary, by_width: Sequence[ModelSummary]) -> list[str]:
     models = summary["models"]
     return [
         *unsolved(of_kind(models, "sparse")),
+        *edgeless(summary),
         *equal_tokens(summary),
         *widths(by_width),
         *targets(summary),
@@ -31,6 +32,14 @@ def unsolved(models: Sequence[ModelSummary]) -> Iterator[str]:
     left = sorted(tasks.keys() - {name for _, name, _ in all_solved(models)})
     if left:
         yield f"No sparse model does {len(left)} of the {len(tasks)} tasks ({', '.join(f'`{name}`' for name in left)})."
+
+
+def edgeless(summary: Summary) -> Iterator[str]:
+    """The tasks whose circuits have no edge in any model, which therefore show nothing of sparsity."""
+    names = sorted(without_edges([discretised_edges(row, summary["target_loss"]) for row in summary["models"]]))
+    if names:
+        said = ", ".join(f"`{name}`" for name in names)
+        yield f"No model needs an edge for {said} (its bigram table does it alone): dense ÷ sparse leaves it out."
 
 
 def equal_tokens(summary: Summary) -> Iterator[str]:
@@ -52,7 +61,8 @@ def equal_tokens(summary: Summary) -> Iterator[str]:
         f"(width {best['d_model']}, {best['tokens'] / 1e6:.3g} million)."
     )
     few, many = (discretised_edges(row, summary["target_loss"]) for row in (wide, narrow))
-    ratio = mean_ratio([log_edges(many[task]) - log_edges(few[task]) for task in sorted(few.keys() & many.keys())])
+    compared = sorted((few.keys() & many.keys()) - without_edges([few, many]))
+    ratio = mean_ratio([log_edges(many[task]) - log_edges(few[task]) for task in compared])
     if ratio is not None:
         yield f"The circuits of that dense model have {ratio:.1f} times the edges of those of width {wide['d_model']}."
 

@@ -108,6 +108,16 @@ def test_a_circuit_without_edges_counts_as_one_edge() -> None:
     assert found["ratio_dense_to_sparse_edges_at_matched_loss"] == pytest.approx(8)
 
 
+def test_a_task_that_no_model_needs_an_edge_for_is_left_out_and_counted() -> None:
+    sizes = {"else_elif": 0, "quotes": 8}
+    models = [entry("d", "dense", 3.0, {"else_elif": 0, "quotes": 80}), entry("s", "sparse", 3.0, sizes)]
+    found = run(models)
+    assert found["ratio_dense_to_sparse_edges_at_matched_loss"] == pytest.approx(10)
+    assert found["tasks_compared"] == ["quotes"]
+    row = found["minimised"]["0.15"]
+    assert (row["n_pairs"], row["n_without_edges"], row["widest"]["n_without_edges"]) == (1, 1, 1)
+
+
 def test_another_target_loss_compares_the_circuits_of_that_target() -> None:
     found = run([entry("d", "dense", 3.0, {"quotes": 101}), entry("s", "sparse", 3.0, {"quotes": 20})])
     assert [part["ratio"] for part in found["by_target_loss"]] == [pytest.approx(101 / 20), pytest.approx(5)]

@@ -45,6 +45,16 @@ def test_each_miss_is_a_sentence_with_its_numbers():
     ]
 
 
+def test_a_task_without_edges_in_any_model_is_named_and_in_no_ratio():
+    sparse = model(width=16, quotes=task(edges=4), else_elif=task(edges=0))
+    dense = model("dense", 4, 2.8, quotes=task(edges=40), else_elif=task(edges=0))
+    said = found([sparse, dense])
+    assert said[0] == (
+        "No model needs an edge for `else_elif` (its bigram table does it alone): dense ÷ sparse leaves it out."
+    )
+    assert "have 10.0 times the edges" in said[-1]
+
+
 def test_a_dense_model_that_is_better_and_narrower_is_said_with_its_circuits():
     sparse = model(width=16, loss=2.9, quotes=task(edges=4), lists=task(edges=8))
     dense = [
