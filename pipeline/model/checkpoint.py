@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.artifacts import ArtifactError, file_hash, read_json, write_json
-from pipeline.model.packed import packed, unpacked
+from pipeline.model.packed import INDEX, packed, unpacked
 from pipeline.model.transformer import Transformer
 from pipeline.shape import ModelShape
 from pipeline.sites import site_keys
@@ -44,14 +44,14 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
         raise ArtifactError(f"{folder}/config.json: not that of a checkpoint")
     if described.get("format") not in (1, FORMAT):
         raise ArtifactError(f"{folder}: checkpoint format {described.get('format')!r}; allowed: 1 and {FORMAT}")
-    tensors = _read(folder / "model.safetensors")
+    path = folder / "model.safetensors"
+    tensors = _read(path)
+    finite({name: tensor for name, tensor in tensors.items() if not name.endswith(INDEX)}, path)
     try:
         model = Transformer(_shape(described), described["vocab_size"])
         shapes = {name: p.shape for name, p in model.named_parameters()}
-        model.load_state_dict(finite(unpacked(tensors, shapes), folder / "model.safetensors"), strict=True)
-    except (ValidationError, KeyError, RuntimeError, IndexError, TypeError) as error:
-        if isinstance(error, ArtifactError):
-            raise
+        model.load_state_dict(unpacked(tensors, shapes), strict=True)
+    except (ValidationError, KeyError, RuntimeError, IndexError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{folder}: not a checkpoint of this project: {error}; run pretrain again") from error
     model.checkpoint = model_hash(folder)
     return model.to(device).freeze()

@@ -25,7 +25,7 @@ def circuit_of(model: Any, nodes: dict[str, list[int]], edges: dict[str, list[li
         nodes={key: torch.tensor(indices) for key, indices in nodes.items()},
         edges={key: torch.tensor(pairs) for key, pairs in edges.items()},
         means=means,
-        scores=means,
+        scores={key: torch.zeros(width) for key, width in model.widths().items()},
         about={"task": "t", "model": "m"},
     )
 

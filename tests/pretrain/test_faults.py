@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pipeline.data.batches import CorpusTooSmallError
+from pipeline.data.shards import TokenStream
 from pipeline.model.checkpoint import load_model
 from pipeline.pretrain.loop import pretrain
 from pipeline.pretrain.schedule import anneal_progress
@@ -76,9 +77,10 @@ def test_a_training_that_diverges_says_so(train, tiny_run, lr):
 
 
 def test_too_short_a_text_for_validation_is_said_before_the_first_step(train, tiny_run):
-    config = tiny_run["config"].model_copy(update={"n_ctx": 4096})
-    with pytest.raises(CorpusTooSmallError):
-        train("short", config=config)
+    n_ctx = TokenStream.open(tiny_run["tokens"], "validation").n_tokens  # a window has one more
+    config = tiny_run["config"].model_copy(update={"n_ctx": n_ctx})
+    with pytest.raises(CorpusTooSmallError, match="the validation stream"):
+        train("short", config=config, shared=tiny_run["shared"].model_copy(update={"batch": 1}))
 
 
 def test_annealing_can_be_all_at_once(params):
