@@ -57,9 +57,15 @@ class Stream:
         """Some rows of it."""
         return replace(self, delta=self.delta[rows], base=None if self.base is None else self.base[rows])
 
-    def whole(self, embedding: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-        """All channels; ``embedding``: of its rows."""
-        x = (embedding if self.base is None else self.base) + self.constant
+    def whole(
+        self, embedding: Float[Tensor, "row d_model"], places: Float[Tensor, "row d_model"] | None
+    ) -> Float[Tensor, "row d_model"]:
+        """All channels; ``embedding``: of the tokens of its rows, ``places``: of their positions, where they are
+        added."""
+        if self.base is not None:
+            return (self.base + self.constant).index_add_(1, self.columns, self.delta)
+        x = embedding + self.constant
+        x = x if places is None else x + places
         return x.index_add_(1, self.columns, self.delta)
 
     @classmethod
@@ -198,7 +204,7 @@ class Compact:
         stream = (stream.at(prompts.end) if ended else stream).plus(part.when_ablated, part.writes, delta)
         if self.frozen.config.adds_up:
             return stream
-        x = stream.whole(self.embedding(*prompts.rows(last_layer)))
+        x = stream.whole(*self.embedding(*prompts.rows(last_layer)))
         return Stream.of(self.frozen.block(index // 2).settle(IN_STREAM[index % 2], x))
 
     def read(
@@ -228,13 +234,14 @@ class Compact:
     def finish(self, stream: Stream, prompts: PackedPrompts) -> tuple[Tensor, Tensor]:
         """The final norm of the stream at the rows of the last layer [row, d_model], and their tokens."""
         token, position = prompts.rows(prompts.last)
-        x = stream.whole(self.embedding(token, position))
+        x = stream.whole(*self.embedding(token, position))
         return self.frozen.model.transformer["ln_f"](x), token
 
-    def embedding(self, token: Tensor, position: Tensor) -> Float[Tensor, "row d_model"]:
+    def embedding(self, token: Tensor, position: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The embedding of tokens [row, d_model]; and of their positions, where the shape adds them."""
         model = self.frozen.model.transformer
-        x = F.embedding(token, model["wte"].weight)
-        return x + model["wpe"].weight[position] if self.frozen.config.positions else x
+        places = F.embedding(position, model["wpe"].weight) if self.frozen.config.positions else None
+        return F.embedding(token, model["wte"].weight), places
 
 
 def two_logits(

@@ -30,11 +30,24 @@ class Ranking:
     def first(self, k: int) -> Candidate:
         """The circuit of the first k units; of equal scores, the lower unit comes first."""
         if k not in self.seen:
-            mask = torch.zeros_like(self.scores)
-            mask[self.sequence[:k]] = 1
-            circuit = self.layout.circuit(mask, self.evaluator.model)
-            self.seen[k] = self.evaluator(circuit).candidate
+            found = self.evaluated(k)
+            self.forget(limits.MOST_KEPT_EDGES - found.n_edges)
+            self.seen[k] = found
         return self.seen[k]
+
+    def evaluated(self, k: int) -> Candidate:
+        mask = torch.zeros_like(self.scores)
+        mask[self.sequence[:k]] = 1
+        return self.evaluator(self.layout.circuit(mask, self.evaluator.model)).candidate
+
+    def forget(self, room: int) -> None:
+        """Keep no more edges than ``room`` of circuits seen, the smallest of them: in a large dense model each of these
+        circuits takes a gigabyte."""
+        for k in sorted(self.seen):
+            room -= self.seen[k].n_edges
+            if room < 0:
+                del self.seen[k]
+                self.checked.pop(k, None)
 
     def check(self, k: int) -> Candidate:
         """The same as ``first``, evaluated on the extra pairs, too."""

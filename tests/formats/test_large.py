@@ -93,7 +93,10 @@ def test_a_model_of_gpt2_smalls_shape_is_pruned_inside_8_gib(tmp_path):
     from pipeline.config import load_params
     from pipeline.prune.prune import prune_task
 
-    transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2)).save_pretrained(tmp_path / "gpt2")
+    torch.manual_seed(0)
+    random = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2))
+    random.transformer.ln_f.weight.data.mul_(8)  # so that it prefers an answer clearly
+    random.save_pretrained(tmp_path / "gpt2")
     assert json.loads((tmp_path / "gpt2/config.json").read_text())["n_embd"] == 768
     with timed("read"):
         model = read_foreign(tmp_path / "gpt2").model
@@ -110,11 +113,15 @@ def test_a_model_of_gpt2_smalls_shape_is_pruned_inside_8_gib(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss <= 8 * 2**20
 
 
-def preferred(model, pairs: PairBatch) -> PairBatch:
-    """The same prompts with, for both sides of a pair, the answers by which the model itself tells them apart most."""
+def preferred(model, pairs: PairBatch, n: int = 1000) -> PairBatch:
+    """The same prompts with two answers a pair of which the model prefers clearly the one on side a, the other on b:
+    the best of the ``n`` tokens each that it has more of on one side."""
     with torch.no_grad():
         logits = model(pairs.tokens, at=pairs.last)
-    difference = logits[0::2] - logits[1::2]
-    best = torch.stack([difference.argmax(-1), difference.argmin(-1)], dim=-1)
-    answers = torch.stack([best, best.flip(-1)], dim=1).flatten(0, 1)
-    return PairBatch(pairs.tokens, pairs.last, answers)
+    answers = []
+    for a, b in zip(logits[0::2], logits[1::2], strict=True):
+        first, second = (a - b).topk(n).indices, (b - a).topk(n).indices
+        margins = torch.minimum(a[first][:, None] - a[second], b[second] - b[first][:, None])
+        row, column = divmod(int(margins.argmax()), n)
+        answers.append([[first[row], second[column]], [second[column], first[row]]])
+    return PairBatch(pairs.tokens, pairs.last, torch.tensor(answers).flatten(0, 1))

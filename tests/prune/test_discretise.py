@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.prune import limits
 from pipeline.prune.discretise import Ranking
 from pipeline.prune.evaluator import Candidate, Evaluator
 from pipeline.prune.masks import UnitLayout
@@ -15,12 +16,12 @@ class Known(Ranking):
 
     def __init__(self, apart):
         super().__init__(object.__new__(Evaluator), object.__new__(UnitLayout), torch.arange(1000.0).flip(0))
-        self.apart, self.n_checks = apart, 0
+        self.apart, self.n_checks, self.n_evaluated = apart, 0, 0
 
-    def first(self, k):
+    def evaluated(self, k):
+        self.n_evaluated += 1
         edges = {"0.mlp_in->mlp_neuron": torch.zeros(k, 2)}
-        self.seen[k] = Candidate({}, edges, 1 - k / 1000, 0.0, (1.0, 0.0), torch.zeros(1))
-        return self.seen[k]
+        return Candidate({}, edges, 1 - k / 1000, 0.0, (1.0, 0.0), torch.zeros(1))
 
     def check(self, k):
         self.n_checks += 1
@@ -49,3 +50,12 @@ def test_what_was_asked_for_one_target_is_not_asked_again_for_another():
     n = len(ranking.seen)
     assert ranking.smallest(0.56).n_edges == pytest.approx(440, rel=0.03) and len(ranking.seen) - n <= 3
     assert ranking.smallest(0.35, max_units=500) is None and ranking.smallest(0.55).n_edges <= 459
+
+
+def test_of_large_circuits_only_few_are_kept_and_what_is_found_is_the_same(monkeypatch):
+    kept = Known(0.01)
+    found = kept.smallest(0.5)
+    monkeypatch.setattr(limits, "MOST_KEPT_EDGES", 600)
+    few = Known(0.01)
+    assert few.smallest(0.5).n_edges == found.n_edges and few.n_evaluated >= kept.n_evaluated
+    assert 0 < sum(candidate.n_edges for candidate in few.seen.values()) <= 600 < sum(kept.seen)
