@@ -103,7 +103,8 @@ def test_a_model_of_gpt2_smalls_shape_is_pruned_inside_8_gib(tmp_path):
     pairs = preferred(model, pairs_of(16, 50257, length=16))
     means = {key: torch.zeros(n) for key, n in model.widths().items()}
     config = load_params("params.yaml").prune
-    config = config.model_copy(update={"steps": 20, "centres": config.centres[:1], "budget": 0, "target_loss": 0.5})
+    few = {"steps": 20, "centres": config.centres[:1], "budget": 0, "baselines": [], "deciding": None}
+    config = config.model_copy(update=few | {"target_loss": 0.5, "curve_losses": [0.5]})
     with timed("pruned"):
         found = prune_task(
             model=model, means=means, ablations=(AblationValues.of(Ablation.ZERO, means),),
