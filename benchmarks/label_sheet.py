@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.whitespace import all_visible
 
 N_USES = 30
+SURE = 0.9  # an AUC that counts as surely told apart
 HEAD = """# {n} labels, to be judged
 
 Drawn at random (seed {seed}) from {total} uses of nodes in circuits of sparse models, by
@@ -23,7 +24,8 @@ Drawn at random (seed {seed}) from {total} uses of nodes in circuits of sparse m
 values below it show: where the node is high or low, or where the two prompts of a pair (a and b) differ at it. Numbers
 in it are means over all test pairs. *After `x`* is the side of a pair that has `x` where its prompts first differ (or
 soon after), and *at the end* the last token, after which the model answers. AUC: how surely the label's two groups are
-told apart by the value, on pairs that it was not chosen on; none where no place stands out.
+told apart by the value, on pairs that it was not chosen on; none where no place stands out. It is at least {sure} for
+{n_sure} of all uses.
 """
 
 
@@ -38,7 +40,8 @@ def main() -> None:
         for use in uses_of(json.loads(path.read_text()))
     ]
     drawn = random.Random(asked.seed).sample(uses, min(N_USES, len(uses)))
-    print(HEAD.format(n=len(drawn), seed=asked.seed, total=len(uses)))
+    n_sure = sum((use["label"]["score"] or 0) >= SURE for use in uses)
+    print(HEAD.format(n=len(drawn), seed=asked.seed, total=len(uses), sure=SURE, n_sure=n_sure))
     print("| | node | label in the task | AUC | accepted |\n|---|---|---|---|---|")
     for number, use in enumerate(drawn, start=1):
         label = use["label"]
