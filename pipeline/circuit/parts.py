@@ -1,4 +1,4 @@
-"""The nodes and edges of a circuit, checked against the model that they are of: what does not exist is refused by name."""
+"""Nodes and edges of a circuit, checked against the model that they are of: what does not exist is refused by name."""
 
 from __future__ import annotations
 
