@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.circuit.graph import Subgraph
 from pipeline.prune import limits
 from pipeline.prune.evaluator import Candidate, Evaluator
 from pipeline.prune.masks import EdgeLayout, UnitLayout
@@ -30,15 +31,16 @@ class Ranking:
     def first(self, k: int) -> Candidate:
         """The circuit of the first k units; of equal scores, the lower unit comes first."""
         if k not in self.seen:
-            found = self.evaluated(k)
-            self.forget(limits.MOST_KEPT_EDGES - found.n_edges)
-            self.seen[k] = found
+            circuit = self.circuit(k)
+            self.forget(limits.MOST_KEPT_EDGES - circuit.n_edges)
+            self.seen[k] = self.evaluator(circuit).candidate
         return self.seen[k]
 
-    def evaluated(self, k: int) -> Candidate:
+    def circuit(self, k: int) -> Subgraph:
+        """The first k units and all edges between them."""
         mask = torch.zeros_like(self.scores)
         mask[self.sequence[:k]] = 1
-        return self.evaluator(self.layout.circuit(mask, self.evaluator.model)).candidate
+        return self.layout.circuit(mask, self.evaluator.model)
 
     def forget(self, room: int) -> None:
         """Keep no more edges than ``room`` of circuits seen, the smallest of them: in a large dense model each of these

@@ -5,23 +5,32 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.circuit.graph import Subgraph
 from pipeline.prune import limits
 from pipeline.prune.discretise import Ranking
-from pipeline.prune.evaluator import Candidate, Evaluator
+from pipeline.prune.evaluator import Candidate, Evaluation, Evaluator
 from pipeline.prune.masks import UnitLayout
+
+
+class Counting(Evaluator):
+    def __init__(self):
+        self.n_evaluated = 0
+
+    def __call__(self, circuit, target=0.0):
+        self.n_evaluated += 1
+        found = 1 - circuit.n_edges / 1000
+        return Evaluation(circuit.nodes, circuit.edges, found, 0.0, (1.0, 0.0), torch.zeros(1), runs=())
 
 
 class Known(Ranking):
     """Of 1000 units: the first k leave a loss of 1 − k/1000, by extra pairs too ``apart`` more; None: not there."""
 
     def __init__(self, apart):
-        super().__init__(object.__new__(Evaluator), object.__new__(UnitLayout), torch.arange(1000.0).flip(0))
-        self.apart, self.n_checks, self.n_evaluated = apart, 0, 0
+        super().__init__(Counting(), object.__new__(UnitLayout), torch.arange(1000.0).flip(0))
+        self.apart, self.n_checks = apart, 0
 
-    def evaluated(self, k):
-        self.n_evaluated += 1
-        edges = {"0.mlp_in->mlp_neuron": torch.zeros(k, 2)}
-        return Candidate({}, edges, 1 - k / 1000, 0.0, (1.0, 0.0), torch.zeros(1))
+    def circuit(self, k):
+        return Subgraph({}, {"0.mlp_in->mlp_neuron": torch.zeros(k, 2)})
 
     def check(self, k):
         self.n_checks += 1
@@ -57,5 +66,5 @@ def test_of_large_circuits_only_few_are_kept_and_what_is_found_is_the_same(monke
     found = kept.smallest(0.5)
     monkeypatch.setattr(limits, "MOST_KEPT_EDGES", 600)
     few = Known(0.01)
-    assert few.smallest(0.5).n_edges == found.n_edges and few.n_evaluated >= kept.n_evaluated
+    assert few.smallest(0.5).n_edges == found.n_edges and few.evaluator.n_evaluated >= kept.evaluator.n_evaluated
     assert 0 < sum(candidate.n_edges for candidate in few.seen.values()) <= 600 < sum(kept.seen)
