@@ -57,10 +57,15 @@ def test_the_choice_is_after_the_token_that_was_asked_for(session, model, tokens
 
 
 def test_a_circuit_with_parts_off_is_the_circuit_without_them(session, model, circuit, tokens_of):
+    edges = {
+        "0.attn_in->attn_q": EDGES["0.attn_in->attn_q"][1:],
+        "1.mlp_in->mlp_neuron": [ends for ends in EDGES["1.mlp_in->mlp_neuron"] if ends[1] != 30],
+        "1.mlp_neuron->mlp_out": [ends for ends in EDGES["1.mlp_neuron->mlp_out"] if ends[0] != 30],
+    }
     less = replace(
         circuit,
         nodes=circuit.nodes | {"1.mlp_neuron": torch.tensor([11])},
-        edges=circuit.edges | {"0.attn_in->attn_q": torch.tensor(EDGES["0.attn_in->attn_q"][1:])},
+        edges=circuit.edges | {key: torch.tensor(pairs) for key, pairs in edges.items()},
     )
     reply = session.run(TEXT, "closing", ["1.mlp_neuron.30"], ["0.attn_in.1->0.attn_q.2"])
     assert_same(reply["circuit"], less(model)(tokens_of(TEXT))[0, -1])
