@@ -6,18 +6,17 @@ checkpoints go on loading.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
-AT_SITES = ("attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out")
-IN_STREAM = ("resid_post_attn", "resid_post_mlp")  # after a half layer's write was added to the residual stream
-TopkPlace = Literal[
-    "attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out",
-    "resid_post_attn", "resid_post_mlp",
-]  # fmt: skip
+SitePlace = Literal["attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out"]
+StreamPlace = Literal["resid_post_attn", "resid_post_mlp"]  # in the stream, after a half layer's write was added
+TopkPlace = SitePlace | StreamPlace
+AT_SITES: tuple[str, ...] = get_args(SitePlace)
+IN_STREAM: tuple[str, ...] = get_args(StreamPlace)
 
 
 def option(default: Any) -> Any:
@@ -46,9 +45,7 @@ class ModelShape(BaseModel):
     activation: Literal["gelu", "gelu_new", "relu"] = option("gelu")  # gelu_new: GPT-2's, by tanh
     residual_relu: bool = option(False)  # of the residual stream, after each half layer
     topk_at: tuple[TopkPlace, ...] | None = option(None)  # where AbsTopK acts; None: at all eight sites
-    d_pos: PositiveInt | None = option(
-        None
-    )  # learned positions, read beside the residual stream, in this many channels
+    d_pos: PositiveInt | None = option(None)  # channels of learned positions, read beside the residual stream
     logits_bias: bool = option(False)  # added to the logits
 
     @model_validator(mode="after")
@@ -105,5 +102,5 @@ class ModelShape(BaseModel):
     @property
     def is_studys(self) -> bool:
         """Whether it has none of the options of other projects' models."""
-        plain = {name: getattr(self, name) for name in list(ModelShape.model_fields)[:8]}
-        return self.shape == ModelShape(**plain)
+        dumped = self.shape.model_dump()  # its options only where they are set
+        return not any(ModelShape.model_fields[name].exclude_if for name in dumped)

@@ -16,19 +16,16 @@ import copy
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.circuit.compact_attention import CompactAttention, Mixed
-from pipeline.circuit.compact_parts import KINDS, MIN_ROWS, NONE, Edges, Frozen, Map, Nodes, columns
+from pipeline.circuit.compact_parts import KINDS, NONE, Edges, Frozen, Map, Nodes, columns
 from pipeline.circuit.parts import check_tokens
-from pipeline.kernels.compact_cpu import read_rows
-from pipeline.kernels.threads import in_shares
+from pipeline.circuit.stream_reads import whole_rows
 from pipeline.model.layout import PackedPrompts
-from pipeline.model.norm import NormTerms
 from pipeline.model.transformer import Transformer
 from pipeline.shape import IN_STREAM
 from pipeline.sites import Site
@@ -102,7 +99,6 @@ class CompactMLP:
         self.inner = Map.renewed(inner, frozen, layer, kinds[0], nodes, edges)
         self.out = Map.renewed(out, frozen, layer, kinds[1], nodes, edges)
         self.reads = self.inner.sources if len(self.writes) else NONE
-        self.norm = frozen.block(layer).ln_2
         self.site = Site.MLP_IN
 
     @property
@@ -217,17 +213,9 @@ class Compact:
             if bool(torch.isin(wanted, known).all()):
                 return columns(values, known, wanted)
         token, position = (each.numpy() for each in rows)
-        out = torch.empty(len(token), len(wanted))
-        if out.numel():
-            arrays = (token, position, self.frozen.tables)
-            if stream.base is not None:
-                nothing = np.zeros((1, stream.base.shape[1]), np.float32)
-                arrays = (np.arange(len(out)), np.zeros(len(out), np.int64), (stream.base.numpy(), nothing))
-            past = (stream.constant.numpy(), stream.columns.numpy(), stream.delta.numpy())
-            beside = self.frozen.beside(index // 2, part.site).numpy(), position
-            norm, site = NormTerms.of(part.norm).arguments, (self.frozen.k(part.site), wanted.numpy())
-            inputs = (*arrays, past, beside, norm, site, out.numpy())
-            in_shares(lambda a, b: read_rows(a, b, *inputs), len(out), least=MIN_ROWS)
+        begun = (token, position, self.frozen.tables) if stream.base is None else whole_rows(stream.base)
+        past = stream.constant, stream.columns, stream.delta
+        out = self.frozen.stream_reads(index // 2, part.site, begun, past, position, wanted)
         trace.reads[index] = (wanted, out)
         return out
 

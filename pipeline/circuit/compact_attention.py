@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pipeline.circuit.compact_parts import KINDS, MIN_ROWS, NONE, Edges, Frozen, Map, Nodes, columns
+from pipeline.circuit.compact_parts import KINDS, NONE, Edges, Frozen, Map, Nodes, columns
 from pipeline.circuit.interventions import edge_codes
+from pipeline.circuit.stream_reads import MIN_ROWS
 from pipeline.kernels.compact_cpu import mix_heads, spread_rows, write_rows
 from pipeline.kernels.threads import in_shares
 from pipeline.model.layout import PackedPrompts
@@ -70,7 +71,6 @@ class CompactAttention:
         )
         self.q, self.k, self.v, self.out = self.maps
         self.reads = torch.cat([self.q.sources, self.k.sources, self.v.sources]).unique() if len(self.writes) else NONE
-        self.norm = frozen.block(layer).ln_1
         self.site = Site.ATTN_IN
         self.sink = frozen.block(layer).attn.sink_logit
         self.frozen = frozen

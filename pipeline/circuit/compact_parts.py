@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pipeline.circuit.stream_reads import MIN_ROWS, StreamReads
 from pipeline.kernels.compact_cpu import compete
 from pipeline.kernels.threads import in_shares
 from pipeline.model.transformer import Block, Transformer, activation
@@ -20,7 +21,6 @@ Edges = Mapping[str, Int[Tensor, "_n 2"]]
 NONE = torch.zeros(0, dtype=torch.long)
 NO_ENDS = NONE.view(0, 2)
 KINDS = {(kind.source, kind.target): kind for kind in EDGE_KINDS}
-MIN_ROWS = 64  # of a thread's share: handing fewer over costs more than it gives
 
 
 class Frozen:
@@ -34,6 +34,7 @@ class Frozen:
         wte = parts["wte"].weight.detach()
         added = parts["wpe"].weight.detach() if self.config.positions else torch.zeros(self.config.n_ctx, wte.shape[1])
         self.tables = (wte.numpy(), added.numpy())
+        self.stream_reads = StreamReads(self.model)
         self._made: dict[str, Tensor] = {}
 
     def block(self, layer: int) -> Block:
@@ -63,22 +64,6 @@ class Frozen:
 
     def k(self, site: Site) -> int:
         return self.config.k_at(site.value)
-
-    @torch.no_grad()
-    def beside(self, layer: int, site: Site) -> Float[Tensor, "pos d_pos"]:
-        """What a half layer reads beside the residual stream: the norm of every position, of no channels without."""
-        return self.once(f"{layer}.{site} beside", lambda: norm_of_positions(self.model, layer, site))
-
-
-@torch.no_grad()
-def norm_of_positions(model: Transformer, layer: int, site: Site) -> Float[Tensor, "pos d_pos"]:
-    """The positions that a half layer reads beside the residual stream, behind their norm; no channels without."""
-    if not model.config.d_pos:
-        return torch.zeros(model.config.n_ctx, 0)
-    block: Block = model.transformer["h"][layer]
-    norm = block.ln_p1 if site is Site.ATTN_IN else block.ln_p2
-    places: Tensor = norm(model.transformer["wpe"].weight)
-    return places.contiguous()
 
 
 def columns(x: Float[Tensor, "row known"], known: Tensor, wanted: Tensor) -> Float[Tensor, "row wanted"]:

@@ -14,7 +14,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -23,13 +22,13 @@ from torch import Tensor
 from pipeline.circuit.ablation_values import Values
 from pipeline.circuit.background import EVERYWHERE, Background
 from pipeline.circuit.compact import two_logits
-from pipeline.circuit.compact_parts import KINDS, MIN_ROWS, NO_ENDS, NONE, Edges, Nodes, columns, norm_of_positions
-from pipeline.kernels.compact_cpu import compete_rows, read_rows
+from pipeline.circuit.compact_parts import KINDS, NO_ENDS, NONE, Edges, Nodes, columns
+from pipeline.circuit.stream_reads import MIN_ROWS, StreamReads, whole_rows
+from pipeline.kernels.compact_cpu import compete_rows
 from pipeline.kernels.threads import in_shares
 from pipeline.model.attention import attend
 from pipeline.model.layout import PackedPrompts
 from pipeline.model.linear import Linear
-from pipeline.model.norm import NormTerms
 from pipeline.model.transformer import Block, activation
 from pipeline.shape import IN_STREAM
 from pipeline.sites import EDGE_KINDS, EdgeKind, Site, edge_key, site_key, split_site_key
@@ -51,6 +50,7 @@ class FrozenRows:
         self.by_channel = {key: value.T.contiguous() for key, value in values.items()}  # site key → [width, row]
         heads = {key for key in values if split_site_key(key)[1].in_head}
         self.everywhere = {key: behind.values[key].T.contiguous() for key in heads}  # the same at all rows
+        self.stream_reads = StreamReads(self.model)
         self.streams, self.unsettled = self._streams(values)
         self.mixed = [self._mixed(layer) for layer in range(self.config.n_layer)]
         kinds = [(layer, kind) for layer in range(self.config.n_layer) for kind in EDGE_KINDS]
@@ -191,7 +191,7 @@ class MLPRows:
         self.inner = DifferenceMap(frozen, layer, KINDS[Site.MLP_IN, Site.MLP_NEURON], nodes, edges)
         self.out = DifferenceMap(frozen, layer, KINDS[Site.MLP_NEURON, Site.MLP_OUT], nodes, edges)
         self.reads = self.inner.sources if len(self.out.targets) else NONE
-        self.site, self.norm = Site.MLP_IN, frozen.block(layer).ln_2
+        self.site = Site.MLP_IN
 
     def __call__(self, h: Float[Tensor, "row read"]) -> Float[Tensor, "row write"]:
         """How the mlp_out nodes differ from the background, by how the reads do."""
@@ -207,7 +207,7 @@ class AttentionRows:
         self.out = DifferenceMap(frozen, layer, KINDS[Site.ATTN_V, Site.ATTN_OUT], nodes, edges)
         some = torch.cat([self.q.sources, self.k.sources, self.v.sources]).unique()
         self.reads = some if len(self.out.targets) else NONE
-        self.site, self.norm = Site.ATTN_IN, frozen.block(layer).ln_1
+        self.site = Site.ATTN_IN
         self.frozen, self.layer = frozen, layer
 
     def __call__(self, h: Float[Tensor, "row read"]) -> Float[Tensor, "row write"]:
@@ -338,16 +338,11 @@ class CompactRows:
     def read(self, index: int, part: HalfRows, stream: Difference) -> Float[Tensor, "row read"]:
         """How the half layer's reads differ from the background, behind its norm and AbsTopK."""
         base, wanted = self.frozen.streams[index], part.reads
-        out = torch.empty(len(base), len(wanted))
-        if out.numel():
-            nothing = np.zeros((1, base.shape[1]), np.float32)
-            arrays = (np.arange(len(base)), np.zeros(len(base), np.int64), (base.numpy(), nothing))
-            past = (nothing[0], stream.columns.numpy(), stream.delta.numpy())
-            places = norm_of_positions(self.frozen.model, index // 2, part.site)
-            beside = places.detach().numpy(), self.frozen.positions(index).numpy()
-            norm, site = NormTerms.of(part.norm).arguments, (self.frozen.k(part.site), wanted.numpy())
-            inputs = (*arrays, past, beside, norm, site, out.numpy())
-            in_shares(lambda a, b: read_rows(a, b, *inputs), len(out), least=MIN_ROWS)
+        past, position = (
+            (torch.zeros(base.shape[1]), stream.columns, stream.delta),
+            self.frozen.positions(index).numpy(),
+        )
+        out = self.frozen.stream_reads(index // 2, part.site, whole_rows(base), past, position, wanted)
         return out - self.frozen.columns(index // 2, part.site, wanted)
 
     def finish(self, stream: Difference) -> Float[Tensor, "prompt d_model"]:

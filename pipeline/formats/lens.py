@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.circuit import Circuit
 from pipeline.formats.errors import FormatError, refuse
-from pipeline.kernels.simd import EPS
+from pipeline.model.norm import NormTerms
 from pipeline.model.transformer import Transformer
 from pipeline.sites import Site, split_node_name, split_site_key
 
@@ -42,8 +42,8 @@ def to_transformer_lens(model: Transformer) -> Any:
     config = HookedTransformerConfig(
         n_layers=shape.n_layer, d_model=shape.d_model, n_ctx=shape.n_ctx, d_head=shape.d_head, n_heads=shape.n_head,
         d_mlp=shape.d_mlp, d_vocab=model.vocab_size, act_fn=shape.activation, device="cpu",
-        normalization_type="RMS" if shape.norm == "rms" else "LN", eps=EPS if shape.norm == "rms" else 1e-5,
-        default_prepend_bos=False,
+        normalization_type="RMS" if shape.norm == "rms" else "LN",
+        eps=NormTerms.of(model.on_cpu().transformer["ln_f"]).eps, default_prepend_bos=False,
     )  # fmt: skip
     hooked = HookedTransformer(config)
     hooked.load_state_dict(_their_weights(model), strict=False)

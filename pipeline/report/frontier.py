@@ -108,16 +108,24 @@ def by_target(
     widths = {model["name"]: model["d_model"] for model in of_kind(models, "sparse")}
     widest = {name for name, width in widths.items() if width == max(widths.values())}
 
-    def found(sizes: Mapping[str, Mapping[str, int]], names: Set[str]) -> dict[str, Any]:
-        matches = [match for match in match_all(models, list(sizes.values())) if match.sparse.model in names]
-        bracketed = sum(match.matched == "interpolated" for match in matches)
-        overall = {key: value for key, value in summarise(matches).items() if key != "tasks_compared"}
-        left_out = sum(len(without_edges(sizes.values()) & set(sizes[name])) for name in names)
-        return overall | {"n_pairs": len(matches), "n_bracketed": bracketed, "n_without_edges": left_out}
+    def found(matches: Sequence[Match], left_out: Sequence[str], names: Set[str]) -> dict[str, Any]:
+        own = [match for match in matches if match.sparse.model in names]
+        bracketed = sum(match.matched == "interpolated" for match in own)
+        overall = {key: value for key, value in summarise(own).items() if key != "tasks_compared"}
+        n_without = sum(name in names for name in left_out)
+        return overall | {"n_pairs": len(own), "n_bracketed": bracketed, "n_without_edges": n_without}
 
-    every = {target: {model["name"]: edges(model, target) for model in models} for target in targets}
-    rows = {target: found(sizes, widths.keys()) | {"widest": found(sizes, widest)} for target, sizes in every.items()}
-    return {f"{target:g}": row for target, row in rows.items() if row["n_pairs"]}
+    rows = dict[str, dict[str, Any]]()
+    for target in targets:
+        sizes = {model["name"]: edges(model, target) for model in models}
+        matches, empty = match_all(models, list(sizes.values())), without_edges(sizes.values())
+        left_out = [
+            name for name, tasks in sizes.items() for task in tasks if task in empty
+        ]  # its model, for each pair
+        if matches:
+            every, wide = found(matches, left_out, widths.keys()), found(matches, left_out, widest)
+            rows[f"{target:g}"] = every | {"widest": wide}
+    return rows
 
 
 def _per_model(

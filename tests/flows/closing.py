@@ -22,6 +22,8 @@ from pipeline.data.tokenizer import PATTERN, Tokenizer
 from pipeline.model.checkpoint import save_means, save_model
 from pipeline.model.initial import new_model
 from pipeline.model.means import node_means
+from pipeline.model.transformer import Transformer
+from pipeline.shape import ModelShape
 
 ROOT = Path(__file__).parent.parent.parent
 TOKENIZER = Tokenizer({bytes([value]): value for value in range(256)}, PATTERN)
@@ -82,18 +84,23 @@ def write_tokens(folder: Path, batch: PairBatch) -> None:
     write_json(folder / "stats.json", {"dtype": dtype, "n_tokens": counts, "tokenizer_hash": TOKENIZER.hash})
 
 
-def write_model(folder: Path, batches: list[PairBatch]) -> None:
-    """A model trained on pairs: only the circuit is of interest here, not how the model came to be."""
-    config = load_params(ROOT / "params.yaml").models["dense_d32"]
-    config = config.model_validate(config.model_dump() | {"n_layer": 1, "d_model": 8, "d_head": 4, "n_ctx": 32})
-    model = new_model(config, TOKENIZER.vocab_size, seed=0, bigram=None)
+def trained(shape: ModelShape, batches: list[PairBatch], n_steps: int) -> Transformer:
+    """A model of a shape that does the pairs' task."""
+    model = new_model(shape, TOKENIZER.vocab_size, seed=0, bigram=None)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(60):
+    for _ in range(n_steps):
         loss = sum(prompt_losses(answer_logits(model(b.tokens, at=b.last), b)).mean() for b in batches)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    model.freeze()
+    return model.freeze()
+
+
+def write_model(folder: Path, batches: list[PairBatch]) -> None:
+    """A model trained on pairs: only the circuit is of interest here, not how the model came to be."""
+    config = load_params(ROOT / "params.yaml").models["dense_d32"]
+    config = config.model_validate(config.model_dump() | {"n_layer": 1, "d_model": 8, "d_head": 4, "n_ctx": 32})
+    model = trained(config, batches, n_steps=60)
     folder.mkdir(parents=True)
     save_model(model, folder, {"name": "tiny", "tokenizer": TOKENIZER.hash})
     save_means(node_means(model, [batches[0].tokens]), folder)

@@ -7,17 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from closing import TASK, TOKENIZER, closing_pairs, run, write_settings, write_tokens
+from closing import TASK, TOKENIZER, closing_pairs, run, trained, write_settings, write_tokens
 
 from pipeline import load_model
 from pipeline.artifacts import Workspace
 from pipeline.circuit import Circuit
-from pipeline.data.pairs import answer_logits, prompt_losses
 from pipeline.data.pairs_file import read_pairs
 from pipeline.formats.foreign import Format, export_model
-from pipeline.model.initial import new_model
-from pipeline.model.transformer import Transformer
 from pipeline.shape import ModelShape
 
 SIZES = {"n_layer": 1, "d_model": 12, "d_head": 4, "n_ctx": 32, "bigram": False}
@@ -34,29 +30,16 @@ MODELS = {
 }  # fmt: skip
 
 
-def trained(shape: ModelShape, root: Path) -> Transformer:
-    """A model that does the task of closing.jsonl."""
-    pairs = read_pairs(root / TASK, TOKENIZER, n_ctx=32, seed=0)
-    batches = [pairs.batch("closing", split) for split in ("train", "validation")]
-    model = new_model(shape, TOKENIZER.vocab_size, seed=0, bigram=None)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(120):
-        loss = sum(prompt_losses(answer_logits(model(b.tokens, at=b.last), b)).mean() for b in batches)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.freeze()
-
-
 @pytest.fixture(params=MODELS.values(), ids=MODELS)
 def foreign(request, tmp_path, monkeypatch) -> Path:
     """A workspace, and in ``foreign`` a trained model in a format of another project."""
     changes, form = request.param
     write_settings(tmp_path)
     (tmp_path / TASK).write_text("".join(json.dumps(pair) + "\n" for pair in closing_pairs(48)))
-    batch = read_pairs(tmp_path / TASK, TOKENIZER, n_ctx=32, seed=0).batch("closing", "train")
-    write_tokens(Workspace(tmp_path).tokens, batch)
-    model = trained(ModelShape.model_validate(SIZES | changes), tmp_path)
+    pairs = read_pairs(tmp_path / TASK, TOKENIZER, n_ctx=32, seed=0)
+    batches = [pairs.batch("closing", split) for split in ("train", "validation")]
+    write_tokens(Workspace(tmp_path).tokens, batches[0])
+    model = trained(ModelShape.model_validate(SIZES | changes), batches, n_steps=120)
     export_model(model, None, form, tmp_path / "foreign")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "foreign"
