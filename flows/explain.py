@@ -10,11 +10,11 @@ from prefect import task
 from flows import mapped
 from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
-from pipeline.artifacts import file_hash, write_json
+from pipeline.artifacts import file_hash, read_json, write_json
 from pipeline.config import ExplainConfig
 from pipeline.data.shards import TokenStream
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.explain import assembled, explain_circuit, explain_nodes
+from pipeline.explain import assembled, explain_circuit, explain_nodes, larger
 from pipeline.rows import Label, TaskLabel
 
 
@@ -46,13 +46,12 @@ def explain(model: str) -> None:
 def explain_unit(task: str, inputs: dict[str, Any]) -> dict[str, Any]:
     """One circuit's nodes and heads on test pairs of its task."""
     workspace, model = mapped.unit_model(inputs)
-    return explain_circuit(
-        model,
-        mapped.unit_circuit(workspace, task, inputs),
-        mapped.loaded_tasks(workspace.tasks).batch(task, "test"),
-        Tokenizer.load(workspace.tokens),
-        ExplainConfig.model_validate(inputs["settings"]),
-    )
+    circuit, tasks = mapped.unit_circuit(workspace, task, inputs), mapped.loaded_tasks(workspace.tasks)
+    config, batch = ExplainConfig.model_validate(inputs["settings"]), tasks.batch(task, "test")
+    found = explain_circuit(model, circuit, batch, Tokenizer.load(workspace.tokens), config)
+    curve = read_json(workspace.circuits(inputs["model"]) / "summary.json")["tasks"][task]["curve"]
+    train = tasks.batch(task, "train").first(config.carried_pairs)
+    return found | {"larger": larger(model, circuit, curve, train, batch.first(config.ablated_pairs))}
 
 
 @task(name="watch nodes", **mapped.UNIT)

@@ -25,6 +25,7 @@ from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.background import background
 from pipeline.circuit.compact import Compact, Frozen
 from pipeline.circuit.compact_rows import FrozenRows
+from pipeline.circuit.graph import induced_edges
 from pipeline.circuit.interventions import edge_weights, node_masks
 from pipeline.circuit.masked import Masked, MaskedPairs
 from pipeline.circuit.parts import check_parts
@@ -202,6 +203,17 @@ class Circuit:
                 raise ValueError(f"{name}: its weight is zero, so it is no edge of this model")
         ends = {end for name in names for end in name.split("->")}
         return self.of_names({*self.node_names, *ends}, {*self.edge_names, *names})
+
+    def with_nodes(self, model: Transformer | Loaded, *names: str) -> Circuit:
+        """The circuit and some nodes more, with all edges of the model between its nodes (§5): no edge stays cut.
+
+        Raises ValueError for a name that is no node's of the model.
+        """
+        more = self.of_names({*self.node_names, *names}, [])
+        for key, indices in more.nodes.items():
+            if not 0 <= int(indices[0]) <= int(indices[-1]) < len(self.means[key]):
+                raise ValueError(f"{key} has no node {int(indices[-1])}: the model has {len(self.means[key])} there")
+        return replace(more, edges=induced_edges(plain(model), node_masks(more.nodes, self.means)))
 
     def of_names(self, nodes: Iterable[str], edges: Iterable[str]) -> Circuit:
         """The circuit of these nodes and edges of the same model, without the certificate, which was for others."""

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from pipeline.explain.explain import assembled, explain_circuit, explain_nodes
+from pipeline.explain.larger_circuits import larger
 
-__all__ = ["assembled", "explain_circuit", "explain_nodes"]
+__all__ = ["assembled", "explain_circuit", "explain_nodes", "larger"]

@@ -2,7 +2,7 @@
 smaller circuits within it.
 
 Prune keeps the circuit of one target only, not those of the other losses of its curve, so that smaller ones are made
-here by removing edges one after the other; their loss is measured. Larger ones cannot be.
+here by removing edges one after the other; their loss is measured. Larger ones: ``pipeline.explain.larger_circuits``.
 """
 
 from __future__ import annotations

@@ -12,11 +12,12 @@ import torch
 
 from pipeline.explain.roles import Roles
 from pipeline.explain.rounding import HUNDREDTHS
+from pipeline.explain.story_gist import gist
 from pipeline.explain.story_steps import FlowStep, FlowSteps, joined, site_of
-from pipeline.explain.story_words import StoryWords, numbered
+from pipeline.explain.story_words import StoryWords
 from pipeline.explain.swaps import Outcome, Swaps
 from pipeline.explain.task_nodes import TaskReading
-from pipeline.explain.words import heads_in_words, percent, together
+from pipeline.explain.words import heads_in_words, numbered, percent, together
 from pipeline.rows import Story, StoryNumbers, StoryOutcome, StorySentence
 from pipeline.sites import Site, split_node_name
 
@@ -35,13 +36,14 @@ def story(reading: TaskReading) -> Story:
     if choice is None:
         return untold()
     flow = FlowSteps(reading, choice)
-    steps, words = told_steps(flow, choice), StoryWords(reading, flow.falls)
+    steps = told_steps(flow, choice)
+    words = StoryWords(reading, flow.falls, steps)
     outcomes = [check(step.nodes) if check else NOT_CHECKED for step in steps]
     sentences = [sentence(step, words, outcome) for step, outcome in zip(steps, outcomes, strict=True)]
     nodes = [name for step in steps for name in step.nodes]
     every = check(nodes) if check and nodes else NOT_CHECKED
     return {
-        "gist": words.gist(steps) if steps else NO_STEP,
+        "gist": gist(steps, words) if steps else NO_STEP,
         "sentences": sentences,
         "all": whole(every, reading.circuit.node_names, named_by(sentences), reading.roles),
         "limit": limit(sentences, every.shorter),

@@ -8,22 +8,24 @@ from functools import cached_property
 
 from pipeline.explain.roles import NEARLY_ZERO
 from pipeline.explain.story_steps import FlowPart, FlowStep, site_of
+from pipeline.explain.story_writes import in_words, pushes
 from pipeline.explain.task_nodes import TaskReading
+from pipeline.explain.task_places import AFTER
 from pipeline.explain.task_values import Head
 from pipeline.explain.task_words import OTHERS, OTHERWISE
-from pipeline.explain.words import MOST_NAMED, ended, grouped, heads_in_words, together
+from pipeline.explain.words import channels, ended, grouped, heads_in_words, numbered, verb
 from pipeline.sites import Site, split_node_name, split_site_key
 
 LEAST_GROUP = 0.1  # of what a step's nodes move together: smaller groups of them are only counted
-GIST = 140  # characters, for a gallery
 NOT = "not "
 
 
 class StoryWords:
-    """Sentences about the steps of one circuit. ``falls``: of every node (``FlowSteps.falls``)."""
+    """Sentences about the ``steps`` of one circuit. ``falls``: of every node (``FlowSteps.falls``)."""
 
-    def __init__(self, reading: TaskReading, falls: Mapping[str, float]) -> None:
+    def __init__(self, reading: TaskReading, falls: Mapping[str, float], steps: Sequence[FlowStep]) -> None:
         self.reading, self.words, self.roles, self.falls = reading, reading.words, reading.roles, falls
+        self.steps = steps
 
     def sentence(self, step: FlowStep) -> str:
         """``Channels 834 and 860 read `␣[[` – 0.attn_in.834 is 4.9 at `␣[[` and −1.9 at `␣[```."""
@@ -48,8 +50,7 @@ class StoryWords:
             for way, heads in ways.items()
         )
         values = [name for name in step.nodes if site_of(split_node_name(name)) is Site.ATTN_V]
-        into = [name for name in step.carriers if not site_of(split_node_name(name)).reads_residual]
-        said += f" into {channels(into)}" if into else ""
+        said += self._into(step)
         shown = [name for name in values if self._looked_at(name)]
         return f"{self._reading(step)}{said}{self._example(shown)}"
 
@@ -64,11 +65,20 @@ class StoryWords:
         said = self._by_place(step.nodes, self._fire)
         return f"{self._reading(step)}{said}{self._example(step.nodes)}"
 
-    @staticmethod
-    def _reading(step: FlowStep) -> str:
-        """The channels that a step reads what earlier steps wrote from."""
+    def _into(self, step: FlowStep) -> str:
+        """The channels that a step fills, those first that a later one reads or that write the answer."""
+        into = [name for name in step.carriers if not site_of(split_node_name(name)).reads_residual]
+        later = self.steps[self.steps.index(step) + 1 :]
+        read = {name for each in later for name in (each.nodes if each.part is FlowPart.WRITE else each.carriers)}
+        said = apart(into, read, "that no step here reads")
+        return f" into {said}" if said else ""
+
+    def _reading(self, step: FlowStep) -> str:
+        """The channels that a step reads what earlier steps wrote from, those first that a step here fills."""
         from_ = [name for name in step.carriers if site_of(split_node_name(name)).reads_residual]
-        return f"reading {channels(from_)}, " if from_ else ""
+        earlier = self.steps[: self.steps.index(step)]
+        said = apart(from_, {name for each in earlier for name in each.carriers}, "that no step here fills")
+        return f"reading {said}, " if said else ""
 
     def _fire(self, names: Sequence[str], place: str) -> str:
         statement = self.reading.statements[names[0]]
@@ -79,26 +89,9 @@ class StoryWords:
         return f"{numbered('neuron', names)} of layer {layer} {verb(names, 'fire')} {where}"
 
     def _write(self, step: FlowStep) -> str:
-        default, answers = self.default(step), self.answers()
-        written = f": {answers}" if answers else ""
-        if default is not None:
-            side, less = default
-            won, when = (self.words.quoted(self.words.answers[n]) for n in (1 - side, side)), self.words.conditions
-            written = f" {next(won)} {when[1 - side]} – {when[side]} {less} and {next(won)} wins by default"
-        said = f"{channels(step.nodes)} {verb(step.nodes, 'write')} the answer{written}"
-        return f"{said}{self._example(step.nodes)}"
-
-    def default(self, step: FlowStep) -> tuple[int, str] | None:
-        """The side whose right answer the writes of a step do not push, and what they do there; None where they push
-        both sides' answers, or where answers or sides are too many to be named."""
-        if self.n_answers != 2 or not self.words.after:
-            return None
-        pushes = [sum(self.roles.pushes(name)[side] for name in step.nodes) for side in (0, 1)]
-        side = int(pushes[1] < pushes[0])
-        if pushes[side] >= NEARLY_ZERO * pushes[1 - side] or pushes[1 - side] <= 0:
-            return None
-        nothing = abs(pushes[side]) < NEARLY_ZERO * pushes[1 - side]
-        return side, "next to nothing is written" if nothing else "it is pushed less"
+        if self.n_answers == 2:
+            return in_words(pushes(step.nodes, self.roles), self.words)
+        return f"{channels(step.nodes)} {verb(step.nodes, 'write')} the answer{self._example(step.nodes)}"
 
     @cached_property
     def n_answers(self) -> int:
@@ -128,11 +121,25 @@ class StoryWords:
 
     def _by_place(self, names: Sequence[str], tell: Callable[[Sequence[str], str], str]) -> str:
         """The nodes of a step by where they are high."""
-        groups, fall = grouped(names, self.place), self._fall(names)
+        groups, fall = self._groups(names), self._fall(names)
         large = [place for n, place in enumerate(groups) if not n or self._fall(groups[place]) > LEAST_GROUP * fall]
         rest = sum(len(some) for place, some in groups.items() if place not in large)
         said = [tell(groups[place], place) for place in large]
         return " and ".join(said) + f" ({rest} more elsewhere)" * (rest > 0)
+
+    def _groups(self, names: Sequence[str]) -> Mapping[str, list[str]]:
+        """The nodes of a step by where they are high, those first that move most together."""
+        groups = grouped(names, self.place)
+        return dict(sorted(groups.items(), key=lambda group: -self._fall(group[1])))
+
+    def first_place(self, names: Sequence[str]) -> str:
+        """Where those of a step's nodes are high that move most together."""
+        return next(iter(self._groups(names)))
+
+    def brought(self, head: Head) -> str | None:
+        """The token that a head copies from: ```␣def```; None where it looks at no one place."""
+        found = self.roles.looked_at(head)
+        return None if found is None or found[0].name == AFTER else self.words.place(*found, flow=True)
 
     def _fall(self, names: Iterable[str]) -> float:
         return sum(self.falls[name] for name in names)
@@ -159,32 +166,16 @@ class StoryWords:
         found = re.match(r"(.*?): (?=[−\d])", text)  # where, if that is said first
         return f" – {found[1]}, {who} is {text[found.end() :]}" if found else f" – {who} is {text}"
 
-    def gist(self, steps: Sequence[FlowStep]) -> str:
-        """The flow in at most ``GIST`` characters: ``Reads `␣[[` → head 0.8 brings it to the end → writes …``."""
-        parts = [self._gist_of(part, [step for step in steps if step.part is part]) for part in FlowPart]
-        for left_out in ((), (2,), (1, 2), (0, 1, 2)):
-            said = " → ".join(text for n, text in enumerate(parts) if text and n not in left_out)
-            if len(said) < GIST:
-                break
-        return ended(f"{said[:1].upper()}{said[1 : GIST - 1]}")
 
-    def _gist_of(self, part: FlowPart, steps: Sequence[FlowStep]) -> str:
-        if not steps:
-            return ""
-        nodes = [name for step in steps for name in step.nodes]
-        if part is FlowPart.READ:
-            return f"reads {read(self.place(nodes[0]))}"
-        if part is FlowPart.MOVE:
-            heads = [head for step in steps for head in self.heads(step)]
-            who = heads_in_words(heads) if len(heads) <= MOST_NAMED else f"{len(heads)} heads"
-            return f"{who} bring{'s' * (len(heads) == 1)} it to the end"
-        if part is FlowPart.COMBINE:
-            return f"{len(nodes)} neurons respond" if len(nodes) > 1 else "one neuron responds"
-        default = self.default(steps[-1])
-        if default is None:
-            return f"writes {self.answers() or 'the answer'}"
-        written, other = (self.words.quoted(self.words.answers[side]) for side in (1 - default[0], default[0]))
-        return f"writes {written} {self.words.conditions[1 - default[0]]} and {other} otherwise"
+def apart(names: Sequence[str], others: Iterable[str], which: str) -> str:
+    """``channels 938 and 69``; ``channel 938 and 1 that no step here fills``, of those whose channel is none of the
+    others'."""
+    known = {split_node_name(name)[1] for name in others}
+    told = [name for name in names if split_node_name(name)[1] in known]
+    n_left = len({split_node_name(name)[1] for name in names} - known)
+    if not told or not n_left:
+        return channels(names) if names else ""
+    return f"{channels(told)} and {n_left} {which}"
 
 
 def half_in_words(step: FlowStep) -> str:
@@ -198,21 +189,6 @@ def read(place: str) -> str:
     if place.startswith(NOT):
         return f"what does not stand {place.removeprefix(NOT)}"
     return place.removeprefix("at ") if place.startswith("at ") else f"what stands {place}"
-
-
-def channels(names: Sequence[str]) -> str:
-    return numbered("channel", names)
-
-
-def numbered(kind: str, names: Sequence[str]) -> str:
-    """``channels 834, 860, 707 and 5 more``; a channel that several nodes read or write once."""
-    numbers = list(dict.fromkeys(str(split_node_name(name)[1]) for name in names))
-    return f"{kind}{'s' * (len(numbers) > 1)} {together(numbers)}"
-
-
-def verb(names: Sequence[str], plural: str) -> str:
-    """The verb of one node or of several."""
-    return plural if len({split_node_name(name)[1] for name in names}) > 1 else f"{plural}s"
 
 
 def agree(way: str, plural: bool) -> str:

@@ -21,6 +21,7 @@ from pipeline.explain.task_scores import Contrast, Half
 from pipeline.explain.task_values import TaskValues
 
 CLEAR = 0.9  # AUC from which a statement says what a node does
+TELLING = 0.75  # AUC from which a kind of token is told of a node of which no place stands out
 DISTINCT = 0.5  # F1 of a place from which it stands out
 AS_STRONG = 0.75  # of a mean: a value that counts as strong as it
 STEADY = 0.1  # of a node's mean: a standard deviation below which it has one value, unless it tells the sides apart
@@ -85,6 +86,15 @@ class TaskStatements:
     def __call__(self, name: str) -> TaskStatement | None:
         best = self.best(name)
         told = best.clear and (best.of_sides or not steady(self.values.nodes[name][self.places.there]))
+        return best if told else None
+
+    def kind(self, name: str) -> TaskStatement | None:
+        """The kind of token that tells most of a node's values, of a node of which no place stands out; None where none
+        tells much, and of a node that has one value."""
+        values, names = self.values.nodes[name], {place.name for place in self.places.kinds}
+        found = [each for each in self._of_places(values, self.values.slopes[name]) if each.place.name in names]
+        best = max(found, key=lambda each: each.chosen, default=None)
+        told = best is not None and best.chosen >= TELLING and not steady(values[self.places.there])
         return best if told else None
 
     def best(self, name: str) -> TaskStatement:

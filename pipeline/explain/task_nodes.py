@@ -35,13 +35,15 @@ COMMON = 0.5  # of the prompts that have another token for it to be told, too
 class TaskReading:
     """A circuit as it is read on pairs of its task: what labels and sentences are made from.
 
-    ``statements``: name → the best statement about the node, None for a node that has one value only.
+    ``statements``: name → the best statement about the node, None for a node that has one value only, or of which no
+    place stands out; ``kinds``: of the latter, that about a kind of token, where one tells.
     """
 
     model: Transformer
     circuit: Circuit
     values: TaskValues
     statements: Mapping[str, TaskStatement | None]
+    kinds: Mapping[str, TaskStatement | None]
     words: TaskWords
     roles: Roles
 
@@ -58,19 +60,28 @@ class TaskReading:
         statements = TaskStatements(values, lambda token: tokenizer.decode([token]))
         words = TaskWords(statements.places)
         best = {name: statements(name) for name in values.nodes}
-        return cls(model, circuit, values, best, words, Roles(circuit, model, values, words))
+        kinds = {name: statements.kind(name) for name, statement in best.items() if statement is None}
+        return cls(model, circuit, values, best, kinds, words, Roles(circuit, model, values, words))
 
     def label(self, name: str) -> TaskLabel:
         """The label of a node: where it differs, how surely, and its role in the flow."""
         statement = self.statements[name]
-        label = label_of(statement, self.words, self.values.nodes[name])
+        label = label_of(statement, self.words, self.values.nodes[name], self.kinds.get(name))
         node = split_node_name(name)
         label["role"], label["short"] = self.roles(node, statement), Shorts(self.roles)(node, statement)
         return label
 
 
-def label_of(statement: TaskStatement | None, words: TaskWords, values: Float[Tensor, "prompt pos"]) -> TaskLabel:
-    """A statement as it is kept, without a role; None: the node has one value, or none that a place stands out by."""
+def label_of(
+    statement: TaskStatement | None,
+    words: TaskWords,
+    values: Float[Tensor, "prompt pos"],
+    kind: TaskStatement | None = None,
+) -> TaskLabel:
+    """A statement as it is kept, without a role; None: the node has one value, or none that a place stands out by, but
+    perhaps a kind of token."""
+    if kind is not None:
+        return label_of(kind, words, values) | {"text": f"no place stands out: {words.text(kind)}"}
     if statement is None:
         share = words.places.position / words.places.batch.last[:, None].clamp(min=1)
         return without_place(values[words.places.there], share[words.places.there])
@@ -90,7 +101,7 @@ def without_place(real: Float[Tensor, " n"], share: Float[Tensor, " n"]) -> Task
         return {"text": text, "role": "", "score": None, "measure": STEADY_MEASURE, "weak": False}
     third = (3 * share).long().clamp(max=2)
     means = [float(real[third == n].mean()) for n in range(3)]
-    early, midway, late = (numbers((mean, max(means, key=abs)))[0] for mean in means)
+    early, midway, late = map(TaskWords.number, means)
     text = f"no place stands out: about {early} early, {midway} midway, {late} late in the prompt"
     return {"text": text, "role": "", "score": None, "measure": NO_MEASURE, "weak": True}
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from pipeline.explain.task_values import Head
+from pipeline.sites import split_node_name
 from pipeline.whitespace import all_visible
 
 MOST_NAMED = 4  # of a list in a sentence
@@ -51,6 +52,22 @@ def spoken(head: Head) -> str:
 def heads_in_words(heads: Sequence[Head]) -> str:
     """``head 0.8``, ``heads 0.8 and 0.9``."""
     return f"head{'s' * (len(heads) > 1)} {together([spoken(head) for head in heads])}"
+
+
+def channels(names: Sequence[str]) -> str:
+    """``channels 834, 860, 707 and 5 more``, of node names."""
+    return numbered("channel", names)
+
+
+def numbered(kind: str, names: Sequence[str]) -> str:
+    """``neurons 834, 860, 707 and 5 more``; a channel that several nodes read or write once."""
+    numbers = list(dict.fromkeys(str(split_node_name(name)[1]) for name in names))
+    return f"{kind}{'s' * (len(numbers) > 1)} {together(numbers)}"
+
+
+def verb(names: Sequence[str], plural: str, singular: str | None = None) -> str:
+    """The verb of one node or of several; ``singular``: where that is not the plural with an s."""
+    return plural if len({split_node_name(name)[1] for name in names}) > 1 else singular or f"{plural}s"
 
 
 def percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""Newton's method for the scale and the shift of calibration (``pipeline.prune.evaluator.calibrate``), on a CPU."""
+"""Newton's method for the scale and the shift of calibration (``pipeline.model.scoring.calibrate``), on a CPU."""
 
 from __future__ import annotations
 

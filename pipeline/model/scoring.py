@@ -9,10 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.data.pairs import PairBatch, answer_logits, prompt_losses
+from pipeline.kernels.calibrate_cpu import margin_loss, newton
 from pipeline.model.layout import PackedPrompts, pick
 from pipeline.model.transformer import Cuts, Intervene, Transformer, is_position_free, refuse_compiled
 
 CHUNK = 64  # prompts of one forward pass: few enough for the caches, enough that many begin alike
+
+# Calibration has at least this scale: a circuit whose answers must be reversed does not do the task.
+MIN_SCALE = 1e-3
 
 
 @torch.no_grad()
@@ -50,6 +54,22 @@ def answers_of(
     else:
         logits = model(batch.tokens, at=batch.last, copies=copies, **changes)
     return answer_logits(logits, batch, copies)
+
+
+def calibrate(answers: Float[Tensor, "prompt 2"], steps: int, most_scale: float) -> tuple[float, float]:
+    """(scale, shift) that minimise the task loss of ``answers``, after ``steps`` of Newton; never worse than (1, 0).
+
+    The paper takes 16 steps of LBFGS (§4). The loss is convex in these two numbers, so Newton's steps reach the same
+    minimum in a thousandth of the time, and Phases 5 and 6 calibrate after every removal. Where a circuit prefers the
+    right answer in all fit pairs there is no minimum, since the loss falls with any larger scale: the scale stops at a
+    bound.
+
+    The shift is added to the logit of side a's answer; a second one, for side b's, would add nothing. The scale stays
+    within [``MIN_SCALE``, ``most_scale``].
+    """
+    margin = (answers[:, 0] - answers[:, 1]).double().cpu().numpy()
+    scale, shift = newton(margin, steps, MIN_SCALE, most_scale)
+    return (scale, shift) if margin_loss(margin, scale, shift) < margin_loss(margin, 1.0, 0.0) else (1.0, 0.0)
 
 
 def calibrated(

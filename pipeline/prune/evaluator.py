@@ -25,11 +25,10 @@ from pipeline.circuit.compact_rows import CompactRows, FrozenRows, RowsTrace
 from pipeline.circuit.graph import Subgraph
 from pipeline.config import PruneConfig
 from pipeline.data.pairs import PairBatch, of_pairs, prompt_losses
-from pipeline.kernels.calibrate_cpu import margin_loss, newton
 from pipeline.model.layout import PackedPrompts
-from pipeline.model.scoring import calibrated
+from pipeline.model.scoring import calibrate, calibrated
 from pipeline.model.transformer import Transformer
-from pipeline.prune.limits import MIN_SCALE, Z_99
+from pipeline.prune.limits import Z_99
 from pipeline.rows import Sizes
 
 FIT, VALIDATION, EXTRA = range(3)  # the stages of an evaluation: pairs that a circuit is run on, one after the other
@@ -209,22 +208,6 @@ class Evaluator:
     ) -> Float[Tensor, "ablation pair"]:
         """The task loss in nats of every pair under each ablation, the mean over its draws."""
         return of_pairs(over_draws(prompt_losses(calibrated(answers, calibration)), self.ablations))
-
-
-def calibrate(answers: Float[Tensor, "prompt 2"], steps: int, most_scale: float) -> tuple[float, float]:
-    """(scale, shift) that minimise the task loss of ``answers``, after ``steps`` of Newton; never worse than (1, 0).
-
-    The paper takes 16 steps of LBFGS (§4). The loss is convex in these two numbers, so Newton's steps reach the same
-    minimum in a thousandth of the time, and Phases 5 and 6 calibrate after every removal. Where a circuit prefers the
-    right answer in all fit pairs there is no minimum, since the loss falls with any larger scale: the scale stops at a
-    bound.
-
-    The shift is added to the logit of side a's answer; a second one, for side b's, would add nothing. The scale stays
-    within [``MIN_SCALE``, ``most_scale``].
-    """
-    margin = (answers[:, 0] - answers[:, 1]).double().cpu().numpy()
-    scale, shift = newton(margin, steps, MIN_SCALE, most_scale)
-    return (scale, shift) if margin_loss(margin, scale, shift) < margin_loss(margin, 1.0, 0.0) else (1.0, 0.0)
 
 
 def over_draws(values: Float[Tensor, "draw n"], ablations: Sequence[AblationValues]) -> Float[Tensor, "ablation n"]:

@@ -60,14 +60,19 @@ def circuit_bundle(
         "certificate": certified(circuit, picture),
         "drawing": picture,
         "core": core_of(circuit, model, batch, texts, paths_of(explanation, task)),
+        "larger": larger_of(circuit, model, batch, texts, of_task(explanation, task)),
         "explanation": explained(picture, explanation, task),
     }
 
 
 def paths_of(explanation: Explanation | None, task: str) -> list[list[str]]:
     """The paths that decide in a circuit, as node names; none without an explanation."""
-    found = explanation["circuits"].get(task) if explanation else None
-    return list(found.get("paths", ())) if found else []
+    return list((of_task(explanation, task) or {}).get("paths", ()))
+
+
+def of_task(explanation: Explanation | None, task: str) -> Mapping[str, Any] | None:
+    """What a model's explanation says of one circuit; None where it says nothing."""
+    return explanation["circuits"].get(task) if explanation else None
 
 
 def core_of(
@@ -80,6 +85,21 @@ def core_of(
         return None
     edges = [edge for edge in circuit.edge_names if names.issuperset(edge.split("->"))]
     return picture_of(circuit.of_names(names, edges), model, batch, texts)
+
+
+def larger_of(
+    circuit: Circuit, model: Transformer, batch: PairBatch | None, texts: Sequence[str], told: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """The larger circuits around one (``pipeline.explain.larger_circuits``), the smallest first: ``target_loss``,
+    ``loss`` in nats, ``drawing``; ``told``: what the explanation says of the circuit."""
+    found = told.get("larger") if told else None
+    if found is None:
+        return []
+    circuits = [(size, circuit.with_nodes(model, *found["nodes"][: size["n_added"]])) for size in found["sizes"]]
+    return [
+        {"target_loss": size["target_loss"], "loss": size["loss"], "drawing": picture_of(more, model, batch, texts)}
+        for size, more in circuits
+    ]
 
 
 def token_texts(tokenizer: Tokenizer) -> list[str]:
@@ -114,7 +134,7 @@ def explained(picture: Mapping[str, Any], explanation: Explanation | None, task:
     ``nodes``: as in the explanation, and ``model``, ``circuit``, ``removed_loss`` and ``ablated_loss`` of the task;
     None for those of a large circuit that explain leaves out.
     """
-    found = explanation["circuits"].get(task) if explanation else None
+    found = of_task(explanation, task)
     if explanation is None or found is None:
         return None
     table = TokenTable(explanation["tokens"])
@@ -160,7 +180,7 @@ def own_part(bundle: Mapping[str, Any], explanation: Explanation | None) -> dict
 
     Tokens keep the numbers of the model's table; web/app.js puts ``common_part`` and ``own_part`` together.
     """
-    found = explanation["circuits"].get(bundle["task"]) if explanation else None
+    found = of_task(explanation, bundle["task"])
     if found is None:
         return dict(bundle)
     nodes = [found["nodes"].get(name) for name in node_names(bundle["drawing"])]

@@ -15,7 +15,7 @@ from pipeline.data.tasks import TaskSet, find_task
 from pipeline.data.tasks import task_names as registered_tasks
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.model.checkpoint import load_means, load_model
-from pipeline.report.bundle import circuit_bundle, common_part, core_of, own_part, paths_of
+from pipeline.report.bundle import circuit_bundle, common_part, core_of, larger_of, of_task, own_part, paths_of
 from pipeline.report.drawing import draw_circuit
 from pipeline.report.figures import figures
 from pipeline.report.gallery import gallery_circuits
@@ -128,6 +128,7 @@ def _pack_and_draw(
             facts: dict[str, Any] = {"task": task, "model_row": row, "row": found, "batch": batch, "texts": texts}
             bundle = own_part(circuit_bundle(circuit, model, explanation=None, **facts), explanations[name])
             bundle["core"] = core_of(circuit, model, batch, texts, paths_of(explanations[name], task))
+            bundle["larger"] = larger_of(circuit, model, batch, texts, of_task(explanations[name], task))
             if smallest.get(task) == name:
                 (folder / name).mkdir(parents=True, exist_ok=True)
                 svg = drawn(circuit, bundle["drawing"], f"{task} in {name}", bundle["explanation"])

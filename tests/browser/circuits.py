@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from pipeline.circuit import Circuit
 from pipeline.data.pairs import PairBatch
 from pipeline.model.transformer import Transformer
 from pipeline.report.bundle import circuit_bundle
+from pipeline.report.picture import picture_of
 
 NODES = {"0.attn_in": [2, 5], "0.attn_q": [5], "0.attn_k": [5, 6], "0.attn_v": [7], "0.attn_out": [5],
          "0.mlp_in": [5], "0.mlp_neuron": [9], "0.mlp_out": [3]}  # fmt: skip
@@ -34,15 +37,13 @@ PROMPTS = [["def", " f", "(\n"], ["def", " <i>g</i>", "(\n"]]  # code that would
 
 
 def invented(model: Transformer, explained: bool = True) -> dict[str, Any]:
-    """The bundle of a circuit of ten nodes and seven edges in a tiny model, with 0.125 as every node's mean."""
-    nodes = {key: torch.tensor(indices) for key, indices in NODES.items()}
-    edges = {key: torch.tensor(pairs) for key, pairs in EDGES.items()}
-    means = {key: torch.full((64,), 0.125) for key in nodes}
+    """The bundle of a circuit of ten nodes and seven edges in a tiny model, with 0.125 as every node's mean; a larger
+    one around it has a neuron and an edge more."""
     losses = {key: [0.5 + n / 10 for n in range(len(indices))] for key, indices in NODES.items()}
     certificate = {"loss": 0.25, "nodes": losses, "edges": {key: [0.375] * len(pairs) for key, pairs in EDGES.items()}}
     row = {"n_nodes": 10, "n_edges": 7, "unpruned_loss": 0.0625, "solved": True}
-    return circuit_bundle(
-        Circuit(nodes, edges, means, {}, certificate=certificate),
+    bundle = circuit_bundle(
+        replace(circuit_of(NODES, EDGES), certificate=certificate),
         model,
         task="lists",
         model_row={"name": "tiny", "kind": "dense", "n_layer": 2, "d_model": 16, "l0": 9, "val_loss_nats": 3.0},
@@ -51,6 +52,16 @@ def invented(model: Transformer, explained: bool = True) -> dict[str, Any]:
         texts=TEXTS,
         explanation=explanation() if explained else None,
     )
+    more = circuit_of(NODES | {"0.mlp_neuron": [9, 11]}, EDGES | {"0.mlp_in->mlp_neuron": [[5, 9], [5, 11]]})
+    larger = {"target_loss": 0.0625, "loss": 0.03125, "drawing": picture_of(more, model, BATCH, TEXTS)}
+    return bundle | {"larger": [larger] if explained else []}
+
+
+def circuit_of(nodes: Mapping[str, list[int]], edges: Mapping[str, list[list[int]]]) -> Circuit:
+    """A circuit with 0.125 as every node's mean."""
+    means = {key: torch.full((64,), 0.125) for key in nodes}
+    kept = {key: torch.tensor(indices) for key, indices in nodes.items()}
+    return Circuit(kept, {key: torch.tensor(pairs) for key, pairs in edges.items()}, means, {})
 
 
 def explanation() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pipeline.report import bundle as bundles
 from pipeline.report.page import build_circuit_page
 from tests.browser.chromium import Page
 from tests.browser.circuits import FLOW, NAMES, invented
-from tests.browser.test_graph import SHOWN, VALUE_PATH, opened
+from tests.browser.test_graph import SHOWN, VALUE_PATH, opened, slide
 
 PART = "[...document.querySelectorAll('[aria-label=\"Part of the circuit\"] button')]"
 WHOLE, DECIDES = f"{PART}[1].click()", f"{PART}[0].click()"
@@ -60,6 +60,16 @@ def test_a_node_that_is_not_drawn_brings_the_whole_circuit(core):
     )
     assert set(core.evaluate(SHOWN)) == set(NAMES)
     assert core.evaluate("document.querySelector('.cd-node.pinned').dataset.name") == "0.mlp_neuron.9"
+
+
+def test_the_slider_of_sizes_leaves_what_decides_and_its_button_brings_it_back(core):
+    slide(core, ".ck-size input", 0)
+    assert "size=2" in core.evaluate("location.hash") and core.evaluate(f"{PART}[1].ariaPressed") == "true"
+    slide(core, ".ck-size input", 3)
+    assert len(core.evaluate(SHOWN)) == len(NAMES) + 1
+    core.evaluate(DECIDES)
+    assert set(core.evaluate(SHOWN)) == set(VALUE_PATH) and "size" not in core.evaluate("location.hash")
+    assert core.evaluate("document.querySelector('.ck-size input').value") == "2"
 
 
 def test_the_address_of_the_whole_circuit_opens_it(page, file):

@@ -22,6 +22,7 @@ SHOWN = "[...document.querySelectorAll('.cp-stage:not(.cp-other) .cd-node:not(.g
 CATCH = """(() => { window.saved = []; const real = URL.createObjectURL;
   URL.createObjectURL = blob => { saved.push(blob); return real(blob); }; })()"""
 VALUE_PATH = FLOW["paths"][0]
+ADDED = "0.mlp_neuron.11"  # that the larger circuit has
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +167,23 @@ def test_the_slider_of_sizes_keeps_the_most_needed_edges_and_says_their_loss(gra
     assert "Shown: 3 of 10 nodes, 2 of 7 edges." in text(graph, ".ck-told") and query(graph) == "size=2"
     slide(graph, ".ck-size input", 2)
     assert graph.evaluate(SHOWN) == NAMES and query(graph) == ""
+
+
+def test_beyond_the_circuit_the_slider_has_the_larger_ones_around_it(graph):
+    slide(graph, ".ck-size input", 3)
+    assert text(graph, ".ck-size output").startswith("8 edges: 0.0313 nats on 16 test pairs; as many nodes as pruning")
+    assert graph.evaluate(SHOWN) == [*NAMES[:-1], ADDED, NAMES[-1]] and query(graph) == "size=8"
+    assert "A larger circuit: 11 nodes, 8 edges; this one has 10 and 7." in text(graph, ".ck-told")
+    graph.click(node(ADDED))
+    assert "Only larger circuits have this node" in text(graph, ".cp-panel")
+    slide(graph, ".ck-size input", 2)
+    assert graph.evaluate(SHOWN) == NAMES and query(graph) == ""
+
+
+def test_the_address_of_a_larger_circuit_opens_it(page, files):
+    opened(page, files / "alone.html", "?size=8")
+    assert ADDED in page.evaluate(SHOWN) and page.evaluate("document.querySelector('.ck-size input').value") == "3"
+    assert page.errors == []
 
 
 def test_a_threshold_leaves_the_strong_edges_of_each_kind(graph):

@@ -13,8 +13,9 @@ from pipeline.data.pairs import PairBatch
 from pipeline.explain import explain_circuit
 from pipeline.explain.roles import Roles
 from pipeline.explain.story import NO_NODE, NO_STEP, limit, named_by, sentence, story, whole
+from pipeline.explain.story_gist import GIST, _moves, gist
 from pipeline.explain.story_steps import FlowPart, FlowStep
-from pipeline.explain.story_words import GIST, StoryWords
+from pipeline.explain.story_words import StoryWords
 from pipeline.explain.swaps import Outcome, Swaps
 from pipeline.explain.task_nodes import TaskReading
 from pipeline.explain.task_values import TaskValues
@@ -62,7 +63,7 @@ def test_the_quotes_story_is_read_copied_and_written_by_the_planted_nodes(quote)
     assert {value, key} <= set(moves["nodes"]) and moves["carriers"] == [write] and writes["nodes"] == [write]
     head = f"head {split_node_name(value)[0].split('.')[0]}.{split_node_name(value)[1] // quote.model.config.d_head}"
     assert "ead" in reads["text"] and head in moves["text"].lower() and "copies from" in moves["text"]
-    assert f"hannel {split_node_name(write)[1]} writes the answer: `<" in writes["text"]
+    assert f"hannel {split_node_name(write)[1]} pushes `<" in writes["text"] and " logits " in writes["text"]
 
 
 def test_the_lists_story_has_the_head_that_averages_and_the_neuron(readings):
@@ -72,9 +73,7 @@ def test_the_lists_story_has_the_head_that_averages_and_the_neuron(readings):
     by_node = {name: each for each in told["sentences"] for name in each["nodes"]}
     assert f"euron {split_node_name(neuron)[1]} of layer" in by_node[neuron]["text"]
     assert "average" in by_node[value]["text"]
-    assert [neuron in each["nodes"] for each in told["sentences"]][-2] and "writes the answer" in told["gist"] + (
-        told["sentences"][-1]["text"]
-    )
+    assert [neuron in each["nodes"] for each in told["sentences"]][-2] and " logits " in told["sentences"][-1]["text"]
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
@@ -98,9 +97,8 @@ def test_a_step_that_does_nothing_moves_no_prompt_and_its_sentence_says_so(quote
     swaps = swaps_of(quote)
     outcome = swaps([ask, query])  # both prompts end alike
     assert outcome.moved == outcome.flips == 0 and outcome.share == pytest.approx(0, abs=1e-5)
-    told = sentence(
-        FlowStep(FlowPart.READ, 0, (ask,)), StoryWords(quote, dict.fromkeys(quote.values.nodes, 0.0)), outcome
-    )
+    step = FlowStep(FlowPart.READ, 0, (ask,))
+    told = sentence(step, words_of(quote, step), outcome)
     assert told["weak"] and told["text"].lower().endswith("swapping it moves the answer in 0\u00a0% of prompts only.")
 
 
@@ -157,8 +155,8 @@ def test_a_circuit_of_one_node_or_none_is_told_too(quote, config, n_nodes):
 
 
 def test_steps_that_shorter_prompts_have_no_place_for_are_counted_apart_and_the_limit_says_so_once(quote):
-    words = StoryWords(quote, dict.fromkeys(quote.values.nodes, 0.0))
     step = FlowStep(FlowPart.READ, 0, (of_site(quote, "attn_in")[0],))
+    words = words_of(quote, step)
     outcome = Outcome(moved=0.51, moved_whole=0.98, flips=0.5, share=0.5, n_prompts=100, shorter=0.48)
     told = sentence(step, words, outcome)
     assert told["apart"] and not told["weak"] and "%" not in told["text"]
@@ -168,31 +166,59 @@ def test_steps_that_shorter_prompts_have_no_place_for_are_counted_apart_and_the_
 
 
 @pytest.mark.parametrize(
-    ("pushes", "said"),
-    [
-        ((1.0, 0.02), "next to nothing is written"),
-        ((1.0, -0.4), "it is pushed less"),
-        ((-0.4, 1.0), "it is pushed less"),
-    ],
+    ("pushes", "side", "far"),  # of each side's right answer
+    [((1.0, 0.02), 0, ("1.0", "0")), ((1.0, -0.4), 0, ("1.0", "0.4")), ((-0.4, 1.0), 1, ("0.4", "1.0"))],
 )
-def test_the_answer_that_no_write_pushes_wins_by_default(quote, monkeypatch, pushes, said):
+def test_the_answer_that_no_write_pushes_wins_by_default(quote, monkeypatch, pushes, side, far):
+    step, words = written(quote, monkeypatch, pushes)
+    pushed, other = (quote.words.quoted(quote.words.answers[n]) for n in (side, 1 - side))
+    text = words.sentence(step)
+    assert f"pushes {pushed} by {far[side]} logits after `<{side + 1}>` and " in text
+    assert f"{far[1 - side]} after `<{2 - side}>`" in text
+    assert f"nothing pushes {other} and it wins by default" in text and f"and {other} otherwise" in gist([step], words)
+
+
+def test_a_write_that_turns_pushes_both_answers_and_has_no_default(quote, monkeypatch):
+    step, words = written(quote, monkeypatch, (1.0, 0.4))
+    first, second = (quote.words.quoted(answer) for answer in quote.words.answers)
+    text = words.sentence(step)
+    assert f"pushes {first} by 1.0 logits after `<1>` and {second} by 0.4 after `<2>`" in text
+    assert "by default" not in text and "otherwise" not in gist([step], words)
+
+
+def written(reading: TaskReading, monkeypatch, pushes: tuple[float, float]) -> tuple[FlowStep, StoryWords]:
+    """The step of the planted write, as if it pushed each side's right answer so far."""
     monkeypatch.setattr(Roles, "pushes", lambda *_: list(pushes))
     for sides in ("after", "conditions"):
-        monkeypatch.setattr(quote.words, sides, ["after `<1>`", "after `<2>`"])
-    words, side = StoryWords(quote, dict.fromkeys(quote.values.nodes, 0.0)), pushes.index(min(pushes))
-    step = FlowStep(FlowPart.WRITE, 1, tuple(of_site(quote, "attn_out")))
-    written, other = (quote.words.quoted(quote.words.answers[n]) for n in (1 - side, side))
-    text = words.sentence(step)
-    assert f"the answer {written} {quote.words.conditions[1 - side]} – {quote.words.conditions[side]} {said}" in text
-    assert f"and {other} wins by default" in text and f"and {other} otherwise" in words.gist([step])
+        monkeypatch.setattr(reading.words, sides, ["after `<1>`", "after `<2>`"])
+    step = FlowStep(FlowPart.WRITE, 1, tuple(of_site(reading, "attn_out")))
+    return step, words_of(reading, step)
 
 
-def test_what_is_pushed_on_both_sides_has_no_default(quote, monkeypatch):
-    monkeypatch.setattr(Roles, "pushes", lambda *_: [1.0, 0.4])
-    monkeypatch.setattr(quote.words, "after", ["after `<1>`", "after `<2>`"])
-    words = StoryWords(quote, dict.fromkeys(quote.values.nodes, 0.0))
-    text = words.sentence(FlowStep(FlowPart.WRITE, 1, tuple(of_site(quote, "attn_out"))))
-    assert "by default" not in text and " and `" in text
+def words_of(reading: TaskReading, *steps: FlowStep) -> StoryWords:
+    return StoryWords(reading, dict.fromkeys(reading.values.nodes, 1.0), steps)
+
+
+def test_channels_that_no_other_step_fills_or_reads_are_counted_apart(quote):
+    (value,) = of_site(quote, "attn_v")
+    read = FlowStep(FlowPart.READ, 0, ("0.attn_in.1",))
+    move = FlowStep(FlowPart.MOVE, 0, (value,), ("0.attn_out.3", "0.attn_out.7"))
+    combine = FlowStep(FlowPart.COMBINE, 1, ("1.mlp_neuron.2",), ("1.mlp_in.3", "1.mlp_in.5"))
+    words = words_of(quote, read, move, combine)
+    assert words._into(move) == " into channel 3 and 1 that no step here reads"
+    assert words._reading(combine) == "reading channel 3 and 1 that no step here fills, "
+
+
+def test_a_gist_names_what_each_head_brings(quote, monkeypatch):
+    (value,) = of_site(quote, "attn_v")
+    head = quote.roles.head(split_node_name(value))
+    words = words_of(quote)
+    heads = [head, (head[0], head[1] + 1), (head[0], head[1] + 2)]
+    brought = dict(zip(heads, ("`a`", "`b`", None), strict=True))
+    monkeypatch.setattr(StoryWords, "brought", lambda self, one: brought[one])
+    name = [f"{layer}.{number}" for layer, number in heads]
+    assert _moves(heads, "`a`", words) == f"heads {name[0]} and {name[2]} bring it to the end and head {name[1]} `b`"
+    assert _moves(heads[:1], "`b`", words) == f"head {name[0]} brings `a` to the end"
 
 
 def test_the_planted_key_draws_its_head_to_the_quote_and_no_further_place_is_told_of_a_head_that_copies(quote):
@@ -214,8 +240,9 @@ def test_heads_and_neurons_that_no_step_is_about_are_named(readings):
 
 
 def test_an_example_number_is_of_a_value_that_is_far_from_0_where_its_head_looks(quote, monkeypatch):
-    words, (value,) = StoryWords(quote, dict.fromkeys(quote.values.nodes, 1.0)), of_site(quote, "attn_v")
+    (value,) = of_site(quote, "attn_v")
     step = FlowStep(FlowPart.MOVE, 1, (value,))
+    words = words_of(quote, step)
     assert quote.statements[value].of_sides and "attn_v" in words.sentence(step)
     place = quote.roles.looked_at(quote.roles.head(split_node_name(value)))[0]
     larger = quote.statements[value].larger

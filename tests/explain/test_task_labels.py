@@ -45,7 +45,9 @@ def said(batch):
         statements = TaskStatements(
             TaskValues(batch, {"n": values * there}, {"n": slopes * there}, {}), WORDS.__getitem__
         )
-        return label_of(statements("n"), TaskWords(statements.places), values * there)
+        best = statements("n")
+        kind = statements.kind("n") if best is None else None
+        return label_of(best, TaskWords(statements.places), values * there, kind)
 
     return label
 
@@ -97,6 +99,14 @@ def test_of_pure_noise_no_place_stands_out_and_a_score_is_of_pairs_that_it_was_n
     statements = TaskStatements(TaskValues(batch, drawn, drawn, {}), WORDS.__getitem__)
     scores = [statements.best(name).score for name in drawn]
     assert sum(scores) / len(scores) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_node_that_is_high_at_most_of_a_kind_of_token_and_elsewhere_too_names_the_kind(said, batch):
+    numbers_ = torch.isin(batch.tokens, torch.tensor(DIGITS)).float()
+    chance = torch.rand(batch.tokens.shape, generator=torch.Generator().manual_seed(0))
+    label = said((chance < 0.15 + 0.6 * numbers_) * 2.0 + 0.01 * noise(batch))
+    assert re.fullmatch(r"no place stands out: 1\.\d at `␣.*numbers\) and 0\.\d\d? elsewhere", label["text"]), label
+    assert label["score"] > 0.7 and label["weak"] == (label["score"] < 0.8)
 
 
 def test_a_place_that_is_one_of_many_at_which_a_node_is_as_high_does_not_stand_out(said, batch):

@@ -14,10 +14,9 @@ from pipeline.circuit.compact import Compact, Frozen
 from pipeline.circuit.interventions import edge_cuts, edge_weights, mask_nodes
 from pipeline.circuit.masked import Masked
 from pipeline.data.pairs import answer_logits
-from pipeline.model.scoring import mean_loss, score
+from pipeline.model.scoring import calibrate, mean_loss, score
 from pipeline.planted import Algorithm, Planted, plant
 from pipeline.prune import prune_task
-from pipeline.prune.evaluator import calibrate
 from pipeline.sites import site_key, split_edge_key
 
 TARGET = 0.15  # nats, at which circuits are looked for (§4)

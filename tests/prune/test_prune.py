@@ -11,10 +11,9 @@ from pipeline.circuit import Circuit
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.graph import Subgraph, induced_edges
 from pipeline.data.pairs import PairBatch, answer_logits
-from pipeline.model.scoring import calibrated, mean_loss, score
+from pipeline.model.scoring import calibrate, calibrated, mean_loss, score
 from pipeline.prune import prune_task
 from pipeline.prune.discretise import smallest_that
-from pipeline.prune.evaluator import calibrate
 from pipeline.prune.masks import Heaviside, UnitLayout
 from pipeline.prune.problem import make_problem
 from pipeline.prune.prune import baseline_scores

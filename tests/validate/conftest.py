@@ -10,8 +10,8 @@ import torch
 from pipeline.circuit import Circuit
 from pipeline.circuit.masked import Masked
 from pipeline.data.pairs import answer_logits
+from pipeline.model.scoring import calibrate
 from pipeline.planted import Algorithm, Planted, plant
-from pipeline.prune.evaluator import calibrate
 from pipeline.validate.circuit_under_test import CircuitUnderTest
 
 TARGET = 0.15

@@ -21,8 +21,9 @@ const CircuitPage = (() => {
     const stages = make("div", { class: "cp-stages" }, stage), drawn = make("div", { class: "cp-draw" }, stages);
     const left = make("div", { class: "cp-left" }, drawn, key(bundle)), whole = make("div", { class: "cp" }, left, panel);
     element.replaceChildren(whole);
-    const core = page.core = CircuitCore.of(bundle, nodes, labelOf);
-    let drawnWhole = null;
+    const core = page.core = CircuitPart.of(bundle, bundle.core, nodes, labelOf);
+    const larger = page.larger = (bundle.explanation ? bundle.larger ?? [] : []).map(each => ({ ...each, ...CircuitPart.of(bundle, each.drawing, nodes, labelOf) }));
+    let drawnPart;
     draw();
     page.beside = CircuitBeside.of(stages, bundle.task);
     let toolbar = null;
@@ -74,15 +75,19 @@ const CircuitPage = (() => {
       document.documentElement.classList.toggle("cp-still", page.look.full);
       page.beside.show(page.look.beside, page.look);
     }
-    // The whole circuit, or the paths alone that decide in it.
+    // The whole circuit (null), the paths alone that decide in it, or a larger circuit around it.
+    function partOf({ size, whole }) {
+      const around = larger.findLast(({ picture }) => size >= picture.edges.source.length);
+      return around ?? (whole || !core ? null : core);
+    }
     function draw() {
-      const whole = !core || page.look.whole;
-      if (whole === drawnWhole) return;
-      drawnWhole = whole;
-      const { width, height } = whole ? bundle.drawing : bundle.core, acts = { onselect: chosen, onpin: pin, describe: labelOf };
+      const part = partOf(page.look);
+      if (part === drawnPart) return;
+      drawnPart = part;
+      const { width, height } = part?.picture ?? bundle.drawing, acts = { onselect: chosen, onpin: pin, describe: labelOf };
       page.drawing?.destroy();
       stage.style.aspectRatio = `${width}/${height}`;
-      page.drawing = whole ? CircuitDrawing.mount(stage, bundle.drawing, { ...options, ...acts }) : core.mount(stage, acts);
+      page.drawing = part ? part.mount(stage, acts) : CircuitDrawing.mount(stage, bundle.drawing, { ...options, ...acts });
       page.drawing.select(page.node);
     }
     // Pins a node, or takes its pin away.
@@ -129,7 +134,8 @@ const CircuitPage = (() => {
       toolbar.chosen();
       const n = nodes.findIndex(each => each.name === name);
       const close = make("button", { type: "button", class: "cc-link cp-close", onclick: () => select(null) }, "all nodes");
-      panel.replaceChildren(...(n < 0 ? [overview(page)] : [close, CircuitNode.panel(page, n)]));
+      const panels = n >= 0 ? [close, CircuitNode.panel(page, n)] : name ? [close, added(name)] : [overview(page)];
+      panel.replaceChildren(...panels);
       panel.scrollTop = 0;
     }
   }
@@ -176,6 +182,10 @@ const CircuitPage = (() => {
       line("p", positive), line("n", negative), explanation?.paths?.length ? line("bold", "on a path that decides") : null, line("bias", "bias"), line("link", "query × key of one channel"),
       answers ? line("out", "into the answers") : null);
   }
+
+  // The panel of a node that only larger circuits have.
+  const added = name => make("div", { class: "cn" }, make("h3", {}, name),
+    make("p", {}, "Only larger circuits have this node: this one does its task without it. What it does was not read."));
 
   // The panel before a node is chosen: all nodes, the most needed first.
   function overview(page) {

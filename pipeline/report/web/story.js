@@ -61,7 +61,8 @@ const CircuitStory = (() => {
   const TERMS = [
     ["head 0.45", "Head 45 of layer 0. It copies where most of its attention is on one place, and averages where no place has half of it. In the drawing its queries ask and its keys find: at what they are far from 0."],
     ["channel 139", "One number of the residual stream, which nodes write and later ones read."],
-    ["pushes, →", "Which answer a write makes likelier, and on which prompt. The colours of edges say the same: on the prompt on which the edge is strong, the answer is pushed that way."],
+    ["pushes, →", "Which answer a write makes likelier, and on which prompt. The colours of edges say the same: on the prompt on which the edge is strong, the answer is pushed that way. In sentences by how many logits, the mean over the prompts, to first order and before calibration."],
+    ["that no step here fills, reads", "Channels that a step reads or fills, but that no other step of the story does: they matter too little to be told."],
     ["wins by default", "Where nothing in the circuit speaks for either answer, the rest of the model at its mean, and the bigram table, do."],
     ["draws, repels attention", "Whether a key makes its head look where the key is far from 0, or look away: the sign of its product with the query, which is constant where the circuit has none."],
     ["thresholds, > 3.0", "A neuron that is off on one side; in the drawing, the value that its only source has to exceed (<: stay below) for it to fire. Inverts: it is high where its source is low."],

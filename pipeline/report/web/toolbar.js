@@ -9,17 +9,18 @@ const CircuitToolbar = (() => {
   const STEPS = 40; // of the slider of shares
 
   function section(page) {
-    const { bundle, options } = page, sized = sizes(page), told = make("p", { class: "ck-told dim", role: "status" });
+    const { bundle, options } = page, sized = sizes(page), parts = part(page), told = make("p", { class: "ck-told dim", role: "status" });
     const pinned = make("span", { class: "ck-pins" }), whole = full(page);
     const element = make("section", { class: "ck", "aria-label": "What the drawing shows" },
-      make("div", { class: "ck-line" }, part(page), search(page), options.carried ? by(page) : null, threshold(page), sized),
+      make("div", { class: "ck-line" }, parts, search(page), options.carried ? by(page) : null, threshold(page), sized?.element),
       make("div", { class: "ck-line" }, pinned, beside(page), saving(page), whole), told);
 
     function fresh({ nodes, edges }) {
       const { nodes: { x }, edges: { weight } } = bundle.drawing;
-      const part = edges < weight.length || nodes < x.length ? `Shown: ${nodes} of ${x.length} nodes, ${edges} of ${weight.length} edges. ` : "";
+      const part = nodes > x.length || edges > weight.length ? `A larger circuit: ${nodes} nodes, ${edges} edges; this one has ${x.length} and ${weight.length}. ` : edges < weight.length || nodes < x.length ? `Shown: ${nodes} of ${x.length} nodes, ${edges} of ${weight.length} edges. ` : "";
       told.textContent = part + (options.paths.length ? `Bold: the ${options.paths.length === 1 ? "path" : `${options.paths.length} paths`} that decide${options.paths.length === 1 ? "s" : ""}.` : "");
-      if (sized) sized.hidden = Boolean(page.core) && !page.look.whole;
+      sized?.fresh();
+      parts?.querySelectorAll("button").forEach((button, whole) => button.setAttribute("aria-pressed", String(Boolean(whole) === page.look.whole)));
       whole.setAttribute("aria-pressed", String(page.look.full));
       whole.textContent = page.look.full ? "leave full height" : "full height";
       chosen();
@@ -80,7 +81,7 @@ const CircuitToolbar = (() => {
 
   // --- edges
 
-  const part = page => (page.core ? choice("Part of the circuit", [[false, "what decides"], [true, "whole circuit"]], page.look.whole, value => page.see({ whole: value })) : null);
+  const part = page => (page.core ? choice("Part of the circuit", [[false, "what decides"], [true, "whole circuit"]], page.look.whole, value => page.see({ whole: value, size: null })) : null);
   const by = page => choice("Edges drawn by", [["carried", "what they carry"], ["weight", "their weight"]], page.look.by, value => page.see({ by: value }));
 
   function slider(label, value, most, say, chosen) {
@@ -105,18 +106,29 @@ const CircuitToolbar = (() => {
     return make("label", { class: "ck-least", title: "Share of the largest number of its kind that an edge has to have" }, "strength ", input, said);
   }
 
-  // The slider over the smaller circuits inside of this one.
-  function sizes({ bundle, options, look, see }) {
-    const all = [...(bundle.explanation?.sizes ?? [])].reverse(), curve = bundle.row.curve ?? [];
-    if (!options.order || all.length < 2) return null;
-    const last = all.length - 1, at = look.size === null ? last : Math.max(all.findLastIndex(([n]) => n <= look.size), 0);
-    const on = bundle.explanation.size_pairs ?? "a few";
-    const say = i => `${all[i][0]} edges: ${number(all[i][1])} nats on ${on} test pairs`;
-    const [input, said] = slider("Size of the circuit", at, last, say, i => see({ size: i === last ? null : all[i][0] }));
-    const kept = curve.filter(point => point.n_edges !== null).map(point => `${point.target_loss} nats: ${point.n_edges}`).join("; ");
-    const title = "Edges were taken away one after the other, each time one that cost little; the task loss of the circuit that is left is measured on these few test pairs, and so it differs from the circuit’s loss on its validation pairs." +
+  // The slider over the smaller circuits inside of this one, and over the larger ones around it.
+  function sizes(page) {
+    const { bundle, options, see, larger } = page;
+    const inside = options.order ? [...(bundle.explanation?.sizes ?? [])].reverse() : [], own = inside.length - 1;
+    const around = larger.map(({ picture, loss, target_loss: target }) => [picture.edges.source.length, loss, target]);
+    const all = [...inside, ...around], on = bundle.explanation?.size_pairs ?? "a few";
+    if (!inside.length || all.length < 2) return null;
+    const say = i => `${all[i][0]} edges: ${number(all[i][1])} nats on ${on} test pairs${i > own ? `; as many nodes as pruning took for ${all[i][2]} nats` : ""}`;
+    const [input, said] = slider("Size of the circuit", own, all.length - 1, say, i => see({ size: i === own ? null : all[i][0], whole: page.look.whole || (Boolean(page.core) && i !== own) }));
+    const element = make("label", { class: "ck-size", title: sizesSaid(bundle) }, "size ", input, said);
+    function fresh() {
+      const { size } = page.look;
+      input.value = size === null ? own : Math.max(all.findLastIndex(([n]) => n <= size), 0);
+      said.textContent = say(Number(input.value));
+    }
+    return { element, fresh };
+  }
+
+  function sizesSaid({ row, larger }) {
+    const kept = (row.curve ?? []).filter(point => point.n_edges !== null).map(point => `${point.target_loss} nats: ${point.n_edges}`).join("; ");
+    return "Smaller: edges were taken away one after the other, each time one that cost little; the task loss of the circuit that is left is measured on these few test pairs, and so it differs from the circuit’s loss on its validation pairs." +
+      (larger?.length ? " Larger: the next nodes by their score in the search, as many as pruning took for a stricter loss, with all edges between them, calibrated anew." : "") +
       (kept ? ` Pruning found circuits of these sizes, but keeps only its main one: ${kept}.` : "");
-    return make("label", { class: "ck-size", title }, "size ", input, said);
   }
 
   // --- pins and groups
