@@ -173,7 +173,7 @@ def test_beyond_the_circuit_the_slider_has_the_larger_ones_around_it(graph):
     slide(graph, ".ck-size input", 3)
     assert text(graph, ".ck-size output").startswith("8 edges: 0.0313 nats on 16 test pairs; as many nodes as pruning")
     assert graph.evaluate(SHOWN) == [*NAMES[:-1], ADDED, NAMES[-1]] and query(graph) == "size=8"
-    assert "A larger circuit: 11 nodes, 8 edges; this one has 10 and 7." in text(graph, ".ck-told")
+    assert "A larger circuit: 11 nodes, 8 edges; this one has 10 and 7. Edges by their weight." in text(graph, ".ck-told")
     graph.click(node(ADDED))
     assert "Only larger circuits have this node" in text(graph, ".cp-panel")
     slide(graph, ".ck-size input", 2)

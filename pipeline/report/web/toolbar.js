@@ -17,7 +17,7 @@ const CircuitToolbar = (() => {
 
     function fresh({ nodes, edges }) {
       const { nodes: { x }, edges: { weight } } = bundle.drawing;
-      const part = nodes > x.length || edges > weight.length ? `A larger circuit: ${nodes} nodes, ${edges} edges; this one has ${x.length} and ${weight.length}. ` : edges < weight.length || nodes < x.length ? `Shown: ${nodes} of ${x.length} nodes, ${edges} of ${weight.length} edges. ` : "";
+      const part = nodes > x.length || edges > weight.length ? `A larger circuit: ${nodes} nodes, ${edges} edges; this one has ${x.length} and ${weight.length}. Edges by their weight. ` : edges < weight.length || nodes < x.length ? `Shown: ${nodes} of ${x.length} nodes, ${edges} of ${weight.length} edges. ` : "";
       told.textContent = part + (options.paths.length ? `Bold: the ${options.paths.length === 1 ? "path" : `${options.paths.length} paths`} that decide${options.paths.length === 1 ? "s" : ""}.` : "");
       sized?.fresh();
       parts?.querySelectorAll("button").forEach((button, whole) => button.setAttribute("aria-pressed", String(Boolean(whole) === page.look.whole)));
