@@ -17,6 +17,7 @@ from pipeline.explain.story_steps import FlowStep, FlowSteps, joined, site_of
 from pipeline.explain.story_words import StoryWords
 from pipeline.explain.swaps import Outcome, Swaps
 from pipeline.explain.task_nodes import TaskReading
+from pipeline.explain.task_places import TaskPlaces
 from pipeline.explain.words import heads_in_words, numbered, percent, together
 from pipeline.rows import Story, StoryNumbers, StoryOutcome, StorySentence
 from pipeline.sites import Site, split_node_name
@@ -37,7 +38,7 @@ def story(reading: TaskReading) -> Story:
         return untold()
     flow = FlowSteps(reading, choice)
     steps = told_steps(flow, choice)
-    words = StoryWords(reading, flow.falls, steps)
+    words = StoryWords(reading, flow.falls, steps, side_margins(choice))
     outcomes = [check(step.nodes) if check else NOT_CHECKED for step in steps]
     sentences = [sentence(step, words, outcome) for step, outcome in zip(steps, outcomes, strict=True)]
     nodes = [name for step in steps for name in step.nodes]
@@ -64,6 +65,12 @@ def halves(reading: TaskReading, half: int) -> Swaps | None:
     """Swaps on the pairs of one half; None where it has none."""
     pairs = torch.arange(reading.values.batch.n_pairs)[half::2][:MOST_PAIRS]
     return Swaps(reading.model, reading.circuit, reading.values.take(pairs)) if len(pairs) else None
+
+
+def side_margins(swaps: Swaps) -> list[float]:
+    """How far the right answer leads on side a and on side b, in calibrated logits."""
+    side_a = TaskPlaces(swaps.batch, str).side_a
+    return [float(swaps.margins[side].mean()) for side in (side_a, ~side_a)]
 
 
 def told_steps(flow: Iterable[list[FlowStep]], choice: Swaps) -> list[FlowStep]:

@@ -21,11 +21,20 @@ NOT = "not "
 
 
 class StoryWords:
-    """Sentences about the ``steps`` of one circuit. ``falls``: of every node (``FlowSteps.falls``)."""
+    """Sentences about the ``steps`` of one circuit.
 
-    def __init__(self, reading: TaskReading, falls: Mapping[str, float], steps: Sequence[FlowStep]) -> None:
+    ``falls``: of every node (``FlowSteps.falls``); ``margins``: how far the right answer leads on each side, in
+    calibrated logits (None: not known)."""
+
+    def __init__(
+        self,
+        reading: TaskReading,
+        falls: Mapping[str, float],
+        steps: Sequence[FlowStep],
+        margins: Sequence[float] | None = None,
+    ) -> None:
         self.reading, self.words, self.roles, self.falls = reading, reading.words, reading.roles, falls
-        self.steps = steps
+        self.steps, self.margins = steps, margins
 
     def sentence(self, step: FlowStep) -> str:
         """``Channels 834 and 860 read `␣[[` – 0.attn_in.834 is 4.9 at `␣[[` and −1.9 at `␣[```."""
@@ -90,7 +99,7 @@ class StoryWords:
 
     def _write(self, step: FlowStep) -> str:
         if self.n_answers == 2:
-            return in_words(pushes(step.nodes, self.roles), self.words)
+            return in_words(pushes(step.nodes, self.roles), self.words, self.margins)
         return f"{channels(step.nodes)} {verb(step.nodes, 'write')} the answer{self._example(step.nodes)}"
 
     @cached_property

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from itertools import chain
 
 from pipeline.explain.roles import NEARLY_ZERO, Roles
 from pipeline.explain.task_words import OTHERWISE, TaskWords, numbers
-from pipeline.explain.words import channels, verb
+from pipeline.explain.words import channels, together, verb
+from pipeline.sites import split_node_name
 
 LEAST_PUSH = 0.1  # of the largest push: smaller ones are only counted
 
@@ -28,9 +31,11 @@ class Push:
 
 
 def pushes(names: Sequence[str], roles: Roles) -> list[Push]:
-    """The writes of a step by the answer that they push and the side on which they do so most, the largest first."""
+    """The writes of a step by the answer that they push and the side on which they do so most, the largest first; in
+    calibrated logits."""
     groups: dict[tuple[int, int], list[str]] = {}
-    right = {name: roles.pushes(name) for name in names}  # each side's right answer
+    scale = roles.circuit.calibration[0]
+    right = {name: [scale * push for push in roles.pushes(name)] for name in names}  # each side's right answer
     for name, own in right.items():
         side = int(abs(own[1]) > abs(own[0]))
         groups.setdefault((side if own[side] > 0 else 1 - side, side), []).append(name)
@@ -54,19 +59,34 @@ def default(found: Sequence[Push]) -> int | None:
     return None if named or pushed >= NEARLY_ZERO * found[0].most else left
 
 
-def in_words(found: Sequence[Push], words: TaskWords) -> str:
-    """``Channels 631 and 617 push `]]⏎` by 5.2 logits after `␣[[` and 0 after `␣[` – no channel pushes `]⏎` …``."""
-    said, small = " – ".join(_of(push, words) for push in told(found)), len(found) - len(told(found))
+def in_words(found: Sequence[Push], words: TaskWords, margins: Sequence[float] | None) -> str:
+    """``Channels 631 and 617 push `]]⏎` by 5.2 logits after `␣[[` and 0 after `␣[` – nothing pushes `]⏎` …``;
+    ``margins``: how far each side's right answer leads in all, in logits."""
+    several = _several(found)
+    said, small = " – ".join(_of(push, words, several) for push in told(found)), len(found) - len(told(found))
     if small:
-        rest = sum(len(push.names) for push in found[-small:])
-        said += f" ({rest} more push little)"
+        said += f" ({sum(len(push.names) for push in found[-small:])} more: little)"
     left = default(found)
-    return (
-        said if left is None else f"{said} – nothing pushes {words.quoted(words.answers[left])} and it wins by default"
-    )
+    if left is not None:
+        said += f" – nothing pushes {words.quoted(words.answers[left])} and it wins by default"
+    return said if margins is None else f"{said} – in all, {_leads(margins, words)}"
 
 
-def _of(push: Push, words: TaskWords) -> str:
+def _several(found: Sequence[Push]) -> set[int]:
+    """The channels that several nodes write which do not push the same."""
+    by_push = [{split_node_name(name)[1] for name in push.names} for push in found]
+    return {channel for channel, n in Counter(chain.from_iterable(by_push)).items() if n > 1}
+
+
+def _leads(margins: Sequence[float], words: TaskWords) -> str:
+    """```:⏎` leads by 4.1 logits after `␣while` and `␣in` by 2.3 after `␣for```."""
+    far = numbers((margins[0], margins[1]))
+    order = sorted((0, 1), key=lambda side: words.conditions[side] == OTHERWISE)
+    said = [f"{words.quoted(words.answers[n])} {'leads by' if not i else 'by'} {far[n]}" for i, n in enumerate(order)]
+    return f"{said[0]} logits {words.conditions[order[0]]} and {said[1]} {words.conditions[order[1]]}"
+
+
+def _of(push: Push, words: TaskWords, several: Set[int]) -> str:
     """``channel 475 pushes `")⏎` by 2.3 logits after `("` and 0 after `('```; of a push that turns on the other side,
     the other answer there; the side that is pushed more first, ``otherwise`` last."""
     order = sorted((0, 1), key=lambda side: (words.conditions[side] == OTHERWISE, side != push.side))
@@ -78,4 +98,6 @@ def _of(push: Push, words: TaskWords) -> str:
         said = [f"{words.quoted(words.answers[n])} by {each}" for n, each in zip(answers, said, strict=True)]
     else:
         said[0] = f"{words.quoted(words.answers[push.answer])} by {said[0]}"
-    return f"{channels(push.names)} {verb(push.names, 'push', 'pushes')} {' and '.join(said)}"
+    own = any(split_node_name(name)[1] in several for name in push.names)  # a channel alone would not tell who
+    who = together(push.names) if own else channels(push.names)
+    return f"{who} {verb(push.names, 'push', 'pushes')} {' and '.join(said)}"

@@ -18,7 +18,7 @@ from pipeline.play.switches import PlayError
 from pipeline.prune.checkpoint import circuit_loss
 from pipeline.report.packed_model import pack_model
 from pipeline.report.page import MOST_BYTES, build_circuit_page
-from pipeline.rows import Explanation, OfModel, ValidationRow, VerdictRow
+from pipeline.rows import Explanation, OfModel, ValidationRow
 from pipeline.sites import split_node_name
 
 
@@ -40,11 +40,11 @@ def page_alone(
     plain = session.model.config.is_studys  # what the page's own forward pass computes
     packed = pack_model(session.model, session.means, session.tokenizer) if plain else ""
     packed = packed if len(packed) <= MOST_BYTES else ""
-    verdict = verdict_of(session, name)
-    return build_circuit_page(bundle, title=f"{name} in {session.name}", verdict=verdict, packed_model=packed), said
+    tested = validation_of(session, name)
+    return build_circuit_page(bundle, title=f"{name} in {session.name}", validation=tested, packed_model=packed), said
 
 
-def verdict_of(session: Session, name: str) -> VerdictRow | None:
+def validation_of(session: Session, name: str) -> ValidationRow | None:
     """What the stage validate says of this very circuit; None where it did not test it."""
     circuit, model = session.circuit(name), session.folder.resolve().name
     task = str(circuit.about.get("task"))
@@ -53,7 +53,7 @@ def verdict_of(session: Session, name: str) -> VerdictRow | None:
         return None
     found: OfModel[ValidationRow] = read_json(path)
     tested = found["model_hash"] == session.model.checkpoint and task in found["tasks"]
-    return found["tasks"][task]["verdict"] if tested else None
+    return found["tasks"][task] if tested else None
 
 
 def pairs_of(session: Session, name: str) -> PairBatch:

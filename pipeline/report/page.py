@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.data.tasks import Pair
 from pipeline.report.averages import log_edges
 from pipeline.report.charts import charts
-from pipeline.report.chips import NAMES, SIGNS, chips
+from pipeline.report.chips import AT_LEAST, NAMES, SIGNS, chips
 from pipeline.report.gallery import gallery
 from pipeline.report.marked_numbers import Numbers
 from pipeline.report.packed import chart_library, pack, pack_json, those_that_fit, within_budget
@@ -22,7 +22,7 @@ from pipeline.report.provenance import origin
 from pipeline.report.solved import KINDS, all_solved, deciding_loss, of_kind
 from pipeline.report.templating import render
 from pipeline.report.validation import checks_of, places_of
-from pipeline.rows import HistoryRow, Summary, TaskSummary, VerdictRow
+from pipeline.rows import HistoryRow, Summary, TaskSummary, ValidationRow
 
 WEB = Path(__file__).parent / "web"
 FIRST, LAST = ("elements.js", "packed.js", "scene.js"), "app.js"  # the others use the first ones; the last starts all
@@ -56,6 +56,7 @@ def build_page(summary: Summary, parts: PageParts) -> str:
         "checks_of": checks_of,
         "places_of": places_of,
         "outcome": outcome,
+        "at_least": AT_LEAST,
         "sign_of": SIGNS.get,
         "chips_of": chips,
         "deciding_loss": deciding_loss,
@@ -69,17 +70,19 @@ def build_page(summary: Summary, parts: PageParts) -> str:
 
 
 def build_circuit_page(
-    bundle: Mapping[str, Any], *, title: str, verdict: VerdictRow | None = None, packed_model: str = ""
+    bundle: Mapping[str, Any], *, title: str, validation: ValidationRow | None = None, packed_model: str = ""
 ) -> str:
-    """HTML text of one circuit's page alone, in the same shell; ``verdict``: of the stage validate, None without one;
-    ``packed_model``: the circuit's model, empty where the page shall not run it."""
+    """HTML text of one circuit's page alone, in the same shell; ``validation``: of the stage validate, None without
+    one; ``packed_model``: the circuit's model, empty where the page shall not run it."""
     model, task = bundle["model"], bundle["task"]
     article = render(
         "alone.html.j2",
         model=model,
         task=task,
         title=title,
-        verdict=verdict,
+        validation=validation,
+        checks=checks_of(validation),
+        at_least=AT_LEAST,
         names=NAMES,
         sign_of=SIGNS.get,
         row=bundle["row"],

@@ -33,10 +33,12 @@ def checks_of(validation: ValidationRow | None) -> list[Check]:
     return [test for section in sections if isinstance(section, Mapping) for test in section.get("tests", ())]
 
 
-def places_of(validation: ValidationRow | None) -> dict[str, str]:
-    """Check → its path in the row: ``necessity/tests/necessary_nodes``."""
+def places_of(validation: ValidationRow | None, at: str = "") -> dict[str, str]:
+    """Check → its path in the row: ``necessity/tests/necessary_nodes``; ``at``: the path of the row, before it."""
     sections = [(name, part) for name, part in (validation or {}).items() if isinstance(part, Mapping)]
-    return {test["name"]: f"{name}/tests/{test['name']}" for name, part in sections for test in part.get("tests", ())}
+    return {
+        test["name"]: f"{at}{name}/tests/{test['name']}" for name, part in sections for test in part.get("tests", ())
+    }
 
 
 def validated(models: Sequence[ModelSummary]) -> list[SolvedTask]:

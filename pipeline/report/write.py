@@ -118,6 +118,7 @@ def _pack_and_draw(
     """((model, task), packed bundle, thumbnail) of every circuit with a node, thumbnails of the gallery's alone; draws
     each task's smallest into ``folder``."""
     smallest, chosen = smallest_circuits(summary), gallery_circuits(summary)
+    widest = max((row["d_model"] for row in summary["models"] if row["kind"] == "sparse"), default=0)
     for row in tqdm(summary["models"], desc="pages of circuits"):
         name = row["name"]
         model, means = load_model(workspace.model(name)), load_means(workspace.model(name)) if tokenizer else None
@@ -128,7 +129,8 @@ def _pack_and_draw(
             facts: dict[str, Any] = {"task": task, "model_row": row, "row": found, "batch": batch, "texts": texts}
             bundle = own_part(circuit_bundle(circuit, model, explanation=None, **facts), explanations[name])
             bundle["core"] = core_of(circuit, model, batch, texts, paths_of(explanations[name], task))
-            bundle["larger"] = larger_of(circuit, model, batch, texts, of_task(explanations[name], task))
+            if row["d_model"] == widest:  # of all models they would be a megabyte
+                bundle["larger"] = larger_of(circuit, model, batch, texts, of_task(explanations[name], task))
             if smallest.get(task) == name:
                 (folder / name).mkdir(parents=True, exist_ok=True)
                 svg = drawn(circuit, bundle["drawing"], f"{task} in {name}", bundle["explanation"])

@@ -38,7 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, bundle: dict[str, Any]) -> P
     (folder / "alone.html").write_text(build_circuit_page(bundle, title="t"), encoding="utf-8")
     bare = bundle | {"explanation": None, "certificate": None}
     (folder / "bare.html").write_text(build_circuit_page(bare, title="t"), encoding="utf-8")
-    article = render("alone.html.j2", model="tiny", task=TASK, title="t", verdict=None, row=bundle["row"])
+    article = render("alone.html.j2", model="tiny", task=TASK, title="t", validation=None, row=bundle["row"])
     bundles = {("tiny", TASK): pack_json(bundle), (OTHER, TASK): pack_json(bundle | {"model": OTHER})}
     (folder / "two.html").write_text(shell(article, title="t", first="drawing", bundles=bundles), encoding="utf-8")
     return folder
@@ -157,7 +157,7 @@ def test_the_path_that_decides_is_bold_and_the_rest_is_fainter(graph):
         width for (width, _), on in zip(found, of_path, strict=True) if not on
     )
     assert all((opacity == 1) == on for (_, opacity), on in zip(found, of_path, strict=True))
-    assert "Bold: the path that decides." in text(graph, ".ck-told")
+    assert "Bold: the main path." in text(graph, ".ck-told")
 
 
 def test_the_slider_of_sizes_keeps_the_most_needed_edges_and_says_their_loss(graph):
@@ -173,7 +173,9 @@ def test_beyond_the_circuit_the_slider_has_the_larger_ones_around_it(graph):
     slide(graph, ".ck-size input", 3)
     assert text(graph, ".ck-size output").startswith("8 edges: 0.0313 nats on 16 test pairs; as many nodes as pruning")
     assert graph.evaluate(SHOWN) == [*NAMES[:-1], ADDED, NAMES[-1]] and query(graph) == "size=8"
-    assert "A larger circuit: 11 nodes, 8 edges; this one has 10 and 7. Edges by their weight." in text(graph, ".ck-told")
+    assert "A larger circuit: 11 nodes, 8 edges; this one has 10 and 7. Edges by their weight." in text(
+        graph, ".ck-told"
+    )
     graph.click(node(ADDED))
     assert "Only larger circuits have this node" in text(graph, ".cp-panel")
     slide(graph, ".ck-size input", 2)

@@ -61,7 +61,8 @@ def test_the_story_stands_above_the_drawing_with_a_number_for_each_sentence(told
     assert told.evaluate(top.format(".st")) < told.evaluate(top.format(".cp-stage"))
     assert told.evaluate("document.querySelector('.st-gist code').textContent") == "␣<b>"  # as text, not as HTML
     notes = told.evaluate("[...document.querySelectorAll('.st > p.dim')].map(e => e.textContent)")
-    assert notes[0].startswith("Moves N % · M %: ") and notes[1:] == ["* 48 % are shorter.", "All at once flip 90 %."]
+    assert notes[0] == "In the circuit alone, all else at its mean:"
+    assert notes[1].startswith("Moves N % · M %: ") and notes[2:] == ["* 48 % are shorter.", "All at once flip 90 %."]
 
 
 def test_a_click_lights_the_sentences_nodes_and_a_second_one_puts_them_out(told):

@@ -16,6 +16,7 @@ from pipeline.explain.story import NO_NODE, NO_STEP, limit, named_by, sentence, 
 from pipeline.explain.story_gist import GIST, _moves, gist
 from pipeline.explain.story_steps import FlowPart, FlowStep
 from pipeline.explain.story_words import StoryWords
+from pipeline.explain.story_writes import in_words, pushes
 from pipeline.explain.swaps import Outcome, Swaps
 from pipeline.explain.task_nodes import TaskReading
 from pipeline.explain.task_values import TaskValues
@@ -193,6 +194,15 @@ def written(reading: TaskReading, monkeypatch, pushes: tuple[float, float]) -> t
         monkeypatch.setattr(reading.words, sides, ["after `<1>`", "after `<2>`"])
     step = FlowStep(FlowPart.WRITE, 1, tuple(of_site(reading, "attn_out")))
     return step, words_of(reading, step)
+
+
+def test_channels_that_several_nodes_write_are_told_by_node_and_the_whole_lead_is_told(quote, monkeypatch):
+    answers, names = [quote.words.quoted(answer) for answer in quote.words.answers], ("0.attn_out.7", "1.mlp_out.7")
+    monkeypatch.setattr(Roles, "pushes", lambda _, name: [0.1, 0.5] if name == names[0] else [0.9, 0.2])
+    monkeypatch.setattr(quote.words, "conditions", ["after `<1>`", "otherwise"])
+    text = in_words(pushes(names, quote.roles), quote.words, (2.0, -0.31))
+    assert f"1.mlp_out.7 pushes {answers[0]} by 0.9" in text and f"0.attn_out.7 pushes {answers[0]}" in text
+    assert text.endswith(f"in all, {answers[0]} leads by 2.0 logits after `<1>` and {answers[1]} by −0.3 otherwise")
 
 
 def words_of(reading: TaskReading, *steps: FlowStep) -> StoryWords:

@@ -179,7 +179,7 @@ const CircuitPage = (() => {
     const dot = (kind, text) => make("li", {}, make("i", { class: `cp-dot ${kind}`, "aria-hidden": "true" }), text);
     const line = (kind, text) => make("li", {}, make("i", { class: `cp-line ${kind}`, "aria-hidden": "true" }), make("span", {}, words(text)));
     return make("ul", { class: "cp-key" }, dot("res", "residual channel, read or written"), dot("q", "query"), dot("k", "key"), dot("v", "value"), dot("mlp", "neuron"),
-      line("p", positive), line("n", negative), explanation?.paths?.length ? line("bold", "on a path that decides") : null, line("bias", "bias"), line("link", "query × key of one channel"),
+      line("p", positive), line("n", negative), explanation?.paths?.length ? line("bold", "on a main path") : null, line("bias", "bias"), line("link", "query × key of one channel"),
       answers ? line("out", "into the answers") : null);
   }
 

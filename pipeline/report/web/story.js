@@ -25,7 +25,7 @@ const CircuitStory = (() => {
 
     const rest = [story.limit && `* ${story.limit}`, story.all.text].filter(Boolean);
     return [make("section", { class: "st", "aria-label": "The circuit in sentences" },
-      pair(page.bundle), make("p", { class: "st-gist" }, words(story.gist)),
+      pair(page.bundle), sentences.length ? make("p", { class: "dim" }, "In the circuit alone, all else at its mean:") : null, make("p", { class: "st-gist" }, words(story.gist)),
       sentences.length ? make("ol", {}, story.sentences.map((sentence, i) => make("li", { class: sentence.weak ? "weak" : null }, sentences[i], chip(sentence)))) : null,
       sentences.length ? make("p", { class: "dim" }, MOVES) : null,
       rest.map(text => make("p", { class: "dim" }, words(text))),
@@ -61,7 +61,7 @@ const CircuitStory = (() => {
   const TERMS = [
     ["head 0.45", "Head 45 of layer 0. It copies where most of its attention is on one place, and averages where no place has half of it. In the drawing its queries ask and its keys find: at what they are far from 0."],
     ["channel 139", "One number of the residual stream, which nodes write and later ones read."],
-    ["pushes, →", "Which answer a write makes likelier, and on which prompt. The colours of edges say the same: on the prompt on which the edge is strong, the answer is pushed that way. In sentences by how many logits, the mean over the prompts, to first order and before calibration."],
+    ["pushes, →", "Which answer a write makes likelier, and on which prompt. The colours of edges say the same: on the prompt on which the edge is strong, the answer is pushed that way. In sentences by how many logits, the mean over the prompts, to first order, with the circuit’s calibration. In all: by how much the right answer leads in the circuit, whatever it comes from."],
     ["that no step here fills, reads", "Channels that a step reads or fills, but that no other step of the story does: they matter too little to be told."],
     ["wins by default", "Where nothing in the circuit speaks for either answer, the rest of the model at its mean, and the bigram table, do."],
     ["draws, repels attention", "Whether a key makes its head look where the key is far from 0, or look away: the sign of its product with the query, which is constant where the circuit has none."],

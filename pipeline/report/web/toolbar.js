@@ -18,7 +18,8 @@ const CircuitToolbar = (() => {
     function fresh({ nodes, edges }) {
       const { nodes: { x }, edges: { weight } } = bundle.drawing;
       const part = nodes > x.length || edges > weight.length ? `A larger circuit: ${nodes} nodes, ${edges} edges; this one has ${x.length} and ${weight.length}. Edges by their weight. ` : edges < weight.length || nodes < x.length ? `Shown: ${nodes} of ${x.length} nodes, ${edges} of ${weight.length} edges. ` : "";
-      told.textContent = part + (options.paths.length ? `Bold: the ${options.paths.length === 1 ? "path" : `${options.paths.length} paths`} that decide${options.paths.length === 1 ? "s" : ""}.` : "");
+      const n = options.paths.length;
+      told.textContent = part + (n ? `Bold: the ${n === 1 ? "main path" : `${n} main paths`}.` : "");
       sized?.fresh();
       parts?.querySelectorAll("button").forEach((button, whole) => button.setAttribute("aria-pressed", String(Boolean(whole) === page.look.whole)));
       whole.setAttribute("aria-pressed", String(page.look.full));
@@ -81,7 +82,7 @@ const CircuitToolbar = (() => {
 
   // --- edges
 
-  const part = page => (page.core ? choice("Part of the circuit", [[false, "what decides"], [true, "whole circuit"]], page.look.whole, value => page.see({ whole: value, size: null })) : null);
+  const part = page => (page.core ? choice("Part of the circuit", [[false, "main paths"], [true, "whole circuit"]], page.look.whole, value => page.see({ whole: value, size: null })) : null);
   const by = page => choice("Edges drawn by", [["carried", "what they carry"], ["weight", "their weight"]], page.look.by, value => page.see({ by: value }));
 
   function slider(label, value, most, say, chosen) {
