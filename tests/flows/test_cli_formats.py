@@ -125,11 +125,11 @@ def to_every_tool(said, circuit: Path) -> None:
 
 @pytest.mark.slow
 def test_a_foreign_folder_is_a_model_as_it_is(own, said):
-    said("export", "models/tiny", "--format", "safetensors", "--out", "foreign")
-    Path("foreign/means.safetensors").unlink()
+    said("export", "models/tiny", "--format", "safetensors", "--out", "models/foreign")
+    Path("models/foreign/means.safetensors").unlink()
     np.save("ids.npy", np.random.default_rng(0).integers(257, size=4000))
-    circuit = to_a_page(said, Path("foreign"))
-    assert Circuit.load(circuit).answers(load_model("foreign"), closing_batch("test")).isfinite().all()
+    circuit = to_a_page(said, Path("models/foreign"))
+    assert Circuit.load(circuit).answers(load_model("models/foreign"), closing_batch("test")).isfinite().all()
 
 
 def test_means_that_lie_beside_a_foreign_model_come_along(own, said):
