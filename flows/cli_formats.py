@@ -81,6 +81,8 @@ def export(
 ) -> None:
     """Write a model, a circuit or packed tokens in a format that other tools read."""
     folder = folder_of(source)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; name a model's, a circuit's, or packed tokens")
     kinds = {"circuit.json": tuple(OF_CIRCUITS), "stats.json": OF_TOKENS}
     allowed = next((names for file, names in kinds.items() if (folder / file).is_file()), OF_MODELS)
     if form not in allowed:

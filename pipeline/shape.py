@@ -100,7 +100,12 @@ class ModelShape(BaseModel):
         return not self.residual_relu and all(self.k_at(place) == self.d_model for place in IN_STREAM)
 
     @property
+    def options(self) -> dict[str, Any]:
+        """Name → value of the options of other projects' models that it has."""
+        dumped = self.shape.model_dump()  # its options only where they are set
+        return {name: value for name, value in dumped.items() if ModelShape.model_fields[name].exclude_if}
+
+    @property
     def is_studys(self) -> bool:
         """Whether it has none of the options of other projects' models."""
-        dumped = self.shape.model_dump()  # its options only where they are set
-        return not any(ModelShape.model_fields[name].exclude_if for name in dumped)
+        return not self.options

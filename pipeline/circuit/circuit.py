@@ -3,7 +3,8 @@
 ``Circuit.load(path)`` reads one, ``circuit(model)`` is the model with its complement ablated,
 ``circuit.compact(model)`` computes the same by the circuit's nodes alone. A circuit is saved as ``circuit.json`` (nodes
 and edges by name, model and task, certificate) and ``circuit.safetensors`` (means, ablation values and scores of all
-nodes), readable without this project.
+nodes), readable without this project. Of a circuit of more than ``MANY_EDGES``, circuit.json has the number of edges of
+each kind, and circuit.safetensors has their ends.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from pipeline.sites import (
 )
 
 FORMAT = 2
+MANY_EDGES = 1_000_000  # As text, 85 million edges take tens of gigabytes to read.
 
 
 class WrongModelError(ValueError):
@@ -276,7 +278,7 @@ class Circuit:
 
     def save(self, folder: Path | str) -> None:
         """Write the circuit into ``folder``, whole or not at all."""
-        folder = Path(folder)
+        folder, many = Path(folder), self.n_edges > MANY_EDGES
         description = {
             "format": FORMAT,
             "about": dict(self.about),
@@ -285,11 +287,12 @@ class Circuit:
             "n_edges": self.n_edges,
             "calibration": {"scale": self.calibration[0], "shift": self.calibration[1]},
             "nodes": {key: indices.tolist() for key, indices in self.nodes.items()},
-            "edges": {key: pairs.tolist() for key, pairs in self.edges.items()},
+            "edges": {key: len(pairs) if many else pairs.tolist() for key, pairs in self.edges.items()},
             "certificate": self.certificate,
         }
         tensors = {f"mean.{key}": value for key, value in self.means.items()}
         tensors |= {f"score.{key}": value for key, value in self.scores.items()}
+        tensors |= {f"edge.{key}": pairs.int() for key, pairs in self.edges.items() if many}
         for i, ablated_to in enumerate(self.all_ablations):
             tensors |= {f"{_draws(i)}{key}": value for key, value in ablated_to.samples.items()}
         with whole_folder(folder) as partial:
@@ -309,13 +312,15 @@ class Circuit:
         if description.get("format") != FORMAT:
             raise ArtifactError(f"{folder}: circuit format {description.get('format')!r}; this version reads {FORMAT}")
         try:
-            tensors = finite(load_file(existing(weights)), weights)
+            tensors = load_file(existing(weights))
+            ends = {key: tensors.pop(f"edge.{key}").long() for key in _named(tensors, "edge.")}
+            tensors = finite(tensors, weights)
         except (SafetensorError, OSError) as error:
             raise ArtifactError(f"{weights}: damaged ({error}); run prune again") from error
         if not _named(tensors, "mean."):
             raise ArtifactError(f"{weights}: has no means of nodes; run prune again")
         try:
-            circuit = cls._of(description, tensors, folder)
+            circuit = cls._of(description, tensors, ends, folder)
             check_parts(circuit.nodes, circuit.edges, {key: len(mean) for key, mean in circuit.means.items()})
         except KeyError as error:
             raise ArtifactError(f"{path}: no {error.args[0]}; run prune again") from error
@@ -324,12 +329,17 @@ class Circuit:
         return circuit
 
     @classmethod
-    def _of(cls, description: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> Circuit:
-        """The circuit that circuit.json and circuit.safetensors describe."""
+    def _of(
+        cls, description: Mapping[str, Any], tensors: Mapping[str, Tensor], ends: Mapping[str, Tensor], folder: Path
+    ) -> Circuit:
+        """The circuit that circuit.json and circuit.safetensors describe; ``ends``: edges that are in the latter."""
         means = _named(tensors, "mean.")
         return cls(
             nodes={key: torch.tensor(value) for key, value in description["nodes"].items()},
-            edges={key: torch.tensor(value).view(-1, 2) for key, value in description["edges"].items()},
+            edges={
+                key: ends[key] if isinstance(value, int) else torch.tensor(value).view(-1, 2)
+                for key, value in description["edges"].items()
+            },
             means=means,
             scores=_named(tensors, "order.") or _named(tensors, "score."),  # order: as it was called before
             ablations=tuple(

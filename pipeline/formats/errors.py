@@ -1,9 +1,11 @@
-"""The one error of this package, and the line that refuses options by name."""
+"""The one error of this package, the line that refuses options by name, and JSON of others."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pipeline.artifacts import ArtifactError
 
@@ -16,3 +18,13 @@ def refuse(place: Path | str, reasons: Iterable[str], instead: str) -> None:
     """Raises FormatError with all reasons in one line, where there are any; ``instead``: what is allowed."""
     if found := list(reasons):
         raise FormatError(f"{place}: {'; '.join(found)}; {instead}")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of another project. Raises FormatError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: damaged, no whole file of JSON ({error}); get it again") from error

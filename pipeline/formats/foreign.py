@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import check_new_folder, file_hash, read_json, whole_folder, write_json
+from pipeline.artifacts import check_new_folder, file_hash, whole_folder, write_json
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.formats import gpt2, released, vocabulary
-from pipeline.formats.errors import FormatError
+from pipeline.formats.errors import FormatError, read_json
 from pipeline.formats.stored_means import read_means
 from pipeline.formats.tensors import fitted, read_weights, write_shards
 from pipeline.model.checkpoint import save_means, save_model

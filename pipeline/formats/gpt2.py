@@ -14,8 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from pipeline.artifacts import read_json
-from pipeline.formats.errors import FormatError, refuse
+from pipeline.formats.errors import FormatError, read_json, refuse
 from pipeline.formats.tensors import fitted
 from pipeline.model.transformer import Transformer
 from pipeline.refusal import sentence

@@ -15,8 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from torch import Tensor
 
-from pipeline.artifacts import read_json
-from pipeline.formats.errors import FormatError, refuse
+from pipeline.formats.errors import FormatError, read_json, refuse
 from pipeline.model.transformer import Transformer
 from pipeline.refusal import sentence
 from pipeline.shape import AT_SITES, IN_STREAM, ModelShape, TopkPlace

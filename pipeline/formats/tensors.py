@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.artifacts import read_json, write_json
-from pipeline.formats.errors import FormatError, refuse
+from pipeline.artifacts import write_json
+from pipeline.formats.errors import FormatError, read_json, refuse
 
 SHARD_BYTES = 2 << 30  # the most that one file of a sharded folder holds
 SHOWN = 4  # names in one line of an error
@@ -34,11 +34,12 @@ def readable(path: Path) -> Iterator[None]:
             "loading it would run code from it; save a plain state dict"
         ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise FormatError(f"{path}: damaged or not a file of weights ({_first_line(error)})") from error
+        raise FormatError(f"{path}: damaged or not a file of weights ({_first_sentence(error)})") from error
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+def _first_sentence(error: Exception) -> str:
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line.split(". ")[0][:200]
 
 
 def load_pt(path: Path) -> Any:

@@ -65,7 +65,8 @@ def read_viz(
     found = load_pt(path)
     kept = found.get(KEY, found) if isinstance(found, dict) else None
     ours = {their_name(key): key for key in site_keys(model.config.n_layer)}
-    if not isinstance(kept, dict) or not ours.keys() & kept.keys():
+    named = isinstance(found, dict) and KEY in found  # else: the mapping itself, which has to have a site of ours
+    if not isinstance(kept, dict) or not (named or ours.keys() & kept.keys()):
         raise FormatError(f"{path}: has no {KEY}; allowed: site → kept indices, such as 0.mlp.post_act")
     sites = {name: value for name, value in kept.items() if name not in (FINAL, "prune_config")}
     refuse(path, (f"unknown site {name}" for name in sites if name not in ours), f"this model has {', '.join(ours)}")

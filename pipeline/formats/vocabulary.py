@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import read_json, write_json
+from pipeline.artifacts import write_json
 from pipeline.data.tokenizer import END_OF_TEXT, N_BYTES, PATTERN, SETTINGS_FILE, Tokenizer, byte_of_character
-from pipeline.formats.errors import FormatError, refuse
+from pipeline.formats.errors import FormatError, read_json, refuse
 
 # Where merges may not cross: of GPT-2, and of the encodings that tiktoken knows by name.
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -33,9 +33,11 @@ def find_tokenizer(folder: Path, pattern: str = "gpt2") -> Tokenizer | None:
         described = read_json(folder / SETTINGS_FILE)
         ours = isinstance(described, dict) and "pattern" in described
         return Tokenizer.load(folder) if ours else from_hugging_face(folder / SETTINGS_FILE)
-    for encoder, merges in PAIRS:
-        if (folder / encoder).is_file() and (folder / merges).is_file():
-            return from_encoder(folder / encoder, folder / merges, pattern)
+    for pair in PAIRS:
+        there = [name for name in pair if (folder / name).is_file()]
+        if there == [*pair]:
+            return from_encoder(folder / pair[0], folder / pair[1], pattern)
+        refuse(folder, (f"half a tokenizer, {name} alone" for name in there), f"allowed: {' and '.join(pair)}")
     ranks = sorted(folder.glob("*.tiktoken"))
     return from_tiktoken(ranks[0], pattern) if ranks else None
 

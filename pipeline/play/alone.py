@@ -37,8 +37,10 @@ def page_alone(
         explanation, said = with_texts(session, name, explanation, texts)
     unpruned, own = mean_loss(score(session.model, batch)), circuit_loss(session.circuit(name), session.model, batch)
     bundle = bundle_of(session, name, batch, explanation, unpruned_loss=unpruned, circuit_loss=own)
-    plain = session.model.config.is_studys  # what the page's own forward pass computes
-    packed = pack_model(session.model, session.means, session.tokenizer) if plain else ""
+    options = session.model.config.options  # which the page's own forward pass lacks
+    if options:
+        bundle["run"]["why_not"] = f"The page does not compute {', '.join(options)}, which this model has"
+    packed = "" if options else pack_model(session.model, session.means, session.tokenizer)
     packed = packed if len(packed) <= MOST_BYTES else ""
     tested = validation_of(session, name)
     return build_circuit_page(bundle, title=f"{name} in {session.name}", validation=tested, packed_model=packed), said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pipeline.circuit.graph import Subgraph
 from pipeline.prune import limits
-from pipeline.prune.evaluator import Candidate, Evaluator
+from pipeline.prune.evaluator import Candidate, Evaluator, Measured
 from pipeline.prune.masks import EdgeLayout, UnitLayout
 
 
@@ -22,18 +23,16 @@ class Ranking:
     evaluator: Evaluator
     layout: UnitLayout | EdgeLayout
     scores: Float[Tensor, " unit"]
-    seen: dict[int, Candidate] = field(default_factory=dict)
-    checked: dict[int, Candidate] = field(default_factory=dict)  # on the extra pairs, too
+    seen: dict[int, Measured] = field(default_factory=dict)
+    checked: dict[int, Measured] = field(default_factory=dict)  # on the extra pairs, too
 
     def __post_init__(self) -> None:
         self.sequence = self.scores.argsort(descending=True, stable=True)
 
-    def first(self, k: int) -> Candidate:
+    def first(self, k: int) -> Measured:
         """The circuit of the first k units; of equal scores, the lower unit comes first."""
         if k not in self.seen:
-            circuit = self.circuit(k)
-            self.forget(limits.MOST_KEPT_EDGES - circuit.n_edges)
-            self.seen[k] = self.evaluator(circuit).candidate
+            self.seen[k] = Measured.of(self.evaluator(self.circuit(k)), partial(self.circuit, k))
         return self.seen[k]
 
     def circuit(self, k: int) -> Subgraph:
@@ -42,30 +41,26 @@ class Ranking:
         mask[self.sequence[:k]] = 1
         return self.layout.circuit(mask, self.evaluator.model)
 
-    def forget(self, room: int) -> None:
-        """Keep no more edges than ``room`` of circuits seen, the smallest of them: in a large dense model each of these
-        circuits takes a gigabyte."""
-        for k in sorted(self.seen):
-            room -= self.seen[k].n_edges
-            if room < 0:
-                del self.seen[k]
-                self.checked.pop(k, None)
-
-    def check(self, k: int) -> Candidate:
+    def check(self, k: int) -> Measured:
         """The same as ``first``, evaluated on the extra pairs, too."""
         if k not in self.checked:
-            candidate = self.first(k)
-            self.checked[k] = replace(candidate, loss=max(candidate.loss, self.evaluator.extra_loss(candidate)))
+            found = self.first(k)
+            self.checked[k] = replace(found, loss=max(found.loss, self.evaluator.extra_loss(found.candidate)))
         return self.checked[k]
 
     def smallest(self, target: float, max_units: int | None = None) -> Candidate | None:
-        """Phase 3: the fewest first units, as bisection finds them, whose loss meets the target; None where none does.
+        """Phase 3: the fewest first units that meet the target (``fewest``), as a circuit."""
+        found = self.fewest(target, max_units)
+        return None if found is None else found.candidate
+
+    def fewest(self, target: float, max_units: int | None = None) -> Measured | None:
+        """The fewest first units, as bisection finds them, whose loss meets the target; None where none does.
 
         Where they miss it on the extra pairs, more units are added. ``max_units``: that are tried (None: all).
         """
         most = len(self.scores) if max_units is None else min(max_units, len(self.scores))
         # Of the sizes that were run for other targets, the least that meets this one, and the next below it.
-        enough = [k for k, candidate in self.seen.items() if k <= most and candidate.loss <= target]
+        enough = [k for k, found in self.seen.items() if k <= most and found.loss <= target]
         start = min(enough, default=limits.START_UNITS)
         low = max((k for k in self.seen if enough and k < start), default=-1)
         k = smallest_that(lambda k: self.first(k).loss <= target, start=start, most=most, low=low)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -44,6 +44,31 @@ class Candidate(Subgraph):
     validation_loss: float  # of several ablations, the largest
     calibration: tuple[float, float]  # scale, shift
     losses: Float[Tensor, "ablation pair"]  # of fit pairs, then validation pairs
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A candidate's sizes and losses. Its circuit is made again where it is wanted: the edges of a circuit that is
+    nearly all of a large dense model take more than a gigabyte."""
+
+    make: Callable[[], Subgraph]
+    n_nodes: int
+    n_edges: int
+    loss: float
+    validation_loss: float
+    calibration: tuple[float, float]
+    losses: Float[Tensor, "ablation pair"]
+
+    @classmethod
+    def of(cls, candidate: Candidate, make: Callable[[], Subgraph]) -> Measured:
+        """``make``: makes the candidate's circuit again."""
+        shared = (candidate.loss, candidate.validation_loss, candidate.calibration, candidate.losses)
+        return cls(make, candidate.n_nodes, candidate.n_edges, *shared)
+
+    @property
+    def candidate(self) -> Candidate:
+        circuit = self.make()
+        return Candidate(circuit.nodes, circuit.edges, self.loss, self.validation_loss, self.calibration, self.losses)
 
 
 @dataclass(frozen=True)
@@ -236,7 +261,7 @@ def stacked(one: PairBatch, other: PairBatch) -> PairBatch:
     return PairBatch(tokens, torch.cat([one.last, other.last]), torch.cat([one.answers, other.answers]))
 
 
-def sizes(candidate: Candidate | None) -> Sizes:
+def sizes(candidate: Candidate | Measured | None) -> Sizes:
     """Nodes, edges and validation loss in nats of a circuit; None each where there is none."""
     if candidate is None:
         return {"n_nodes": None, "n_edges": None, "validation_loss": None}

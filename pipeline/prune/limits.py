@@ -35,7 +35,6 @@ START_UNITS = 8  # Bisection tries this many units first: small circuits are che
 TOLERANCE = 0.02  # Bisection stops within this share of a circuit's units.
 GROWTH = 0.05  # A circuit that misses the target on the extra pairs first grows by this share of its units.
 GROWTH_TOLERANCE = 0.5  # Bisection of that growth stops within this share of the growth.
-MOST_KEPT_EDGES = 1 << 25  # Of circuits that bisection has run (512 MiB); more, and the largest are run again.
 Z_99 = 2.33  # A normal variable exceeds its mean by more than this many standard deviations once in a hundred times.
 
 # Phase 4, edges.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,7 @@ from pipeline.data.pairs import PairBatch
 from pipeline.model.scoring import mean_loss, score
 from pipeline.model.transformer import Transformer
 from pipeline.prune import limits
-from pipeline.prune.evaluator import Candidate, sizes
+from pipeline.prune.evaluator import Candidate, Measured, sizes
 from pipeline.prune.minimise import RemovalPath, minimal
 from pipeline.prune.problem import PruneProblem, make_problem
 from pipeline.prune.search import NodeMasking, attribution
@@ -29,6 +29,8 @@ from pipeline.seeds import seed_of
 
 OnProgress = Callable[[str], None]
 ByTarget = Mapping[float, Candidate | None]  # target loss in nats, the strictest first → the smallest circuit found
+MeasuredByTarget = Mapping[float, Measured | None]
+Some = TypeVar("Some", Candidate, Measured)
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,14 @@ def prune_task(
     if not best:
         return Pruned(row, None, trials)
     trial, ranking = best[0]
-    discretised = ranking.smallest(config.target_loss)
+    discretised = ranking.fewest(config.target_loss)
     on_progress("minimise")
     rankings = [ranking for _, ranking in best[: limits.N_STARTS]]
     targets = sorted({*config.curve_losses, config.target_loss})
-    first = {target: smallest(ranking.smallest(target) for ranking in rankings) for target in targets}
+    first = {target: smallest(ranking.fewest(target) for ranking in rankings) for target in targets}
     curve, certificate = minimise(first, problem)
     candidate = curve[config.target_loss]
-    assert candidate is not None
+    assert isinstance(candidate, Candidate)
     found = {"target_loss": config.target_loss, "validation_loss": candidate.validation_loss}
     circuit = Circuit(
         nodes=candidate.nodes,
@@ -118,7 +120,7 @@ def empty_row() -> PruneRow:
     }  # fmt: skip
 
 
-def point(target: float, candidate: Candidate | None, discretised: Candidate | None) -> CurvePoint:
+def point(target: float, candidate: Candidate | Measured | None, discretised: Measured | None) -> CurvePoint:
     """A point of the loss-size curve; ``discretised``: its circuit before minimisation."""
     found = sizes(candidate)
     return {
@@ -130,17 +132,20 @@ def point(target: float, candidate: Candidate | None, discretised: Candidate | N
     }
 
 
-def minimise(discretised: ByTarget, problem: PruneProblem) -> tuple[ByTarget, Certificate | None]:
+def minimise(
+    discretised: MeasuredByTarget, problem: PruneProblem
+) -> tuple[Mapping[float, Candidate | Measured | None], Certificate | None]:
     """Phases 4 to 6: the smallest circuit of every target of the curve and, 1-minimal, of the main target.
 
-    ``discretised``: those of Phase 3. Also the main circuit's certificate. Raises ValueError where none meets the main
-    target.
+    ``discretised``: those of Phase 3. Also the main circuit's certificate. Of circuits that are too large to be
+    minimised only the main target's is made. Raises ValueError where none meets the main target.
     """
     main = problem.config.target_loss
     enough = discretised[main]
     if enough is not None and enough.n_edges > problem.config.max_minimised_edges:
-        return discretised, None
-    learned = learn_edges(problem, discretised, main)
+        return {**discretised, main: enough.candidate}, None
+    made = {target: None if found is None else found.candidate for target, found in discretised.items()}
+    learned = learn_edges(problem, made, main)
     start = start_of(learned, main, limits.MAX_START_EXTRA)
     path = RemovalPath(problem, start, max(discretised))
     curve = {target: smallest([candidate, path.smallest(target)]) for target, candidate in learned.items()}
@@ -178,7 +183,7 @@ def start_of(found: ByTarget, main: float, max_extra: float = math.inf) -> Candi
     return next(candidate for candidate in found.values() if candidate and candidate.n_edges <= most)
 
 
-def smallest(candidates: Iterable[Candidate | None]) -> Candidate | None:
+def smallest(candidates: Iterable[Some | None]) -> Some | None:
     """The circuit of fewest edges, None for none."""
     return min(filter(None, candidates), key=lambda candidate: candidate.n_edges, default=None)
 
@@ -193,7 +198,7 @@ def baselines(problem: PruneProblem) -> dict[str, Sizes]:
     for kind in problem.config.baselines:
         seed = seed_of(problem.seed, "baseline", kind.value)
         scores = baseline_scores(kind, problem.masking, pairs, seed, problem.config.batch_pairs)
-        found[kind.value] = sizes(problem.ranking(scores).smallest(problem.config.target_loss))
+        found[kind.value] = sizes(problem.ranking(scores).fewest(problem.config.target_loss))
     return found
 
 

@@ -26,7 +26,7 @@ from pipeline.artifacts import whole_file
 from pipeline.config import Hyperparameters
 from pipeline.prune import limits
 from pipeline.prune.discretise import Ranking
-from pipeline.prune.evaluator import Candidate, sizes
+from pipeline.prune.evaluator import Measured, sizes
 from pipeline.prune.problem import PruneProblem
 from pipeline.prune.search import search
 from pipeline.rows import TrialRow
@@ -144,7 +144,7 @@ class Tuner:
             planned.append(gentle)
         return planned
 
-    def went_well(self, circuit: Candidate | None, ranking: Ranking) -> bool:
+    def went_well(self, circuit: Measured | None, ranking: Ranking) -> bool:
         """Whether a trial's circuit at the target is one to go on from: not far larger than the one that the same
         ranking has at a target a little looser, and, if it is to be minimised, not too large for that."""
         if circuit is None:
@@ -152,7 +152,7 @@ class Tuner:
         minimised = self.config.max_minimised_edges >= limits.MAX_LEARNABLE_EDGES
         if minimised and circuit.n_edges > limits.MAX_LEARNABLE_EDGES:
             return False
-        looser = ranking.smallest(limits.LOOSER * self.config.target_loss)
+        looser = ranking.fewest(limits.LOOSER * self.config.target_loss)
         return looser is not None and circuit.n_edges <= limits.FAR_RATIO * max(looser.n_edges, limits.FEW_EDGES)
 
     def run_batch(self, trials: Sequence[optuna.Trial]) -> None:
@@ -167,7 +167,7 @@ class Tuner:
                 with whole_file(self.scores_file(numbers[place])) as partial:
                     save_file({"scores": scores}, partial)
             ranking = self.rankings[numbers[place]] = problem.ranking(scores)
-            circuit = ranking.smallest(self.config.target_loss, self.max_units())
+            circuit = ranking.fewest(self.config.target_loss, self.max_units())
             for name, value in sizes(circuit).items():
                 trials[place].set_user_attr(name, value)
             trials[place].set_user_attr("went_well", self.went_well(circuit, ranking))

@@ -154,12 +154,15 @@ def gists(explanations: Mapping[str, Explanation | None]) -> dict[tuple[str, str
 
 
 def _packed_models(summary: Summary, workspace: Workspace, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
-    """(name, packed model) of every sparse model with a circuit that has a node, the widest first."""
+    """(name, packed model) of every sparse model that the page can compute and that has a circuit with a node, the
+    widest first."""
     rows = [row for row in summary["models"] if row["kind"] == "sparse"]
     for row in sorted(rows, key=lambda row: (-row["d_model"], row["l0"])):
         if any(task["n_nodes"] for task in row["tasks"].values()):
             folder = workspace.model(row["name"])
-            yield row["name"], pack_model(load_model(folder), load_means(folder), tokenizer)
+            model = load_model(folder)
+            if model.config.is_studys:
+                yield row["name"], pack_model(model, load_means(folder), tokenizer)
 
 
 def drawn(circuit: Circuit, picture: Picture, name: str, explanation: Mapping[str, Any] | None = None) -> str:

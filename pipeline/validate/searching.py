@@ -35,9 +35,9 @@ class TrialCircuit:
     def of(cls, problem: PruneProblem, scores: Float[Tensor, " unit"]) -> TrialCircuit:
         """The smallest circuit by the scores that meets the target, else the one of least loss that was seen."""
         ranking = problem.ranking(scores)
-        candidate = ranking.smallest(problem.config.target_loss)
-        least = min(ranking.seen.values(), key=lambda candidate: (candidate.loss, candidate.n_edges))
-        return cls(candidate or least, candidate is not None)
+        found = ranking.fewest(problem.config.target_loss)
+        least = min(ranking.seen.values(), key=lambda measured: (measured.loss, measured.n_edges))
+        return cls((found or least).candidate, found is not None)
 
     def row(self, tested: CircuitUnderTest, problem: PruneProblem, test: PairBatch) -> dict[str, Any]:
         """Size, and loss in nats on validation pairs and on the first ``pairs`` test pairs, with its 95 % interval;

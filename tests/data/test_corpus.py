@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -124,16 +125,49 @@ def test_a_dataset_folder_is_streamed_filtered_and_cut(tmp_path: Path, lock: Pat
         build_corpus(config(source.model_copy(update={"split": "nosuch"})), 0, lock, [], tmp_path / "out")
 
 
+def write_rows(folder: Path, kind: str) -> tuple[str, str]:
+    """Eight functions in a file of a kind, of text in eight; the library's name of the kind, and the files' glob."""
+    found = datasets.Dataset.from_dict({"text": [function(n) for n in range(8)]})
+    if kind == "text":
+        for n in range(8):
+            (folder / f"{n}.txt").write_text(function(n))
+        return "text", "*.txt"
+    if kind == "arrow":
+        found.save_to_disk(str(folder))
+        return "arrow", "*.arrow"
+    if kind == "parquet":
+        found.to_parquet(folder / "a.parquet")
+        return "parquet", "*.parquet"
+    lines = "".join(json.dumps(row) + "\n" for row in found).encode()
+    (folder / f"a.{kind}").write_bytes(gzip.compress(lines) if kind == "jsonl.gz" else lines)
+    return "json", f"*.{kind}"
+
+
 @pytest.mark.parametrize("streaming", [True, False])
-def test_files_that_the_library_reads_are_a_source(tmp_path: Path, lock: Path, streaming: bool) -> None:
-    lines = "\n".join(json.dumps({"text": function(n)}) for n in range(8))
-    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet", "arrow", "text"])
+def test_files_that_the_library_reads_are_a_source(tmp_path: Path, lock: Path, kind: str, streaming: bool) -> None:
+    path, glob = write_rows(tmp_path, kind)
     source = HuggingFaceSource(
-        kind="huggingface", weight=1, path="json", name=None, split="train", column="text", filter={},
-        data_files=[str(tmp_path / "*.jsonl.gz")], streaming=streaming, **LINES,
+        kind="huggingface", weight=1, path=path, name=None, split="train", column="text", filter={},
+        data_files=[str(tmp_path / glob)], streaming=streaming, **LINES,
     )  # fmt: skip
     build_corpus(config(source, validation_frac=0.4), 0, lock, [], tmp_path / "out")
     assert {row["text"] for row in rows(tmp_path / "out")} == {function(n) for n in range(8)}
+
+
+def test_a_name_of_the_hub_without_a_network_is_refused(
+    tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    source = HuggingFaceSource(
+        kind="huggingface", weight=1, path="org/name", name=None, split="train", column="text", filter={}, **LINES
+    )
+    with pytest.raises(
+        SourceError, match="'org/name'.* cannot be opened: .*; correct .* or check the connection"
+    ) as said:
+        build_corpus(config(source, validation_frac=0.4), 0, lock, [], tmp_path / "out")
+    assert "\n" not in str(said.value) and not (tmp_path / "out").exists()
 
 
 def test_a_glob_without_files_and_a_foreign_file_are_refused_by_name(project: Path, lock: Path) -> None:

@@ -43,8 +43,12 @@ def small_model() -> Callable[..., Transformer]:
     return build
 
 
-def random_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
-    """A state dict of the released names for a config, written from docs/checkpoint_format.md alone."""
+def random_tensors(config: dict[str, Any], seed: int = 0, matrices: float = 0.2) -> dict[str, Tensor]:
+    """A state dict of the released names for a config, written from docs/checkpoint_format.md alone.
+
+    Its logits are of sizes up to 10. ``matrices``: the standard deviation of the weights of linear maps; from about
+    twice as large ones on, rounding grows from layer to layer.
+    """
     generator = torch.Generator().manual_seed(seed)
     d, heads = config["d_model"], config["n_head"] * (config.get("d_head") or config["d_model"] // config["n_head"])
     d_pos, hidden = config.get("d_pos_emb"), config.get("d_mlp") or 4 * d
@@ -74,7 +78,8 @@ def random_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
     found["final_logits_bias"] = (vocab,)
     if config.get("enable_bigram_table"):
         found["bigram_table"] = (vocab, vocab)
-    tensors = {name: 0.4 * torch.randn(shape, generator=generator) for name, shape in found.items()}
+    scale = {name: matrices if ".c_" in name and name.endswith("weight") else 0.4 for name in found}
+    tensors = {name: scale[name] * torch.randn(shape, generator=generator) for name, shape in found.items()}
     tensors |= {name: 1 + tensor for name, tensor in tensors.items() if ".ln_" in name and name.endswith("weight")}
     if config.get("tied_unembed", True):
         tensors["lm_head.weight"] = tensors["transformer.wte.weight"]

@@ -10,9 +10,11 @@ from torch import Tensor
 SITES = "attn_in,attn_out,mlp_in,mlp_out"
 
 
-def reference(config: dict[str, Any], tensors: dict[str, Tensor], tokens: Tensor) -> Tensor:
-    """Logits [batch, pos, vocab] in float64."""
-    w = {name: tensor.double() for name, tensor in tensors.items()}
+def reference(
+    config: dict[str, Any], tensors: dict[str, Tensor], tokens: Tensor, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Logits [batch, pos, vocab], computed in ``dtype``."""
+    w = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     n_head, d = config["n_head"], config["d_model"]
     d_head = config.get("d_head") or d // n_head
 

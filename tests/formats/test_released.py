@@ -175,6 +175,11 @@ def test_half_a_folder_and_another_family_are_refused(released, tmp_path):
     folder = released()
     (folder / "final_model.pt").write_bytes(b"PK\x03\x04 half")
     assert "damaged" in refusal(folder) or "not loaded" in refusal(folder)
+    config = folder / "beeg_config.json"
+    whole = config.read_text()
+    config.write_text(whole[: len(whole) // 2])
+    assert "beeg_config.json: damaged, no whole file of JSON" in refusal(folder)
+    config.write_text(whole)
     (folder / "final_model.pt").unlink()
     assert "has no weights" in refusal(folder)
     other = tmp_path / "llama"

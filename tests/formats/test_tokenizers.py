@@ -130,3 +130,6 @@ def test_ids_out_of_order_are_refused(tokenizer, tmp_path):
         read_tokenizer(tmp_path)
     with pytest.raises(FormatError, match="no tokenizer"):
         read_tokenizer(tmp_path / "none")
+    (tmp_path / "vocab.bpe").unlink()
+    with pytest.raises(FormatError, match="half a tokenizer, encoder.json alone; allowed: encoder.json and vocab.bpe"):
+        find_tokenizer(tmp_path)

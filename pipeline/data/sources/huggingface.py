@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Set
 from typing import Any
 
@@ -42,6 +43,8 @@ class HuggingFaceFunctions(FunctionSource):
 def _open(settings: HuggingFaceSource) -> Any:
     import datasets  # slow to import, and needed by this source only
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of each of its retries it would warn
+    whole = {"sample_by": "document"} if settings.path == "text" else {}  # a row a file, not a line
     try:
         return datasets.load_dataset(
             settings.path,
@@ -49,6 +52,7 @@ def _open(settings: HuggingFaceSource) -> Any:
             data_files=settings.data_files,
             split=settings.split,
             streaming=settings.streaming,
+            **whole,
         )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise SourceError(

@@ -167,8 +167,9 @@ const CircuitPage = (() => {
       left.prepend(attempt.element);
       return attempt;
     }
-    const elsewhere = `This page has no room for the model. To type a prompt: sparse-circuits play models/${page.bundle.model}`;
-    if (page.bundle.run) left.append(make("p", { class: "dim" }, elsewhere));
+    const { run, model } = page.bundle, why = run?.why_not ?? "This page has no room for the model";
+    const elsewhere = `${why}. To type a prompt: sparse-circuits play models/${model}`;
+    if (run) left.append(make("p", { class: "dim" }, elsewhere));
     return null;
   }
 
