@@ -16,7 +16,7 @@ help:
 	@echo "make study   the whole study with real Python code, hours on two cores; the report: results/index.html"
 	@echo "make trained  takes over the sparse models as the committed study trained them, which spares make study two hours"
 	@echo "make smoke   the same pipeline on a tiny profile, in .smoke/, in under ten minutes"
-	@echo "make soak    the small study 20 times, killed at a random moment in each: all have to end the same; hours"
+	@echo "make soak    the small study 20 times, killed at three random moments in each: all have to end the same; hours"
 	@echo "make test    lint, types and every test that this machine can run, the small study among them"
 	@echo "make ui      the UIs of Prefect and MLflow on localhost, with their addresses"
 	@echo "make down    stop the servers that make started"

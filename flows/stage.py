@@ -61,6 +61,10 @@ def stage_flow(function: Callable[P, None]) -> Flow[P, Any]:
             if os.environ.get(DEBUG_VARIABLE):
                 raise
             return Failed(message=environment.redacted(f"{error}") or type(error).__name__)
+        except (MemoryError, RuntimeError) as error:
+            if os.environ.get(DEBUG_VARIABLE) or (why := environment.out_of_memory(error)) is None:
+                raise
+            return Failed(message=why)
 
     return flow(name=function.__name__, validate_parameters=False)(refusing_plainly)
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 from alembic.util import CommandError
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
@@ -54,7 +55,9 @@ OF_A_MODEL = ("n_solved", "geomean_edges", "geomean_edges_discretised", "val_los
 # Errors that may pass: a database that another process holds for some seconds, a connection that was cut.
 PASSING = (MlflowException, RequestException, SQLAlchemyError)
 RETRY_SECONDS = (2.0, 8.0)  # how long one waits before a job is tried again
-CLOSE_SECONDS = 60.0  # how long the end of a stage waits for what is still to be sent to a server
+CLOSE_SECONDS = 60.0  # how long the end of a stage waits, at most, for what is still to be sent to a server
+CLOSE_SHARE = 0.05  # of its own time, that a stage waits for that; the next one of the same model sends the rest
+CLOSE_LEAST_SECONDS = 5.0
 CLOSE_LOCAL_SECONDS = 600.0  # to a database of this machine, on a slow disk
 
 Job = Callable[[], object]
@@ -79,7 +82,7 @@ class Sender:
         """Wait for the jobs that are left, but not longer than ``seconds`` (None: as long as its kind of store may
         take)."""
         if seconds is None:
-            seconds = CLOSE_SECONDS if local_database(self.uri) is None else CLOSE_LOCAL_SECONDS
+            seconds = CLOSE_LOCAL_SECONDS if local_database(self.uri) is not None else patience(process_age())
         self._jobs.put(None)
         self._thread.join(seconds)
         if self._thread.is_alive():
@@ -103,6 +106,16 @@ class Sender:
             ".mlflow/mlflow.db; sparse-circuits track then sends what is missing",
             file=sys.stderr,
         )
+
+
+def patience(age: float) -> float:
+    """How many seconds a stage that took ``age`` seconds waits for a server."""
+    return min(CLOSE_SECONDS, max(CLOSE_LEAST_SECONDS, CLOSE_SHARE * age))
+
+
+def process_age() -> float:
+    """Seconds since this process began."""
+    return time.time() - psutil.Process().create_time()
 
 
 def _tried(job: Job) -> None:

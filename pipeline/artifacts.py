@@ -6,9 +6,11 @@ Paths are relative to a *workspace* (the folder that holds dvc.yaml). Formats ha
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of a disk, that it can take no more
 DECIDING = "deciding"  # the folder in a circuit's with the deciding circuit of the same task
 
 
@@ -89,38 +92,69 @@ class Workspace:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A fresh temporary folder beside ``path`` that takes its place when the block ends well, and vanishes if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _forget_partial(path)
-    partial, before = _partial(path), path.with_name(f".{path.name}.before.partial")
-    partial.mkdir()
+    """A fresh temporary folder beside ``path`` that takes its place when the block ends well, and vanishes if not.
+
+    Raises OSError, which names ``path``, where the disk takes no more.
+    """
+    with _disk_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _forget_partial(path)
+        partial, before = _partial(path), path.with_name(f".{path.name}.before.partial")
+        partial.mkdir()
     try:
-        yield partial
-        for file in sorted(partial.rglob("*")):
-            _settle(file)
-        _remove(before)
-        if path.exists():
-            path.rename(before)
-        partial.rename(path)
-        _sync(path.parent)
-        _remove(before)
+        with _disk_named(path):
+            yield partial
+            for file in sorted(partial.rglob("*")):
+                _settle(file)
+            _remove(before)
+            if path.exists():
+                path.rename(before)
+            partial.rename(path)
+            _sync(path.parent)
+            _remove(before)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file name beside ``path`` that takes its place, atomically, when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _forget_partial(path)
+    """A temporary file name beside ``path`` that takes its place, atomically, when the block ends well.
+
+    Raises OSError, which names ``path``, where the disk takes no more.
+    """
     partial = _partial(path)
     try:
-        yield partial
-        _settle(partial)
-        os.replace(partial, path)
-        _sync(path.parent)
+        with _disk_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _forget_partial(path)
+            yield partial
+            _settle(partial)
+            os.replace(partial, path)
+            _sync(path.parent)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk_named(path: Path) -> Iterator[None]:
+    """Errors of a disk that takes no more become an OSError that says what could not be written, and why."""
+    try:
+        yield
+    except Exception as error:
+        if why := disk_refusal(error):
+            raise OSError(f"{path}: cannot be written ({why}); make room there, then give the command again") from error
+        raise
+
+
+def disk_refusal(error: Exception) -> str | None:
+    """The system's words where an error is one of a full or read-only disk, in whichever library's type; else None."""
+    if isinstance(error, OSError):
+        number = error.errno
+    else:  # safetensors' and Arrow's errors have it in their text
+        found = re.search(r"os error (\d+)|errno (\d+)", str(error))
+        number = int(found[1] or found[2]) if found else None
+    return os.strerror(number) if number in REFUSALS else None
 
 
 def _partial(path: Path) -> Path:

@@ -9,6 +9,7 @@ each kind, and circuit.safetensors has their ends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from pipeline.circuit.interventions import edge_weights, node_masks
 from pipeline.circuit.masked import Masked, MaskedPairs
 from pipeline.circuit.parts import check_parts
 from pipeline.data.pairs import PairBatch, answer_logits
-from pipeline.model.checkpoint import finite
+from pipeline.model.checkpoint import ODD, finite
 from pipeline.model.scoring import calibrated
 from pipeline.model.transformer import Transformer
 from pipeline.rows import Certificate
@@ -324,8 +325,11 @@ class Circuit:
             check_parts(circuit.nodes, circuit.edges, {key: len(mean) for key, mean in circuit.means.items()})
         except KeyError as error:
             raise ArtifactError(f"{path}: no {error.args[0]}; run prune again") from error
-        except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
-            raise ArtifactError(f"{path}: damaged ({str(error).splitlines()[0]}); run prune again") from error
+        except ODD as error:
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ArtifactError(f"{path}: damaged ({why[:200]}); run prune again") from error
+        if not all(map(math.isfinite, circuit.calibration)):
+            raise ArtifactError(f"{path}: its calibration is not finite; run prune again")
         return circuit
 
     @classmethod

@@ -22,7 +22,7 @@ def check_parts(nodes: Mapping[str, Tensor], edges: Mapping[str, Tensor], widths
     for key, indices in nodes.items():
         if key not in widths:
             raise PartError(f"{key} is no site of the model; allowed: {', '.join(widths)}")
-        if indices.ndim != 1 or (len(indices) and indices.is_floating_point()):
+        if indices.ndim != 1 or (len(indices) and not _whole(indices)):
             raise PartError(f"nodes of {key}: not a list of whole numbers")
         wrong = indices[(indices < 0) | (indices >= widths[key])]
         if len(wrong):
@@ -36,7 +36,7 @@ def check_parts(nodes: Mapping[str, Tensor], edges: Mapping[str, Tensor], widths
 def _check_ends(key: str, pairs: Tensor, nodes: Mapping[str, Tensor]) -> None:
     """Raises PartError for an edge from or to a node that is not kept."""
     layer, kind = split_edge_key(key)
-    if len(pairs) and pairs.is_floating_point():
+    if len(pairs) and not _whole(pairs):
         raise PartError(f"edges of {key}: not pairs of whole numbers")
     for place, site in enumerate((kind.source, kind.target)):
         kept = nodes.get(site_key(layer, site), torch.zeros(0, dtype=torch.long))
@@ -45,6 +45,10 @@ def _check_ends(key: str, pairs: Tensor, nodes: Mapping[str, Tensor]) -> None:
             name = edge_name(key, *wrong[0].tolist())
             end = name.split("->")[place]
             raise PartError(f"edge {name}: {end} is no node of the circuit; an edge needs both of its ends")
+
+
+def _whole(indices: Tensor) -> bool:
+    return not indices.is_floating_point() and indices.dtype != torch.bool
 
 
 def check_tokens(tokens: Tensor, vocab_size: int) -> None:

@@ -21,5 +21,5 @@ def read_corpus(corpus: Path, *columns: str) -> Iterator[pa.RecordBatch]:
             if missing:
                 raise ArtifactError(f"{corpus}: lacks the columns {', '.join(sorted(missing))}; run corpus again")
             yield from file.iter_batches(batch_size=ROWS_AT_ONCE, columns=list(columns))
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{corpus}: damaged ({error}); delete it and run the stage corpus again") from error

@@ -72,12 +72,12 @@ def read_tables(folder: Path, schema: pa.Schema, stage: str) -> tuple[dict[str, 
     path = existing(folder / PAIRS_FILE, stage)
     try:
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+        if not table.schema.equals(schema):
+            found = ", ".join(table.schema.names)
+            raise ArtifactError(f"{path}: columns {found}, not those of the stage {stage}; run {stage} again")
+        return report, table.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path}: damaged ({error}); delete it and run {stage} again") from error
-    if not table.schema.equals(schema):
-        found = ", ".join(table.schema.names)
-        raise ArtifactError(f"{path}: columns {found}, not those of the stage {stage}; run {stage} again")
-    return report, table.to_pylist()
 
 
 def group_rows(

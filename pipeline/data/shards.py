@@ -55,13 +55,19 @@ class TokenStream:
             raise ValueError(f"split {split!r} is unknown; allowed: {', '.join(SPLITS)}")
         stats = read_json(folder / STATS_FILE)
         path = existing(folder / f"{split}.bin", "tokenise")
-        dtype, n_tokens = np.dtype(stats["dtype"]), stats["n_tokens"][split]
+        try:
+            dtype, n_tokens = np.dtype(stats["dtype"]), stats["n_tokens"][split]
+            if dtype not in (np.uint16, np.uint32) or not isinstance(n_tokens, int) or n_tokens < 1:
+                raise ValueError(f"{n_tokens} tokens of {dtype}")
+            tokenizer = str(stats["tokenizer_hash"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{folder / STATS_FILE}: not what tokenise wrote ({error}); run it again") from error
         if path.stat().st_size != n_tokens * dtype.itemsize:
             raise ArtifactError(
                 f"{path}: {path.stat().st_size} bytes, but {STATS_FILE} says {n_tokens} tokens of {dtype} "
                 f"({n_tokens * dtype.itemsize} bytes); delete it and run the stage tokenise again"
             )
-        return cls(np.memmap(path, dtype, mode="r"), split, stats["tokenizer_hash"])
+        return cls(np.memmap(path, dtype, mode="r"), split, tokenizer)
 
     @property
     def n_tokens(self) -> int:

@@ -71,6 +71,8 @@ class Tokenizer:
         settings = read_json(folder / SETTINGS_FILE)
         path = folder / RANKS_FILE
         ranks = _read_ranks(path)
+        if not isinstance(settings, dict) or not isinstance(settings.get("pattern", ""), str):
+            raise ArtifactError(f"{folder / SETTINGS_FILE}: not the settings of a tokenizer; run tokenise again")
         missing = {"pattern", "vocab_size", "hash"} - set(settings)
         if missing:
             raise ArtifactError(f"{folder / SETTINGS_FILE}: lacks {', '.join(sorted(missing))}; run tokenise again")

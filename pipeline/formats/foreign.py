@@ -84,6 +84,8 @@ def _read_gpt2(folder: Path) -> tuple[Transformer, list[str]]:
     path = folder / HUB_FILE
     shape, vocab_size, tied = gpt2.read_shape(path)
     found, files = read_weights(folder, gpt2.WEIGHTS)
+    if shape.n_layer > len(found):
+        raise FormatError(f"{path}: n_layer {shape.n_layer}, but the folder has {len(found)} tensors; allowed: fewer")
     model = _with_weights(shape, vocab_size, gpt2.parameters_of(found, shape, vocab_size, tied, folder))
     model.checkpoint = file_hash(path, *files)
     return model, []
@@ -94,6 +96,10 @@ def _read_released(folder: Path) -> tuple[Transformer, list[str]]:
     found, files = read_weights(folder, released.WEIGHTS)
     masks = released.buffers(found)
     found = {name: tensor for name, tensor in found.items() if name not in masks}
+    if config.n_layer > len(found):  # before as many shapes are listed
+        raise FormatError(
+            f"{path}: n_layer {config.n_layer}, but the folder has {len(found)} tensors; allowed: as many"
+        )
     tensors = fitted(found, released.shapes_of(config), folder, released.optional_in(config))
     shape = released.shape_of(config, tensors, path)
     model = _with_weights(shape, config.vocab_size, released.parameters_of(config, tensors, shape))

@@ -20,6 +20,7 @@ from pipeline.circuit.graph import induced_edges
 from pipeline.circuit.interventions import node_masks
 from pipeline.formats.errors import FormatError, refuse
 from pipeline.formats.tensors import load_pt
+from pipeline.model.checkpoint import ODD
 from pipeline.model.transformer import Transformer
 from pipeline.sites import Site, site_keys, split_site_key
 
@@ -63,6 +64,17 @@ def read_viz(
     circuit, unknown sites, or nodes that the model does not have.
     """
     found = load_pt(path)
+    try:
+        return _published(found, path, model, means, about)
+    except ODD as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{path}: not a released circuit ({type(error).__name__}: {error})") from error
+
+
+def _published(
+    found: Any, path: Path, model: Transformer, means: Mapping[str, Tensor], about: Mapping[str, Any] | None
+) -> Published:
     kept = found.get(KEY, found) if isinstance(found, dict) else None
     ours = {their_name(key): key for key in site_keys(model.config.n_layer)}
     named = isinstance(found, dict) and KEY in found  # else: the mapping itself, which has to have a site of ours

@@ -16,9 +16,12 @@ from pipeline.artifacts import ArtifactError, file_hash, read_json, write_json
 from pipeline.model.packed import INDEX, packed, unpacked
 from pipeline.model.transformer import Transformer
 from pipeline.shape import ModelShape
-from pipeline.sites import site_keys
+from pipeline.sites import site_keys, split_site_key
 
 FORMAT = 2
+MAX_PACKED = 10_000  # times as many parameters as numbers that a file holds: all zeros are left out
+# What a file that is damaged, or not what it says, makes the code raise that takes it apart
+ODD = (KeyError, RuntimeError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError)
 RECIPE = ("block_density", "embed_density", "lr", "tokens")  # which format 1 stored with the shape
 
 
@@ -48,13 +51,37 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
     tensors = _read(path)
     finite({name: tensor for name, tensor in tensors.items() if not name.endswith(INDEX)}, path)
     try:
-        model = Transformer(_shape(described), described["vocab_size"])
+        shape = _shape(described)
+        _check_size(shape, described["vocab_size"], tensors)
+        model = Transformer(shape, described["vocab_size"])
         shapes = {name: p.shape for name, p in model.named_parameters()}
         model.load_state_dict(unpacked(tensors, shapes), strict=True)
-    except (ValidationError, KeyError, RuntimeError, IndexError, TypeError, AttributeError) as error:
+    except (ValidationError, *ODD) as error:
         raise ArtifactError(f"{folder}: not a checkpoint of this project: {error}; run pretrain again") from error
     model.checkpoint = model_hash(folder)
     return model.to(device).freeze()
+
+
+def _check_size(shape: ModelShape, vocab_size: int, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError where a model of this shape has other layers than the file, or matrices of other sizes: before
+    room is made for them. Of matrices that are packed, loading itself finds that they do not fit."""
+    n_layer = len({name.split(".")[2] for name in tensors if name.startswith("transformer.h.")})
+    if shape.n_layer != n_layer:
+        raise ValueError(f"n_layer {shape.n_layer}, but the weights are of {n_layer} layers")
+    block, positions = "transformer.h.0", shape.d_pos or shape.d_model
+    wanted = {
+        "transformer.wte.weight": (vocab_size, shape.d_model),
+        "transformer.wpe.weight": (shape.n_ctx, positions),
+        f"{block}.attn.c_attn.weight": (3 * shape.n_head * shape.d_head, shape.d_read),
+        f"{block}.mlp.c_fc.weight": (shape.d_mlp, shape.d_read),
+    }
+    for name, size in wanted.items():
+        if name in tensors and tuple(tensors[name].shape) != size:
+            raise ValueError(f"{name} is {list(tensors[name].shape)}, not {list(size)}")
+    whole = vocab_size * shape.d_model + (shape.n_ctx * positions if shape.positions or shape.d_pos else 0)
+    whole += vocab_size**2 * shape.bigram + n_layer * shape.d_mlp * shape.d_read
+    if whole > MAX_PACKED * sum(tensor.numel() for tensor in tensors.values()):
+        raise ValueError(f"a model of this shape has over {whole} parameters, far more than the file")
 
 
 def _shape(described: Mapping[str, Any]) -> ModelShape:
@@ -72,12 +99,15 @@ def load_means(folder: Path) -> dict[str, Tensor]:
     """Site key → mean of every node. Raises ArtifactError where they are missing or not those of a whole model."""
     means = finite(_read(folder / "means.safetensors"), folder / "means.safetensors")
     try:
-        n_layer = read_json(folder / "config.json")["model"]["n_layer"]
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{folder}/config.json: not that of a checkpoint: no model.n_layer") from error
-    missing = set(site_keys(n_layer)) ^ set(means)
+        shape = _shape(read_json(folder / "config.json"))
+    except (ValidationError, *ODD) as error:
+        raise ArtifactError(f"{folder}/config.json: not that of a checkpoint: {error}") from error
+    missing = set(site_keys(min(shape.n_layer, len(means)))) ^ set(means)
     if missing:
         raise ArtifactError(f"{folder}/means.safetensors: sites do not fit the model: {', '.join(sorted(missing))}")
+    for key, mean in means.items():
+        if mean.shape != (width := split_site_key(key)[1].width(shape),):
+            raise ArtifactError(f"{folder}/means.safetensors: {key} is {list(mean.shape)}, the model has [{width}]")
     return means
 
 
@@ -92,9 +122,14 @@ def finite(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise ArtifactError(f"{path}: {name} is of {tensor.dtype}; allowed: floating-point numbers")
+    try:
+        wide = {name: tensor.float() if tensor.dtype.itemsize < 4 else tensor for name, tensor in tensors.items()}
+    except RuntimeError as error:  # numbers that torch knows and cannot read
+        raise ArtifactError(f"{path}: of a kind of numbers that is not read here ({error})") from error
+    for name, tensor in wide.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"{path}: {name} is not finite: it holds a NaN or an infinity; make the file again")
-    return {name: tensor.float() if tensor.dtype.itemsize < 4 else tensor for name, tensor in tensors.items()}
+    return wide
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pickle
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.artifacts import file_hash, read_json, whole_file, whole_folder, write_json
+from pipeline.artifacts import file_hash, read_json, whole_folder, write_json
 from pipeline.config import ComputeConfig, ConfigError, ModelConfig, PretrainConfig
 from pipeline.data.batches import TrainingBatches, validation_batches
 from pipeline.data.bigram import load_bigram
@@ -30,14 +28,13 @@ from pipeline.model.linear import skip_zeros
 from pipeline.model.means import node_means
 from pipeline.model.transformer import Transformer
 from pipeline.pretrain.distributed import ALONE, Ranks
+from pipeline.pretrain.kept import NAME, Kept
 from pipeline.pretrain.optimizer import SparseAdam
 from pipeline.pretrain.products import sparse_below
 from pipeline.pretrain.projection import l0, nonzeros
 from pipeline.pretrain.step import next_token_loss, recompute_blocks, train_step
 from pipeline.rows import ModelRow
 from pipeline.seeds import seed_of
-
-CHECKPOINT = "checkpoint.pt"
 
 OnLog = Callable[[int, dict[str, float]], None]
 
@@ -57,6 +54,7 @@ class TrainingRun:
     n_steps: int
     sequences: int  # in one forward pass of one rank
     step: int = 0
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))  # of the steps since the last validation
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -67,6 +65,7 @@ class TrainingRun:
             "backward_sets": self.optimizer.backward_sets.state(),
             "adam": self.optimizer.adam.state_dict(),
             "step": self.step,
+            "loss_sum": self.loss_sum,
             "seconds": self.seconds,
             "history": self.history,
         }
@@ -75,6 +74,7 @@ class TrainingRun:
         self.model.load_state_dict(state["model"])
         self.optimizer.adam.load_state_dict(state["adam"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+        self.loss_sum = state.get("loss_sum", self.loss_sum)
         self.optimizer.backward_sets.restore(state["backward_sets"], self.optimizer.adam, self.step)
 
     def read(self, step: int) -> Tensor:
@@ -109,9 +109,9 @@ def pretrain(
     """
     prepare_cpu(compute.threads)
     run = _start(name, config, shared, seed, tokens, pick_device(compute), ranks)
-    checkpoint = scratch / "pretrain" / _identity(name, config, shared, compute, seed, tokens) / CHECKPOINT
-    if (kept := last_whole(checkpoint, run.model.device)) is not None:
-        run.restore(kept)
+    kept = Kept(scratch / "pretrain" / _identity(name, config, shared, compute, seed, tokens) / NAME)
+    if (state := kept.last_whole(run.model.device)) is not None:
+        run.restore(state)
     ranks.check_step(run.step)
     validation = TokenStream.open(tokens, "validation")
     validation_batches(validation, run.sequences, config.n_ctx, shared.validation_tokens)  # refuses too short a text
@@ -120,20 +120,20 @@ def pretrain(
     with tqdm(total=run.n_steps, initial=run.step, desc=name, unit="step", disable=not ranks.is_first) as bar:
         while run.step < run.n_steps:
             try:
-                metrics = _train_until_next_log(run, precision, bar)
+                metrics = _train_until_next_log(run, precision, bar, kept)
             except ZeroDivisionError as error:  # of a kernel: a softmax over numbers that are none
-                raise _diverged(run, checkpoint) from error
+                raise _diverged(run, kept) from error
             if not math.isfinite(metrics["train_loss"]):
-                raise _diverged(run, checkpoint)
+                raise _diverged(run, kept)
             if ranks.is_first:
-                _validate(run, validation, metrics, checkpoint)
+                _validate(run, validation, metrics, kept)
                 on_log(run.step, metrics)
                 bar.set_postfix(loss=f"{metrics['val_loss']:.3f}", L0=int(metrics["l0"]))
-                _keep(run, checkpoint)
+                if run.step % shared.checkpoint_every < shared.validate_every and run.step < run.n_steps:
+                    kept.write(run.state())
     finished = _finish(run, tokens, folder, skipped) if ranks.is_first else None
     summary = cast(ModelRow, ranks.from_first(finished))
-    for path in (checkpoint, before(checkpoint)):
-        path.unlink(missing_ok=True)
+    kept.forget()
     return summary
 
 
@@ -148,83 +148,26 @@ def _skip_zeros(run: TrainingRun, compute: ComputeConfig, precision: Any, scratc
     return density
 
 
-def _validate(run: TrainingRun, stream: TokenStream, metrics: dict[str, float], checkpoint: Path) -> None:
+def _validate(run: TrainingRun, stream: TokenStream, metrics: dict[str, float], kept: Kept) -> None:
     """Add the validation loss to ``metrics`` and those to the history. Raises ValueError where training diverged."""
     batches = validation_batches(stream, run.sequences, run.config.n_ctx, run.shared.validation_tokens)
     try:
         metrics["val_loss"] = validation_loss(run.model, batches)
     except ZeroDivisionError as error:
-        raise _diverged(run, checkpoint) from error
+        raise _diverged(run, kept) from error
     if not math.isfinite(metrics["val_loss"]):
-        raise _diverged(run, checkpoint)
+        raise _diverged(run, kept)
     run.history.append(metrics)
 
 
-def _diverged(run: TrainingRun, checkpoint: Path) -> ValueError:
+def _diverged(run: TrainingRun, kept: Kept) -> ValueError:
     """What is said of a training whose loss is no number any more."""
     rate = run.optimizer.schedule.get("lr", math.nan)
-    kept = f"the last good checkpoint is {checkpoint}" if checkpoint.is_file() else "there is no checkpoint before it"
+    good = f"the last good checkpoint is {kept.path}" if kept.path.is_file() else "there is no checkpoint before it"
     return ValueError(
         f"{run.name}: the loss is not finite at step {run.step} (learning rate {rate:.3g}; the batches of the last "
-        f"{run.shared.validate_every} steps); {kept}; lower models.{run.name}.lr and run the stage again"
+        f"{run.shared.validate_every} steps); {good}; lower models.{run.name}.lr and run the stage again"
     )
-
-
-def before(checkpoint: Path) -> Path:
-    """The place of the checkpoint before the last one."""
-    return checkpoint.with_name(f"before-{checkpoint.name}")
-
-
-def last_whole(checkpoint: Path, device: torch.device) -> dict[str, Any] | None:
-    """The last resumable checkpoint that is whole, on a device; None where there is none.
-
-    One that a crash of the machine left empty, cut or filled with zeros is passed over, with a warning.
-    """
-    for path in (checkpoint, before(checkpoint)):
-        if not path.is_file():
-            continue
-        try:
-            saved = torch.load(path, map_location=device, weights_only=True)
-            if saved["digest"] != _digest(saved["state"]):
-                raise ValueError("other bits than were written")
-            state: dict[str, Any] = saved["state"]
-            return state
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            why = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            print(f"warning: {path} is damaged ({why}); training goes on from an earlier step", file=sys.stderr)
-    return None
-
-
-def _digest(value: Any) -> str:
-    """The identity of the tensors and numbers in a state."""
-    digest = hashlib.sha256()
-
-    def add(part: Any) -> None:
-        if isinstance(part, Tensor):
-            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        elif isinstance(part, dict):
-            for key in part:
-                digest.update(repr(key).encode())
-                add(part[key])
-        elif isinstance(part, list | tuple):
-            for one in part:
-                add(one)
-        else:
-            digest.update(repr(part).encode())
-
-    add(value)
-    return digest.hexdigest()
-
-
-def _keep(run: TrainingRun, checkpoint: Path) -> None:
-    """Write a resumable checkpoint where one is due, and keep the one before."""
-    if run.step % run.shared.checkpoint_every < run.shared.validate_every and run.step < run.n_steps:
-        state = run.state()
-        with whole_file(checkpoint) as partial:
-            torch.save({"state": state, "digest": _digest(state)}, partial)
-            if checkpoint.is_file():
-                checkpoint.replace(before(checkpoint))
 
 
 def _start(
@@ -265,20 +208,26 @@ def _identity(
     return f"{name}-{hashlib.sha256((json.dumps(settings) + data).encode()).hexdigest()[:16]}"
 
 
-def _train_until_next_log(run: TrainingRun, precision: Any, bar: tqdm[Any]) -> dict[str, float]:
-    """Steps up to the next validation. Returns their mean loss, the last step's schedule and the speed."""
-    start, began = run.step, time.perf_counter()
-    stop = min(run.n_steps, (start // run.shared.validate_every + 1) * run.shared.validate_every)
-    total = torch.zeros((), device=run.model.device)
+def _train_until_next_log(run: TrainingRun, precision: Any, bar: tqdm[Any], kept: Kept) -> dict[str, float]:
+    """Steps up to the next validation. Returns the mean loss since the last one, the last step's schedule and speed."""
+    start, seconds = run.step, run.seconds
+    last = start - start % run.shared.validate_every  # the step of the last validation
+    stop = min(run.n_steps, last + run.shared.validate_every)
+    if start == last:
+        run.loss_sum = torch.zeros((), device=run.model.device)
     run.model.train()
+    began = time.perf_counter()
     for step, batch in read_ahead(run.read, start, stop):
         batch = batch.to(run.model.device, non_blocking=True)
-        total += train_step(run.trained, run.optimizer, batch, step, precision, run.shared.accumulate)
+        run.loss_sum += train_step(run.trained, run.optimizer, batch, step, precision, run.shared.accumulate)
+        run.step = step + 1
         bar.update()
-    train_loss = float(run.ranks.mean(total)) / (stop - start)
-    run.step = stop
-    elapsed = time.perf_counter() - began
-    run.seconds += elapsed
+        if run.ranks.n == 1 and run.step < stop and kept.is_due():  # loss_sum is a rank's own
+            run.seconds += time.perf_counter() - began
+            _keep_finite(run, kept)
+            began = time.perf_counter()
+    train_loss = float(run.ranks.mean(run.loss_sum)) / (stop - last)
+    run.seconds += time.perf_counter() - began
     run.ranks.check_identical(run.model)
     counts = nonzeros(run.model)
     return {
@@ -287,9 +236,15 @@ def _train_until_next_log(run: TrainingRun, precision: Any, bar: tqdm[Any]) -> d
         "train_loss": train_loss,
         "l0": l0(counts),
         **{f"l0/{name}": count for name, count in counts.items()},
-        "tokens_per_second": (stop - start) * run.tokens_per_step / elapsed,
+        "tokens_per_second": (stop - start) * run.tokens_per_step / (run.seconds - seconds),
         **run.optimizer.schedule,
     }
+
+
+def _keep_finite(run: TrainingRun, kept: Kept) -> None:
+    """Write a resumable checkpoint between two validations, unless training has diverged since the last one."""
+    if math.isfinite(run.loss_sum) and all(torch.isfinite(p).all() for p in run.model.parameters()):
+        kept.write(run.state())
 
 
 def read_ahead(read: Callable[[int], Tensor], start: int, stop: int) -> Iterator[tuple[int, Tensor]]:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.artifacts import whole_file
+from pipeline.artifacts import disk_refusal, whole_file
 from pipeline.config import Hyperparameters
 from pipeline.prune import limits
 from pipeline.prune.discretise import Ranking
@@ -58,8 +58,7 @@ def mend(storage: Path) -> None:
             load_file(storage / f"scores-{number}.safetensors")["scores"]
         except (SafetensorError, OSError, KeyError):
             said.append(f"{storage}: the ranking of trial {number} is missing or damaged; the search begins again")
-            for path in storage.iterdir():
-                path.unlink()
+            _clear(storage)
             break
     for sentence in said:
         print(f"warning: {sentence}", file=sys.stderr)
@@ -88,6 +87,34 @@ def scored(lines: bytes) -> list[int]:
     return found
 
 
+def open_study(storage: Path | None) -> optuna.Study:
+    """The trials that are kept in a folder (None: in memory). Those of a journal that is no search's are forgotten."""
+    if storage is None:
+        return _study(InMemoryStorage())
+    storage.mkdir(parents=True, exist_ok=True)
+    try:
+        mend(storage)
+        study = _study(JournalStorage(JournalFileBackend(str(storage / JOURNAL))))
+        study.get_trials(deepcopy=False)
+        return study
+    except Exception as error:  # whatever Optuna meets in lines that it did not write
+        if disk_refusal(error):
+            raise
+        print(f"warning: {storage / JOURNAL} is damaged; the search begins again", file=sys.stderr)
+        _clear(storage)
+        return _study(JournalStorage(JournalFileBackend(str(storage / JOURNAL))))
+
+
+def _study(storage: InMemoryStorage | JournalStorage) -> optuna.Study:
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2, bootstrap_count=0)
+    return optuna.create_study(storage=storage, study_name="prune", load_if_exists=True, pruner=pruner)
+
+
+def _clear(storage: Path) -> None:
+    for path in storage.iterdir():
+        path.unlink()
+
+
 class Tuner:
     """Trials of one model and task, with the rankings that this process made."""
 
@@ -95,13 +122,7 @@ class Tuner:
         """``storage``: a folder."""
         self.problem, self.config, self.storage = problem, problem.config, storage
         self.rankings: dict[int, Ranking] = {}
-        kept: InMemoryStorage | JournalStorage = InMemoryStorage()
-        if storage is not None:
-            storage.mkdir(parents=True, exist_ok=True)
-            mend(storage)
-            kept = JournalStorage(JournalFileBackend(str(storage / JOURNAL)))
-        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2, bootstrap_count=0)
-        self.study = optuna.create_study(storage=kept, study_name="prune", load_if_exists=True, pruner=pruner)
+        self.study = open_study(storage)
 
     def run(self, on_progress: Callable[[str], None]) -> None:
         """Make all trials that are missing: centres, then ``budget`` of Optuna's; an earlier run's trials are kept."""

@@ -338,3 +338,8 @@ def test_nothing_is_sent_after_a_failure() -> None:
         sender.send(job)
     sender.close()
     assert done == [1] and sender.failed
+
+
+def test_a_stage_waits_for_a_slow_server_a_twentieth_of_its_own_time() -> None:
+    assert [tracking.patience(age) for age in (1.0, 400.0, 100_000.0)] == [5.0, 20.0, 60.0]
+    assert 0 < tracking.process_age() < 24 * 3600

@@ -13,8 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data.tokenise import tokenise_corpus
+from pipeline.pretrain import kept
 
 STEPS = 24
+
+
+@pytest.fixture(autouse=True)
+def _no_checkpoint_by_time(monkeypatch) -> None:
+    """Checkpoints at the steps that settings name alone, however slow the machine is."""
+    monkeypatch.setattr(kept, "MIN_SECONDS", 1e9)
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 
 import pytest
 import torch
 
 from pipeline.model.checkpoint import load_means, load_model
+from pipeline.pretrain import kept
+from pipeline.pretrain.kept import Kept
 from pipeline.pretrain.loop import pretrain, read_ahead
 
 
@@ -66,6 +69,38 @@ def test_an_interrupted_run_ends_equal_to_an_unbroken_one(train, tmp_path):
     unbroken, _ = train(into="whole")
     assert same(weights(resumed), weights(unbroken))
     assert not list((tmp_path / "scratch").rglob("checkpoint.pt"))
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_run_killed_between_validations_ends_equal_history_and_all(train, tiny_run, monkeypatch, tmp_path, every):
+    """With a checkpoint after each step, and killed at every fifth."""
+
+    class KilledError(Exception):
+        pass
+
+    monkeypatch.setattr(kept, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(kept, "MAX_SHARE", math.inf)
+    tiny_run["compute"] = tiny_run["compute"].model_copy(update={"threads": 1})
+    write = Kept.write
+
+    def write_and_die(self, state):
+        write(self, state)
+        if state["step"] % 5 == 2:
+            raise KilledError
+
+    unbroken, _ = train(into="whole", dense_gradient_every=every)
+    monkeypatch.setattr(Kept, "write", write_and_die)
+    n_killed = 0
+    while not (tmp_path / "broken" / "tiny").exists():
+        try:
+            train(into="broken", dense_gradient_every=every)
+        except KilledError:
+            n_killed += 1
+    assert n_killed == 4  # at 2, 7, 17 and 22: at 12 there is a validation, and no checkpoint is due
+    assert same(weights(tmp_path / "broken" / "tiny"), weights(unbroken))
+    histories = [(tmp_path / into / "tiny" / "history.jsonl").read_text().splitlines() for into in ("whole", "broken")]
+    timeless = [[json.loads(line) | {"tokens_per_second": 0} for line in history] for history in histories]
+    assert timeless[0] == timeless[1]
 
 
 def test_a_batch_that_does_not_divide_is_refused(train):

@@ -17,6 +17,7 @@ from pipeline.config import FilesSource
 from pipeline.data.sources.document import Document, FunctionSource, SourceError
 
 SUFFIXES = (".py", ".jsonl", ".parquet")
+UNREADABLE = (pyarrow.ArrowException, OSError, UnicodeDecodeError)  # raised for a damaged Parquet file
 SHOWN = 8  # names of columns in a message
 
 
@@ -76,10 +77,11 @@ class FileFunctions(FunctionSource):
         """The texts of the rows; of a damaged file, those before the damage. Raises SourceError for another column."""
         try:
             table = pyarrow.parquet.ParquetFile(path)
-        except (pyarrow.ArrowException, OSError):
+            schema = table.schema_arrow
+        except UNREADABLE:
             self.tally.skipped["unreadable file"] += 1
             return
-        self._check_column(path, table.schema_arrow)
+        self._check_column(path, schema)
         self.tally.files += 1
         batches, number = table.iter_batches(batch_size=256, columns=[self._column]), 0
         while True:
@@ -90,7 +92,7 @@ class FileFunctions(FunctionSource):
                 )
             except StopIteration:
                 return
-            except (pyarrow.ArrowException, OSError):
+            except UNREADABLE:
                 self.tally.skipped["unreadable file"] += 1
                 return
             for value in raw.to_pylist():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
+from pipeline.artifacts import ArtifactError
 from pipeline.data.pair_tables import PairTables, TaskError, group_rows, read_tables, rows_hash
 from pipeline.data.pairs import PairBatch
 from pipeline.data.tasks.base import Pair, Side
@@ -19,7 +20,13 @@ class TaskSet(PairTables):
     def load(cls, folder: Path) -> TaskSet:
         """The tasks written by ``encode_tasks``. Raises ArtifactError where they are missing, damaged or incomplete."""
         report, found = read_tables(folder, SCHEMA, "tasks")
-        n_pairs = {(name,): sum(about["n_pairs"].values()) for name, about in report["tasks"].items()}
+        try:
+            n_pairs = {(name,): sum(about["n_pairs"].values()) for name, about in report["tasks"].items()}
+            longest = [about["n_tokens_max"] or 0 for about in report["tasks"].values() if about["expressible"]]
+            if not isinstance(report["tokenizer"], str) or any(not isinstance(n, int) for n in longest):
+                raise TypeError("its tokenizer, or a number of tokens, is none")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(f"{folder}: its report is damaged ({error!r}); run the stage tasks again") from error
         groups = group_rows(found, ["task"], n_pairs, folder, "tasks")
         return cls(report, {name: rows for (name,), rows in groups.items()})
 
