@@ -17,6 +17,8 @@ from pipeline.artifacts import ArtifactError, existing, read_json
 SPLITS = ("train", "validation")
 STATS_FILE = "stats.json"
 
+DTYPES = {name: np.dtype(name) for name in ("uint16", "uint32")}  # of token ids in a file
+
 
 def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
     """The smallest unsigned type that holds every id: uint16 up to 65,536 ids, else uint32."""
@@ -56,8 +58,8 @@ class TokenStream:
         stats = read_json(folder / STATS_FILE)
         path = existing(folder / f"{split}.bin", "tokenise")
         try:
-            dtype, n_tokens = np.dtype(stats["dtype"]), stats["n_tokens"][split]
-            if dtype not in (np.uint16, np.uint32) or not isinstance(n_tokens, int) or n_tokens < 1:
+            dtype, n_tokens = DTYPES[stats["dtype"]], stats["n_tokens"][split]
+            if not isinstance(n_tokens, int) or n_tokens < 1:
                 raise ValueError(f"{n_tokens} tokens of {dtype}")
             tokenizer = str(stats["tokenizer_hash"])
         except (KeyError, TypeError, ValueError) as error:
