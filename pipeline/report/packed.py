@@ -51,6 +51,11 @@ def those_that_fit(packed: Mapping[Key, str], budget: int) -> dict[Key, str]:
     return kept
 
 
+def packed_size(packed: Mapping[Key, str]) -> int:
+    """The bytes that packed things take in the page, at most."""
+    return sum(len(text) + AROUND for text in packed.values())
+
+
 @lru_cache(maxsize=1)
 def chart_library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one packed script, from the copy that vl-convert brings along."""

@@ -17,7 +17,7 @@ from pipeline.report.charts import charts
 from pipeline.report.chips import AT_LEAST, NAMES, SIGNS, chips
 from pipeline.report.gallery import gallery
 from pipeline.report.marked_numbers import Numbers
-from pipeline.report.packed import chart_library, pack, pack_json, those_that_fit, within_budget
+from pipeline.report.packed import chart_library, pack, pack_json, packed_size, those_that_fit, within_budget
 from pipeline.report.provenance import origin
 from pipeline.report.solved import KINDS, all_solved, deciding_loss, of_kind
 from pipeline.report.templating import render
@@ -62,11 +62,31 @@ def build_page(summary: Summary, parts: PageParts) -> str:
         "deciding_loss": deciding_loss,
     }
     pages = {f"/{route}": pack(text) for route, text in further_pages(summary, parts, common)}
-    rest: dict[str, Any] = {"charts": specs, "pages": pages, "explained": parts.explained}
-    whole = partial(shell, study(summary, parts, common), title=TITLE, first="circuits", **rest)
-    bundles = within_budget(parts.bundles, MOST_BYTES - len(whole(bundles={}, left_out=list(parts.bundles)).encode()))
-    whole = partial(whole, bundles=bundles, left_out=[key for key in parts.bundles if key not in bundles])
-    return whole(engines=those_that_fit(parts.engines, MOST_BYTES - len(whole().encode())))
+    whole = partial(shell, study(summary, parts, common), title=TITLE, first="circuits", charts=specs, pages=pages)
+    room = MOST_BYTES - len(whole(left_out=list(parts.bundles)).encode())
+    first = dict(list(those_that_fit(parts.engines, room).items())[:1])  # the widest model that has room
+    kinds = {model["name"]: model["kind"] for model in summary["models"]}
+    explained, bundles = circuits_that_fit(parts, kinds, room - packed_size(first))
+    left_out = [key for key in parts.bundles if key not in bundles]
+    whole = partial(whole, explained=explained, bundles=bundles, left_out=left_out)
+    others = {name: text for name, text in parts.engines.items() if name not in first}
+    return whole(engines=first | those_that_fit(others, MOST_BYTES - len(whole(engines=first).encode())))
+
+
+def circuits_that_fit(
+    parts: PageParts, kinds: Mapping[str, str], room: int
+) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
+    """The common parts and the bundles that fit into so many bytes: sparse models first, of each kind those that take
+    least; of a model that does not fit whole, its smallest circuits."""
+    own = {name: {key: text for key, text in parts.bundles.items() if key[0] == name} for name in kinds}
+    common = {name: {name: parts.explained[name]} if name in parts.explained else {} for name in kinds}
+    sizes = {name: packed_size(own[name]) + packed_size(common[name]) for name in kinds}
+    explained, bundles = dict[str, str](), dict[tuple[str, str], str]()
+    for name in sorted(kinds, key=lambda name: (kinds[name] != "sparse", sizes[name])):
+        if found := within_budget(own[name], room - packed_size(common[name])):
+            explained, bundles = explained | common[name], bundles | found
+            room -= packed_size(common[name]) + packed_size(found)
+    return explained, bundles
 
 
 def build_circuit_page(

@@ -13,7 +13,7 @@ from flows import cli_show
 from pipeline.artifacts import Workspace, write_json
 from pipeline.circuit import Circuit
 from pipeline.config import load_params
-from pipeline.play.alone import explanation_of, verdict_of
+from pipeline.play.alone import explanation_of, validation_of
 from pipeline.play.load import load_session
 from pipeline.prune.checkpoint import circuit_loss
 from pipeline.report.packed import unpack
@@ -31,6 +31,10 @@ VERDICT = {
         }
     },
 }
+CHECK = {
+    "name": "found_again", "claim": "not_artefact", "essential": True,
+    "passed": False, "value": 0.25, "limit": 0.5, "says": "1 % <b>",
+}  # fmt: skip
 BUNDLE = re.compile(r'<script[^>]*id="bundle-tiny-closing"[^>]*>([^<]+)</script>')
 
 
@@ -130,10 +134,13 @@ def test_the_verdict_is_shown_of_the_studys_own_circuit_of_this_very_model(shown
 
     def line_of(circuit, **changes):
         session = load_session(model, params, circuits=[circuit], task=task)[0]
-        row = {"model_hash": session.model.checkpoint, "tasks": {"closing": {"verdict": VERDICT}}}
+        row = {
+            "model_hash": session.model.checkpoint,
+            "tasks": {"closing": {"verdict": VERDICT, "stability": {"tests": [CHECK]}}},
+        }
         write_json(place.validations("tiny"), row | changes)
-        found = verdict_of(session, "closing")
-        return found and found["line"]
+        found = validation_of(session, "closing")
+        return found and found["verdict"]["line"]
 
     own = place.circuits("tiny") / "closing"
     assert line_of(own) == "supports <5>"
@@ -144,6 +151,7 @@ def test_the_verdict_is_shown_of_the_studys_own_circuit_of_this_very_model(shown
     text = page.read_text(encoding="utf-8")
     assert "<b>Verdict:</b> supports &lt;5&gt;." in text
     assert 'class="no" title="not supported: 1 % &lt;b&gt;">✗</span> <b>not artefact</b>: is &lt;real&gt;' in text
+    assert "found again 0.250 (at least 0.500)" in text and "1 % &lt;b&gt;</td>" in text
 
 
 def test_without_a_place_it_goes_to_the_workspaces_scratch_or_this_machines(shown, study, tmp_path, monkeypatch):

@@ -8,13 +8,15 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from pipeline.artifacts import Workspace, read_json
 from pipeline.config import Params
 from pipeline.report.packed import AROUND, within_budget
+from pipeline.report.page import PageParts, circuits_that_fit
 from pipeline.report.templating import code, count, nats
 from pipeline.report.write import write_report
 from tests.report.conftest import TEXTS, Place
@@ -284,6 +286,20 @@ def test_a_budget_keeps_the_smallest_drawings() -> None:
     assert set(within_budget(drawings, 45 + 2 * AROUND)) == {("m", "b"), ("m", "c")}
 
 
+def test_circuits_of_sparse_models_stand_before_those_of_dense_ones_and_each_with_what_they_share() -> None:
+    sizes = {("dense", "a"): 10, ("dense", "b"): 90, ("large_dense", "a"): 50, ("sparse", "a"): 80, ("sparse", "b"): 70}
+    bundles = {key: "x" * size for key, size in sizes.items()}
+    parts = cast(PageParts, SimpleNamespace(bundles=bundles, explained=dict.fromkeys(("dense", "sparse"), "y" * 20)))
+    kinds = {"large_dense": "dense", "dense": "dense", "sparse": "sparse"}
+    every, whole = 300 + 40 + 7 * AROUND, {"dense", "sparse"}
+    assert circuits_that_fit(parts, kinds, every) == (parts.explained, bundles)
+    explained, found = circuits_that_fit(parts, kinds, every - 1)
+    assert set(explained) == whole and set(bundles) - set(found) == {("dense", "b")}
+    explained, found = circuits_that_fit(parts, kinds, 170 + 3 * AROUND)
+    assert set(explained) == {"sparse"} and {model for model, _ in found} == {"sparse"}
+    assert circuits_that_fit(parts, kinds, 0) == ({}, {})
+
+
 def test_what_the_page_has_no_room_for_is_named(
     write: Write, models: dict[str, Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +311,8 @@ def test_what_the_page_has_no_room_for_is_named(
     monkeypatch.setattr("pipeline.report.page.MOST_BYTES", most)
     write(models, "small")
     small = (tmp_path / "small" / "index.html").read_text(encoding="utf-8")
-    model, task, _ = max(bundles, key=lambda bundle: len(bundle[2]))
+    dense = [bundle for bundle in bundles if bundle[0].startswith("dense")]
+    model, task, _ = max(dense, key=lambda bundle: len(bundle[2]))
     assert len(small.encode()) <= most and f'id="bundle-{model}-{task}"' not in small
     assert f'<a href="#/circuit/{model}/{task}">{task} in {model}</a>' in small[small.index("Left out") :]
 
