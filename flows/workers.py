@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
@@ -21,6 +21,14 @@ class KilledError(ValueError):
 
 class Workers(ProcessPoolTaskRunner):
     """Prefect's pool of processes. When one is killed, all units that are not finished are lost with it."""
+
+    def __enter__(self) -> Self:
+        """Start the processes. One that is killed while it writes its log keeps the lock of the queue by which logs
+        come: at its own end, this process must not wait until it may write there too, which would be for ever."""
+        super().__enter__()
+        if self._subprocess_message_queue is not None:
+            self._subprocess_message_queue.cancel_join_thread()
+        return self
 
     def renew(self) -> None:
         """Start new processes in the place of a pool that is broken."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import uuid
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -74,3 +76,10 @@ def test_workers_that_died_before_anything_was_submitted_are_replaced(tmp_path: 
 
 def test_nothing_to_make_is_no_work(tmp_path: Path) -> None:
     assert Pool(tmp_path).finish("") == []
+
+
+def test_a_worker_that_is_killed_while_it_writes_its_log_does_not_keep_the_stage_from_ending() -> None:
+    """Its lock stays taken: here by this very process, which then has to write there as it leaves."""
+    program = "from flows.workers import Workers\nwith Workers(1) as workers:\n    "
+    program += "workers._subprocess_message_queue._wlock.acquire()"
+    assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
