@@ -109,7 +109,7 @@ class Tokenizer:
     def hash(self) -> str:
         """Short sha256 of everything that decides how text becomes ids."""
         digest = hashlib.sha256(_ranks_as_lines(self.ranks))
-        digest.update(f"{self.pattern}\n{END_OF_TEXT} {self.eot}\n".encode())
+        digest.update(f"{self.pattern}\n{END_OF_TEXT} {self.eot}\n".encode(errors="surrogatepass"))
         return digest.hexdigest()[:16]
 
     @cached_property

@@ -34,10 +34,19 @@ def started(folder: Path, source: str, name: str = "program.py", *, of: str = ""
     """A Python program that runs and said so."""
     (folder / name).write_text(STARTS + textwrap.dedent(source), encoding="utf-8")
     process = subprocess.Popen(
-        [sys.executable, of or name], cwd=folder, env=workspace_environment() | {"PYTHONPATH": str(ROOT)}
+        [sys.executable, of or name],
+        cwd=folder,
+        env=workspace_environment() | {"PYTHONPATH": str(ROOT)},
+        preexec_fn=heed_signals,
     )
     wait_for(lambda: (folder / "ready").exists())
     return process
+
+
+def heed_signals() -> None:
+    """Signals do what they do at a terminal, though these tests run under nohup or behind a shell."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_for(true, seconds: float = 120.0) -> None:
