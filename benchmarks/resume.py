@@ -121,8 +121,8 @@ def begin() -> None:
 
 def train(name: str, n_tasks: int | None) -> None:
     """The work of stage pretrain, without what it tells Prefect and MLflow."""
+    from flows.torchrun import trainer
     from pipeline.data.batches import TrainingBatches
-    from pipeline.pretrain.loop import pretrain
 
     workspace = Workspace(Path.cwd())
     params, at = load_params(workspace.params), TrainingBatches.at
@@ -133,17 +133,7 @@ def train(name: str, n_tasks: int | None) -> None:
         return at(self, step)
 
     TrainingBatches.at = first  # type: ignore[method-assign, assignment]
-    pretrain(
-        name=name,
-        config=params.model(name),
-        shared=params.pretrain,
-        compute=params.compute,
-        seed=params.training_seed(name),
-        tokens=workspace.tokens,
-        folder=workspace.model(name),
-        scratch=workspace.scratch,
-        on_log=lambda step, metrics: None,
-    )
+    trainer(workspace, params, name)()
 
 
 def prune(name: str, n_tasks: int | None) -> None:

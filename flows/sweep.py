@@ -16,11 +16,11 @@ import yaml
 
 from flows import mapped
 from flows.stage import guarded, load_study
+from flows.torchrun import trainer
 from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.config import ConfigError, Params, parse_params
 from pipeline.model.checkpoint import load_model
 from pipeline.model.scoring import mean_loss, score
-from pipeline.pretrain.loop import pretrain
 from pipeline.report.training import filled
 
 TRIALS = Path(__file__).with_name("sweep.yaml")
@@ -70,17 +70,7 @@ def made(workspace: Workspace, params: Params, name: str) -> dict[str, Any]:
     """A trained trial's validation loss in nats, L0, tokens and seconds, and the tasks whose unpruned loss on
     validation pairs meets the target."""
     folder = workspace.scratch / "sweep" / name
-    summary = pretrain(
-        name=name,
-        config=params.model(name),
-        shared=params.pretrain,
-        compute=params.compute,
-        seed=params.training_seed(name),
-        tokens=workspace.tokens,
-        folder=folder,
-        scratch=workspace.scratch,
-        on_log=lambda step, metrics: None,
-    )
+    summary = trainer(workspace, params, name)(folder=folder)
     kept = {key: summary[key] for key in ("val_loss_nats", "l0", "tokens", "train_seconds")}
     print(f"{name}: validation loss {kept['val_loss_nats']:.3f} nats, L0 {kept['l0']:,}")
     return kept | {"solved": solved(workspace, folder, params.prune.target_loss)}

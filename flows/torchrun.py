@@ -34,9 +34,10 @@ class WorkerError(ValueError):
     """One of the processes that train a model together failed, and with it all."""
 
 
-def train(workspace: Workspace, params: Params, model: str, ranks: Ranks) -> ModelRow:
-    """The summary of models/<model>, made from data/tokens; the first rank tells MLflow of it."""
-    trained = partial(
+def trainer(workspace: Workspace, params: Params, model: str) -> partial[ModelRow]:
+    """Trains models/<model> from data/tokens by the study's settings, and tells nobody; keywords of ``pretrain`` change
+    that."""
+    return partial(
         pretrain,
         name=model,
         config=params.model(model),
@@ -46,10 +47,15 @@ def train(workspace: Workspace, params: Params, model: str, ranks: Ranks) -> Mod
         tokens=workspace.tokens,
         folder=workspace.model(model),
         scratch=workspace.scratch,
-        ranks=ranks,
+        on_log=lambda step, metrics: None,
     )
+
+
+def train(workspace: Workspace, params: Params, model: str, ranks: Ranks) -> ModelRow:
+    """The summary of models/<model>, made from data/tokens; the first rank tells MLflow of it."""
+    trained = partial(trainer(workspace, params, model), ranks=ranks)
     if not ranks.is_first:
-        return trained(on_log=lambda step, metrics: None)
+        return trained()
     from flows.tracking import Tracker  # takes seconds to import
 
     with Tracker(params, model) as tracker:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import torch
@@ -31,18 +30,21 @@ def larger(
     first, ``target_loss`` in nats, for which the search needed so many nodes, ``n_added`` (the first of ``nodes``),
     ``n_edges``, and the task ``loss`` in nats on the pairs of ``few``, calibrated on those of ``train``. Of more than
     ``MOST_DRAWN`` edges or nodes there is none. Raises WrongModelError, CompiledModelError."""
-    sizes, names = list[dict[str, Any]](), list[str]()
+    sizes, order = list[dict[str, Any]](), list(next_nodes(circuit))
     stricter = [point for point in curve if point["target_loss"] < circuit.about.get("target_loss", 0.0)]
+    n_added = 0
     for point in sorted(stricter, key=lambda point: -point["target_loss"]):
-        n = size["n_nodes"] - circuit.n_nodes if (size := point.get("discretised")) and size["n_nodes"] else 0
-        some = list(islice(next_nodes(circuit), max(n, 0)))
-        found = replace(circuit.with_nodes(model, *some), calibration=(1.0, 0.0))
-        if len(some) <= len(names) or max(found.n_nodes, found.n_edges) > MOST_DRAWN:
+        n_nodes = size["n_nodes"] or 0 if (size := point.get("discretised")) else 0
+        if not circuit.n_nodes + n_added < n_nodes <= MOST_DRAWN:
             continue
-        names, calibration = some, calibrate(found.answers(model, train), STEPS, MOST_SCALE)
+        n = n_nodes - circuit.n_nodes
+        found = replace(circuit.with_nodes(model, *order[:n]), calibration=(1.0, 0.0))
+        if found.n_edges > MOST_DRAWN:
+            continue
+        n_added, calibration = n, calibrate(found.answers(model, train), STEPS, MOST_SCALE)
         loss = rounded(mean_loss(replace(found, calibration=calibration).answers(model, few)))
         sizes.append({"target_loss": point["target_loss"], "n_added": n, "n_edges": found.n_edges, "loss": loss})
-    return {"nodes": names, "sizes": sizes}
+    return {"nodes": order[:n_added], "sizes": sizes}
 
 
 def next_nodes(circuit: Circuit) -> Iterator[str]:
