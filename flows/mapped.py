@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import pipeline
 from flows import environment, one_go
+from flows.server_gone import tell
 from flows.workers import finished
 from pipeline.artifacts import DECIDING, ArtifactError, Workspace, file_hash, read_json
 from pipeline.circuit import Circuit
@@ -126,14 +127,14 @@ def run_units(
 def progress(unit: str, model: str, n: int) -> Iterator[Callable[[], None]]:
     """A function to call after each of ``n`` units: it moves a bar in the terminal and one in Prefect's UI."""
     about = f"Units of {unit} that are done, of {n}"
-    shown: Any = create_progress_artifact(
-        0.0 if n else 100.0, key=artifact_key("progress", unit, model), description=about
-    )
+    key = artifact_key("progress", unit, model)
+    shown: Any = tell(lambda: create_progress_artifact(0.0 if n else 100.0, key=key, description=about))
     with tqdm(total=n, desc=unit, unit="task") as bar:
 
         def on_done() -> None:
             bar.update()
-            update_progress_artifact(shown, 100 * bar.n / n)
+            if shown is not None:
+                tell(lambda: update_progress_artifact(shown, 100 * bar.n / n))
 
         yield on_done
 
@@ -162,7 +163,7 @@ def circuit_hash(folder: Path) -> str:
 def show_table(stage: str, model: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
     """Put a table into Prefect's UI."""
     table = [{name: rounded(value) for name, value in row.items()} for row in rows]
-    create_table_artifact(table, key=artifact_key(stage, model), description=description)
+    tell(lambda: create_table_artifact(table, key=artifact_key(stage, model), description=description))
 
 
 def show_tasks(

@@ -13,6 +13,7 @@ import torch
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows import mapped, one_go
+from flows.server_gone import tell
 from flows.stage import load_study, main, stage_flow
 from flows.study import needed_for, stage_graph
 from flows.tracking import log_study
@@ -46,12 +47,14 @@ def report() -> None:
         folder=workspace.results,
     )
     said = headline(summary)
-    create_markdown_artifact(f"{said}\n\n{table(summary)}", key="study", description=f"Study, profile {params.profile}")
+    study = f"{said}\n\n{table(summary)}"
+    tell(lambda: create_markdown_artifact(study, key="study", description=f"Study, profile {params.profile}"))
     mapped.show_table(
         "claims", "", claims_table(summary), "The six claims about every task's deciding circuit: " + SIGNS_SAID
     )
     page = workspace.results / "index.html"  # browsers may not follow a link from Prefect's UI, so its path is said too
-    create_link_artifact(page.as_uri(), "results/index.html", key="report", description=f"The report: {page}")
+    where, about = page.as_uri(), f"The report: {page}"
+    tell(lambda: create_link_artifact(where, "results/index.html", key="report", description=about))
     log_study(params, summary, workspace.results)
     print(said)
     print(f"report: {page}")

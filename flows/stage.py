@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec
 
+import httpx
 import psutil
 from filelock import FileLock, Timeout
 from prefect import Flow, Task, flow
@@ -26,9 +27,9 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRunRes
 from prefect.exceptions import PrefectException
 from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Crashed, Failed
+from prefect.states import Completed, Crashed, Failed
 
-from flows import environment, interruption, one_go
+from flows import environment, interruption, one_go, server_gone
 from flows.environment import DEBUG_VARIABLE, EXPECTED, ServiceError
 from flows.unchanged import check_unchanged, inputs_of
 from flows.workers import Workers
@@ -52,19 +53,19 @@ def stage_flow(function: Callable[P, None]) -> Flow[P, Any]:
     """A decorator like Prefect's ``flow``; an expected error ends the run Failed, with its message."""
 
     @functools.wraps(function)
-    def refusing_plainly(*args: P.args, **kwargs: P.kwargs) -> State[Any] | None:
+    def refusing_plainly(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         interruption.keep()
         try:
             function(*args, **kwargs)
-            return None
+            return server_gone.ends(Completed())
         except EXPECTED as error:
             if os.environ.get(DEBUG_VARIABLE):
                 raise
-            return Failed(message=environment.redacted(f"{error}") or type(error).__name__)
+            return server_gone.ends(Failed(message=environment.redacted(f"{error}") or type(error).__name__))
         except (MemoryError, RuntimeError) as error:
             if os.environ.get(DEBUG_VARIABLE) or (why := environment.out_of_memory(error)) is None:
                 raise
-            return Failed(message=why)
+            return server_gone.ends(Failed(message=why))
 
     return flow(name=function.__name__, validate_parameters=False)(refusing_plainly)
 
@@ -82,7 +83,7 @@ def main(stage: Flow[Any, Any], *, per_model: bool, mapped: bool = False) -> Non
     arguments = vars(parser.parse_args())
     if arguments.pop("debug"):
         os.environ[DEBUG_VARIABLE] = "1"
-    sys.exit(guarded(lambda: _run_checked(stage, arguments, mapped)))
+    server_gone.leave(guarded(lambda: _run_checked(stage, arguments, mapped)))
 
 
 def guarded(action: Callable[[], int], *, seconds: float = interruption.GRACE_SECONDS) -> int:
@@ -130,7 +131,17 @@ def alone(workspace: Workspace, address: str) -> Iterator[None]:
 
 
 def run(stage: Flow[Any, Any], title: str, parameters: dict[str, Any]) -> State[Any]:
-    """The final state of a flow run named ``title``, which is a sub-run of the study's run where there is one."""
+    """The final state of a flow run named ``title``, which is a sub-run of the study's run where there is one.
+
+    Raises ServiceError where the server goes away before the work is done and the work needs it.
+    """
+    try:
+        return _run(stage, title, parameters)
+    except httpx.HTTPError as error:
+        return server_gone.state_without_it(error)
+
+
+def _run(stage: Flow[Any, Any], title: str, parameters: dict[str, Any]) -> State[Any]:
     with get_client(sync_client=True) as client:
         _crash_dead_runs(client)
         flow_run = client.create_flow_run(

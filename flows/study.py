@@ -27,6 +27,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import environment, interruption, services
 from flows.one_go import BEGAN_VARIABLE
+from flows.server_gone import ends, leave
 from flows.stage import PARENT_VARIABLE, TASK_VARIABLE, guarded, load_study, run
 
 SIDE_BY_SIDE = 2  # stages at once; each takes compute.threads threads
@@ -93,7 +94,7 @@ def study() -> State[None]:
     except BaseException:  # interrupted, or cancelled by Prefect: no dvc may stay behind
         interruption.tell_children()
         raise
-    return final_state({stage: future.state for stage, future in futures.items()})
+    return ends(final_state({stage: future.state for stage, future in futures.items()}))
 
 
 def final_state(states: dict[str, State[None]]) -> State[None]:
@@ -124,4 +125,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, seconds=interruption.GRACE_OF_STARTER_SECONDS))
+    leave(guarded(main, seconds=interruption.GRACE_OF_STARTER_SECONDS))

@@ -70,6 +70,7 @@ def launch(workspace: Workspace, params: Params, model: str) -> None:
     check_device(pick_device(params.compute), processes)
     with tempfile.TemporaryDirectory(prefix="torchrun-") as logs:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command += ["--local-addr", "127.0.0.1"]  # else they ask for this machine's name, which none may know: minutes
         command += ["--log-dir", logs, "-m", __name__, "--model", model]
         status = _wait(command, workspace.root, os.environ | {"OMP_NUM_THREADS": str(threads)})
         if status:

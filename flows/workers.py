@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self
 
 from prefect.context import FlowRunContext
@@ -28,12 +29,23 @@ class Workers(ProcessPoolTaskRunner):
         super().__enter__()
         if self._subprocess_message_queue is not None:
             self._subprocess_message_queue.cancel_join_thread()
+        if self._executor is not None:
+            self._executor.submit = partial(self._executor.submit, exit_as_error)  # type: ignore[method-assign]
         return self
 
     def renew(self) -> None:
         """Start new processes in the place of a pool that is broken."""
         self.__exit__(None, None, None)
         self.__enter__()
+
+
+def exit_as_error(call: Callable[[], Any]) -> Any:
+    """What a unit's call gives, in its worker. Raises RuntimeError where it would leave the process, as Prefect does
+    after an error of its own: Prefect would wait for such a unit for ever."""
+    try:
+        return call()
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"a worker left its unit ({error!r}); its output says why") from None
 
 
 def renew_workers() -> None:

@@ -83,3 +83,26 @@ def test_a_worker_that_is_killed_while_it_writes_its_log_does_not_keep_the_stage
     program = "from flows.workers import Workers\nwith Workers(1) as workers:\n    "
     program += "workers._subprocess_message_queue._wlock.acquire()"
     assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
+
+
+LEAVES = """
+import sys
+from flows.workers import Workers
+
+if __name__ == "__main__":
+    with Workers(1) as workers:
+        future = workers._executor.submit(sys.exit)
+        try:
+            future.result()
+        except RuntimeError as error:
+            print(error)
+"""
+
+
+def test_a_worker_that_leaves_is_an_error(tmp_path: Path) -> None:
+    """For Prefect it is none, and it would wait for that unit for ever."""
+    (tmp_path / "program.py").write_text(LEAVES, encoding="utf-8")
+    variables = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "program.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120)
+    assert "a worker left its unit (SystemExit" in done.stdout, done.stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import socket
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -253,8 +255,22 @@ def workspace(tmp_path, tokens, tiny_run, params, monkeypatch):
     return Workspace(tmp_path)
 
 
+@pytest.fixture
+def unknown_host(tmp_path, monkeypatch):
+    """Programs that this one starts run on a machine whose name nobody can look up, where this may be had."""
+    alone = ["unshare", "--uts", "sh", "-c"]
+    if subprocess.run([*alone, "hostname nowhere.invalid"], capture_output=True, check=False).returncode:
+        pytest.skip("the name of this machine may not be changed for a process")
+    program = tmp_path / "python"
+    inside = f'hostname nowhere.invalid; exec {sys.executable} "$@"'
+    program.write_text(f"#!/bin/sh\nexec {' '.join(alone)} '{inside}' python \"$@\"\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+
 @pytest.mark.slow
-def test_torchrun_trains_the_model_that_two_processes_train(workspace, two):
+@pytest.mark.timeout(150)  # where it waits for the name, minutes
+def test_torchrun_trains_the_model_that_two_processes_train(workspace, two, unknown_host):
     launch(workspace, load_params(workspace.params), "tiny")
     ours = load_file(workspace.model("tiny") / "model.safetensors")
     theirs = load_file(two["folder"] / "whole" / "model.safetensors")

@@ -1,0 +1,85 @@
+"""A Prefect server that is killed while a stage runs: the stage is finished, says it once, and ends soon."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows import environment, server_gone
+from flows.environment import ServiceError
+from flows.smoke import workspace_environment
+
+ROOT = Path(__file__).parents[2]
+MOST_SECONDS = 90.0  # after the server's death; without end, it waits for minutes or for ever
+STAGE = """
+    import os, sys, time
+    from flows import environment, interruption, server_gone
+    from prefect import task
+    from flows.mapped import UNIT, progress
+    from flows.stage import guarded, run, stage_flow
+    from flows.workers import Workers, finished
+
+    server = environment.read_record(environment.server_record(environment.find_root()))["pid"]
+
+    def kill():
+        os.kill(server, 9)
+        print("killed at", time.time(), flush=True)
+
+    @task(name="unit", **UNIT)
+    def unit(task, inputs):
+        return {"task": task}
+
+    @stage_flow
+    def stage(killer):
+        if killer == "the stage":
+            kill()
+        with progress("unit", "m", 3) as on_done:
+            rows = finished(lambda name: unit.submit(name, {"model": "m"}), ["a", "b", "c"], on_done, "stage")
+        print("made", sorted(rows[name].result()["task"] for name in rows))
+        if killer == "refusal":
+            kill()
+            raise ValueError("a refusal")
+
+    def main():
+        pool = Workers(2, initializer=interruption.end_with_parent)
+        state = run(stage.with_options(task_runner=pool), "stage", {"killer": sys.argv[1]})
+        print(f"state {state.name}: {state.message}")
+        return 0 if state.is_completed() else 1
+
+    if __name__ == "__main__":
+        server_gone.leave(guarded(main))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killer", ["the stage", "refusal"])
+def test_a_stage_is_finished_though_its_server_is_killed(tmp_path: Path, killer: str) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "flow.py").write_text(textwrap.dedent(STAGE), encoding="utf-8")
+    variables = workspace_environment() | {"PYTHONPATH": str(ROOT), "PREFECT_CLIENT_MAX_RETRIES": "1"}
+    subprocess.run([sys.executable, "-m", "flows.services", "up"], cwd=tmp_path, env=variables, check=True)
+    command = [sys.executable, "flow.py", killer]
+    try:
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=500)
+    finally:
+        subprocess.run([sys.executable, "-m", "flows.services", "down"], cwd=tmp_path, env=variables, check=True)
+    said = done.stdout.splitlines()
+    assert "made ['a', 'b', 'c']" in said, done.stderr
+    assert said[-1] == ("state Failed: a refusal" if killer == "refusal" else "state Completed: None")
+    assert done.returncode == (killer == "refusal")
+    assert done.stderr.count("does not answer any more") == 1 and "Traceback" not in done.stderr, done.stderr
+    [killed] = [float(line.split()[-1]) for line in said if line.startswith("killed at")]
+    assert time.time() - killed < MOST_SECONDS
+
+
+def test_what_is_not_finished_is_a_line_with_the_servers_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_gone, "_ended", [])
+    with pytest.raises(ServiceError, match="the Prefect server .* does not answer any more") as caught:
+        server_gone.state_without_it(httpx.ConnectError("refused"))
+    assert environment.KEPT in str(caught.value)
