@@ -24,13 +24,16 @@ class Workers(ProcessPoolTaskRunner):
     """Prefect's pool of processes. When one is killed, all units that are not finished are lost with it."""
 
     def __enter__(self) -> Self:
-        """Start the processes. One that is killed while it writes its log keeps the lock of the queue by which logs
-        come: at its own end, this process must not wait until it may write there too, which would be for ever."""
+        """Start the processes. What they are given ends by an error where it would leave them.
+
+        One that is killed while it writes its log keeps the lock of the queue by which logs come: at its own end, this
+        process must not wait until it may write there too, which would be for ever.
+        """
         super().__enter__()
         if self._subprocess_message_queue is not None:
             self._subprocess_message_queue.cancel_join_thread()
-        if self._executor is not None:
-            self._executor.submit = partial(self._executor.submit, exit_as_error)  # type: ignore[method-assign]
+        pool: Any = self._executor
+        pool.submit = partial(pool.submit, exit_as_error)
         return self
 
     def renew(self) -> None:
