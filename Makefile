@@ -40,10 +40,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 install: $(INSTALLED)
 
-# Outside a git checkout, DVC has to be told (in .dvc/config.local) that there is none. Its plots get a page that needs no
-# network.
+# Outside a git checkout, or inside another one that ignores these files, DVC has to be told (in .dvc/config.local) that
+# there is none. Its plots get a page that needs no network.
 setup: $(INSTALLED)
-	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
+	@if ! git rev-parse --is-inside-work-tree >/dev/null 2>&1 || git check-ignore dvc.yaml .dvc/config >/dev/null; then \
+		$(BIN)/dvc config --local core.no_scm true; fi
 	@$(BIN)/python -m flows.plots
 
 # The report says how long the whole took, from here on, where all of it was made in this one run.
