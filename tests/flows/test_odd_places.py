@@ -1,8 +1,7 @@
-"""Odd places and odd environments: a folder whose name means something to a shell, no HOME, LANG=C, nothing to write to."""
+"""Odd places and environments: a folder whose name means something to a shell, no HOME, LANG=C, nothing writable."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -32,6 +31,22 @@ def test_a_circuit_is_drawn_without_home_or_a_place_for_temporary_files(example:
     done = run(command, example, TMPDIR="/proc/nowhere", NUMBA_CACHE_DIR="/proc/nowhere")
     assert done.returncode == 0, done.stderr
     assert "<svg" in (example / "out.svg").read_text(encoding="utf-8")
+
+
+def test_another_user_reads_a_checkout_that_is_not_theirs(example: Path, tmp_path: Path) -> None:
+    """Who may read all, and write neither beside the code, nor into the workspace, nor into a home."""
+    other = ["setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=+dac_read_search"]
+    other += ["--ambient-caps=+dac_read_search"]
+    if subprocess.run([*other, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this process may not become another user")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs").chmod(0o777)
+    draw = [*other, sys.executable, "-m", "flows.cli", "draw", "circuits/sparse_d1024/var_if", "-o"]
+    done = run([*draw, str(tmp_path / "theirs" / "out.svg")], example)
+    assert done.returncode == 0, done.stderr
+    done = run([*draw, "out.svg"], example)
+    [line] = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and line.startswith("error: out.svg: cannot be written in"), done.stderr
 
 
 @pytest.mark.parametrize("ignored", ["*.yaml\n", ".*\n", "data/\n"])
