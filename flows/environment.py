@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.artifacts import ArtifactError, Workspace
+from pipeline.artifacts import ArtifactError, Workspace, memory_ended
 
 
 class ServiceError(RuntimeError):
@@ -37,7 +37,6 @@ ANSWER_BYTES = 1 << 16  # of a server's answer that are read
 CREDENTIALS = re.compile(r"(\w://)[^/\s'\"]*@")  # https://user:password@host
 SECRET = re.compile(r"(?i)([?&](?:password|token|api_key|key|secret)=)[^&\s'\"]+")
 
-NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")  # in torch's RuntimeErrors
 KEPT = "what is finished is kept, the same command goes on from there"
 
 
@@ -64,10 +63,9 @@ def guarded(action: Callable[[], int], *expected: type[Exception], after_interru
 
 def out_of_memory(error: BaseException) -> str | None:
     """What to lower, where an error is Python's or torch's for memory that ends; else None."""
-    text = str(error)
-    if not isinstance(error, MemoryError) and not any(words in text for words in NO_MEMORY):
+    if not memory_ended(error):
         return None
-    wanted = re.search(r"[Tt]ried to allocate [\d.]+ \w+", text)
+    wanted = re.search(r"[Tt]ried to allocate [\d.]+ \w+", str(error))
     return (
         f"out of memory{f' ({wanted[0].lower()})' if wanted else ''}: lower compute.workers; to train, raise "
         "pretrain.accumulate or set pretrain.activation_checkpointing; to prune, lower prune.at_once or "

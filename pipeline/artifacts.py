@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of a disk, that it can take no more
+NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "Cannot allocate memory")  # in errors
+MAX_UNPACKED = 1000  # times its size, that a file may take in memory
 MAX_LINE = 1000  # characters of a line of an error's message
 DECIDING = "deciding"  # the folder in a circuit's with the deciding circuit of the same task
 
@@ -151,6 +153,17 @@ def _disk_named(path: Path) -> Iterator[None]:
         if why := disk_refusal(error):
             raise OSError(f"{path}: cannot be written ({why}); make room there, then give the command again") from error
         raise
+
+
+def memory_ended(error: BaseException, path: Path | None = None) -> bool:
+    """Whether an error, of whichever library, is one of memory that ends, and the file at ``path`` is not to blame.
+
+    It is to blame where far more is asked for than it can hold, as a damaged one does.
+    """
+    if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
+        return False
+    wanted = re.search(r"(?:allocate|size) (\d+)", str(error))
+    return wanted is None or path is None or int(wanted[1]) <= MAX_UNPACKED * path.stat().st_size
 
 
 def disk_refusal(error: Exception) -> str | None:

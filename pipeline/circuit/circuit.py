@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.ablation import Ablation
-from pipeline.artifacts import ArtifactError, existing, read_json, whole_folder, write_json
+from pipeline.artifacts import ArtifactError, existing, memory_ended, read_json, whole_folder, write_json
 from pipeline.circuit.ablation_values import AblationValues
 from pipeline.circuit.background import background
 from pipeline.circuit.compact import Compact, Frozen
@@ -316,7 +316,9 @@ class Circuit:
             tensors = load_file(existing(weights))
             ends = {key: tensors.pop(f"edge.{key}").long() for key in _named(tensors, "edge.")}
             tensors = finite(tensors, weights)
-        except (SafetensorError, OSError) as error:
+        except OSError as error:
+            raise ArtifactError(f"{weights}: cannot be read ({error.strerror or error})") from error
+        except SafetensorError as error:
             raise ArtifactError(f"{weights}: damaged ({error}); run prune again") from error
         if not _named(tensors, "mean."):
             raise ArtifactError(f"{weights}: has no means of nodes; run prune again")
@@ -326,6 +328,8 @@ class Circuit:
         except KeyError as error:
             raise ArtifactError(f"{path}: no {error.args[0]}; run prune again") from error
         except ODD as error:
+            if memory_ended(error):
+                raise
             why = next(iter(str(error).splitlines()), type(error).__name__)
             raise ArtifactError(f"{path}: damaged ({why[:200]}); run prune again") from error
         if not all(map(math.isfinite, circuit.calibration)):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.artifacts import ArtifactError, existing
+from pipeline.artifacts import ArtifactError, existing, memory_ended
 
 ROWS_AT_ONCE = 4096
 
@@ -22,4 +22,6 @@ def read_corpus(corpus: Path, *columns: str) -> Iterator[pa.RecordBatch]:
                 raise ArtifactError(f"{corpus}: lacks the columns {', '.join(sorted(missing))}; run corpus again")
             yield from file.iter_batches(batch_size=ROWS_AT_ONCE, columns=list(columns))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if memory_ended(error, corpus):
+            raise
         raise ArtifactError(f"{corpus}: damaged ({error}); delete it and run the stage corpus again") from error

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.artifacts import ArtifactError, existing, read_json, whole_folder, write_json
+from pipeline.artifacts import ArtifactError, existing, memory_ended, read_json, whole_folder, write_json
 
 PAIRS_FILE = "pairs.parquet"
 REPORT_FILE = "report.json"
@@ -77,6 +77,8 @@ def read_tables(folder: Path, schema: pa.Schema, stage: str) -> tuple[dict[str, 
             raise ArtifactError(f"{path}: columns {found}, not those of the stage {stage}; run {stage} again")
         return report, table.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if memory_ended(error, path):
+            raise
         raise ArtifactError(f"{path}: damaged ({error}); delete it and run {stage} again") from error
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.artifacts import write_json
+from pipeline.artifacts import memory_ended, write_json
 from pipeline.formats.errors import FormatError, read_json, refuse
 
 SHARD_BYTES = 2 << 30  # the most that one file of a sharded folder holds
@@ -33,6 +33,8 @@ def readable(path: Path) -> Iterator[None]:
             "loading it would run code from it; save a plain state dict"
         ) from error
     except Exception as error:  # a damaged file can make them raise anything
+        if memory_ended(error, path):
+            raise
         raise FormatError(f"{path}: damaged or not a file of weights ({_first_sentence(error)})") from error
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import whole_file
+from pipeline.artifacts import memory_ended, whole_file
 from pipeline.circuit import Circuit
 from pipeline.circuit.graph import induced_edges
 from pipeline.circuit.interventions import node_masks
@@ -67,7 +67,7 @@ def read_viz(
     try:
         return _published(found, path, model, means, about)
     except ODD as error:
-        if isinstance(error, FormatError):
+        if isinstance(error, FormatError) or memory_ended(error):
             raise
         raise FormatError(f"{path}: not a released circuit ({type(error).__name__}: {error})") from error
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.artifacts import ArtifactError, file_hash, read_json, write_json
+from pipeline.artifacts import ArtifactError, file_hash, memory_ended, read_json, write_json
 from pipeline.model.packed import INDEX, packed, unpacked
 from pipeline.model.transformer import Transformer
 from pipeline.shape import ModelShape
@@ -57,6 +57,8 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
         shapes = {name: p.shape for name, p in model.named_parameters()}
         model.load_state_dict(unpacked(tensors, shapes), strict=True)
     except (ValidationError, *ODD) as error:
+        if memory_ended(error):
+            raise
         raise ArtifactError(f"{folder}: not a checkpoint of this project: {error}; run pretrain again") from error
     model.checkpoint = model_hash(folder)
     return model.to(device).freeze()
@@ -137,7 +139,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"{path}: no such file; run pretrain (dvc repro)")
     try:
         return load_file(path)
-    except PermissionError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except SafetensorError as error:
         raise ArtifactError(f"{path}: damaged ({error}); delete it and run pretrain again") from error

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import whole_file
+from pipeline.artifacts import memory_ended, whole_file
 
 NAME = "checkpoint.pt"
 MAX_SHARE = 0.02  # of a training's time, that checkpoints may take beyond those of pretrain.checkpoint_every
@@ -62,6 +62,8 @@ class Kept:
                 state: dict[str, Any] = saved["state"]
                 return state
             except Exception as error:  # a damaged file can make torch raise anything
+                if memory_ended(error, path):
+                    raise
                 why = _first_line(error) or type(error).__name__
                 print(f"warning: {path} is damaged ({why}); training goes on from an earlier step", file=sys.stderr)
         return None

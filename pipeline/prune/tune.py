@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.artifacts import disk_refusal, whole_file
+from pipeline.artifacts import disk_refusal, memory_ended, whole_file
 from pipeline.config import Hyperparameters
 from pipeline.prune import limits
 from pipeline.prune.discretise import Ranking
@@ -98,7 +98,7 @@ def open_study(storage: Path | None) -> optuna.Study:
         study.get_trials(deepcopy=False)
         return study
     except Exception as error:  # whatever Optuna meets in lines that it did not write
-        if disk_refusal(error):
+        if disk_refusal(error) or memory_ended(error):
             raise
         print(f"warning: {storage / JOURNAL} is damaged; the search begins again", file=sys.stderr)
         _clear(storage)

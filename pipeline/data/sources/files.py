@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from pipeline.artifacts import memory_ended
 from pipeline.config import FilesSource
 from pipeline.data.sources.document import Document, FunctionSource, SourceError
 
@@ -78,8 +79,8 @@ class FileFunctions(FunctionSource):
         try:
             table = pyarrow.parquet.ParquetFile(path)
             schema = table.schema_arrow
-        except UNREADABLE:
-            self.tally.skipped["unreadable file"] += 1
+        except UNREADABLE as error:
+            self._damaged(path, error)
             return
         self._check_column(path, schema)
         self.tally.files += 1
@@ -92,13 +93,19 @@ class FileFunctions(FunctionSource):
                 )
             except StopIteration:
                 return
-            except UNREADABLE:
-                self.tally.skipped["unreadable file"] += 1
+            except UNREADABLE as error:
+                self._damaged(path, error)
                 return
             for value in raw.to_pylist():
                 number += 1
                 if (text := self._decoded(value)) is not None:
                     yield f"{name}:{number}", text
+
+    def _damaged(self, path: Path, error: Exception) -> None:
+        """Count a file that cannot be read. Raises the error where that is for want of memory."""
+        if memory_ended(error, path):
+            raise error
+        self.tally.skipped["unreadable file"] += 1
 
     def _check_column(self, path: Path, schema: pyarrow.Schema) -> None:
         """Raises SourceError where the column is not there, or holds no text."""
