@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,14 +71,14 @@ def prune_task(
     problem = make_problem(model, ablations or [AblationValues.at_means(means)], batches, config, seed)
     tuner = Tuner(problem, storage)
     tuner.run(on_progress)  # Phase 2: search, and Phase 3: discretise, of every trial
-    trials, best = tuner.table(), list(tuner.best())
+    trials, best = tuner.table(), list(islice(tuner.best(), limits.N_STARTS))
     row |= {"n_trials": len(trials)}
     if not best:
         return Pruned(row, None, trials)
     trial, ranking = best[0]
     discretised = ranking.fewest(config.target_loss)
     on_progress("minimise")
-    rankings = [ranking for _, ranking in best[: limits.N_STARTS]]
+    rankings = [ranking for _, ranking in best]
     targets = sorted({*config.curve_losses, config.target_loss})
     first = {target: smallest(ranking.fewest(target) for ranking in rankings) for target in targets}
     curve, certificate = minimise(first, problem)

@@ -39,18 +39,24 @@ SPACE: dict[str, BaseDistribution] = {
 }
 JOURNAL = "trials.log"
 SET_TRIAL_STATE = JournalOperation.SET_TRIAL_STATE_VALUES.value
+END_OF_BATCH = JournalOperation.SET_STUDY_USER_ATTR.value
 NO_CIRCUIT = 1e9  # the objective of a trial that no number of nodes brings to the target
 
 
 def mend(storage: Path) -> None:
-    """Make a search's folder good that a crash left: a torn end of its journal is cut off, and where a ranking that the
-    journal counts on is missing or damaged, the search begins again. Warns of both."""
+    """Make a search's folder good that a kill or a crash left, so that what follows has the bits of an unbroken search.
+
+    The trials of a batch in hand are forgotten, for Optuna proposes what follows from all that it was told. A torn end
+    of the journal is cut off, and where a ranking that the journal counts on is missing or damaged, the search begins
+    again. Warns of these two.
+    """
     journal, said = storage / JOURNAL, []
     if not journal.is_file():
         return
-    kept = whole_lines(journal.read_bytes())
-    if len(kept) < journal.stat().st_size:
-        said.append(f"{journal} has a torn end; the search goes on from the line before")
+    content = journal.read_bytes()
+    if len(whole := whole_lines(content)) < len(content):
+        said.append(f"{journal} has a torn end; the search goes on from the batch of trials before")
+    if (kept := whole_batches(whole)) != content:
         with whole_file(journal) as partial:
             partial.write_bytes(kept)
     for number in scored(kept):
@@ -75,6 +81,14 @@ def whole_lines(content: bytes) -> bytes:
             break
         end += len(line)
     return content[:end]
+
+
+def whole_batches(lines: bytes) -> bytes:
+    """The lines of a journal up to the end of the last batch of trials; where none has ended, the first line, which
+    makes the study."""
+    found = lines.splitlines(keepends=True)
+    ends = [i for i, line in enumerate(found) if i == 0 or json.loads(line).get("op_code") == END_OF_BATCH]
+    return b"".join(found[: ends[-1] + 1]) if ends else b""
 
 
 def scored(lines: bytes) -> list[int]:
@@ -126,8 +140,6 @@ class Tuner:
 
     def run(self, on_progress: Callable[[str], None]) -> None:
         """Make all trials that are missing: centres, then ``budget`` of Optuna's; an earlier run's trials are kept."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self.study.tell(trial.number, state=TrialState.FAIL)  # its run was killed
         while trials := self.next_trials():
             on_progress(f"search {len(self.finished())}/{len(self.planned()) + self.config.budget}")
             self.run_batch(trials)
@@ -187,20 +199,29 @@ class Tuner:
             if self.storage is not None:
                 with whole_file(self.scores_file(numbers[place])) as partial:
                     save_file({"scores": scores}, partial)
-            ranking = self.rankings[numbers[place]] = problem.ranking(scores)
-            circuit = ranking.fewest(self.config.target_loss, self.max_units())
+            circuit, went_well = self.discretised(numbers[place], scores)
             for name, value in sizes(circuit).items():
                 trials[place].set_user_attr(name, value)
-            trials[place].set_user_attr("went_well", self.went_well(circuit, ranking))
+            trials[place].set_user_attr("went_well", went_well)
             self.study.tell(trials[place], float(circuit.n_edges) if circuit else NO_CIRCUIT)
+        self.study.set_user_attr("ended", numbers[-1])
+
+    def discretised(self, number: int, scores: Tensor) -> tuple[Measured | None, bool]:
+        """A trial's circuit at the target, and whether it went well. What is tried for these two is where later
+        targets' bisections begin, so that a ranking of an earlier process has to be put to them again."""
+        ranking = self.rankings[number] = self.problem.ranking(scores)
+        circuit = ranking.fewest(self.config.target_loss, self.max_units(number))
+        return circuit, self.went_well(circuit, ranking)
 
     def scores_file(self, number: int) -> Path:
         assert self.storage is not None
         return self.storage / f"scores-{number}.safetensors"
 
-    def max_units(self) -> int | None:
-        """How many units of a ranking are tried: a trial that needs many more nodes than another cannot be the best."""
-        found = [n for trial in self.finished() if (n := trial.user_attrs.get("n_nodes")) is not None]
+    def max_units(self, number: int) -> int | None:
+        """How many units of a trial's ranking are tried: one that needs many more nodes than a trial before it cannot be
+        the best."""
+        earlier = [trial for trial in self.finished() if trial.number < number]
+        found = [n for trial in earlier if (n := trial.user_attrs.get("n_nodes")) is not None]
         return limits.START_UNITS + int(limits.MAX_NODES_RATIO * min(found)) if found else None
 
     def watch(self, trials: Sequence[optuna.Trial]) -> Callable[[int, Tensor, Tensor], list[bool]] | None:
@@ -234,8 +255,7 @@ class Tuner:
         for trial in sorted(complete, key=lambda trial: (trial.value, trial.number)):
             if trial.value is not None and trial.value < NO_CIRCUIT:
                 if trial.number not in self.rankings:  # of an earlier process
-                    scores = load_file(self.scores_file(trial.number))["scores"]
-                    self.rankings[trial.number] = self.problem.ranking(scores)
+                    self.discretised(trial.number, load_file(self.scores_file(trial.number))["scores"])
                 yield trial, self.rankings[trial.number]
 
     def table(self) -> list[TrialRow]:
