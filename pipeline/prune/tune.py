@@ -218,7 +218,7 @@ class Tuner:
         return self.storage / f"scores-{number}.safetensors"
 
     def max_units(self, number: int) -> int | None:
-        """How many units of a trial's ranking are tried: one that needs many more nodes than a trial before it cannot be
+        """How many units of a trial's ranking are tried: one that needs many more nodes than an earlier trial cannot be
         the best."""
         earlier = [trial for trial in self.finished() if trial.number < number]
         found = [n for trial in earlier if (n := trial.user_attrs.get("n_nodes")) is not None]
