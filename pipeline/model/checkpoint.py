@@ -117,19 +117,19 @@ def model_hash(folder: Path) -> str:
 
 
 def finite(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, those of less than 32 bits in float32. Raises ArtifactError, by name, for one that holds
+    """The tensors of a file in float32, as models compute. Raises ArtifactError, by name, for one that holds
     a NaN, an infinity or no floating-point numbers."""
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise ArtifactError(f"{path}: {name} is of {tensor.dtype}; allowed: floating-point numbers")
     try:
-        wide = {name: tensor.float() if tensor.dtype.itemsize < 4 else tensor for name, tensor in tensors.items()}
+        found = {name: tensor.float() for name, tensor in tensors.items()}
     except RuntimeError as error:  # numbers that torch knows and cannot read
         raise ArtifactError(f"{path}: of a kind of numbers that is not read here ({error})") from error
-    for name, tensor in wide.items():
+    for name, tensor in found.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"{path}: {name} is not finite: it holds a NaN or an infinity; make the file again")
-    return wide
+    return found
 
 
 def _read(path: Path) -> dict[str, Tensor]:
