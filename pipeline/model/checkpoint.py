@@ -36,12 +36,13 @@ def save_model(model: Transformer, folder: Path, extra: dict[str, Any], *, small
     write_json(folder / "config.json", config)
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
+def load_model(folder: Path | str, device: torch.device | str = "cpu") -> Transformer:
     """The model saved in ``folder``: float32, frozen, in evaluation mode.
 
     Raises ArtifactError for a missing, damaged or foreign checkpoint: every tensor has to be there, of its shape, and
     no other.
     """
+    folder = Path(folder)
     described = read_json(folder / "config.json")
     if not isinstance(described, dict):
         raise ArtifactError(f"{folder}/config.json: not that of a checkpoint")
@@ -95,8 +96,9 @@ def save_means(means: dict[str, Tensor], folder: Path) -> None:
     save_file({key: value.contiguous() for key, value in means.items()}, folder / "means.safetensors")
 
 
-def load_means(folder: Path) -> dict[str, Tensor]:
+def load_means(folder: Path | str) -> dict[str, Tensor]:
     """Site key → mean of every node. Raises ArtifactError where they are missing or not those of a whole model."""
+    folder = Path(folder)
     means = finite(_read(folder / "means.safetensors"), folder / "means.safetensors")
     try:
         shape = _shape(read_json(folder / "config.json"))

@@ -148,12 +148,12 @@ def test_numbers_of_another_kind_are_refused_and_other_floats_become_float32(tmp
     means = {key: torch.ones(width) for key, width in model.widths().items()}
     for kind in (torch.bfloat16, torch.float16, torch.float64):
         save_means({key: mean.to(kind) for key, mean in means.items()}, tmp_path)
-        for found in (load_means(tmp_path), read_means(tmp_path, model)):
+        for found in (load_means(str(tmp_path)), read_means(tmp_path, model)):
             assert all(mean.dtype == torch.float32 for mean in found.values())
     tensors = load_file(tmp_path / "model.safetensors")
     save_file({name: tensor.to(torch.int8) for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
     with pytest.raises(ArtifactError, match="is of torch.int8; allowed: floating-point numbers"):
-        load_model(tmp_path)
+        load_model(str(tmp_path))
 
 
 def test_a_config_without_its_keys_is_refused_by_file(tmp_path: Path, tiny_model) -> None:
