@@ -289,10 +289,19 @@ def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
 
 
 def existing(path: Path, stage: str = "") -> Path:
-    """The path of a file that a stage made. Raises ArtifactError where there is no such file."""
+    """The path of a file that a stage made. Raises ArtifactError where there is no such file, or it may not be read."""
     if not path.is_file():
         command = f"dvc repro {stage}".strip()
         raise ArtifactError(f"{path}: no such file; run the stage that makes it ({command})")
+    return readable(path)
+
+
+def readable(path: Path) -> Path:
+    """The path. Raises ArtifactError for a file that may not be read, which libraries call missing or damaged."""
+    try:
+        path.open("rb").close()
+    except PermissionError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
     return path
 
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.artifacts import ArtifactError, file_hash, read_json, write_json
+from pipeline.artifacts import ArtifactError, file_hash, read_json, readable, write_json
 from pipeline.model.packed import INDEX, packed, unpacked
 from pipeline.model.transformer import Transformer
 from pipeline.shape import ModelShape
@@ -138,8 +138,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; run pretrain (dvc repro)")
     try:
-        return load_file(path)
-    except PermissionError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
+        return load_file(readable(path))
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path}: damaged ({error}); delete it and run pretrain again") from error
