@@ -107,7 +107,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     with _disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _forget_partial(path)
-        partial, before = _partial(path), path.with_name(f".{path.name}.before.partial")
+        partial, before = _partial(path), _before(path)
         partial.mkdir()
     try:
         with _disk_named(path):
@@ -181,6 +181,11 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
+def _before(path: Path) -> Path:
+    """Where what lies at ``path`` is put aside while another takes its place."""
+    return path.with_name(f".{path.name}.before.partial")
+
+
 def _forget_partial(path: Path) -> None:
     """Remove what processes that were killed left half made beside ``path``."""
     begin, end = f".{path.name}.", ".partial"
@@ -237,7 +242,7 @@ _UMASK = _umask()
 
 
 def check_new_folder(path: Path) -> Path:
-    """The path, where a new folder can be written there. Raises FileExistsError or PermissionError, before any work."""
+    """The path, where a new folder can be written there. Raises an OSError that says why not, before any work."""
     if path.is_symlink():
         raise FileExistsError(f"{path}: is a link; name a new folder to write to")
     if path.exists():
@@ -248,25 +253,44 @@ def check_new_folder(path: Path) -> Path:
                 f"{path}: is there and not empty; name another folder to write to, or delete it first"
             )
     _check_writable(path)
+    if path.exists():
+        _check_replaceable(path)
     return path
 
 
 def check_new_file(path: Path) -> Path:
-    """The path, where a file can be written there. Raises IsADirectoryError or PermissionError, before any work."""
+    """The path, where a file can be written there. Raises an OSError that says why not, before any work."""
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name a file to write to")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        what = "a link" if path.is_symlink() else "a pipe or a device"
+        raise FileExistsError(f"{path}: is {what}; name a new file to write to")
     _check_writable(path)
     return path
 
 
 def _check_writable(path: Path) -> None:
-    """Raises an OSError where nothing can be made in the folder that ``path`` is to lie in, by trying."""
+    """Raises an OSError where nothing can be made in the folder that ``path`` is to lie in, by trying, and where the
+    file system takes no such name."""
     there = next(folder for folder in path.absolute().parents if folder.exists())
     try:
+        for name in (*path.absolute().relative_to(there).parts, _before(path).name, _partial(path).name):
+            with suppress(FileNotFoundError):
+                (there / name).lstat()  # which fails for a name that is too long
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise type(error)(f"{path}: cannot be written in {there} ({error.strerror}); name another place") from None
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raises an OSError where an empty folder cannot be put aside, by trying: one where a disk is mounted, or somebody
+    else's."""
+    try:
+        folder.rename(_before(folder))
+        _before(folder).rename(folder)
+    except OSError as error:
+        raise type(error)(f"{folder}: cannot be replaced ({error.strerror}); name a new folder to write to") from None
 
 
 def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
@@ -278,10 +302,19 @@ def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
 
 
 def existing(path: Path, stage: str = "") -> Path:
-    """The path of a file that a stage made. Raises ArtifactError where there is no such file."""
+    """The path of a file that a stage made. Raises ArtifactError where there is no such file, or it may not be read."""
     if not path.is_file():
         command = f"dvc repro {stage}".strip()
         raise ArtifactError(f"{path}: no such file; run the stage that makes it ({command})")
+    return readable(path)
+
+
+def readable(path: Path) -> Path:
+    """The path. Raises ArtifactError for a file that may not be read, which libraries call missing or damaged."""
+    try:
+        path.open("rb").close()
+    except PermissionError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
     return path
 
 

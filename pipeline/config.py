@@ -161,8 +161,8 @@ class PretrainConfig(Settings):
 
     @model_validator(mode="after")
     def _anneals_forwards(self) -> PretrainConfig:
-        if self.anneal_start >= self.anneal_end:
-            raise ValueError(f"anneal_start {self.anneal_start:g} is not before anneal_end {self.anneal_end:g}")
+        if self.anneal_start > self.anneal_end:  # where both are the same, all at once
+            raise ValueError(f"anneal_start {self.anneal_start:g} is after anneal_end {self.anneal_end:g}")
         return self
 
     def sequences_at_once(self, processes: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import vl_convert
 
+from pipeline.artifacts import whole_file
 from pipeline.circuit import Circuit
 from pipeline.report.bundle import token_texts
 from pipeline.report.picture import picture_of
@@ -64,7 +65,8 @@ def draw(
     picture = picture_of(found, task.model, task.batch("test"), token_texts(task.tokenizer))
     svg = drawn(found, picture, f"{task.task} in {task.name}")
     if out is not None:
-        Path(out).write_bytes(as_file(svg, Path(out).suffix))
+        with whole_file(Path(out)) as partial:
+            partial.write_bytes(as_file(svg, Path(out).suffix))
     return Drawing(svg)
 
 

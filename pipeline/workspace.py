@@ -259,7 +259,7 @@ def model_beside(circuit: Circuit) -> Path:
     model = str(circuit.about.get("model"))
     if circuit.folder is None:
         raise ArtifactError(f"a circuit of {model} that was not loaded from a folder; name its model too")
-    place = circuit.folder.resolve().parents[2] / "models" / model
+    place = circuit.folder.resolve().parent.parent.parent / "models" / model
     if not place.is_dir():
         raise ArtifactError(f"{circuit.folder}: a circuit of {model}; there is no {place}; name the model (--model)")
     return place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -99,6 +100,36 @@ def test_a_place_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="cannot be written"):
         check_new_folder(tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("check", [check_new_folder, check_new_file])
+@pytest.mark.parametrize("name", ["n" * 250, "n" * 300, f"{'n' * 300}/out"])
+def test_a_name_that_the_disk_does_not_take_is_refused_before_the_work(tmp_path: Path, check, name: str) -> None:
+    with pytest.raises(OSError, match="File name too long"):
+        check(tmp_path / name)
+
+
+def test_a_file_is_no_link_pipe_or_device(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept", encoding="utf-8")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "dangling", "pipe", "/dev/null"):
+        with pytest.raises(FileExistsError, match="is a (link|pipe or a device); name a new file"):
+            check_new_file(tmp_path / name)
+    check_new_file(tmp_path / "file")
+
+
+def test_an_empty_folder_that_cannot_be_put_aside_is_refused(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "volume").mkdir()
+
+    def busy(*_: object) -> None:  # as a folder is where a disk is mounted
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    check_new_folder(tmp_path / "volume")
+    monkeypatch.setattr(Path, "rename", busy)
+    with pytest.raises(OSError, match=r"volume: cannot be replaced \(Device or resource busy\)"):
+        check_new_folder(tmp_path / "volume")
 
 
 @needs_user

@@ -171,6 +171,12 @@ def test_a_circuit_draws_itself_with_the_model_beside_it(model, circuit, tmp_pat
     assert less.draw() == replace(less, folder=None).draw(model=model) != svg
 
 
+@pytest.mark.parametrize("folder", [Path("/"), Path("/found"), Path("/found/task"), Path("/a/found/task")])
+def test_a_circuit_with_no_model_beside_it_is_a_line_however_near_the_root_it_lies(circuit, folder):
+    with pytest.raises(ArtifactError, match="there is no .*/models/sparse_.*; name the model"):
+        replace(circuit, folder=folder).draw()
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

@@ -30,7 +30,7 @@ from pipeline.circuit.compact_rows import FrozenRows
 from pipeline.circuit.graph import induced_edges
 from pipeline.circuit.interventions import edge_weights, node_masks
 from pipeline.circuit.masked import Masked, MaskedPairs
-from pipeline.circuit.parts import check_parts
+from pipeline.circuit.parts import PartError, check_parts
 from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.checkpoint import ODD, finite
 from pipeline.model.scoring import calibrated
@@ -324,7 +324,7 @@ class Circuit:
             raise ArtifactError(f"{weights}: has no means of nodes; run prune again")
         try:
             circuit = cls._of(description, tensors, ends, folder)
-            check_parts(circuit.nodes, circuit.edges, {key: len(mean) for key, mean in circuit.means.items()})
+            circuit._check(description)
         except KeyError as error:
             raise ArtifactError(f"{path}: no {error.args[0]}; run prune again") from error
         except ODD as error:
@@ -336,6 +336,21 @@ class Circuit:
             raise ArtifactError(f"{path}: its calibration is not finite; run prune again")
         return circuit
 
+    def _check(self, description: Mapping[str, Any]) -> None:
+        """Raises PartError for nodes, edges and values that do not fit each other, or the numbers of them."""
+        widths = {key: len(mean) for key, mean in self.means.items()}
+        for found in (self.means, self.scores, *(draw for kind in self.ablations for draw in kind.draws)):
+            places = found is not self.means and found is not self.scores  # values can differ by place in the prompt
+            if places and set(found) != set(widths):
+                raise PartError(f"ablation values of other sites: {', '.join(sorted(set(found) ^ set(widths)))}")
+            for key, value in found.items():
+                if key not in widths or value.shape[-1:] != (widths[key],) or value.ndim > 1 + places:
+                    raise PartError(f"values of {key}: {list(value.shape)}; allowed: one for each node of a site")
+        check_parts(self.nodes, self.edges, widths)
+        for name, number in (("n_nodes", self.n_nodes), ("n_edges", self.n_edges)):
+            if description.get(name, number) != number:
+                raise PartError(f"{name} is {description[name]}, but it has {number}")
+
     @classmethod
     def _of(
         cls, description: Mapping[str, Any], tensors: Mapping[str, Tensor], ends: Mapping[str, Tensor], folder: Path
@@ -345,7 +360,7 @@ class Circuit:
         return cls(
             nodes={key: torch.tensor(value) for key, value in description["nodes"].items()},
             edges={
-                key: ends[key] if isinstance(value, int) else torch.tensor(value).view(-1, 2)
+                key: ends[key] if isinstance(value, int) else _pairs(key, value)
                 for key, value in description["edges"].items()
             },
             means=means,
@@ -359,6 +374,13 @@ class Circuit:
             certificate=description["certificate"],
             folder=folder,
         )
+
+
+def _pairs(key: str, value: list[list[int]]) -> Int[Tensor, "_n 2"]:
+    pairs = torch.tensor(value).view(len(value), -1)
+    if len(value) and (pairs.shape[1] != 2 or len(pairs.unique(dim=0)) != len(pairs)):
+        raise PartError(f"edges of {key}: not pairs of nodes, each once")
+    return pairs.view(-1, 2)
 
 
 def _place(item: tuple[str, Any]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ Whole packages, modules or files go to validation, never pieces of them.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from pipeline.artifacts import whole_folder, write_json
 from pipeline.config import CorpusConfig
 from pipeline.data.contamination import TailIndex, check_clean
 from pipeline.data.sources import Document, DocumentSource, open_source
+from pipeline.data.sources.document import Tally
 from pipeline.seeds import seed_of
 
 CORPUS_FILE = "corpus.parquet"
@@ -110,12 +112,7 @@ class _Gathering:
                     full.add(document.group)
                 progress.update(n)
         self.n_chars += taken
-        if budget and not taken:
-            left_out = ", ".join(f"{n} {reason}" for reason, n in source.tally.skipped.most_common(MAX_REASONS))
-            raise CorpusError(
-                f"corpus source {name}: gives no function (left out: {left_out or 'nothing'}); correct it or leave it "
-                "out of corpus.sources"
-            )
+        _refuse_lost(name, source.tally, budget, taken)
 
     def _admit(self, name: str, source: DocumentSource, document: Document) -> int:
         """The document's characters if it becomes part of the corpus, 0 if it is refused."""
@@ -130,6 +127,25 @@ class _Gathering:
             return 0
         self.entries.append(Entry(document.text, name, digest, document.group))
         return len(document.text)
+
+
+def _refuse_lost(name: str, tally: Tally, budget: int, taken: int) -> None:
+    """Raises CorpusError for a source that gives nothing, or falls short because more than half of it cannot be read.
+    What else was damaged is named in a warning."""
+    if budget and not taken:
+        left_out = ", ".join(f"{n} {reason}" for reason, n in tally.skipped.most_common(MAX_REASONS))
+        named = f"; {tally.said()}" if tally.damaged else ""
+        raise CorpusError(
+            f"corpus source {name}: gives no function (left out: {left_out or 'nothing'}{named}); correct it or leave "
+            "it out of corpus.sources"
+        )
+    if taken < budget and tally.n_lost > tally.n_texts:
+        raise CorpusError(
+            f"corpus source {name}: {tally.n_lost} files and rows cannot be read, only {tally.n_texts} can: "
+            f"{tally.said()}; correct it or leave it out of corpus.sources"
+        )
+    if tally.damaged:
+        print(f"warning: corpus source {name}: left out {tally.said()}", file=sys.stderr)
 
 
 def _split(entries: Sequence[Entry], validation_frac: float, seed: int) -> list[Entry]:
@@ -179,6 +195,7 @@ def _report(
             **_count([entry for entry in entries if entry.source == name]),
             "files": source.tally.files,
             "skipped": dict(sorted(source.tally.skipped.items())),
+            **({"damaged": source.tally.damaged} if source.tally.damaged else {}),
         }
         for name, source in sources.items()
     }

@@ -23,10 +23,13 @@ class NotPythonError(ValueError):
     """A text that is not Python source."""
 
 
-def cut_functions(source: str, min_lines: int, max_lines: int, skipped: Counter[str]) -> Iterator[str]:
+def cut_functions(
+    source: str, min_lines: int, max_lines: int, skipped: Counter[str], *, caught: bool = True
+) -> Iterator[str]:
     """Every function and method of the source, dedented, ending with a line end, from the first to the last.
 
     A function longer than ``max_lines`` is searched for functions inside it; what a function holds is not given again.
+    ``caught``: those under ``except`` and ``case`` as well.
     Counts in ``skipped`` what was left out, by reason. Raises NotPythonError.
     """
     source = source.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
@@ -35,7 +38,7 @@ def cut_functions(source: str, min_lines: int, max_lines: int, skipped: Counter[
         tree = parse(source)
     except NOT_PYTHON as error:
         raise NotPythonError(str(error)) from error
-    for node in _functions(tree.body, max_lines):
+    for node in _functions(tree.body, max_lines, caught):
         cut = _cut(node, lines)
         reason = "function shape" if cut is None else _refusal(cut, min_lines, max_lines)
         if cut is None or reason:
@@ -44,16 +47,21 @@ def cut_functions(source: str, min_lines: int, max_lines: int, skipped: Counter[
             yield "\n".join(cut) + "\n"
 
 
-def _functions(body: list[ast.stmt], max_lines: int) -> Iterator[Function]:
+def _functions(body: list[ast.stmt], max_lines: int, caught: bool) -> Iterator[Function]:
     """The outermost functions that are not too long to be of use, in classes and branches as well."""
     for node in body:
         if isinstance(node, Function) and (node.end_lineno or 0) - node.lineno < 2 * max_lines:
             yield node
-        elif not isinstance(node, ast.expr):
-            for field in ("body", "orelse", "finalbody"):
-                inner = getattr(node, field, None)
-                if isinstance(inner, list):
-                    yield from _functions(inner, max_lines)
+        else:
+            for inner in _blocks(node, caught):
+                yield from _functions(inner, max_lines, caught)
+
+
+def _blocks(node: ast.stmt, caught: bool) -> list[list[ast.stmt]]:
+    """The blocks of a statement, in their order."""
+    branches = [*getattr(node, "handlers", []), *getattr(node, "cases", [])] if caught else []
+    parts = [(node, "body"), *((branch, "body") for branch in branches), (node, "orelse"), (node, "finalbody")]
+    return [getattr(owner, name, []) for owner, name in parts]
 
 
 def _cut(node: Function, lines: list[str]) -> list[str] | None:

@@ -50,8 +50,9 @@ class Foreign:
     notes: tuple[str, ...]
 
 
-def is_foreign(folder: Path) -> bool:
+def is_foreign(folder: Path | str) -> bool:
     """Whether a folder has a model in a format of another project, or none that anybody knows; not ours."""
+    folder = Path(folder)
     if (folder / HUB_FILE).is_file():
         described = read_json(folder / HUB_FILE)
         if isinstance(described, dict) and {"format", "model"} <= described.keys():
@@ -60,12 +61,13 @@ def is_foreign(folder: Path) -> bool:
     return (folder / released.CONFIG_FILE).is_file()
 
 
-def read_foreign(folder: Path, tokenizer: Path | None = None) -> Foreign:
+def read_foreign(folder: Path | str, tokenizer: Path | str | None = None) -> Foreign:
     """The model in a folder of another project, its ``checkpoint`` set to a hash of its files.
 
     ``tokenizer``: where that is (None: the folder, where it has one). Raises FormatError for a folder of another
     family, options that our forward pass lacks, and tensors that are missing, extra, of a wrong shape or NaN.
     """
+    folder, tokenizer = Path(folder), None if tokenizer is None else Path(tokenizer)
     if not folder.is_dir():
         raise FormatError(f"{folder}: no such folder; {ALLOWED}")
     model, notes = (_read_gpt2 if _is_gpt2(folder) else _read_released)(folder)
@@ -138,13 +140,13 @@ def _check_size(tokenizer: Tokenizer | None, model: Transformer, folder: Path) -
         )
 
 
-def import_model(folder: Path, out: Path, tokenizer: Path | None = None) -> Foreign:
+def import_model(folder: Path | str, out: Path | str, tokenizer: Path | str | None = None) -> Foreign:
     """Write a foreign model as a checkpoint of ours into a new folder, whole or not at all; what was read.
 
     Means of its nodes come along where they lie beside it; else ``sparse-circuits means`` makes them. Raises
     FileExistsError, FormatError.
     """
-    check_new_folder(out)
+    folder, out = Path(folder), check_new_folder(Path(out))
     if folder.is_dir() and not is_foreign(folder) and (folder / HUB_FILE).is_file():
         raise FormatError(f"{folder}: is one of ours already; copy the folder")
     read = read_foreign(folder, tokenizer)
@@ -161,12 +163,15 @@ def import_model(folder: Path, out: Path, tokenizer: Path | None = None) -> Fore
 
 
 def export_model(
-    model: Transformer, tokenizer: Tokenizer | None, form: Format, out: Path, means: dict[str, Tensor] | None = None
+    model: Transformer,
+    tokenizer: Tokenizer | None,
+    form: Format,
+    out: Path | str,
+    means: dict[str, Tensor] | None = None,
 ) -> None:
     """Write one of our models in a format of others into a new folder, whole or not at all: the same logits, bit for
     bit, when it is read back in float32. ``means``: written beside it as means.safetensors. Raises FileExistsError."""
-    check_new_folder(out)
-    with whole_folder(out) as partial:
+    with whole_folder(check_new_folder(Path(out))) as partial:
         if form is Format.GPT2:
             _write_gpt2(model, tokenizer, partial)
         elif form is Format.HF:

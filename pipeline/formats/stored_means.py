@@ -28,7 +28,7 @@ def read_means(folder: Path, model: Transformer) -> dict[str, Tensor] | None:
     wrong = set(site_keys(model.config.n_layer)) ^ set(means)
     if wrong:
         raise FormatError(f"{path}: sites do not fit the model: {', '.join(sorted(wrong))}")
-    if {key: len(mean) for key, mean in means.items()} != model.widths():
+    if {key: tuple(mean.shape) for key, mean in means.items()} != {k: (width,) for k, width in model.widths().items()}:
         raise FormatError(f"{path}: sites of other widths than the model's; make them again (sparse-circuits means)")
     return {key: mean.to(model.device) for key, mean in means.items()}
 

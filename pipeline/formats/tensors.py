@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.artifacts import memory_ended, write_json
+from pipeline.artifacts import existing, memory_ended, write_json
 from pipeline.formats.errors import FormatError, read_json, refuse
 
 SHARD_BYTES = 2 << 30  # the most that one file of a sharded folder holds
@@ -25,6 +25,8 @@ SHOWN = 4  # names in one line of an error
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn what readers of weights raise for damaged and dangerous files into a FormatError of one line."""
+    if path.is_file():
+        existing(path)  # and may be read
     try:
         yield
     except pickle.UnpicklingError as error:
@@ -32,6 +34,8 @@ def readable(path: Path) -> Iterator[None]:
             f"{path}: holds more than tensors and plain values, or is no file of torch.save; it was not loaded, since "
             "loading it would run code from it; save a plain state dict"
         ) from error
+    except PermissionError as error:
+        raise FormatError(f"{path}: cannot be read ({_first_sentence(error)})") from error
     except Exception as error:  # a damaged file can make them raise anything
         if memory_ended(error, path):
             raise

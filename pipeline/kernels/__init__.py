@@ -1,33 +1,31 @@
-"""Compiled kernels: numba for CPUs, Triton for GPUs; plain torch versions are the oracles of the tests.
-
-Numba keeps what it compiled beside the code or in the user's home. Where neither may be written to (another user's
-checkout and no home), it would refuse; it then keeps it for this process and those that it starts.
-"""
+"""Compiled kernels: numba for CPUs, Triton for GPUs; plain torch versions are the oracles of the tests."""
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 
-def writable(place: Path) -> bool:
-    """Whether a folder can be written to, or made."""
-    there = next(folder for folder in (place, *place.parents) if folder.exists())
-    return os.access(there, os.W_OK)
+def place_for_kernels() -> str | None:
+    """A folder for numba's compiled kernels where neither the code's nor the home's can be written: one of this user's
+    alone, since numba runs what it finds there. None where numba finds a place, or there is none."""
+    if os.access(Path(__file__).parent, os.W_OK):
+        return None
+    with suppress(OSError, RuntimeError):  # no home
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba"
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+        return None
+    try:
+        place = Path(tempfile.gettempdir()) / f"sparse-circuits-{os.getuid()}"
+        place.mkdir(mode=0o700, exist_ok=True)
+        mine = place.lstat().st_uid == os.getuid() and place.lstat().st_mode & 0o170077 == 0o40000
+        return str(place) if mine else tempfile.mkdtemp()
+    except OSError:
+        return None
 
 
-def keep_compiled_code() -> None:
-    """Name a place for numba's cache, of this process' own, where it would find none. It reads pickles from there, so
-    that nobody else may have written them."""
-    beside, home = Path(__file__).parent / "__pycache__", Path("~").expanduser() / ".cache"
-    if "NUMBA_CACHE_DIR" in os.environ or writable(beside) or writable(home):
-        return
-    os.environ["NUMBA_CACHE_DIR"] = place = tempfile.mkdtemp(prefix="numba-")
-    owner = os.getpid()
-    atexit.register(lambda: shutil.rmtree(place, ignore_errors=True) if os.getpid() == owner else None)
-
-
-keep_compiled_code()
+if place := place_for_kernels():
+    os.environ.setdefault("NUMBA_CACHE_DIR", place)

@@ -19,6 +19,10 @@ from pipeline.kernels.threads import in_shares
 SHARE = 1 << 16  # entries below which a second thread costs more than it gives
 
 
+class NoRankError(ValueError, ArithmeticError):
+    """A NaN among numbers of which the largest are asked for: a training that diverged."""
+
+
 def abs_topk(x: Tensor, k: int, inplace: bool = False) -> Tensor:
     """x with all but the k largest-magnitude entries of its last dimension zeroed; gradients flow to those k only.
 
@@ -88,7 +92,7 @@ def select_bits(x: Tensor, k: int, inplace: bool = False) -> tuple[Tensor, Tenso
 
     in_shares(work, len(rows), least=-(-SHARE // rows.shape[1]))
     if undefined:
-        raise ValueError(f"AbsTopK of NaN in row {min(undefined)} of {len(rows)}: NaN has no rank")
+        raise NoRankError(f"AbsTopK of NaN in row {min(undefined)} of {len(rows)}: NaN has no rank")
     return kept.view(x.shape), keep.view(x.shape)
 
 

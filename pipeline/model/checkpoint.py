@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.artifacts import ArtifactError, file_hash, memory_ended, read_json, write_json
+from pipeline.artifacts import ArtifactError, file_hash, memory_ended, read_json, readable, write_json
 from pipeline.model.packed import INDEX, packed, unpacked
 from pipeline.model.transformer import Transformer
 from pipeline.shape import ModelShape
@@ -36,12 +36,13 @@ def save_model(model: Transformer, folder: Path, extra: dict[str, Any], *, small
     write_json(folder / "config.json", config)
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
+def load_model(folder: Path | str, device: torch.device | str = "cpu") -> Transformer:
     """The model saved in ``folder``: float32, frozen, in evaluation mode.
 
     Raises ArtifactError for a missing, damaged or foreign checkpoint: every tensor has to be there, of its shape, and
     no other.
     """
+    folder = Path(folder)
     described = read_json(folder / "config.json")
     if not isinstance(described, dict):
         raise ArtifactError(f"{folder}/config.json: not that of a checkpoint")
@@ -97,8 +98,9 @@ def save_means(means: dict[str, Tensor], folder: Path) -> None:
     save_file({key: value.contiguous() for key, value in means.items()}, folder / "means.safetensors")
 
 
-def load_means(folder: Path) -> dict[str, Tensor]:
+def load_means(folder: Path | str) -> dict[str, Tensor]:
     """Site key → mean of every node. Raises ArtifactError where they are missing or not those of a whole model."""
+    folder = Path(folder)
     means = finite(_read(folder / "means.safetensors"), folder / "means.safetensors")
     try:
         shape = _shape(read_json(folder / "config.json"))
@@ -119,26 +121,26 @@ def model_hash(folder: Path) -> str:
 
 
 def finite(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, those of less than 32 bits in float32. Raises ArtifactError, by name, for one that holds
+    """The tensors of a file in float32, as models compute. Raises ArtifactError, by name, for one that holds
     a NaN, an infinity or no floating-point numbers."""
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise ArtifactError(f"{path}: {name} is of {tensor.dtype}; allowed: floating-point numbers")
     try:
-        wide = {name: tensor.float() if tensor.dtype.itemsize < 4 else tensor for name, tensor in tensors.items()}
+        found = {name: tensor.float() for name, tensor in tensors.items()}
     except RuntimeError as error:  # numbers that torch knows and cannot read
         raise ArtifactError(f"{path}: of a kind of numbers that is not read here ({error})") from error
-    for name, tensor in wide.items():
+    for name, tensor in found.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"{path}: {name} is not finite: it holds a NaN or an infinity; make the file again")
-    return wide
+    return found
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; run pretrain (dvc repro)")
     try:
-        return load_file(path)
+        return load_file(readable(path))
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:

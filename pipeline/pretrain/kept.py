@@ -61,6 +61,8 @@ class Kept:
                     raise ValueError("other bits than were written")
                 state: dict[str, Any] = saved["state"]
                 return state
+            except (PermissionError, MemoryError):  # of a file that can be whole
+                raise
             except Exception as error:  # a damaged file can make torch raise anything
                 if memory_ended(error, path):
                     raise

@@ -32,6 +32,7 @@ from pipeline.pretrain.kept import NAME, Kept
 from pipeline.pretrain.optimizer import SparseAdam
 from pipeline.pretrain.products import sparse_below
 from pipeline.pretrain.projection import l0, nonzeros
+from pipeline.pretrain.schedule import anneal_progress
 from pipeline.pretrain.step import next_token_loss, recompute_blocks, train_step
 from pipeline.rows import ModelRow
 from pipeline.seeds import seed_of
@@ -115,13 +116,14 @@ def pretrain(
     ranks.check_step(run.step)
     validation = TokenStream.open(tokens, "validation")
     validation_batches(validation, run.sequences, config.n_ctx, shared.validation_tokens)  # refuses too short a text
+    _check_annealed(run)
     precision = training_precision(compute, run.model.device)
     skipped = _skip_zeros(run, compute, precision, scratch)
     with tqdm(total=run.n_steps, initial=run.step, desc=name, unit="step", disable=not ranks.is_first) as bar:
         while run.step < run.n_steps:
             try:
                 metrics = _train_until_next_log(run, precision, bar, kept)
-            except ZeroDivisionError as error:  # of a kernel: a softmax over numbers that are none
+            except ArithmeticError as error:  # of a kernel: a softmax over, or a rank among, numbers that are none
                 raise _diverged(run, kept) from error
             if not math.isfinite(metrics["train_loss"]):
                 raise _diverged(run, kept)
@@ -135,6 +137,16 @@ def pretrain(
     summary = cast(ModelRow, ranks.from_first(finished))
     kept.forget()
     return summary
+
+
+def _check_annealed(run: TrainingRun) -> None:
+    """Raises ValueError where a sparse model's last step comes before it is as sparse as its settings say."""
+    sparse = min(run.config.block_density, run.config.embed_density) < 1
+    if sparse and anneal_progress(run.n_steps - 1, run.n_steps, run.shared) < 1:
+        raise ValueError(
+            f"{run.name}: the last of its {run.n_steps} steps comes before annealing ends: it would not be as sparse "
+            f"as asked; lower pretrain.anneal_end ({run.shared.anneal_end:g}) or raise models.{run.name}.tokens"
+        )
 
 
 def _skip_zeros(run: TrainingRun, compute: ComputeConfig, precision: Any, scratch: Path) -> float:
@@ -153,7 +165,7 @@ def _validate(run: TrainingRun, stream: TokenStream, metrics: dict[str, float], 
     batches = validation_batches(stream, run.sequences, run.config.n_ctx, run.shared.validation_tokens)
     try:
         metrics["val_loss"] = validation_loss(run.model, batches)
-    except ZeroDivisionError as error:
+    except ArithmeticError as error:
         raise _diverged(run, kept) from error
     if not math.isfinite(metrics["val_loss"]):
         raise _diverged(run, kept)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.artifacts import disk_refusal, memory_ended, whole_file
+from pipeline.artifacts import ArtifactError, disk_refusal, memory_ended, readable, whole_file
 from pipeline.config import Hyperparameters
 from pipeline.prune import limits
 from pipeline.prune.discretise import Ranking
@@ -61,7 +61,7 @@ def mend(storage: Path) -> None:
             partial.write_bytes(kept)
     for number in scored(kept):
         try:
-            load_file(storage / f"scores-{number}.safetensors")["scores"]
+            load_file(readable(storage / f"scores-{number}.safetensors"))["scores"]
         except (SafetensorError, OSError, KeyError):
             said.append(f"{storage}: the ranking of trial {number} is missing or damaged; the search begins again")
             _clear(storage)
@@ -112,7 +112,8 @@ def open_study(storage: Path | None) -> optuna.Study:
         study.get_trials(deepcopy=False)
         return study
     except Exception as error:  # whatever Optuna meets in lines that it did not write
-        if disk_refusal(error) or memory_ended(error):
+        # of a journal that can be whole
+        if disk_refusal(error) or memory_ended(error) or isinstance(error, PermissionError | ArtifactError):
             raise
         print(f"warning: {storage / JOURNAL} is damaged; the search begins again", file=sys.stderr)
         _clear(storage)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.artifacts import ArtifactError
 from pipeline.circuit import Circuit
 from pipeline.circuit.parts import PartError
+from pipeline.formats.stored_means import read_means
 from pipeline.model.checkpoint import load_means, load_model, save_means, save_model
 
 TOKENS = torch.tensor([[1, 2, 3]])
@@ -89,6 +90,10 @@ def test_a_part_that_does_not_exist_is_refused_by_both_executors(tiny_model, nod
         ({"nodes": 3}, "circuit.json: damaged"),
         ({"edges": {"0.mlp_in->wte": [[0, 1]]}}, "circuit.json: damaged"),
         ({"ablations": ["unheard of"]}, "circuit.json: damaged"),
+        ({"n_nodes": 4}, "circuit.json: damaged .n_nodes is 4, but it has 3"),
+        ({"n_edges": 0}, "circuit.json: damaged .n_edges is 0, but it has 1"),
+        ({"edges": {"0.mlp_in->mlp_neuron": [[0, 2], [0, 2]]}}, "not pairs of nodes, each once"),
+        ({"edges": {"0.mlp_in->mlp_neuron": [[0, 2, 0, 2]]}}, "not pairs of nodes, each once"),
     ],
 )
 def test_a_description_that_is_none_is_refused_by_file(saved: Path, changes: dict[str, Any], said: str) -> None:
@@ -116,16 +121,39 @@ def test_what_is_not_finite_is_refused_by_file_and_tensor(
             read()
 
 
-def test_numbers_of_another_kind_are_refused_and_narrow_ones_widened(tmp_path: Path, tiny_model) -> None:
+@pytest.mark.parametrize("name", ["mean.0.attn_in", "score.0.attn_in"])
+@pytest.mark.parametrize("shaped", [lambda v: v[:, None], lambda v: v[None], lambda v: v[:-1], lambda v: v.sum()])
+def test_values_of_another_shape_are_refused(saved: Path, name: str, shaped: Any) -> None:
+    path = saved / "circuit.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {name: shaped(tensors[name]).contiguous()}, path)
+    with pytest.raises(ArtifactError, match="circuit.json: damaged"):
+        Circuit.load(saved)
+
+
+@pytest.mark.parametrize("shaped", [lambda v: v[:, None], lambda v: v[None], lambda v: v[:-1], lambda v: v.sum()])
+def test_means_of_another_shape_are_refused_by_both_readers(tmp_path: Path, tiny_model, shaped: Any) -> None:
     model = tiny_model()
     save_model(model, tmp_path, {})
     means = {key: torch.ones(width) for key, width in model.widths().items()}
-    save_means({key: mean.bfloat16() for key, mean in means.items()}, tmp_path)
-    assert all(mean.dtype == torch.float32 for mean in load_means(tmp_path).values())
+    save_means(means | {"0.attn_in": shaped(means["0.attn_in"])}, tmp_path)
+    for read in (load_means, lambda folder: read_means(folder, model)):
+        with pytest.raises(ArtifactError, match="means.safetensors"):
+            read(tmp_path)
+
+
+def test_numbers_of_another_kind_are_refused_and_other_floats_become_float32(tmp_path: Path, tiny_model) -> None:
+    model = tiny_model()
+    save_model(model, tmp_path, {})
+    means = {key: torch.ones(width) for key, width in model.widths().items()}
+    for kind in (torch.bfloat16, torch.float16, torch.float64):
+        save_means({key: mean.to(kind) for key, mean in means.items()}, tmp_path)
+        for found in (load_means(str(tmp_path)), read_means(tmp_path, model)):
+            assert all(mean.dtype == torch.float32 for mean in found.values())
     tensors = load_file(tmp_path / "model.safetensors")
     save_file({name: tensor.to(torch.int8) for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
     with pytest.raises(ArtifactError, match="is of torch.int8; allowed: floating-point numbers"):
-        load_model(tmp_path)
+        load_model(str(tmp_path))
 
 
 def test_a_config_without_its_keys_is_refused_by_file(tmp_path: Path, tiny_model) -> None:

@@ -54,6 +54,18 @@ def test_functions_in_branches_are_found_and_inner_ones_of_long_functions_too() 
     ]
 
 
+def test_functions_in_every_kind_of_block_are_found_in_their_order() -> None:
+    blocks = [
+        "if a:", "elif b:", "else:", "try:", "except A:", "except B:", "else:", "finally:", "with c:", "for d in e:",
+        "else:", "while f:", "else:", "class G:", "try:", "except* H:",
+    ]  # fmt: skip
+    source = "".join(f"{block}\n    def f{number}():\n        return {number}\n" for number, block in enumerate(blocks))
+    source += "match i:\n    case 1:\n        def f16():\n            return 16\n"
+    source += "    case _:\n        async def f17():\n            return 17\n"
+    found = cut(source)
+    assert [text.partition("(")[0].split()[-1] for text in found] == [f"f{number}" for number in range(18)]
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [

@@ -38,7 +38,7 @@ def test_logits_are_those_of_transformers(tmp_path, changes):
     found = read_foreign(tmp_path / "gpt2").model
     with torch.no_grad():
         assert (found(TOKENS) - model(TOKENS).logits).abs().max() <= 1e-5
-    import_model(tmp_path / "gpt2", tmp_path / "ours")
+    import_model(str(tmp_path / "gpt2"), str(tmp_path / "ours"))
     assert load_model(tmp_path / "ours")(TOKENS).equal(found(TOKENS))
 
 

@@ -152,10 +152,10 @@ def test_node_masks_are_their_definition(place, config, seed):
 def test_every_model_goes_out_and_in_with_the_same_bits(tmp_path_factory, config, form):
     place = tmp_path_factory.mktemp("round")
     model, tensors = model_of(config, place / "model")
-    export_model(model, None, form, place / "out")
-    back = read_foreign(place / "out").model
+    export_model(model, None, form, str(place / "out"))
+    back = read_foreign(str(place / "out")).model
     assert back.config == model.config and back(TOKENS).equal(model(TOKENS))
-    import_model(place / "out", place / "in")
+    import_model(str(place / "out"), str(place / "in"))
     assert load_model(place / "in")(TOKENS).equal(model(TOKENS))
     assert math.isfinite(float(tensors["lm_head.weight"].sum()))
 

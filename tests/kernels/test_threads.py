@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.kernels import place_for_kernels
 from pipeline.kernels.threads import in_shares
 
 
@@ -30,3 +35,19 @@ def test_what_one_share_raises_reaches_the_caller():
 
     with pytest.raises(ValueError, match="second share"):
         in_shares(work, 100)
+
+
+def test_where_code_and_home_may_only_be_read_kernels_are_kept_in_a_folder_of_this_user(tmp_path, monkeypatch):
+    assert place_for_kernels() is None  # beside the code
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert place_for_kernels() is None  # in the home
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    place = Path(place_for_kernels())
+    assert place.parent == tmp_path and place.stat().st_mode & 0o777 == 0o700
+    assert place_for_kernels() == str(place)
+    place.rmdir()
+    place.symlink_to(tmp_path)  # somebody else's doing
+    assert place_for_kernels() != str(place)

@@ -74,6 +74,18 @@ def test_a_training_that_diverges_says_so(train, tiny_run, lr):
         train("diverges", config=config)
 
 
+def test_a_sparse_training_that_diverges_says_so(train, tiny_run):
+    with pytest.raises(ValueError, match=r"the loss is not finite at step .*lower models\.tiny\.lr"):
+        train("diverges", config=tiny_run["config"].model_copy(update={"lr": 1e308}))
+
+
+@pytest.mark.parametrize(("changed", "n_tokens"), [({"anneal_start": 1.0, "anneal_end": 1.0}, 3072), ({}, 5)])
+def test_a_training_that_would_end_before_its_model_is_sparse_is_refused(train, tiny_run, changed, n_tokens):
+    shared = tiny_run["shared"].model_copy(update=changed)
+    with pytest.raises(ValueError, match=r"steps comes before annealing ends.*lower pretrain\.anneal_end"):
+        train("whole", shared=shared, config=tiny_run["config"].model_copy(update={"tokens": n_tokens}))
+
+
 def test_too_short_a_text_for_validation_is_said_before_the_first_step(train, tiny_run):
     n_ctx = TokenStream.open(tiny_run["tokens"], "validation").n_tokens  # a window has one more
     config = tiny_run["config"].model_copy(update={"n_ctx": n_ctx})
@@ -82,5 +94,7 @@ def test_too_short_a_text_for_validation_is_said_before_the_first_step(train, ti
 
 
 def test_annealing_can_be_all_at_once(params):
-    shared = params.pretrain.model_copy(update={"anneal_start": 0.5, "anneal_end": 0.5})
+    shared = type(params.pretrain).model_validate(
+        params.pretrain.model_dump() | {"anneal_start": 0.5, "anneal_end": 0.5}
+    )
     assert [anneal_progress(step, 10, shared) for step in (0, 4, 5, 9)] == [0.0, 0.0, 1.0, 1.0]

@@ -11,6 +11,8 @@ from pathlib import Path
 from pipeline.config import CodeSource
 from pipeline.data.functions import NotPythonError, cut_functions
 
+NAMED = 8  # files and rows that a report names, for each reason
+
 
 class SourceError(ValueError):
     """A source that gives nothing or cannot be read; the message says which and what to do."""
@@ -26,10 +28,36 @@ class Document:
 
 @dataclass
 class Tally:
-    """Counts of a source: files read, and files and functions left out, by reason."""
+    """Counts of a source: files read, texts (files and rows) taken apart, and what was left out, by reason.
+
+    ``damaged``: reason → the first names of the files and rows that are no text, or no Python. ``n_lost``: how many
+    could not be read.
+    """
 
     files: int = 0
+    n_texts: int = 0
+    n_lost: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
+    damaged: dict[str, list[str]] = field(default_factory=dict)
+
+    def lose(self, reason: str, name: str) -> None:
+        """Note a file or a row that cannot be read."""
+        self.n_lost += 1
+        self.leave_out(reason, name)
+
+    def leave_out(self, reason: str, name: str) -> None:
+        """Count a file or a row that is of no use, by name."""
+        self.skipped[reason] += 1
+        names = self.damaged.setdefault(reason, [])
+        if len(names) < NAMED:
+            names.append(name)
+
+    def said(self) -> str:
+        """The reasons that have names: how many, and the first names."""
+        return "; ".join(
+            f"{self.skipped[reason]} {reason} ({', '.join(names)}{' …' * (self.skipped[reason] > len(names))})"
+            for reason, names in self.damaged.items()
+        )
 
 
 class DocumentSource(ABC):
@@ -48,35 +76,41 @@ class DocumentSource(ABC):
 class FunctionSource(DocumentSource):
     """A source of real code, which it cuts into functions."""
 
+    caught = True  # functions under except and case are read
+
     def __init__(self, limits: CodeSource) -> None:
         super().__init__()
         self._limits = limits
 
-    def read(self, path: Path) -> str | None:
+    def read(self, path: Path, name: str) -> str | None:
         """The text of a source file; None, counted by reason, where it is unreadable, empty, binary or not UTF-8."""
-        text, reason = None, None
         try:
             raw = path.read_bytes()
-            reason = "empty file" if not raw.strip() else "binary file" if b"\0" in raw else None
             text = raw.decode("utf-8-sig")
         except OSError:
-            reason = "unreadable file"
+            self.tally.lose("unreadable file", name)
         except UnicodeDecodeError:
-            reason = "file not UTF-8"
-        if reason:
-            self.tally.skipped[reason] += 1
-            return None
-        self.tally.files += 1
-        return text
+            self.tally.lose("binary file" if b"\0" in raw else "file not UTF-8", name)
+        else:
+            if raw.strip() and b"\0" not in raw:
+                self.tally.files += 1
+                return text
+            if raw.strip():
+                self.tally.lose("binary file", name)
+            else:
+                self.tally.skipped["empty file"] += 1
+        return None
 
     def functions(self, text: str, group: str) -> list[Document]:
         """The functions of a text; none, counted, where it is not Python."""
+        self.tally.n_texts += 1
         try:
-            cut = list(cut_functions(text, self._limits.min_lines, self._limits.max_lines, self.tally.skipped))
+            limits, skipped = self._limits, self.tally.skipped
+            cut = list(cut_functions(text, limits.min_lines, limits.max_lines, skipped, caught=self.caught))
         except NotPythonError:
-            self.tally.skipped["not Python"] += 1
+            self.tally.leave_out("not Python", group)
             return []
         except RecursionError:
-            self.tally.skipped["nested too deep"] += 1
+            self.tally.leave_out("nested too deep", group)
             return []
         return [Document(function, group) for function in cut]

@@ -6,8 +6,12 @@ import logging
 from collections.abc import Iterator, Set
 from typing import Any
 
+import pyarrow
+
 from pipeline.config import HuggingFaceSource
 from pipeline.data.sources.document import Document, FunctionSource, SourceError
+
+UNREADABLE = (OSError, ValueError, RuntimeError, RecursionError, StopIteration, pyarrow.ArrowException)
 
 
 class HuggingFaceFunctions(FunctionSource):
@@ -19,17 +23,43 @@ class HuggingFaceFunctions(FunctionSource):
         self._rows = _open(settings)
 
     def documents(self, closed: Set[str]) -> Iterator[Document]:
-        """Functions in the dataset's own order. Raises SourceError where a column is missing."""
-        for number, row in enumerate(self._rows):
+        """Functions in the dataset's own order. Raises SourceError where a column is missing or holds no text, and
+        where the dataset cannot be read on."""
+        wanted, other = self.settings, None
+        for number, row in enumerate(self._readable()):
             self._check(row)
-            text = row[self.settings.column]
-            if any(str(row[column]) != value for column, value in self.settings.filter.items()):
+            text = row[wanted.column]
+            if any(str(row[column]) != value for column, value in wanted.filter.items()):
                 self.tally.skipped["row filtered out"] += 1
             elif not isinstance(text, str) or not text.strip():
                 self.tally.skipped["empty row"] += 1
+                other = text if text and not isinstance(text, str) else other
             else:
                 self.tally.files += 1
-                yield from self.functions(text, f"{self.settings.path}:{number}")
+                yield from self.functions(text, f"{wanted.path}:{number}")
+        if other is not None and not self.tally.files:
+            raise SourceError(
+                f"dataset {wanted.path}: column {wanted.column} is of type {type(other).__name__}, text wanted; "
+                "correct corpus.sources[].column"
+            )
+
+    def _readable(self) -> Iterator[dict[str, Any]]:
+        """The rows. Raises SourceError, by the number of the row, where they cannot be read on: what is damaged there
+        cannot be passed over, and a connection that broke must not make a smaller corpus in silence."""
+        number = 0
+        rows = iter(self._rows)
+        while True:
+            try:
+                row = next(rows, None)
+            except UNREADABLE as error:
+                raise SourceError(
+                    f"dataset {self.settings.path}: cannot be read after row {number} ({error}); correct "
+                    "its files, or read them by the source 'files', which passes over damaged ones"
+                ) from error
+            if row is None:
+                return
+            number += 1
+            yield row
 
     def _check(self, row: dict[str, Any]) -> None:
         for column in (self.settings.column, *self.settings.filter):
@@ -54,8 +84,8 @@ def _open(settings: HuggingFaceSource) -> Any:
             streaming=settings.streaming,
             **whole,
         )
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
         raise SourceError(
-            f"dataset {settings.path!r} (name {settings.name!r}, split {settings.split!r}) cannot be opened: {error}; "
-            "correct corpus.sources[] or check the connection"
+            f"dataset {settings.path!r} (name {settings.name!r}, split {settings.split!r}) cannot be opened: "
+            f"{error or 'no rows'}; correct corpus.sources[] or check the connection"
         ) from error

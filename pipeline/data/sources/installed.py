@@ -27,6 +27,7 @@ class InstalledFunctions(FunctionSource):
     """The source ``installed``."""
 
     max_group_frac = 0.03
+    caught = False  # as when the study's corpus was made
 
     def __init__(self, settings: InstalledSource, lock: Path, seed: int) -> None:
         super().__init__(settings)
@@ -39,7 +40,7 @@ class InstalledFunctions(FunctionSource):
             group = _group(name)
             if group in closed:
                 self.tally.skipped["file of a package that gave its share"] += 1
-            elif (text := self.read(self._files[name])) is not None:
+            elif (text := self.read(self._files[name], name)) is not None:
                 yield from self.functions(text, group)
 
 
