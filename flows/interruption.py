@@ -9,6 +9,7 @@ orphan would go on writing beside its successor.
 from __future__ import annotations
 
 import contextvars
+import multiprocessing
 import os
 import signal
 import threading
@@ -77,13 +78,15 @@ def at_the_end(words: Callable[[], object]) -> None:
 
 
 def end_with_parent() -> None:
-    """For a worker: this process, and every process split off from it, ends when the one that started it does."""
-    _watch_parent()
+    """For a worker: this process, and every process split off from it, ends when the one that started it does, also
+    where that was while this one began."""
+    starter = multiprocessing.parent_process()
+    _watch_parent(starter.pid if starter is not None else None)
     os.register_at_fork(after_in_child=_watch_parent)
 
 
-def _watch_parent() -> None:
-    parent = os.getppid()
+def _watch_parent(pid: int | None = None) -> None:
+    parent = os.getppid() if pid is None else pid
     _watch(lambda: os.getppid() == parent, lambda: os._exit(INTERRUPTED))
 
 

@@ -26,6 +26,7 @@ from mlflow.tracking import MlflowClient
 
 from flows.environment import anonymous
 from flows.tracking_words import experiment_tags
+from pipeline.artifacts import whole_file
 
 BATCH = 1000  # metrics that one log_batch takes
 PROBE_SECONDS = 3.0
@@ -39,6 +40,12 @@ T = TypeVar("T")
 
 class TrackingError(RuntimeError):
     """The tracking server does not answer."""
+
+
+def make_database(path: Path) -> None:
+    """Make MLflow's tables, all or none: it takes seconds, and MLflow could never use half of them."""
+    with whole_file(path) as partial:
+        MlflowClient(f"{SQLITE}{partial}", registry_uri=f"{SQLITE}{partial}").search_experiments(max_results=1)
 
 
 class Store:
@@ -57,6 +64,8 @@ class Store:
         database = local_database(self.uri)
         # Two stages that start side by side must not both create the tables.
         with FileLock(f"{database}.lock", timeout=60) if database is not None else nullcontext():
+            if database is not None and not (database.exists() and database.stat().st_size):  # SQLite makes empty files
+                make_database(database)
             self.client = MlflowClient(tracking_uri=self.uri)
             self._open_experiment(None if database is None else (database.parent / "artifacts").as_uri())
 

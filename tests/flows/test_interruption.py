@@ -83,6 +83,31 @@ def test_a_stage_ends_when_the_program_that_started_it_is_killed(tmp_path: Path)
     wait_for(lambda: not stage.is_running(), 20)
 
 
+BEGINS_LATE = """
+import multiprocessing, os, time
+
+def late():
+    from flows import interruption
+    while os.getppid() == multiprocessing.parent_process().pid:
+        open('ready', 'w').write(str(os.getpid()))
+        time.sleep(0.1)
+    interruption.end_with_parent()
+    time.sleep(300)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=late).start()
+    time.sleep(300)
+"""
+
+
+def test_a_worker_ends_whose_stage_was_killed_while_it_began(tmp_path: Path) -> None:
+    with started(tmp_path, BEGINS_LATE) as stage:
+        wait_for(lambda: (tmp_path / "ready").read_text())
+        worker = psutil.Process(int((tmp_path / "ready").read_text()))
+        stage.kill()
+    wait_for(lambda: not worker.is_running(), 20)
+
+
 FLOW = """
     import os, sys
     from flows import interruption

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
@@ -74,6 +76,23 @@ def test_a_job_is_tried_three_times_where_its_error_may_pass_and_once_where_not(
         sender.send(lambda kind=kind: fail(kind))  # type: ignore[misc]
         sender.close()
         assert sender.failed and tried.count(kind) == times
+
+
+CONNECT = "from flows.tracking_store import Store\nStore('e').connect()"
+IN_THE_MIDDLE = 300_000  # bytes of a database without a run, of a million
+
+
+def test_a_process_that_is_killed_while_it_makes_the_database_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    with subprocess.Popen([sys.executable, "-c", CONNECT]) as process:
+        while not any(path.stat().st_size > IN_THE_MIDDLE for path in tmp_path.iterdir()):
+            time.sleep(0.01)
+        process.kill()
+    assert not database.exists() or database.stat().st_size == 0
+    Store("e").connect()
 
 
 def test_a_database_in_a_folder_that_is_not_there_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
