@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -82,13 +82,22 @@ CONNECT = "from flows.tracking_store import Store\nStore('e').connect()"
 IN_THE_MIDDLE = 300_000  # bytes of a database without a run, of a million
 
 
+def sizes(folder: Path) -> list[int]:
+    """Bytes of the files in a folder, some of which come and go."""
+    found = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            found.append(path.stat().st_size)
+    return found
+
+
 def test_a_process_that_is_killed_while_it_makes_the_database_leaves_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = tmp_path / "mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
     with subprocess.Popen([sys.executable, "-c", CONNECT]) as process:
-        while not any(path.stat().st_size > IN_THE_MIDDLE for path in tmp_path.iterdir()):
+        while not any(size > IN_THE_MIDDLE for size in sizes(tmp_path)):
             time.sleep(0.01)
         process.kill()
     assert not database.exists() or database.stat().st_size == 0
