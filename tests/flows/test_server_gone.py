@@ -36,19 +36,15 @@ STAGE = """
         return {"task": task}
 
     @stage_flow
-    def stage(killer):
-        if killer == "the stage":
-            kill()
+    def stage():
+        kill()
         with progress("unit", "m", 3) as on_done:
             rows = finished(lambda name: unit.submit(name, {"model": "m"}), ["a", "b", "c"], on_done, "stage")
         print("made", sorted(rows[name].result()["task"] for name in rows))
-        if killer == "refusal":
-            kill()
-            raise ValueError("a refusal")
 
     def main():
         pool = Workers(2, initializer=interruption.end_with_parent)
-        state = run(stage.with_options(task_runner=pool), "stage", {"killer": sys.argv[1]})
+        state = run(stage.with_options(task_runner=pool), "stage", {})
         print(f"state {state.name}: {state.message}")
         return 0 if state.is_completed() else 1
 
@@ -58,21 +54,20 @@ STAGE = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killer", ["the stage", "refusal"])
-def test_a_stage_is_finished_though_its_server_is_killed(tmp_path: Path, killer: str) -> None:
+def test_a_stage_is_finished_though_its_server_is_killed(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / "flow.py").write_text(textwrap.dedent(STAGE), encoding="utf-8")
     variables = workspace_environment() | {"PYTHONPATH": str(ROOT), "PREFECT_CLIENT_MAX_RETRIES": "1"}
     subprocess.run([sys.executable, "-m", "flows.services", "up"], cwd=tmp_path, env=variables, check=True)
-    command = [sys.executable, "flow.py", killer]
     try:
-        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=500)
+        done = subprocess.run(
+            [sys.executable, "flow.py"], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=500
+        )
     finally:
         subprocess.run([sys.executable, "-m", "flows.services", "down"], cwd=tmp_path, env=variables, check=True)
     said = done.stdout.splitlines()
     assert "made ['a', 'b', 'c']" in said, done.stderr
-    assert said[-1] == ("state Failed: a refusal" if killer == "refusal" else "state Completed: None")
-    assert done.returncode == (killer == "refusal")
+    assert said[-1] == "state Completed: None" and done.returncode == 0
     assert done.stderr.count("does not answer any more") == 1 and "Traceback" not in done.stderr, done.stderr
     [killed] = [float(line.split()[-1]) for line in said if line.startswith("killed at")]
     assert time.time() - killed < MOST_SECONDS

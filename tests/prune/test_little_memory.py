@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2]
 PRUNE = """
 import resource, sys
 import psutil
-from flows import cli, cli_prune
+import pipeline.face, pipeline.prune  # the libraries, which take room before the limit
+from flows import cli
 
 limit = psutil.Process().memory_info().vms + 400 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
