@@ -18,7 +18,7 @@ from flows.smoke import workspace_environment
 ROOT = Path(__file__).parents[2]
 MOST_SECONDS = 90.0  # after the server's death; without end, it waits for minutes or for ever
 STAGE = """
-    import os, sys, time
+    import os, time
     from flows import environment, interruption, server_gone
     from prefect import task
     from flows.mapped import UNIT, progress
@@ -59,10 +59,9 @@ def test_a_stage_is_finished_though_its_server_is_killed(tmp_path: Path) -> None
     (tmp_path / "flow.py").write_text(textwrap.dedent(STAGE), encoding="utf-8")
     variables = workspace_environment() | {"PYTHONPATH": str(ROOT), "PREFECT_CLIENT_MAX_RETRIES": "1"}
     subprocess.run([sys.executable, "-m", "flows.services", "up"], cwd=tmp_path, env=variables, check=True)
+    command = [sys.executable, "flow.py"]
     try:
-        done = subprocess.run(
-            [sys.executable, "flow.py"], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=500
-        )
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=500)
     finally:
         subprocess.run([sys.executable, "-m", "flows.services", "down"], cwd=tmp_path, env=variables, check=True)
     said = done.stdout.splitlines()
