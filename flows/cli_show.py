@@ -47,7 +47,7 @@ def show(
     settings = settings_for(place, params)
     prepare_cpu(1)
     session, _ = load_session(place, settings, circuits=[folder], task=task, tokenizer=tokenizer)
-    path, [name] = check_new_file(out or default_place(folder, session.name)), session.circuits
+    path, [name] = out or check_new_file(default_place(folder, session.name)), session.circuits
     with Console(stderr=True).status("looking at the circuit's nodes"):
         explanation = explanation_of(session, name, settings.explain, settings.seed)
         html, said = page_alone(session, name, explanation, prompt or [])

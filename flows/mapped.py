@@ -133,8 +133,7 @@ def progress(unit: str, model: str, n: int) -> Iterator[Callable[[], None]]:
 
         def on_done() -> None:
             bar.update()
-            if shown is not None:
-                tell(lambda: update_progress_artifact(shown, 100 * bar.n / n))
+            tell(lambda: update_progress_artifact(shown, 100 * bar.n / n))  # without a server, tell does nothing
 
         yield on_done
 

@@ -55,19 +55,24 @@ def stage_flow(function: Callable[P, None]) -> Flow[P, Any]:
     @functools.wraps(function)
     def refusing_plainly(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         interruption.keep()
-        try:
-            function(*args, **kwargs)
-            return server_gone.ends(Completed())
-        except EXPECTED as error:
-            if os.environ.get(DEBUG_VARIABLE):
-                raise
-            return server_gone.ends(Failed(message=environment.redacted(f"{error}") or type(error).__name__))
-        except (MemoryError, RuntimeError) as error:
-            if os.environ.get(DEBUG_VARIABLE) or (why := environment.out_of_memory(error)) is None:
-                raise
-            return server_gone.ends(Failed(message=why))
+        return server_gone.ends(_state_after(lambda: function(*args, **kwargs)))
 
     return flow(name=function.__name__, validate_parameters=False)(refusing_plainly)
+
+
+def _state_after(work: Callable[[], None]) -> State[Any]:
+    """Completed, or Failed with the message of an expected error."""
+    try:
+        work()
+        return Completed()
+    except EXPECTED as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        return Failed(message=environment.redacted(f"{error}") or type(error).__name__)
+    except (MemoryError, RuntimeError) as error:
+        if os.environ.get(DEBUG_VARIABLE) or (why := environment.out_of_memory(error)) is None:
+            raise
+        return Failed(message=why)
 
 
 def main(stage: Flow[Any, Any], *, per_model: bool, mapped: bool = False) -> None:

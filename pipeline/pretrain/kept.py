@@ -61,10 +61,8 @@ class Kept:
                     raise ValueError("other bits than were written")
                 state: dict[str, Any] = saved["state"]
                 return state
-            except (PermissionError, MemoryError):  # of a file that can be whole
-                raise
             except Exception as error:  # a damaged file can make torch raise anything
-                if memory_ended(error, path):
+                if isinstance(error, PermissionError) or memory_ended(error, path):  # of a file that can be whole
                     raise
                 why = _first_line(error) or type(error).__name__
                 print(f"warning: {path} is damaged ({why}); training goes on from an earlier step", file=sys.stderr)
