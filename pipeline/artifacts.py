@@ -19,20 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.refusal import RefusalError
+
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of a disk, that it can take no more
 NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "Cannot allocate memory")  # in errors
 MAX_UNPACKED = 1000  # times its size, that a file may take in memory
-MAX_LINE = 1000  # characters of a line of an error's message
 DECIDING = "deciding"  # the folder in a circuit's with the deciding circuit of the same task
 
 
-class ArtifactError(RuntimeError):
-    """A file of an earlier stage is missing, damaged or belongs to something else. Long lines of what is said, which
-    quote the file, are cut."""
-
-    def __init__(self, said: object = "") -> None:
-        lines = str(said).splitlines()
-        super().__init__("\n".join(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} …" for line in lines))
+class ArtifactError(RefusalError, RuntimeError):
+    """A file of an earlier stage is missing, damaged or belongs to something else."""
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.ablation import Ablation
-from pipeline.refusal import YAML_ERRORS, ModelName, read_yaml, sentence
+from pipeline.refusal import YAML_ERRORS, ModelName, RefusalError, read_yaml, sentence
 from pipeline.shape import ModelShape, PositiveFraction, PositiveInt, option
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average
 
 
-class ConfigError(ValueError):
+class ConfigError(RefusalError, ValueError):
     """A setting that cannot be used; the message names the key, the value and what is allowed."""
 
 

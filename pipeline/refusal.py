@@ -16,6 +16,15 @@ YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)  # not YAML, not UTF-
 SHOWN = reprlib.Repr()  # writes a value in a message, however large it is
 SHOWN.maxstring = SHOWN.maxother = 80
 SHOWN.maxlevel = 2
+MAX_LINE = 1000  # characters of a line of an error's message
+
+
+class RefusalError(Exception):
+    """Something is refused for what a file or a user gives. Long lines of what is said, which quote it, are cut."""
+
+    def __init__(self, said: object = "") -> None:
+        lines = str(said).splitlines()
+        super().__init__("\n".join(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} …" for line in lines))
 
 
 def checked_name(name: str) -> str:

@@ -136,3 +136,9 @@ def test_a_deciding_circuit_is_searched_for_at_each_of_its_targets_in_turn(raw):
     found = prune.for_deciding()
     assert [(one.target_loss, one.curve_losses) for one in found] == [(0.05, [0.2, 0.05, 0.5]), (0.2, [0.2, 0.5])]
     assert all(one.most_scale == 1 and one.for_deciding() == [] for one in found)
+
+
+def test_a_message_is_of_bounded_length_whatever_it_quotes(raw):
+    raw["corpus"]["sources"][0]["kind"] = "9" * 5000
+    [line] = refused(raw).splitlines()
+    assert line.startswith("params.yaml: corpus.sources.0: Input tag '999") and len(line) < 1100

@@ -35,6 +35,7 @@ from pipeline.data.pairs import PairBatch, answer_logits
 from pipeline.model.checkpoint import ODD, finite
 from pipeline.model.scoring import calibrated
 from pipeline.model.transformer import Transformer
+from pipeline.refusal import RefusalError
 from pipeline.rows import Certificate
 from pipeline.sites import (
     EDGE_KINDS,
@@ -50,7 +51,7 @@ FORMAT = 2
 MANY_EDGES = 1_000_000  # As text, 85 million edges take tens of gigabytes to read.
 
 
-class WrongModelError(ValueError):
+class WrongModelError(RefusalError, ValueError):
     """A circuit is to be run on a model that it was not cut out of."""
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pipeline.refusal import RefusalError
 from pipeline.sites import edge_name, node_name, site_key, split_edge_key
 
 
-class PartError(ValueError):
+class PartError(RefusalError, ValueError):
     """A node or an edge that the model, or the circuit, does not have."""
 
 

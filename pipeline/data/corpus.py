@@ -24,6 +24,7 @@ from pipeline.config import CorpusConfig
 from pipeline.data.contamination import TailIndex, check_clean
 from pipeline.data.sources import Document, DocumentSource, open_source
 from pipeline.data.sources.document import Tally
+from pipeline.refusal import RefusalError
 from pipeline.seeds import seed_of
 
 CORPUS_FILE = "corpus.parquet"
@@ -32,7 +33,7 @@ SPLITS = ("train", "validation")
 MAX_REASONS = 3  # that a message names
 
 
-class CorpusError(ValueError):
+class CorpusError(RefusalError, ValueError):
     """The sources do not give a corpus of use."""
 
 

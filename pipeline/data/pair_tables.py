@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.artifacts import ArtifactError, existing, memory_ended, read_json, whole_folder, write_json
+from pipeline.refusal import RefusalError
 
 PAIRS_FILE = "pairs.parquet"
 REPORT_FILE = "report.json"
@@ -19,7 +20,7 @@ REPORT_FILE = "report.json"
 PairRow = dict[str, Any]  # a pair; its columns are those of the stage's schema
 
 
-class TaskError(ValueError):
+class TaskError(RefusalError, ValueError):
     """A task that is unknown, cannot be expressed, or whose prompts have too little variety."""
 
 

@@ -16,6 +16,7 @@ from pipeline.artifacts import ArtifactError
 from pipeline.data.tasks import Pair, Side, TaskSet
 from pipeline.data.tasks.encode import SCHEMA, EncodedPair, Unfit, encode_side, row_of
 from pipeline.data.tokenizer import END_OF_TEXT, Tokenizer
+from pipeline.refusal import RefusalError
 from pipeline.seeds import seed_of
 
 FORM = '{"a": {"prompt": "…", "answer": "…"}, "b": {"prompt": "…", "answer": "…"}}'
@@ -24,7 +25,7 @@ SHOWN_CHARS = 40  # of a text in a message
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-class PairsFileError(ValueError):
+class PairsFileError(RefusalError, ValueError):
     """A file of contrast pairs that cannot be used; the message has file, line, value and what is allowed."""
 
 

@@ -21,6 +21,7 @@ from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as TrainingTokenizer
 
 from pipeline.artifacts import ArtifactError, existing, read_json, whole_file, write_json
+from pipeline.refusal import RefusalError
 
 END_OF_TEXT = "<|endoftext|>"
 N_BYTES = 256
@@ -34,7 +35,7 @@ MAX_WHITE_SPACE = 500_000
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-class TokenizerError(ValueError):
+class TokenizerError(RefusalError, ValueError):
     """A vocabulary that cannot be made; the message names its size and what is allowed."""
 
 

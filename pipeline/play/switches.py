@@ -18,13 +18,14 @@ from pipeline.circuit.interventions import edge_cuts, mask_nodes, node_masks
 from pipeline.circuit.masked import Masked
 from pipeline.model.transformer import Intervene, Transformer
 from pipeline.play.changes import Act, OtherText, PartChange, PartChanges
+from pipeline.refusal import RefusalError
 from pipeline.sites import split_node_name
 
 TOKENS = 4096  # of one forward pass over copies of a text
 N_LISTED = 5  # names that a message lists
 
 
-class PlayError(ValueError):
+class PlayError(RefusalError, ValueError):
     """A text, a circuit or a part of it that cannot be played with; the message is for the person who asked."""
 
 

@@ -7,17 +7,19 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, given, note, seed, settings
 from hypothesis import strategies as st
 
-PARTS = 10  # tests that share a reader's examples, of seconds each
+PARTS = 10  # tests that share a reader's inputs, of seconds each
 SHORT = 2000
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", SHORT))  # a reader; 100,000 for a long run
+INPUTS = int(os.environ.get("FUZZ_INPUTS", SHORT))  # a reader; 100,000 for a long run
+PLACES = 8  # at which each change that is drawn is tried, for drawing one takes longer than most readers do
+STRIDE = 7919  # between these, a prime
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=20),
@@ -28,10 +30,17 @@ values = st.recursive(
 )
 
 
+class Placed(Protocol):
+    """A change of a valid input, which can be made at several places of it."""
+
+    def at(self, place: int) -> Any:
+        """The input that a test gets, changed at one of ``PLACES`` places."""
+
+
 def fuzzed(slow: int = 1, **strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator: the test runs on ``EXAMPLES`` inputs, in ``PARTS`` tests of their own seeds; where an input takes
-    more than 2 ms, on one of ``slow`` of these, but in a long run on all."""
-    n = EXAMPLES if EXAMPLES > SHORT else EXAMPLES // slow
+    """A decorator: the test runs on ``INPUTS`` inputs, in ``PARTS`` tests of their own seeds; where an input takes
+    more than 2 ms, on one of ``slow`` of these, but in a long run on all. ``strategies`` draw what is ``Placed``."""
+    n = INPUTS if INPUTS > SHORT else INPUTS // slow
 
     def decorated(test: Callable[..., None]) -> Callable[..., None]:
         @pytest.mark.parametrize("part", range(PARTS))
@@ -40,14 +49,16 @@ def fuzzed(slow: int = 1, **strategies: st.SearchStrategy[Any]) -> Callable[[Cal
 
             @seed(part)
             @settings(
-                max_examples=max(n // PARTS, 1),
+                max_examples=max(n // PARTS // PLACES, 1),
                 deadline=10_000,
                 database=None,
                 suppress_health_check=list(HealthCheck),
             )
             @given(**strategies)
-            def on_one(**found: Any) -> None:
-                test(**found, **fixtures)
+            def on_one(**found: Placed) -> None:
+                for place in range(PLACES):
+                    note(f"place {place}")
+                    test(**{name: change.at(place) for name, change in found.items()}, **fixtures)
 
             on_one()
 
@@ -66,67 +77,91 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(value[key], (*path, key))
 
 
-Mutation = Callable[[Any], Any]
+@dataclass(frozen=True)
+class Mutation:
+    """One to three places of a value of JSON replaced, removed, or joined by others; seldom another value altogether.
 
+    ``steps``: where, how, and what is new there.
+    """
 
-@st.composite
-def mutations(draw: st.DrawFn) -> Mutation:
-    """What replaces, removes or adds at one to three places of a value of JSON."""
-    steps = [
-        (draw(st.integers(0, 10_000)), draw(st.sampled_from(["replace", "replace", "remove", "add"])), draw(values))
-        for _ in range(draw(st.integers(1, 3)))
-    ]
-    name = draw(st.text(max_size=8))
+    steps: tuple[tuple[int, str, Any], ...]
+    name: str
 
-    def mutate(base: Any) -> Any:
+    def of(self, base: Any, place: int) -> Any:
         value = copy.deepcopy(base)
-        for place, how, new in steps:
-            if not (found := list(places(value))):
+        for where, how, new in copy.deepcopy(self.steps):  # else a new part could be put into itself
+            found = list(places(value))
+            if how == "other" or not found:
                 return new
-            *way, last = found[place % len(found)]
-            inside = value
-            for key in way:
-                inside = inside[key]
-            if how == "replace":
-                inside[last] = new
-            elif how == "remove":
-                del inside[last]
-            elif isinstance(inside, dict):
-                inside[name] = new
-            else:
-                inside.append(new)
+            self._change(value, found[(where + place * STRIDE) % len(found)], how, new)
         return value
 
-    return mutate
+    def _change(self, value: Any, path: tuple[Any, ...], how: str, new: Any) -> None:
+        *way, last = path
+        inside = value
+        for key in way:
+            inside = inside[key]
+        if how == "replace":
+            inside[last] = new
+        elif how == "remove":
+            del inside[last]
+        elif isinstance(inside, dict):
+            inside[self.name] = new
+        else:
+            inside.append(new)
 
 
-def changed(base: Any) -> st.SearchStrategy[Any]:
-    """A value of JSON with one to three places of it replaced, removed, or joined by others."""
-    return mutations().map(lambda mutate: mutate(base))
+@dataclass(frozen=True)
+class Damage:
+    """Bytes cut, overwritten, filled with zeros or lengthened somewhere; seldom others altogether."""
 
+    how: str
+    where: int
+    some: bytes
+    n: int
 
-@st.composite
-def damages(draw: st.DrawFn) -> Callable[[bytes], bytes]:
-    """What cuts, overwrites, fills with zeros or lengthens bytes somewhere; seldom gives others altogether."""
-    how = draw(st.sampled_from(["cut", "overwrite", "zeros", "insert", "other"]))
-    where, some, n = draw(st.integers(0, 1_000_000)), draw(st.binary(max_size=40)), draw(st.integers(1, 256))
-
-    def damage(base: bytes) -> bytes:
-        at = where % (len(base) + 1)
-        if how == "other":
-            return some
-        if how == "cut":
+    def of(self, base: bytes, place: int) -> bytes:
+        at = (self.where + place * STRIDE) % (len(base) + 1)
+        if self.how == "other":
+            return self.some[place:] + self.some[:place]
+        if self.how == "cut":
             return base[:at]
-        if how == "zeros":
-            return base[:at] + bytes(n) + base[at + n :]
-        return base[:at] + some + base[at + (len(some) if how == "overwrite" else 0) :]
-
-    return damage
+        if self.how == "zeros":
+            return base[:at] + bytes(self.n) + base[at + self.n :]
+        return base[:at] + self.some + base[at + (len(self.some) if self.how == "overwrite" else 0) :]
 
 
-def damaged(base: bytes) -> st.SearchStrategy[bytes]:
+@dataclass(frozen=True)
+class Changed:
+    """A valid value, or bytes, and the change of it."""
+
+    base: Any
+    change: Mutation | Damage
+
+    def at(self, place: int) -> Any:
+        return self.change.of(self.base, place)
+
+
+HOW = ("replace", "replace", "replace", "remove", "remove", "add", "add", "other")
+steps = st.tuples(st.integers(0, 10_000), st.sampled_from(HOW), values)
+mutations = st.builds(Mutation, st.lists(steps, min_size=1, max_size=3).map(tuple), st.text(max_size=8))
+damages = st.builds(
+    Damage,
+    st.sampled_from(["cut", "overwrite", "zeros", "insert", "other"]),
+    st.integers(0, 1_000_000),
+    st.binary(max_size=60),
+    st.integers(1, 256),
+)
+
+
+def changed(base: Any) -> st.SearchStrategy[Changed]:
+    """Values of JSON that ``mutations`` changed."""
+    return mutations.map(lambda change: Changed(base, change))
+
+
+def damaged(base: bytes) -> st.SearchStrategy[Changed]:
     """Bytes that ``damages`` changed."""
-    return damages().map(lambda damage: damage(base))
+    return damages.map(lambda change: Changed(base, change))
 
 
 @dataclass(frozen=True)
@@ -135,16 +170,20 @@ class Spoiling:
 
     which: int
     structural: bool
-    mutate: Mutation
-    damage: Callable[[bytes], bytes]
+    mutation: Mutation
+    damage: Damage
+    place: int = 0
+
+    def at(self, place: int) -> Spoiling:
+        return replace(self, place=place)
 
     @contextmanager
     def of(self, folder: Path) -> Iterator[Path]:
         """The file that is changed, as long as it is."""
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        path = files[self.which % len(files)]
+        path = files[(self.which + self.place) % len(files)]
         content = path.read_bytes()
-        path.write_bytes(self._structure(path.suffix, content) or self.damage(content))
+        path.write_bytes(self._structure(path.suffix, content) or self.damage.of(content, self.place))
         try:
             yield path
         finally:
@@ -154,19 +193,22 @@ class Spoiling:
         if not self.structural:
             return None
         if suffix == ".json":
-            return _dumped(self.mutate(json.loads(content)))
+            return _dumped(self._mutated(json.loads(content)))
         if suffix in (".jsonl", ".log"):
-            rows = self.mutate([json.loads(line) for line in content.splitlines()])
+            rows = self._mutated([json.loads(line) for line in content.splitlines()])
             return b"".join(_dumped(row) + b"\n" for row in (rows if isinstance(rows, list) else [rows]))
         if suffix == ".safetensors":  # the length of the header, the header, the numbers
             n = int.from_bytes(content[:8], "little")
-            header = _dumped(self.mutate(json.loads(content[8 : 8 + n])))
+            header = _dumped(self._mutated(json.loads(content[8 : 8 + n])))
             return len(header).to_bytes(8, "little") + header + content[8 + n :]
         return None
+
+    def _mutated(self, value: Any) -> Any:
+        return self.mutation.of(value, self.place)
 
 
 def _dumped(value: Any) -> bytes:
     return json.dumps(value).encode("utf-8", "surrogatepass")
 
 
-spoilings = st.builds(Spoiling, st.integers(0, 1000), st.booleans(), mutations(), damages())
+spoilings = st.builds(Spoiling, st.integers(0, 1000), st.booleans(), mutations, damages)

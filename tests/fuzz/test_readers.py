@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from fuzzing import changed, damaged, fuzzed, values
-from hypothesis import strategies as st
+from fuzzing import changed, damaged, fuzzed
 
 from pipeline.artifacts import ArtifactError, read_json
 from pipeline.config import ConfigError, load_params, parse_params
@@ -68,7 +67,7 @@ def check_pairs(place: Path, content: bytes) -> None:
         assert len(prompts) == 2 * len(rows) >= 32  # each once
 
 
-@fuzzed(content=st.one_of(st.binary(max_size=60), damaged(json.dumps(PAIRS).encode())))
+@fuzzed(content=damaged(json.dumps(PAIRS).encode()))
 def test_json_is_taken_or_called_damaged(content: bytes, place: Path) -> None:
     place.write_bytes(content)
     try:
@@ -77,7 +76,7 @@ def test_json_is_taken_or_called_damaged(content: bytes, place: Path) -> None:
         assert str(place) in str(error) and short(error)
 
 
-@fuzzed(value=values | changed({"text": "a", "changes": [["0.attn_q.1", "off", 1.0]], "head": [0, 0], "at": 1}))
+@fuzzed(value=changed({"text": "a", "changes": [["0.attn_q.1", "off", 1.0]], "head": [0, 0], "at": 1}))
 def test_a_request_is_taken_or_refused(value: Any) -> None:
     try:
         RunRequest.model_validate(value)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from pipeline.config import CodeSource
 from pipeline.data.functions import NotPythonError, cut_functions
+from pipeline.refusal import RefusalError
 
 NAMED = 8  # files and rows that a report names, for each reason
 
 
-class SourceError(ValueError):
+class SourceError(RefusalError, ValueError):
     """A source that gives nothing or cannot be read; the message says which and what to do."""
 
 
