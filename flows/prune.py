@@ -8,7 +8,8 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from prefect import task
 from flows import mapped
 from flows.stage import load_study, main, stage_flow
 from flows.tracking import Tracker
-from pipeline.artifacts import DECIDING, Workspace, whole_folder, write_json
+from pipeline.artifacts import DECIDING, Workspace, read_json, whole_folder, write_json
 from pipeline.circuit.make_ablations import ablations_for
 from pipeline.config import PruneConfig
 from pipeline.data.words import SPLITS
@@ -70,7 +71,7 @@ def prune_unit(task: str, inputs: dict[str, Any]) -> PruneRow:
     batches = {split: pairs.batch(task, split).to(model.device) for split in SPLITS}
     draws_seed = seed_of(inputs["seed"], "draws", inputs["model"])
 
-    def pruned_as(config: PruneConfig, purpose: str) -> Pruned:
+    def search(config: PruneConfig, purpose: str, storage: Path) -> Pruned:
         return prune_task(
             model=model,
             means=means,
@@ -81,28 +82,66 @@ def prune_unit(task: str, inputs: dict[str, Any]) -> PruneRow:
             config=config,
             seed=seed_of(inputs["seed"], purpose, inputs["model"], task),
             about={"task": task} | {key: inputs[key] for key in ("model", "model_hash", "task_hash")},
-            storage=unit.with_name(f"{unit.name}.{purpose}") / f"{config.target_loss:g}",
+            storage=storage,
         )
 
-    pruned = pruned_as(config, "prune")
-    strict = config.for_deciding() if pruned.circuit is not None else []
-    deciding = first_met(pruned_as(config, DECIDING) for config in strict)
+    def ended(config: PruneConfig, purpose: str) -> Ended:
+        storage = unit.with_name(f"{unit.name}.{purpose}") / f"{config.target_loss:g}"
+        return Ended.once(storage.with_name(f"{storage.name}.ended"), lambda: search(config, purpose, storage))
+
+    pruned = ended(config, "prune")
+    strict = config.for_deciding() if pruned.has_circuit else []
+    deciding = first_met(ended(config, DECIDING) for config in strict)
     with whole_folder(unit) as partial:
-        for found, folder in ((pruned, partial / "circuit"), (deciding, partial / "circuit" / DECIDING)):
-            if found is not None and found.circuit is not None:
-                found.circuit.save(folder)
-        write_json(partial / "trials.json", pruned.trials)
+        pruned.copy_circuit(partial / "circuit")
+        if deciding is not None:
+            deciding.copy_circuit(partial / "circuit" / DECIDING)
+        shutil.copy(pruned.folder / "trials.json", partial)
+    row = pruned.row | {"deciding": None if deciding is None else deciding.row}
     for purpose in ("prune", DECIDING):
         shutil.rmtree(unit.with_name(f"{unit.name}.{purpose}"), ignore_errors=True)
-    seconds = {"seconds": time.perf_counter() - began}
-    return pruned.row | {"deciding": None if deciding is None else deciding.row} | seconds
+    return row | {"seconds": time.perf_counter() - began}
 
 
-def first_met(found: Iterable[Pruned]) -> Pruned | None:
+@dataclass(frozen=True)
+class Ended:
+    """What a search found, kept while its unit goes on: a folder with row.json, trials.json and, where there is one,
+    circuit."""
+
+    folder: Path
+
+    @classmethod
+    def once(cls, folder: Path, search: Callable[[], Pruned]) -> Ended:
+        """Of a search, which is not made again where the unit was interrupted after its end."""
+        if not folder.is_dir():
+            found = search()
+            with whole_folder(folder) as partial:
+                write_json(partial / "row.json", found.row)
+                write_json(partial / "trials.json", found.trials)
+                if found.circuit is not None:
+                    found.circuit.save(partial / "circuit")
+        return cls(folder)
+
+    @property
+    def row(self) -> PruneRow:
+        found: PruneRow = read_json(self.folder / "row.json")
+        return found
+
+    @property
+    def has_circuit(self) -> bool:
+        return (self.folder / "circuit").is_dir()
+
+    def copy_circuit(self, to: Path) -> None:
+        """Copy the circuit, if there is one."""
+        if self.has_circuit:
+            shutil.copytree(self.folder / "circuit", to)
+
+
+def first_met(found: Iterable[Ended]) -> Ended | None:
     """The first search that found a circuit, after which none is made; else the last, None for none at all."""
     last = None
     for last in found:
-        if last.circuit is not None:
+        if last.has_circuit:
             break
     return last
 

@@ -18,7 +18,7 @@ from pipeline.data.sources import open_source
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.formats.errors import FormatError
 from pipeline.formats.rows import BUILDERS, local_texts
-from pipeline.formats.tensors import readable
+from pipeline.formats.tensors import reading
 from pipeline.model.means import node_means
 from pipeline.model.transformer import Transformer
 
@@ -66,7 +66,7 @@ def _ids(path: Path, vocab_size: int) -> Int[np.ndarray, " token"]:
     """The ids in a file. Raises FormatError for a file that is missing, no list of ids, or of another vocabulary."""
     if not path.is_file():
         raise FormatError(f"{path}: no such file")
-    with readable(path):
+    with reading(path):
         dtype = token_dtype(vocab_size)
         ids = np.load(path, mmap_mode="r", allow_pickle=False) if path.suffix == ".npy" else np.memmap(path, dtype, "r")
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
@@ -100,7 +100,7 @@ def _texts(data: str, params: Params) -> Iterator[str]:
 def _plain(path: Path) -> Iterator[str]:
     if not path.is_file():
         raise FormatError(f"{path}: no such file")
-    with readable(path):
+    with reading(path):
         yield path.read_text(encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.artifacts import whole_file
 from pipeline.formats.errors import FormatError
-from pipeline.formats.tensors import readable
+from pipeline.formats.tensors import reading
 from pipeline.model.checkpoint import finite
 from pipeline.model.transformer import Transformer
 from pipeline.sites import site_keys
@@ -22,7 +22,7 @@ def read_means(folder: Path, model: Transformer) -> dict[str, Tensor] | None:
     path = folder / MEANS_FILE
     if not path.is_file():
         return None
-    with readable(path):
+    with reading(path):
         means = load_file(path)
     means = finite(means, path)
     wrong = set(site_keys(model.config.n_layer)) ^ set(means)

@@ -23,7 +23,7 @@ SHOWN = 4  # names in one line of an error
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Turn what readers of weights raise for damaged and dangerous files into a FormatError of one line."""
     if path.is_file():
         existing(path)  # and may be read
@@ -52,7 +52,7 @@ def load_pt(path: Path) -> Any:
     code."""
     if not path.is_file():
         raise FormatError(f"{path}: no such file")
-    with readable(path):
+    with reading(path):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -87,7 +87,7 @@ def _sharded(folder: Path, index: str) -> tuple[dict[str, Tensor], list[Path]]:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        with readable(path):
+        with reading(path):
             return load_file(path)
     found = load_pt(path)
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):

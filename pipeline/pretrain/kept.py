@@ -16,7 +16,6 @@ from pipeline.artifacts import memory_ended, whole_file
 NAME = "checkpoint.pt"
 MAX_SHARE = 0.02  # of a training's time, that checkpoints may take beyond those of pretrain.checkpoint_every
 MIN_SECONDS = 1.0  # between two of these
-FIRST_COST = 0.2  # seconds that one takes, before the first is written
 
 
 class Kept:
@@ -25,7 +24,7 @@ class Kept:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.before = path.with_name(f"before-{path.name}")
-        self._written, self._cost = time.monotonic(), FIRST_COST
+        self._written, self._cost = time.monotonic(), 0.0  # seconds that the last one took
 
     def is_due(self) -> bool:
         """Whether the last one is so old that another is worth its time: the less it takes, the more of them."""
