@@ -30,6 +30,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Crashed, Failed
 
 from flows import environment, interruption, one_go, server_gone
+from flows.dvc_cache import check_cache
 from flows.environment import DEBUG_VARIABLE, EXPECTED, ServiceError
 from flows.unchanged import check_unchanged, inputs_of
 from flows.workers import Workers
@@ -105,6 +106,7 @@ def _run_checked(stage: Flow[Any, Any], parameters: dict[str, Any], mapped: bool
     if "model" in parameters:
         params.model(parameters["model"])
     environment.check_prefect()
+    check_cache(workspace)
     if mapped:
         pool: Any = Workers(params.compute.workers, initializer=interruption.end_with_parent)
         stage = stage.with_options(task_runner=pool)

@@ -29,7 +29,7 @@ def cut_functions(
     """Every function and method of the source, dedented, ending with a line end, from the first to the last.
 
     A function longer than ``max_lines`` is searched for functions inside it; what a function holds is not given again.
-    ``caught``: those under ``except`` and ``case`` as well.
+    ``caught``: those under ``except`` and ``case`` as well, which else are counted.
     Counts in ``skipped`` what was left out, by reason. Raises NotPythonError.
     """
     source = source.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
@@ -38,7 +38,10 @@ def cut_functions(
         tree = parse(source)
     except NOT_PYTHON as error:
         raise NotPythonError(str(error)) from error
-    for node in _functions(tree.body, max_lines, caught):
+    found = list(_functions(tree.body, max_lines, caught))
+    if not caught and (n := sum(1 for _ in _functions(tree.body, max_lines, True)) - len(found)):
+        skipped["function under except or case"] += n
+    for node in found:
         cut = _cut(node, lines)
         reason = "function shape" if cut is None else _refusal(cut, min_lines, max_lines)
         if cut is None or reason:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -220,6 +221,23 @@ def test_folders_and_files_that_may_not_be_read_are_counted(tmp_path: Path, monk
     found = source(tmp_path, "**/*.py")
     assert len(texts(found)) == 1
     assert found.tally.damaged == {"unreadable folder": [str(tmp_path / "closed")], "unreadable file": ["good1.py"]}
+
+
+@pytest.mark.parametrize("name", ["good0.py", "rows.jsonl"])
+def test_a_file_is_not_called_unreadable_where_memory_ends(tmp_path: Path, monkeypatch, name: str) -> None:
+    good(2, tmp_path)
+    write_rows(tmp_path / "rows.jsonl", {"content": FUNCTION.format(2)})
+    opened = Path.open
+
+    def refusing(path: Path, *args, **kwargs):
+        if path.name == name:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: refusing(path, "rb").read())
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        texts(source(tmp_path, "*.*"))
 
 
 CONFIG = {"n_chars": 500, "validation_frac": 0.3}

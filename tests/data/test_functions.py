@@ -66,6 +66,14 @@ def test_functions_in_every_kind_of_block_are_found_in_their_order() -> None:
     assert [text.partition("(")[0].split()[-1] for text in found] == [f"f{number}" for number in range(18)]
 
 
+def test_functions_under_except_and_case_that_are_not_wanted_are_counted() -> None:
+    source = "try:\n    def f():\n        return 1\nexcept A:\n    def f():\n        return 2\n"
+    source += "match i:\n    case 1:\n        class G:\n            def f(self):\n                return 3\n"
+    skipped: Counter[str] = Counter()
+    assert list(cut_functions(source, 2, 40, skipped, caught=False)) == ["def f():\n    return 1\n"]
+    assert skipped == {"function under except or case": 2}
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.artifacts import memory_ended
 from pipeline.config import CodeSource
 from pipeline.data.functions import NotPythonError, cut_functions
 from pipeline.refusal import RefusalError
@@ -88,8 +89,8 @@ class FunctionSource(DocumentSource):
         try:
             raw = path.read_bytes()
             text = raw.decode("utf-8-sig")
-        except OSError:
-            self.tally.lose("unreadable file", name)
+        except OSError as error:
+            self.lose_file(path, name, error)
         except UnicodeDecodeError:
             self.tally.lose("binary file" if b"\0" in raw else "file not UTF-8", name)
         else:
@@ -101,6 +102,12 @@ class FunctionSource(DocumentSource):
             else:
                 self.tally.skipped["empty file"] += 1
         return None
+
+    def lose_file(self, path: Path, name: str, error: Exception) -> None:
+        """Count a file that cannot be read. Raises the error where that is for want of memory."""
+        if memory_ended(error, path):
+            raise error
+        self.tally.lose("unreadable file", name)
 
     def functions(self, text: str, group: str) -> list[Document]:
         """The functions of a text; none, counted, where it is not Python."""

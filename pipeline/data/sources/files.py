@@ -16,7 +16,6 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from pipeline.artifacts import memory_ended
 from pipeline.config import FilesSource
 from pipeline.data.sources.document import Document, FunctionSource, SourceError
 
@@ -85,8 +84,8 @@ class FileFunctions(FunctionSource):
                     self.tally.files += number == 0
                     if line.strip():
                         yield from self._row(line, number, name)
-        except OSError:
-            return self.tally.lose("unreadable file", name)
+        except OSError as error:
+            return self.lose_file(path, name, error)
         self.tally.skipped += Counter({"empty file": number < 0})  # not kept where it is 0
 
     def _row(self, line: bytes, number: int, name: str) -> Iterator[tuple[int, Any]]:
@@ -111,7 +110,7 @@ class FileFunctions(FunctionSource):
             table = pyarrow.parquet.ParquetFile(path)
             schema = table.schema_arrow
         except UNREADABLE as error:
-            self._damaged(path, name, error)
+            self.lose_file(path, name, error)
             return
         self._check_column(path, schema)
         self.tally.files += 1
@@ -125,18 +124,12 @@ class FileFunctions(FunctionSource):
             except StopIteration:
                 return
             except UNREADABLE as error:
-                self._damaged(path, name, error)
+                self.lose_file(path, name, error)
                 return
             for value in raw.to_pylist():
                 number += 1
                 if (text := self._decoded(value, f"{name}:{number}")) is not None:
                     yield f"{name}:{number}", text
-
-    def _damaged(self, path: Path, name: str, error: Exception) -> None:
-        """Count a file that cannot be read. Raises the error where that is for want of memory."""
-        if memory_ended(error, path):
-            raise error
-        self.tally.lose("unreadable file", name)
 
     def _check_column(self, path: Path, schema: pyarrow.Schema) -> None:
         """Raises SourceError where the column is not there, or holds no text."""

@@ -27,7 +27,7 @@ class InstalledFunctions(FunctionSource):
     """The source ``installed``."""
 
     max_group_frac = 0.03
-    caught = False  # as when the study's corpus was made
+    caught = False  # as when the study's corpus was made: they are counted
 
     def __init__(self, settings: InstalledSource, lock: Path, seed: int) -> None:
         super().__init__(settings)
