@@ -33,7 +33,7 @@ from flows import environment, interruption, one_go, server_gone
 from flows.dvc_cache import check_cache
 from flows.environment import DEBUG_VARIABLE, EXPECTED, ServiceError
 from flows.unchanged import check_unchanged, inputs_of
-from flows.workers import Workers
+from flows.workers import Workers, begin_worker
 from pipeline.artifacts import Workspace
 from pipeline.config import Params, load_params
 
@@ -108,7 +108,7 @@ def _run_checked(stage: Flow[Any, Any], parameters: dict[str, Any], mapped: bool
     environment.check_prefect()
     check_cache(workspace)
     if mapped:
-        pool: Any = Workers(params.compute.workers, initializer=interruption.end_with_parent)
+        pool: Any = Workers(params.compute.workers, initializer=begin_worker)
         stage = stage.with_options(task_runner=pool)
     address = one_go.address(stage.name, parameters)
     with alone(workspace, address):

@@ -10,10 +10,14 @@ from functools import partial
 from typing import Any, Self
 
 from prefect.context import FlowRunContext
+from prefect.events.worker import EventsWorker
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner
 
+from flows import interruption
+
 ATTEMPTS = 3  # how often a unit is begun whose worker is killed
+EVENTS_SECONDS = 5.0  # how long a worker waits, after a unit, until Prefect's server has what happened to it
 
 
 class KilledError(ValueError):
@@ -40,6 +44,20 @@ class Workers(ProcessPoolTaskRunner):
         """Start new processes in the place of a pool that is broken."""
         self.__exit__(None, None, None)
         self.__enter__()
+
+
+def begin_worker() -> None:
+    """What a worker does first: see that it ends with its parent, and that a silent server does not keep it."""
+    interruption.end_with_parent()
+    EventsWorker.wait_until_empty = wait_a_while  # type: ignore[method-assign, assignment]
+
+
+def wait_a_while(events: Any) -> None:
+    """Wait until the events of a unit are sent, as Prefect does after each, but not without end: a server that is
+    silent makes it wait for minutes a unit. What is not sent then is sent beside the next unit."""
+    left = events._queue
+    with left.all_tasks_done:
+        left.all_tasks_done.wait_for(lambda: not left.unfinished_tasks, EVENTS_SECONDS)
 
 
 def exit_as_error(call: Callable[[], Any]) -> Any:

@@ -114,7 +114,7 @@ FLOW = """
     from prefect import flow, task
     from flows.mapped import UNIT
     from flows.stage import run
-    from flows.workers import Workers, finished
+    from flows.workers import Workers, begin_worker, finished
 
     @task(name="unit", **UNIT)
     def unit(task, inputs):
@@ -125,7 +125,7 @@ FLOW = """
             os.kill(os.getpid(), 9)
         return {"task": task}
 
-    @flow(task_runner=Workers(2, initializer=interruption.end_with_parent))
+    @flow(task_runner=Workers(2, initializer=begin_worker))
     def stage(folder, killed, most):
         inputs = {"folder": folder, "killed": killed, "most": most}
         rows = finished(lambda name: unit.submit(name, inputs), ["a", "b", "c"], lambda: None, "stage")
