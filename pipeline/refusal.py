@@ -40,7 +40,12 @@ ModelName = Annotated[str, AfterValidator(checked_name)]
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """A reader of YAML that refuses a key given twice, of which the plain one silently keeps the last."""
+    """A reader of YAML that refuses a key given twice, of which the plain one silently keeps the last, and whose merges
+    of merges (``<<``) grow no larger than their keys are many."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)  # puts what is merged in front of the mapping's own
+        node.value = list({_identity(key): (key, value) for key, value in node.value}.values())
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -50,6 +55,10 @@ class UniqueKeys(yaml.SafeLoader):
                     raise yaml.constructor.ConstructorError(None, None, f"key {key.value} twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _identity(key: yaml.Node) -> object:
+    return key.value if isinstance(key, yaml.ScalarNode) else id(key)
 
 
 def read_yaml(path: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from flows.validate import check_controls
 from pipeline.config import ConfigError, load_params, parse_params
+from pipeline.refusal import read_yaml
 
 
 @pytest.fixture
@@ -142,3 +144,30 @@ def test_a_message_is_of_bounded_length_whatever_it_quotes(raw):
     raw["corpus"]["sources"][0]["kind"] = "9" * 5000
     [line] = refused(raw).splitlines()
     assert line.startswith("params.yaml: corpus.sources.0: Input tag '999") and len(line) < 1100
+
+
+@pytest.mark.parametrize("merged", ["{{<<: [{0}]}}", "[{0}]"])
+def test_settings_that_multiply_by_aliases_are_refused_soon(tmp_path, merged):
+    names = ["*a0"] + [f"*a{i}" for i in range(1, 30)]
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"a{i}: &a{i} {merged.format(', '.join([names[i - 1]] * 10))}" for i in range(1, 30)]
+    path = tmp_path / "params.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    began = time.process_time()
+    with pytest.raises(ConfigError, match="unknown key a29"):
+        load_params(path)
+    assert time.process_time() - began < 10
+
+
+def test_merges_keep_what_the_mapping_itself_says(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: [*a, {z: 3}], x: 4}\n", encoding="utf-8")
+    assert read_yaml(path)["b"] == {"x": 4, "y": 2, "z": 3}
+
+
+@pytest.mark.parametrize("text", ["a: {[1, 2]: 3}", "a: {<<: {[1, 2]: 3}}", "a: {{b: c}: 3}"])
+def test_a_key_that_is_no_word_is_refused(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_params(path)

@@ -11,7 +11,8 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ N_BYTES = 256
 RANKS_FILE = "tokenizer.tiktoken"
 SETTINGS_FILE = "tokenizer.json"
 MAX_WHITE_SPACE = 500_000
+PROBE = "def f_1(x):\r\n\treturn '\u00e9\u4e2d' + 12.5  # \u3000\x00\U0001f600\n"  # every kind of character
 
 # Where merges may not cross. The cl100k family without its English contractions: a word takes one character that is no
 # letter before it (".add", "=None", " return", "_len"), punctuation takes the newlines after it ("):\n", "]]\n"), and
@@ -83,7 +85,22 @@ class Tokenizer:
                 f"{path}: {tokenizer.vocab_size} ids with hash {tokenizer.hash}, but {SETTINGS_FILE} says "
                 f"{settings['vocab_size']} with hash {settings['hash']}; run the stage tokenise again"
             )
+        try:
+            tokenizer.check()
+        except TokenizerError as error:
+            raise ArtifactError(f"{folder / SETTINGS_FILE}: {error}") from error
         return tokenizer
+
+    def check(self) -> None:
+        """Raises TokenizerError for a pattern that is no regular expression, or that does not take all of a text."""
+        try:
+            again = self.decode(self.encode(PROBE))
+        except TokenizerError:
+            raise
+        except ValueError as error:
+            raise TokenizerError(f"the pattern is no regular expression: {error}") from error
+        if again != PROBE:
+            raise TokenizerError(f"the pattern leaves out characters: {PROBE!r} comes back as {again!r}")
 
     def save(self, folder: Path) -> None:
         """Writes ``tokenizer.tiktoken`` (ranks) and ``tokenizer.json`` (pattern, size, special tokens, hash)."""
@@ -126,16 +143,18 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without special tokens: ``<|endoftext|>`` written in a text is plain characters.
 
-        Raises TokenizerError for a run of white space that the regex engine cannot split.
+        Raises TokenizerError for a run of white space, or another text, that the regex engine cannot split.
         """
         _check_white_space(text)
-        return self.encoding.encode_ordinary(text)
+        with _panic_refused():
+            return self.encoding.encode_ordinary(text)
 
     def encode_batch(self, texts: list[str], threads: int) -> list[list[int]]:
         """Token ids of each text, as ``encode`` gives them, by several threads."""
         for text in texts:
             _check_white_space(text)
-        return self.encoding.encode_ordinary_batch(texts, num_threads=threads)
+        with _panic_refused():
+            return self.encoding.encode_ordinary_batch(texts, num_threads=threads)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; bytes that are not UTF-8 (half a character) become U+FFFD. Raises KeyError."""
@@ -149,6 +168,20 @@ def _check_white_space(text: str) -> None:
             f"a text of {len(text)} characters has {MAX_WHITE_SPACE} or more characters of white space in a row; "
             f"allowed: fewer; leave that text out of the corpus"
         )
+
+
+@contextmanager
+def _panic_refused() -> Iterator[None]:
+    """Turn a panic of tiktoken's, which is no Exception and would end the process, into a TokenizerError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(
+            f"the tokenizer's pattern cannot take this text apart ({error}); allowed: a pattern that matches some "
+            "character each time, and does not have to go back far"
+        ) from None
 
 
 def learn_merges(texts: Iterable[str], n_ranks: int) -> TrainingTokenizer:
@@ -211,6 +244,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except (ValueError, binascii.Error) as error:
             raise ArtifactError(f"{path}, line {number}: not 'base64 rank' ({error}); run tokenise again") from error
-    if sorted(ranks.values()) != list(range(len(ranks))) or len(ranks) < N_BYTES:
+    lacking = any(bytes([value]) not in ranks for value in range(N_BYTES))
+    if sorted(ranks.values()) != list(range(len(ranks))) or lacking:
         raise ArtifactError(f"{path}: {len(ranks)} ranks that are not 0, 1, 2, … for all bytes; run tokenise again")
     return ranks

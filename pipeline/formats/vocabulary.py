@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import write_json
-from pipeline.data.tokenizer import END_OF_TEXT, N_BYTES, PATTERN, SETTINGS_FILE, Tokenizer, byte_of_character
+from pipeline.data.tokenizer import (
+    END_OF_TEXT,
+    N_BYTES,
+    PATTERN,
+    SETTINGS_FILE,
+    Tokenizer,
+    TokenizerError,
+    byte_of_character,
+)
 from pipeline.formats.errors import FormatError, read_json, refuse
 
 # Where merges may not cross: of GPT-2, and of the encodings that tiktoken knows by name.
@@ -140,8 +148,8 @@ def _of_ranks(ranks: dict[bytes, int], pattern: str, path: Path) -> Tokenizer:
         raise FormatError(f"{path}: {len(ranks)} ranks that are not 0, 1, 2, … for all bytes and their merges")
     tokenizer = Tokenizer(ranks, pattern)
     try:
-        tokenizer.encode("x")
-    except ValueError as error:
+        tokenizer.check()
+    except TokenizerError as error:
         raise FormatError(f"{path}: the pattern {pattern!r} cannot be used ({error})") from error
     return tokenizer
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pipeline.artifacts import ArtifactError
 from pipeline.data.tokenizer import (
     MAX_WHITE_SPACE,
+    PATTERN,
     RANKS_FILE,
     SETTINGS_FILE,
     Tokenizer,
@@ -154,4 +155,29 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
     ranks.write_bytes(whole.replace(b" 300\n", b" 299\n"))
     with pytest.raises(ArtifactError, match="ranks that are not 0, 1, 2"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wrong"),
+    [("(", "no regular expression"), ("x*", "cannot take this text apart"), ("[a-z]+", "leaves out characters")],
+)
+def test_a_pattern_that_cannot_be_used_is_refused_when_it_is_read(tmp_path: Path, pattern: str, wrong: str) -> None:
+    Tokenizer({bytes([value]): value for value in range(256)}, pattern).save(tmp_path)
+    with pytest.raises(ArtifactError, match=f"tokenizer.json: .*{wrong}"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_text_for_which_the_pattern_goes_back_too_far_is_refused() -> None:
+    tokenizer = Tokenizer({bytes([value]): value for value in range(256)}, r"(a|a)*\1b(?!c)|[\s\S]")
+    tokenizer.check()
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch([text], 1)):
+        with pytest.raises(TokenizerError, match="cannot take this text apart"):
+            encode("a" * 40)
+
+
+def test_ranks_without_some_byte_are_refused(tmp_path: Path) -> None:
+    ranks = {bytes([value]): value for value in range(255)} | {b"ab": 255}
+    Tokenizer(ranks, PATTERN).save(tmp_path)
+    with pytest.raises(ArtifactError, match="not 0, 1, 2, … for all bytes"):
         Tokenizer.load(tmp_path)
