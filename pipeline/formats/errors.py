@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,16 @@ def refuse(place: Path | str, reasons: Iterable[str], instead: str) -> None:
     """Raises FormatError with all reasons in one line, where there are any; ``instead``: what is allowed."""
     if found := list(reasons):
         raise FormatError(f"{place}: {'; '.join(found)}; {instead}")
+
+
+@contextmanager
+def as_written(place: Path | str) -> Iterator[None]:
+    """Turn what Python raises at a structure that is not as its library writes it into a FormatError of one line."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise FormatError(f"{place}: not as its library writes it ({what}); get it again") from error
 
 
 def read_json(path: Path) -> Any:

@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from pipeline.formats.errors import FormatError, read_json, refuse
+from pipeline.formats.errors import FormatError, as_written, read_json, refuse
 from pipeline.formats.tensors import fitted
 from pipeline.model.transformer import Transformer
 from pipeline.refusal import sentence
@@ -34,7 +34,11 @@ def read_shape(path: Path) -> tuple[ModelShape, int, bool]:
 
     Raises FormatError for options that are not computed here, each by name.
     """
-    given = read_json(path)
+    with as_written(path):
+        return _shape_in(read_json(path), path)
+
+
+def _shape_in(given: dict[str, Any], path: Path) -> tuple[ModelShape, int, bool]:
     reasons = [f"{key} {given[key]!r}" for key, value in ONLY.items() if given.get(key, value) != value]
     epsilon, kind = given.get("layer_norm_epsilon", EPSILON), given.get("activation_function", "gelu_new")
     reasons += [f"layer_norm_epsilon {epsilon!r}"] if epsilon != EPSILON else []

@@ -23,7 +23,7 @@ from pipeline.data.tokenizer import (
     TokenizerError,
     byte_of_character,
 )
-from pipeline.formats.errors import FormatError, read_json, refuse
+from pipeline.formats.errors import FormatError, as_written, read_json, refuse
 
 # Where merges may not cross: of GPT-2, and of the encodings that tiktoken knows by name.
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -37,6 +37,11 @@ PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 
 def find_tokenizer(folder: Path, pattern: str = "gpt2") -> Tokenizer | None:
     """The tokenizer of a folder, in any of the formats; None where it has none. Raises FormatError, ArtifactError."""
+    with as_written(folder):
+        return _found_in(folder, pattern)
+
+
+def _found_in(folder: Path, pattern: str) -> Tokenizer | None:
     if (folder / SETTINGS_FILE).is_file():
         described = read_json(folder / SETTINGS_FILE)
         ours = isinstance(described, dict) and "pattern" in described
@@ -57,7 +62,8 @@ def read_tokenizer(path: Path, pattern: str = "gpt2") -> Tokenizer:
     """
     if path.is_file():
         if path.suffix == ".tiktoken":
-            return from_tiktoken(path, pattern)
+            with as_written(path):
+                return from_tiktoken(path, pattern)
         path = path.parent
     found = find_tokenizer(path, pattern) if path.is_dir() else None
     if found is None:
