@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dvc.config import Config
-from dvc.env import DVC_ROOT
-
 from flows.environment import ServiceError
 from pipeline.artifacts import Workspace
+
+DVC_ROOT = "DVC_ROOT"  # set by DVC for the stages that it starts
 
 
 def check_cache(workspace: Workspace) -> None:
@@ -27,5 +26,7 @@ def check_cache(workspace: Workspace) -> None:
 
 def folder_of(workspace: Workspace) -> Path:
     """The folder of DVC's cache, as its settings have it."""
+    from dvc.config import Config  # every worker imports this module, and none asks
+
     described = workspace.root / ".dvc"
     return Path(Config(dvc_dir=str(described))["cache"].get("dir", described / "cache"))

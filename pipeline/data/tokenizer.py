@@ -8,10 +8,9 @@ own file format, so that other programs can load them without this project.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -233,18 +232,32 @@ def _ranks_as_lines(ranks: dict[bytes, int]) -> bytes:
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
-    """Ranks in a file of tiktoken's format, every rank once from 0 on. Raises ArtifactError.
+    """Ranks in a file of tiktoken's format, every rank once from 0 on. Raises ArtifactError."""
+    content = existing(path, "tokenise").read_bytes()
+    try:
+        ranks = parse_ranks(content)
+    except ValueError as error:
+        raise ArtifactError(f"{path}, {error}; run tokenise again") from error
+    if not is_complete(ranks):
+        raise ArtifactError(f"{path}: {len(ranks)} ranks that are not 0, 1, 2, … for all bytes; run tokenise again")
+    return ranks
+
+
+def parse_ranks(content: bytes) -> dict[bytes, int]:
+    """Token → rank, as tiktoken's file format has them. Raises ValueError that names the line.
 
     tiktoken's own reader is not used: it keeps a cache by path, and would give back a file's former content.
     """
     ranks: dict[bytes, int] = {}
-    for number, line in enumerate(existing(path, "tokenise").read_bytes().splitlines(), start=1):
+    for number, line in enumerate(content.splitlines(), start=1):
         try:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
-        except (ValueError, binascii.Error) as error:
-            raise ArtifactError(f"{path}, line {number}: not 'base64 rank' ({error}); run tokenise again") from error
-    lacking = any(bytes([value]) not in ranks for value in range(N_BYTES))
-    if sorted(ranks.values()) != list(range(len(ranks))) or lacking:
-        raise ArtifactError(f"{path}: {len(ranks)} ranks that are not 0, 1, 2, … for all bytes; run tokenise again")
+        except ValueError as error:  # binascii's too
+            raise ValueError(f"line {number}: not 'base64 rank' ({error})") from error
     return ranks
+
+
+def is_complete(ranks: Mapping[bytes, int]) -> bool:
+    """Whether ranks are 0, 1, 2, … and every byte has one."""
+    return sorted(ranks.values()) == list(range(len(ranks))) and all(bytes([i]) in ranks for i in range(N_BYTES))

@@ -7,8 +7,6 @@ their ids, ``<|endoftext|>`` last. What spells anything else is refused by name.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,8 @@ from pipeline.data.tokenizer import (
     Tokenizer,
     TokenizerError,
     byte_of_character,
+    is_complete,
+    parse_ranks,
 )
 from pipeline.formats.errors import FormatError, as_written, read_json, refuse
 
@@ -86,13 +86,10 @@ def from_encoder(encoder: Path, merges: Path, pattern: str = "gpt2") -> Tokenize
 
 def from_tiktoken(path: Path, pattern: str) -> Tokenizer:
     """The tokenizer of a file of tiktoken's: base64 of a token and its rank, a line each; the file holds no pattern."""
-    ranks: dict[bytes, int] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
-        except (ValueError, binascii.Error) as error:
-            raise FormatError(f"{path}, line {number}: not 'base64 rank' ({error})") from error
+    try:
+        ranks = parse_ranks(path.read_bytes())
+    except ValueError as error:
+        raise FormatError(f"{path}, {error}") from error
     return _of_ranks(ranks, PATTERNS.get(pattern, pattern), path)
 
 
@@ -150,7 +147,7 @@ def _byte_level(ids: Mapping[str, int], merges: Sequence[tuple[str, ...]], patte
 
 
 def _of_ranks(ranks: dict[bytes, int], pattern: str, path: Path) -> Tokenizer:
-    if sorted(ranks.values()) != list(range(len(ranks))) or not {bytes([i]) for i in range(N_BYTES)} <= ranks.keys():
+    if not is_complete(ranks):
         raise FormatError(f"{path}: {len(ranks)} ranks that are not 0, 1, 2, … for all bytes and their merges")
     tokenizer = Tokenizer(ranks, pattern)
     try:

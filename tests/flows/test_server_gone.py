@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 MOST_SECONDS = 150.0  # after the server's death; without end, it waits for minutes or for ever
 STAGE = """
     import os, sys, time
-    from flows import environment, interruption, server_gone
+    from flows import environment, server_gone
     from prefect import task
     from flows.mapped import UNIT, progress
     from flows.stage import guarded, run, stage_flow

@@ -16,8 +16,8 @@ from flows import cli
 from pipeline.prune.checkpoint import prune_checkpoint
 
 model, tokenizer = sys.argv[1:]
-prune_checkpoint(model, "var_if", params="short.yaml", tokenizer=tokenizer)  # loads libraries and kernels, for which
-limit = psutil.Process().memory_info().vms + 64 * 2**20  # memory is not to end
+prune_checkpoint(model, "var_if", params="short.yaml", tokenizer=tokenizer)  # loads libraries and kernels
+limit = psutil.Process().memory_info().vms + 64 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 sys.argv = "sparse-circuits prune --task var_if --out out".split() + ["--model", model, "--tokenizer", tokenizer]
 cli.main()
