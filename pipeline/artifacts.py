@@ -22,7 +22,13 @@ from typing import Any
 from pipeline.refusal import RefusalError
 
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of a disk, that it can take no more
-NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "Cannot allocate memory")  # in errors
+NO_MEMORY = (  # in errors; the last is what oneDNN says
+    "can't allocate memory",
+    "out of memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "could not create a primitive",
+)
 MAX_UNPACKED = 1000  # times its size, that a file may take in memory
 DECIDING = "deciding"  # the folder in a circuit's with the deciding circuit of the same task
 
