@@ -24,7 +24,7 @@ from pipeline.circuit.background import EVERYWHERE, Background
 from pipeline.circuit.compact import two_logits
 from pipeline.circuit.compact_parts import KINDS, NO_ENDS, NONE, Edges, Nodes, columns
 from pipeline.circuit.stream_reads import MIN_ROWS, StreamReads, whole_rows
-from pipeline.kernels.compact_cpu import compete_rows
+from pipeline.kernels.compact_cpu import FEW, compete_rows
 from pipeline.kernels.threads import in_shares
 from pipeline.model.attention import attend
 from pipeline.model.layout import PackedPrompts
@@ -49,7 +49,8 @@ class FrozenRows:
         values = {key: self.rows(value, *split_site_key(key)) for key, value in behind.values.items()}
         self.by_channel = {key: value.T.contiguous() for key, value in values.items()}  # site key → [width, row]
         heads = {key for key in values if split_site_key(key)[1].in_head}
-        self.everywhere = {key: behind.values[key].T.contiguous() for key in heads}  # the same at all rows
+        by_head = (self.config.n_head, self.config.d_head)
+        self.everywhere = {key: behind.values[key].unflatten(1, by_head) for key in heads}  # [row, head, channel]
         self.stream_reads = StreamReads(self.model)
         self.streams, self.unsettled = self._streams(values)
         self.mixed = [self._mixed(layer) for layer in range(self.config.n_layer)]
@@ -57,6 +58,15 @@ class FrozenRows:
         self.outputs = {edge_key(layer, kind): self._output(layer, kind, values) for layer, kind in kinds}
         neurons = [edge_key(layer, kind) for layer, kind in kinds if kind.target is Site.MLP_NEURON]
         self.competing = self.outputs | {key: self.activated(self.outputs[key]) for key in neurons}
+        self._near: dict[str, Tensor] = {}
+
+    def near(self, key: str, k: int) -> Float[Tensor, "row rank"]:
+        """A site's magnitudes of about rank k, as ``compete_rows`` takes them; found once."""
+        if key not in self._near:
+            ranked = self.competing[key].abs().topk(min(k + FEW, self.competing[key].shape[1]), dim=1).values
+            padded = F.pad(F.pad(ranked, (FEW, 0), value=torch.inf), (0, k + FEW - ranked.shape[1]), value=-1.0)
+            self._near[key] = padded[:, k : k + 2 * FEW].contiguous()
+        return self._near[key]
 
     def answers(self, nodes: Nodes, edges: Edges, answers: Int[Tensor, "prompt 2"]) -> Float[Tensor, "prompt 2"]:
         """Logits of two answers a prompt by a circuit."""
@@ -104,7 +114,9 @@ class FrozenRows:
     def _mixed(self, layer: int) -> Float[Tensor, "row channel"]:
         """The background's values as its own queries and keys attend to them."""
         heads = torch.arange(self.config.n_head)
-        q, k, v = (self.everywhere[site_key(layer, site)].T for site in (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V))
+        q, k, v = (
+            self.everywhere[site_key(layer, site)].flatten(1) for site in (Site.ATTN_Q, Site.ATTN_K, Site.ATTN_V)
+        )
         return self.attend(layer, heads, q, k, v)
 
     def rows(self, x: Tensor, layer: int, site: Site) -> Tensor:
@@ -177,9 +189,10 @@ class DifferenceMap:
         y = self.frozen.activated(y) if self.kind.target is Site.MLP_NEURON else y
         k = self.frozen.k(self.kind.target)
         if k < self.frozen.width(self.kind.target) and y.numel():
-            site = self.frozen.competing[edge_key(self.layer, self.kind)]
-            site = site if more is None else site + more
-            inputs = y.numpy(), self.targets.numpy(), site.numpy()
+            key = edge_key(self.layer, self.kind)
+            site = self.frozen.competing[key] if more is None else self.frozen.competing[key] + more
+            near = self.frozen.near(key, k) if more is None else torch.empty(0, 0)
+            inputs = y.numpy(), self.targets.numpy(), site.numpy(), near.numpy()
             in_shares(lambda a, b: compete_rows(a, b, *inputs, k), len(y), least=MIN_ROWS)
         return y - self.when_ablated
 
@@ -227,21 +240,22 @@ class AttentionRows:
         place = torch.searchsorted(channels, self.out.sources)
         v = torch.zeros(len(self.frozen.prompts.token), len(channels))
         v[self.frozen.moved[:, None], place] = columns(dv, self.v.targets, self.out.sources)
-        q, k = self.whole(self.q, dq, channels), self.whole(self.k, dk, channels)
+        q, k = self.whole(self.q, dq, heads), self.whole(self.k, dk, heads)
         return self.frozen.attend(self.layer, heads, q, k, v)[:, place]
 
     def attended_otherwise(self, dq: Tensor, dk: Tensor) -> Float[Tensor, "row site"]:
         """The change of attn_out where heads with live queries or keys attend in another way to the background."""
         channels = self.channels(self.varying)
-        q, k = self.whole(self.q, dq, channels), self.whole(self.k, dk, channels)
-        v = self.frozen.everywhere[site_key(self.layer, Site.ATTN_V)][channels].T
+        q, k = self.whole(self.q, dq, self.varying), self.whole(self.k, dk, self.varying)
+        v = self.frozen.everywhere[site_key(self.layer, Site.ATTN_V)][:, self.varying].flatten(1)
         mixed = self.frozen.attend(self.layer, self.varying, q, k, v)
         weight = self.frozen.block(self.layer).attn.c_proj.weight[:, channels].detach()
         return (mixed - self.frozen.mixed[self.layer][:, channels]) @ weight.T
 
-    def whole(self, part: DifferenceMap, difference: Tensor, channels: Tensor) -> Float[Tensor, "row channel"]:
-        """Some channels of queries or keys at all rows: the background's, and the circuit's where they are live."""
-        found = self.frozen.everywhere[site_key(self.layer, part.kind.target)][channels].T.contiguous()
+    def whole(self, part: DifferenceMap, difference: Tensor, heads: Tensor) -> Float[Tensor, "row channel"]:
+        """Queries or keys of some heads at all rows: the background's, and the circuit's where they are live."""
+        found = self.frozen.everywhere[site_key(self.layer, part.kind.target)][:, heads].flatten(1)
+        channels = self.channels(heads)
         own = torch.isin(part.targets, channels)
         place = torch.searchsorted(channels, part.targets[own])
         if len(difference) == len(found):

@@ -15,7 +15,7 @@ from pipeline.kernels.simd import BITS, TILE, add_rows, exp2_differences
 from pipeline.kernels.threshold import magnitudes, threshold
 
 COUNTED = 2  # wanted entries up to which each is ranked by itself; above, the threshold of the whole site is sought
-FEW = 12  # live nodes up to which each is ranked among constant competitors; above, likewise
+FEW = 64  # live nodes up to which each is ranked among its competitors; above, likewise
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -129,8 +129,15 @@ def compete(start: int, stop: int, values: Any, nodes: Any, competitors: Any, k:
 
 
 @numba.njit(nogil=True, cache=True)
-def compete_rows(start: int, stop: int, values: Any, nodes: Any, background: Any, k: int) -> None:
-    """The same where the site's other nodes differ by row: ``background`` [row, site]."""
+def compete_rows(start: int, stop: int, values: Any, nodes: Any, background: Any, near: Any, k: int) -> None:
+    """The same where the site's other nodes differ by row: ``background`` [row, site].
+
+    ``near`` [row, 2·FEW]: the background's magnitudes of ranks k − FEW … k + FEW − 1, the largest's being 0; infinite
+    where there is no such rank before them, −1 behind. Without columns, it is not known.
+    """
+    if len(nodes) <= FEW and near.shape[1]:
+        _compete_near(start, stop, values, nodes, background, near, k)
+        return
     width, guess = background.shape[1], np.int64(0)
     site, magnitude = np.empty(width, np.float32), np.empty(width, np.int32)
     for r in range(start, stop):
@@ -141,24 +148,69 @@ def compete_rows(start: int, stop: int, values: Any, nodes: Any, background: Any
 
 
 @numba.njit(nogil=True, cache=True)
+def _compete_near(start: int, stop: int, values: Any, nodes: Any, background: Any, near: Any, k: int) -> None:
+    """Live nodes replace as many entries of the background, so that ranks move by at most their number."""
+    n_live = len(nodes)
+    magnitude = np.empty(n_live, values.dtype)
+    for r in range(start, stop):
+        surely_kept, surely_not = near[r, FEW - n_live], near[r, FEW + n_live - 1]
+        for j in range(n_live):
+            magnitude[j] = abs(values[r, j])
+        for j in range(n_live):
+            if magnitude[j] > surely_kept:
+                continue
+            if magnitude[j] < surely_not or _before(background[r], nodes, magnitude, j) >= k:
+                values[r, j] = 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _before(background: Any, nodes: Any, magnitude: Any, j: int) -> Any:
+    """How many come before the j-th live node where all live nodes replace their entries of a row."""
+    own, n, ties = magnitude[j], np.int32(0), np.int32(0)
+    for other in background:
+        n = np.int32(n + np.int32(abs(other) > own))
+    for i in range(nodes[j]):
+        ties = np.int32(ties + np.int32(abs(background[i]) == own))
+    before = n + ties
+    for i in range(len(nodes)):
+        was = abs(background[nodes[i]])
+        before -= was > own or (was == own and i < j)
+        before += magnitude[i] > own or (magnitude[i] == own and i < j)
+    return before
+
+
+@numba.njit(nogil=True, cache=True)
 def _compete_few(start: int, stop: int, values: Any, nodes: Any, constants: Any, indices: Any, k: int) -> None:
     n_live, n_competitors = values.shape[1], len(constants)
+    surely_kept = _ranked(constants, k - n_live)  # larger than this: too few are before it, even if all live ones are
+    surely_not = _ranked(constants, k - 1)
     magnitude = np.empty(n_live, values.dtype)
     for r in range(start, stop):
         for j in range(n_live):
             magnitude[j] = abs(values[r, j])
         for j in range(n_live):
+            if magnitude[j] > surely_kept:
+                continue
+            if magnitude[j] < surely_not:
+                values[r, j] = 0
+                continue
             above = np.searchsorted(constants, magnitude[j], side="right")
             before = n_competitors - above  # how many come before it; those equal to it, if their index is lower
             while above > 0 and constants[above - 1] == magnitude[j]:
                 above -= 1
                 before += indices[above] < nodes[j]
-            if before + n_live - 1 < k:
-                continue
-            for i in range(n_live):
+            for i in range(n_live if before < k else 0):
                 before += magnitude[i] > magnitude[j] or (magnitude[i] == magnitude[j] and i < j)
             if before >= k:
                 values[r, j] = 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _ranked(ascending: Any, rank: int) -> Any:
+    """The magnitude of a rank, the largest's being 0; infinite where there is no such rank before them, −1 behind."""
+    if rank < 0:
+        return np.float32(np.inf)
+    return ascending[len(ascending) - 1 - rank] if rank < len(ascending) else np.float32(-1)
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
