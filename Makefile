@@ -70,7 +70,7 @@ soak: setup
 	$(BIN)/python -m benchmarks.soak
 
 # On two cores: about as long as all others together, the small study among them
-BESIDE := tests/data tests/planted tests/prune tests/validate tests/formats tests/pretrain tests/fuzz tests/explain tests/kernels
+BESIDE := tests/test_recipes.py tests/data tests/planted tests/prune tests/validate tests/formats tests/pretrain tests/fuzz tests/explain tests/kernels
 
 test: export OMP_NUM_THREADS := 1
 test: setup
