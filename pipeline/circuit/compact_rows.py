@@ -191,7 +191,7 @@ class DifferenceMap:
         if k < self.frozen.width(self.kind.target) and y.numel():
             key = edge_key(self.layer, self.kind)
             site = self.frozen.competing[key] if more is None else self.frozen.competing[key] + more
-            near = self.frozen.near(key, k) if more is None else torch.empty(0, 0)
+            near = self.frozen.near(key, k) if more is None and len(self.targets) <= FEW else torch.empty(0, 0)
             inputs = y.numpy(), self.targets.numpy(), site.numpy(), near.numpy()
             in_shares(lambda a, b: compete_rows(a, b, *inputs, k), len(y), least=MIN_ROWS)
         return y - self.when_ablated

@@ -133,9 +133,9 @@ def compete_rows(start: int, stop: int, values: Any, nodes: Any, background: Any
     """The same where the site's other nodes differ by row: ``background`` [row, site].
 
     ``near`` [row, 2·FEW]: the background's magnitudes of ranks k − FEW … k + FEW − 1, the largest's being 0; infinite
-    where there is no such rank before them, −1 behind. Without columns, it is not known.
+    where there is no such rank before them, −1 behind. For more than FEW nodes, or if not known, it has no columns.
     """
-    if len(nodes) <= FEW and near.shape[1]:
+    if near.shape[1]:
         _compete_near(start, stop, values, nodes, background, near, k)
         return
     width, guess = background.shape[1], np.int64(0)
