@@ -6,9 +6,12 @@ A colour is the name of a CSS variable (``--sparse-0``): the page fills in its v
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import exp, log
+from statistics import fmean
 from typing import Any
 
+from pipeline.report.name_places import name_places
 from pipeline.report.solved import curve_points, of_kind
 from pipeline.rows import HistoryRow, ModelSummary, Summary
 
@@ -96,11 +99,59 @@ def hues(models: Sequence[ModelSummary]) -> dict[str, str]:
     return {name: f"--{kind}-{n % HUES[kind]}" for kind, n, name in numbered}
 
 
+FRONTIER_SIZE = (520, 380)  # pixels; on the page it may be wider
+FRONTIER_PADDING = (48, 30)
+
+
 def frontier(summary: Summary) -> Spec:
     """Validation loss against geometric-mean edges, one mark a model, its size the L0; lines are the Pareto fronts.
 
     A thin dashed line joins the seeds of one architecture.
     """
+    rows = _frontier_rows(summary)
+    wide = {"zero": False, "nice": False, "padding": FRONTIER_PADDING[0]}
+    x = _field("pretraining loss (validation, nats per token)", "val_loss_nats", scale=wide, axis={"tickCount": 6})
+    scale = {**LOG, "padding": FRONTIER_PADDING[1]}
+    y = _field("edges per circuit (geometric mean)", "geomean_edges", scale=scale, axis=DECADES)
+    colour = {"field": "kind", "scale": KIND, "legend": None}
+    size = {"field": "l0", "type": "quantitative", "scale": {"range": [90, 520]}, "legend": None}
+    pointed = {"condition": {"test": "active == datum.name", "value": 3}, "value": 0}
+    mark = {"type": "point", "filled": True, "opacity": 0.9, "cursor": "pointer", "stroke": "--ink"}
+    shape = {"field": "kind", "scale": SHAPE, "legend": None}
+    described = {"description": {"field": "name"}}
+    front = {"type": "line", "strokeWidth": 1.5, "opacity": 0.6}
+    joined = {"type": "line", "strokeWidth": 1.2, "strokeDash": [3, 2], "color": "--dim"}
+    small = {"fontSize": 10, "fontStyle": "italic", "fill": "--dim"}
+    return {
+        "data": {"values": rows},
+        "height": FRONTIER_SIZE[1],
+        "params": [
+            {"name": name, "value": value} for name, value in (("sparse", True), ("dense", True), ("active", ""))
+        ],
+        "transform": [{"filter": "datum.kind == 'sparse' ? sparse : dense"}],
+        "encoding": {"x": x, "y": y},
+        "layer": [
+            _some("datum.front", front, {"color": colour}),
+            _some("datum.name && datum.architecture", joined, {"detail": {"field": "architecture"}}),
+            _some(
+                "datum.name", mark, {"color": colour, "size": size, "shape": shape, "strokeWidth": pointed} | described
+            ),
+            _some("datum.name", TEXT | {"cursor": "pointer"}, {"text": {"field": "name"}}),
+            _some("datum.seeds", TEXT | small, {"text": {"field": "seeds"}}),
+        ],
+    }
+
+
+TEXT: Spec = {"type": "text"} | {key: {"expr": f"datum.{key}"} for key in ("align", "dx", "dy")}
+
+
+def _some(test: str, mark: Spec, encoding: Spec) -> Spec:
+    """A layer of the rows that a test picks."""
+    return {"transform": [{"filter": test}], "mark": mark, "encoding": encoding}
+
+
+def _frontier_rows(summary: Summary) -> Data:
+    """A row for each model that has circuits, and half way between seeds of one architecture how many they are."""
     seeds = {name: found["models"][0] for found in summary["frontier"]["seed_spread"] for name in found["models"]}
     fronts = {name for front in summary["frontier"]["pareto"].values() for name in front}
     keys = ("name", "kind", "n_solved", "l0", "d_model", "val_loss_nats", "geomean_edges")
@@ -110,73 +161,32 @@ def frontier(summary: Summary) -> Spec:
         for model in summary["models"]
         if model["geomean_edges"] is not None
     ]
-    losses = [row["val_loss_nats"] for row in rows] or [0]
-    middle = (min(losses) + max(losses)) / 2
-    wide = {"zero": False, "padding": 48}
-    x = _field("pretraining loss (validation, nats per token)", "val_loss_nats", scale=wide, axis={"tickCount": 6})
-    y = _field("edges per circuit (geometric mean)", "geomean_edges", scale={**LOG, "padding": 30}, axis=DECADES)
-    colour = {"field": "kind", "scale": KIND, "legend": None}
-    size = {"field": "l0", "type": "quantitative", "scale": {"range": [90, 520]}, "legend": None}
-    pointed = {"condition": {"test": "active == datum.name", "value": 3}, "value": 0}
-    mark = {"type": "point", "filled": True, "opacity": 0.9, "cursor": "pointer", "stroke": "--ink"}
-    shape = {"field": "kind", "scale": SHAPE, "legend": None}
-    said = {"description": {"field": "name"}}
-    return {
-        "data": {"values": rows},
-        "height": 380,
-        "params": [
-            {"name": name, "value": value} for name, value in (("sparse", True), ("dense", True), ("active", ""))
-        ],
-        "transform": [{"filter": "datum.kind == 'sparse' ? sparse : dense"}],
-        "encoding": {"x": x, "y": y},
-        "layer": [
-            {
-                "transform": [{"filter": "datum.front"}],
-                "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.6},
-                "encoding": {"color": colour},
-            },
-            *_joined_seeds(middle),
-            {"mark": mark, "encoding": {"color": colour, "size": size, "shape": shape, "strokeWidth": pointed} | said},
-            _names(f"datum.val_loss_nats <= {middle}", {"dx": 13, "dy": -9, "align": "left"}),
-            _names(f"datum.val_loss_nats > {middle}", {"dx": -11, "dy": 11, "align": "right"}),
-        ],
-    }
+    rows += list(_half_way(rows))
+    places = name_places([row.get("name") or row["seeds"] for row in rows], _pixels(rows), FRONTIER_SIZE)
+    return [row | place for row, place in zip(rows, places, strict=True)]
 
 
-def _joined_seeds(middle: float) -> list[Spec]:
-    """A line through the marks of each architecture that has several, and half way along it how many seeds they are.
-
-    The text stands where names do not: to the left of the line up to the loss ``middle``, to the right beyond it.
-    """
-    several = {"filter": "datum.architecture"}
-    means = [{"op": "mean", "field": field, "as": field} for field in ("val_loss_nats", "log_edges")]
-    half_way = [
-        several,
-        {"calculate": "log(datum.geomean_edges)", "as": "log_edges"},
-        {"aggregate": [*means, {"op": "count", "as": "n"}], "groupby": ["architecture"]},
-        {"calculate": "exp(datum.log_edges)", "as": "geomean_edges"},
-        {"calculate": "datum.n + ' seeds'", "as": "said"},
-    ]
-    line = {"type": "line", "strokeWidth": 1.2, "strokeDash": [3, 2], "color": "--dim"}
-    text = {"type": "text", "fontSize": 10, "fontStyle": "italic", "fill": "--dim"}
-    sides = (("<=", {"dx": -7, "align": "right"}), (">", {"dx": 7, "align": "left"}))
-    return [
-        {"transform": [several], "mark": line, "encoding": {"detail": {"field": "architecture"}}},
-        *(
-            {
-                "transform": [*half_way, {"filter": f"datum.n > 1 && datum.val_loss_nats {side} {middle}"}],
-                "mark": text | beside,
-                "encoding": {"text": {"field": "said"}},
-            }
-            for side, beside in sides
-        ),
-    ]
+def _half_way(rows: Data) -> Iterator[dict[str, Any]]:
+    """The middle, on the chart, of each architecture that has several seeds."""
+    for architecture in dict.fromkeys(row["architecture"] for row in rows if row["architecture"]):
+        own = [row for row in rows if row["architecture"] == architecture]
+        if len(own) > 1:
+            middle = {"geomean_edges": exp(fmean(log(row["geomean_edges"]) for row in own))}
+            middle["val_loss_nats"] = fmean(row["val_loss_nats"] for row in own)
+            yield {"kind": own[0]["kind"], "seeds": f"{len(own)} seeds"} | middle
 
 
-def _names(which: str, mark: Spec) -> Spec:
-    """Names beside the marks that a test picks: those on the right stand to the left of their marks."""
-    drawn = {"type": "text", "cursor": "pointer"} | mark
-    return {"transform": [{"filter": which}], "mark": drawn, "encoding": {"text": {"field": "name"}}}
+def _pixels(rows: Data) -> list[tuple[float, float]]:
+    """Where the frontier's marks lie, from its upper left corner."""
+    across = _spread_over([row["val_loss_nats"] for row in rows], FRONTIER_SIZE[0], FRONTIER_PADDING[0])
+    up = _spread_over([log(row["geomean_edges"]) for row in rows], FRONTIER_SIZE[1], FRONTIER_PADDING[1])
+    return [(x, FRONTIER_SIZE[1] - y) for x, y in zip(across, up, strict=True)]
+
+
+def _spread_over(values: Sequence[float], length: float, padding: float) -> list[float]:
+    """Values on an axis of ``length`` pixels, the least and the largest at ``padding`` pixels from its ends."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    return [padding + (v - low) / ((high - low) or 1.0) * (length - 2 * padding) for v in values]
 
 
 def _lines(models: Sequence[ModelSummary], rows: Data, x: Spec, y: Spec) -> Spec:
