@@ -66,7 +66,8 @@ def of_provenance(workspace: Workspace, recorded: Mapping[str, Any]) -> Iterator
     """Code, settings, packages and corpus against what the report noted of them; what it did not note is not asked."""
     from torch import __version__ as torch_version  # takes seconds to import
 
-    from flows.report import origins
+    from flows.report import origins, precision
+    from pipeline.config import load_params
     from pipeline.data.sources.installed import read_lock
 
     if recorded["git"]:
@@ -76,6 +77,8 @@ def of_provenance(workspace: Workspace, recorded: Mapping[str, Any]) -> Iterator
             yield Comparison(str(path.relative_to(workspace.root)), wanted, hash_of(path))
     for of, version in (("torch", torch_version), ("python", platform.python_version())):
         yield Comparison(of, recorded["machine"][of], str(version))
+    if (wanted := recorded["machine"].get("precision")) and workspace.params.is_file():
+        yield Comparison("training's precision", wanted, precision(load_params(workspace.params)))
     if (lock := workspace.root / "requirements.lock").is_file():
         yield Comparison("packages", "as locked", named(other_packages(read_lock(lock))) or "as locked")
 

@@ -21,6 +21,7 @@ from pipeline.artifacts import Workspace, file_hash, read_json
 from pipeline.config import Params
 from pipeline.data.tasks import TaskSet
 from pipeline.data.tokenizer import Tokenizer
+from pipeline.model.device import pick_device, training_precision
 from pipeline.report.bundle import token_texts
 from pipeline.report.chips import SIGNS_SAID, chips
 from pipeline.report.solved import all_solved
@@ -68,7 +69,7 @@ def provenance(workspace: Workspace, params: Params) -> dict[str, Any]:
         "seed": params.seed,
         "params_hash": file_hash(workspace.params),
         **{f"{name}_hash": file_hash(path) for name, path in origins(workspace).items() if path.is_file()},
-        "machine": machine(),
+        "machine": machine() | {"precision": precision(params)},
         "seconds": seconds(workspace, params),
     }
 
@@ -101,6 +102,12 @@ def machine() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     versions = {"torch": torch.__version__, "python": platform.python_version()}
     return {"cpu": processor(), "cores": cores, "gpu": gpu, "system": platform.system(), **versions}
+
+
+def precision(params: Params) -> str:
+    """What training multiplies matrices in on this machine: as params.yaml says, for auto as its hardware can."""
+    context = training_precision(params.compute, pick_device(params.compute))
+    return "bfloat16" if isinstance(context, torch.autocast) else "float32"
 
 
 def processor() -> str:

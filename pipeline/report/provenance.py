@@ -10,6 +10,7 @@ HEADINGS = {"git": "Code", "machine": "Machine", "seconds": SECONDS, "corpus": C
 WORDS = {
     "dirty": "changed since that commit", "params_hash": "hash of params.yaml",
     "lock_hash": "hash of requirements.lock", "corpus_hash": "hash of the corpus", "cpu": "processor", "gpu": "GPU",
+    "precision": "training multiplies in",
     "dtype": "a token on disk", "total": "from the beginning to the report", "pretrain": "training",
     "prune": "pruning", "validate": "validation",
 }  # fmt: skip

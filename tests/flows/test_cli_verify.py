@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from closing import TOKENIZER, closing_pairs, run
 
 from flows import cli_verify, report
 from flows.cli_verify import Comparison
 from pipeline.artifacts import Workspace, file_hash, read_json, write_json
+from pipeline.config import load_params
 
 MODEL = "tiny"
 LOCK = f"pytest=={pytest.__version__}\n"
@@ -120,6 +122,23 @@ def test_everything_that_was_changed_since_is_named(workspace: Workspace, verify
         assert words in said
 
 
+def test_a_machine_that_trains_in_another_precision_differs(workspace: Workspace) -> None:
+    shutil.copy(Path(__file__).parents[2] / "params.yaml", workspace.params)
+    recorded = read_json(workspace.results / "summary.json")["provenance"]
+    here = report.precision(load_params(workspace.params))
+    for noted, same in ((here, True), ("float16", False)):
+        machine = recorded["machine"] | {"precision": noted}
+        found = {each.of: each for each in cli_verify.of_provenance(workspace, recorded | {"machine": machine})}
+        assert found["training's precision"].same == same
+
+
+@pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
+def test_the_precision_noted_is_what_the_settings_say(wanted: str) -> None:
+    params = load_params(Path(__file__).parents[2] / "params.yaml")
+    compute = params.compute.model_copy(update={"precision": wanted, "device": "cpu"})
+    assert report.precision(params.model_copy(update={"compute": compute})) == wanted
+
+
 @pytest.mark.parametrize(
     ("recorded", "here"),
     [
@@ -167,9 +186,10 @@ def test_records_that_cannot_be_read_are_refused_in_a_line(
 
 def test_the_report_notes_what_verify_asks_for(params: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Workspace(tmp_path)
-    made.params.write_text("seed: 0\n", encoding="utf-8")
+    made.params.write_text(yaml.safe_dump(params.model_dump(mode="json")), encoding="utf-8")
     (tmp_path / "requirements.lock").write_text(LOCK, encoding="utf-8")
     monkeypatch.setattr(report, "seconds", lambda workspace, params: {})
     found = list(cli_verify.of_provenance(made, report.provenance(made, params)))
-    assert {each.of for each in found} == {"params.yaml", "requirements.lock", "torch", "python", "packages"}
+    asked = {"params.yaml", "requirements.lock", "torch", "python", "training's precision", "packages"}
+    assert {each.of for each in found} == asked
     assert all(each.same for each in found)
