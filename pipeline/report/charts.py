@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import exp, log
+from math import log
 from statistics import fmean
 from typing import Any
 
+from pipeline.report.averages import geometric_mean_edges
 from pipeline.report.name_places import name_places
 from pipeline.report.solved import curve_points, of_kind
 from pipeline.rows import HistoryRow, ModelSummary, Summary
@@ -171,9 +172,14 @@ def _half_way(rows: Data) -> Iterator[dict[str, Any]]:
     for architecture in dict.fromkeys(row["architecture"] for row in rows if row["architecture"]):
         own = [row for row in rows if row["architecture"] == architecture]
         if len(own) > 1:
-            middle = {"geomean_edges": exp(fmean(log(row["geomean_edges"]) for row in own))}
-            middle["val_loss_nats"] = fmean(row["val_loss_nats"] for row in own)
-            yield {"kind": own[0]["kind"], "seeds": f"{len(own)} seeds"} | middle
+            edges = geometric_mean_edges(row["geomean_edges"] for row in own)
+            loss = fmean(row["val_loss_nats"] for row in own)
+            yield {
+                "kind": own[0]["kind"],
+                "seeds": f"{len(own)} seeds",
+                "val_loss_nats": loss,
+                "geomean_edges": edges,
+            }
 
 
 def _pixels(rows: Data) -> list[tuple[float, float]]:
