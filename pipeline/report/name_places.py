@@ -10,10 +10,10 @@ from typing import Any
 
 Point = tuple[float, float]  # pixels from the chart's upper left corner
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-Spot = tuple[str, float, float]  # text's alignment, and its offset from the mark's middle in pixels
+NameSpot = tuple[str, float, float]  # text's alignment, and its offset from the mark's middle in pixels
 
 # In the order in which they are preferred.
-SPOTS: Sequence[Spot] = (
+SPOTS: Sequence[NameSpot] = (
     ("left", 14, -9),
     ("right", -14, 11),
     ("left", 15, 0),
@@ -51,7 +51,7 @@ def name_places(names: Sequence[str], at: Sequence[Point], size: Point) -> list[
     return [dict(zip(("align", "dx", "dy"), SPOTS[n], strict=True)) for n in chosen]
 
 
-def _box(name: str, point: Point, spot: Spot) -> Box:
+def _box(name: str, point: Point, spot: NameSpot) -> Box:
     """The rectangle that a name takes at a spot beside ``point``."""
     align, dx, dy = spot
     width = LETTER * len(name)
